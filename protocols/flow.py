@@ -1,0 +1,403 @@
+"""A flow is a DAG of pure typed steps, and the graph is read off the type annotations.
+
+A step is a function ``(values, messages) → (values, messages)`` of one role.  What connects two steps is a type:
+
+* a `Message` subclass is what one role sends to another;
+* any other class is a *value* that stays with the party: a state, or an input from outside (`Input`).
+
+Every value is consumed by exactly one step, so a state is used once by construction; to go on in parallel, a step returns two
+values of different types.  `Flow.check` fails at import where a message has no receiver or a value has two.
+
+    flow = Flow("toy")
+
+    @flow.client
+    def contribute(me: Member, x: Input[Number]) -> tuple[Sent, Share]: ...
+
+    @flow.server(quorum=lambda s: s.t)
+    def add(srv: Adding, shares: Inbox[Share]) -> Output[Total]: ...
+
+Roles are named: ``client`` (many) and ``server`` (one) exist in every flow, `Flow.role` adds others.  A step whose value is
+the state of an earlier step closes a loop: the part inside it runs once for every sum.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin, overload
+
+from protocols.errors import Misuse
+from protocols.rand import Rand
+from protocols.wire import Message, schema
+
+T = TypeVar("T")
+M = TypeVar("M", bound=Message)
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Mark:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+_EXTERNAL, _MANY = _Mark("input"), _Mark("inbox")
+
+Input = Annotated[T, _EXTERNAL]
+"""A value that comes from outside of the flow, or from a step of the flow that embeds this one."""
+Inbox = Annotated[Mapping[int, M], _MANY]
+"""The messages of one kind from all parties of a role that sent one, by roster index in ascending order."""
+
+
+class Arrived(tuple[int, ...], Generic[M]):
+    """Who sent a message of a kind whose content has been folded on arrival: roster indexes, ascending."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Broadcast(Generic[M]):
+    """One message, the same for every party in ``to``."""
+
+    message: M
+    to: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Fanout(Generic[M]):
+    """A message of its own for each party, by roster index."""
+
+    messages: Mapping[int, M]
+
+
+@dataclass(frozen=True)
+class Output(Generic[T]):
+    """A result that leaves the flow, or enters the step of an embedding flow that asks for it."""
+
+    value: T
+
+
+Carrier = Literal["value", "input", "message", "inbox", "arrived", "rand", "broadcast", "fanout", "output"]
+
+
+@dataclass(frozen=True)
+class Port:
+    """One parameter or one returned item of a step: how it travels, and its type."""
+
+    carrier: Carrier
+    type: type
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of one role.
+
+    Attributes:
+        name: the function's name.
+        role: name of the role that runs it.
+        fn: the pure function.
+        takes: its parameters.
+        gives: what it returns, in order.
+        quorum: from the step's state, the smallest number of messages with which it may run (inbox steps).
+        within: seconds after which it runs with a quorum, or the session aborts.
+        admit: check of one message on arrival, ``(state, sender, message)``; raises `Refused`.
+        fold: takes one message into the state on arrival, ``(state, sender, message) → state``; raises `Refused`.
+        spends: whether what it sends spends the party's input.
+    """
+
+    name: str
+    role: str
+    fn: Callable[..., Any]
+    takes: tuple[Port, ...]
+    gives: tuple[Port, ...]
+    quorum: Callable[[Any], int] | None = None
+    within: float | None = None
+    admit: Callable[[Any, int, Any], None] | None = None
+    fold: Callable[[Any, int, Any], Any] | None = None
+    spends: bool = False
+
+    @property
+    def doc(self) -> str:
+        """First line of the step's docstring."""
+        return (inspect.getdoc(self.fn) or "").split("\n", 1)[0]
+
+    @property
+    def state(self) -> Port | None:
+        """The first value it takes: what the party remembered before."""
+        return next((port for port in self.takes if port.carrier == "value"), None)
+
+
+@dataclass(frozen=True)
+class Role:
+    """A role of a flow; calling it declares a step: ``@flow.client`` or ``@flow.server(quorum=…)``."""
+
+    flow: Flow = field(repr=False)
+    name: str
+    many: bool
+
+    @overload
+    def __call__(self, fn: F) -> F: ...
+
+    @overload
+    def __call__(
+        self,
+        fn: None = None,
+        *,
+        quorum: Callable[[Any], int] | None = None,
+        within: float | None = None,
+        admit: Callable[[Any, int, Any], None] | None = None,
+        fold: Callable[[Any, int, Any], Any] | None = None,
+        spends: bool = False,
+    ) -> Callable[[F], F]: ...
+
+    def __call__(self, fn: F | None = None, **options: Any) -> F | Callable[[F], F]:
+        """Declare a step of this role."""
+        frame = inspect.currentframe()
+        scope = dict(frame.f_back.f_locals) if frame is not None and frame.f_back is not None else {}
+
+        def declare(function: F) -> F:
+            takes, gives = _signature(function, scope)
+            self.flow.add(Step(function.__name__, self.name, function, takes, gives, **options))
+            return function
+
+        return declare if fn is None else declare(fn)
+
+
+class Flow:
+    """A named set of steps, in the order of the protocol's rounds.
+
+    Attributes:
+        name: the flow's name.
+        roles: the roles by name.
+        steps: the steps, in the order of declaration.
+        client: the role of the many parties.
+        server: the role of the one aggregator.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.roles: dict[str, Role] = {}
+        self.steps: list[Step] = []
+        self.client = self.role("client", many=True)
+        self.server = self.role("server")
+
+    def role(self, name: str, *, many: bool = False) -> Role:
+        """Declare a role of one or ``many`` parties, or get the one of that name."""
+        role = self.roles.setdefault(name, Role(self, name, many))
+        if role.many != many:
+            raise Misuse(f"the role {name} of {self.name} is declared twice, for one party and for many")
+        return role
+
+    def add(self, step: Step) -> None:
+        """Add a step; names are unique within a flow."""
+        if any(other.name == step.name for other in self.steps):
+            raise Misuse(f"the flow {self.name} has two steps named {step.name}")
+        self.steps.append(step)
+
+    def include(self, other: Flow) -> Flow:
+        """Embed another flow: its steps join this one; inputs and outputs connect by type."""
+        for role in other.roles.values():
+            self.role(role.name, many=role.many)
+        for step in other.steps:
+            self.add(step)
+        return self
+
+    def replace(self, **functions: Callable[..., Any]) -> Flow:
+        """A copy in which the named steps run other functions of the same signature: an adversary, or a check left out."""
+        for name in functions:
+            self.step(name)
+        return self.swap(**{name: replace(self.step(name), fn=fn) for name, fn in functions.items()})
+
+    def swap(self, **steps: Step) -> Flow:
+        """A copy in which the named steps are replaced whole, checks on arrival included."""
+        copy = Flow(self.name)
+        for role in self.roles.values():
+            copy.role(role.name, many=role.many)
+        for step in self.steps:
+            copy.add(steps.get(step.name, step))
+        return copy.check()
+
+    def step(self, name: str) -> Step:
+        """The step of that name."""
+        for step in self.steps:
+            if step.name == name:
+                return step
+        raise Misuse(f"the flow {self.name} has no step {name}; it has {', '.join(s.name for s in self.steps)}")
+
+    def of(self, role: str) -> list[Step]:
+        """The steps of one role, in order."""
+        return [step for step in self.steps if step.role == role]
+
+    def sender(self, kind: type[Message]) -> Step:
+        """The step that sends messages of that kind."""
+        return next(step for step in self.steps for port in step.gives if port.type is kind and _is_message(port))
+
+    def receiver(self, kind: type[Message]) -> Step:
+        """The step that takes messages of that kind."""
+        return next(step for step in self.steps for port in step.takes if port.type is kind and _is_message(port))
+
+    def messages(self, role: str | None = None) -> list[type[Message]]:
+        """Kinds of messages that steps of ``role`` (or of any) take, in order of the steps that send them."""
+        return [
+            port.type
+            for step in self.steps
+            for port in step.gives
+            if _is_message(port) and (role is None or self.receiver(port.type).role == role)
+        ]
+
+    def starts(self, role: str) -> list[type]:
+        """Types of the values with which a party of that role must start: consumed by a step, produced by none."""
+        made = {port.type for step in self.of(role) for port in step.gives if port.carrier in ("value", "output")}
+        return [p.type for s in self.of(role) for p in s.takes if p.carrier == "value" and p.type not in made]
+
+    def inputs(self, role: str) -> list[type]:
+        """Types that a party of that role waits for from outside."""
+        made = {port.type for step in self.of(role) for port in step.gives if port.carrier in ("value", "output")}
+        return [p.type for s in self.of(role) for p in s.takes if p.carrier == "input" and p.type not in made]
+
+    def check(self) -> Flow:
+        """Check the graph: every message has one sender and one receiver that can take it, every value one consumer.
+
+        Raises:
+            Misuse: naming the flow, the type and the steps.
+        """
+        for problem in _problems(self):
+            raise Misuse(f"flow {self.name}: {problem}")
+        return self
+
+
+def _is_message(port: Port) -> bool:
+    return port.carrier in ("message", "inbox", "arrived", "broadcast", "fanout")
+
+
+def _signature(fn: Callable[..., Any], scope: dict[str, Any]) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    hints = typing.get_type_hints(fn, localns=scope, include_extras=True)
+    returned = hints.pop("return", None)
+    missing = [name for name in inspect.signature(fn).parameters if name not in hints]
+    if missing or (returned is None and "return" not in fn.__annotations__):
+        raise Misuse(f"the step {fn.__name__} needs a type on every parameter and on what it returns")
+    if get_origin(returned) is tuple:
+        items = [item for item in get_args(returned) if item != ()]
+    else:
+        items = [] if returned in (None, types.NoneType) else [returned]
+    return tuple(_taken(hint, name, fn) for name, hint in hints.items()), tuple(_given(item, fn) for item in items)
+
+
+def _taken(hint: Any, name: str, fn: Callable[..., Any]) -> Port:
+    if get_origin(hint) is Annotated:
+        base, *marks = get_args(hint)
+        if marks == [_EXTERNAL]:
+            return Port("input", _plain_type(base, fn), name)
+        if marks == [_MANY]:
+            return Port("inbox", _plain_type(get_args(base)[1], fn), name)
+    if get_origin(hint) is Arrived:
+        return Port("arrived", _plain_type(get_args(hint)[0], fn), name)
+    kind = _plain_type(hint, fn)
+    if kind is Rand:
+        return Port("rand", Rand, name)
+    return Port("message" if issubclass(kind, Message) else "value", kind, name)
+
+
+def _given(hint: Any, fn: Callable[..., Any]) -> Port:
+    carriers: dict[Any, Carrier] = {Broadcast: "broadcast", Fanout: "fanout", Output: "output"}
+    origin = get_origin(hint)
+    if origin in carriers:
+        return Port(carriers[origin], _plain_type(get_args(hint)[0], fn))
+    kind = _plain_type(hint, fn)
+    return Port("message" if issubclass(kind, Message) else "value", kind)
+
+
+def _plain_type(hint: Any, fn: Callable[..., Any]) -> type:
+    base = get_origin(hint) or hint
+    if not isinstance(base, type) or base in (int, str, bytes, float, bool, list, dict, tuple, set):
+        raise Misuse(
+            f"the step {fn.__name__} uses {hint!r}: values and messages have classes of their own, so that they connect by type"
+        )
+    return base
+
+
+def _problems(flow: Flow) -> Iterator[str]:
+    senders, receivers = _ends(flow, "gives"), _ends(flow, "takes")
+    for kind, steps in senders.items():
+        schema(kind)
+        if len(steps) > 1:
+            yield f"{kind.__name__} is sent by two steps, {' and '.join(s.name for s in steps)}"
+        if kind not in receivers:
+            yield f"{kind.__name__}, sent by {steps[0].name}, has no receiver"
+    for kind, steps in receivers.items():
+        if kind not in senders:
+            yield f"{kind.__name__}, awaited by {steps[0].name}, is sent by nobody"
+            continue
+        if len(steps) > 1:
+            yield f"{kind.__name__} has two receivers, {' and '.join(s.name for s in steps)}"
+        yield from _edge(flow, kind, senders[kind][0], steps[0])
+    for step in flow.steps:
+        if not step.takes:
+            yield f"{step.name} takes nothing: it would run for ever"
+    for role in flow.roles:
+        yield from _values(flow, role)
+        yield from _spinning(flow, role)
+
+
+def _ends(flow: Flow, side: str) -> dict[type[Message], list[Step]]:
+    out: dict[type[Message], list[Step]] = {}
+    for step in flow.steps:
+        for port in getattr(step, side):
+            if _is_message(port):
+                if not issubclass(port.type, Message):
+                    raise Misuse(f"flow {flow.name}: {port.type.__name__} in {step.name} is no message")
+                out.setdefault(port.type, []).append(step)
+    return out
+
+
+def _edge(flow: Flow, kind: type[Message], sender: Step, receiver: Step) -> Iterator[str]:
+    given = next(p for p in sender.gives if p.type is kind)
+    taken = next(p for p in receiver.takes if p.type is kind and _is_message(p))
+    if sender.role == receiver.role:
+        yield f"{kind.__name__} is sent by {sender.name} to its own role"
+    if flow.roles[receiver.role].many == (given.carrier == "message"):
+        yield f"{kind.__name__} goes to {receiver.role}: {sender.name} must give it as " + (
+            "Broadcast or Fanout" if flow.roles[receiver.role].many else "a plain message"
+        )
+    if flow.roles[sender.role].many == (taken.carrier == "message"):
+        yield f"{kind.__name__} comes from {sender.role}: {receiver.name} must take it as " + (
+            "Inbox or Arrived" if flow.roles[sender.role].many else "a plain message"
+        )
+    if (taken.carrier == "arrived") != (receiver.fold is not None):
+        yield f"{receiver.name} takes {kind.__name__} as Arrived exactly if it has a fold"
+    if taken.carrier in ("inbox", "arrived") and receiver.quorum is None:
+        yield f"{receiver.name} waits for many and declares no quorum"
+    if taken.carrier in ("inbox", "arrived") and receiver.state is None:
+        yield f"{receiver.name} waits for many and has no state"
+
+
+def _values(flow: Flow, role: str) -> Iterator[str]:
+    consumers: dict[type, list[str]] = {}
+    for step in flow.of(role):
+        for port in step.takes:
+            if port.carrier in ("value", "input"):
+                consumers.setdefault(port.type, []).append(step.name)
+        kinds = [port.type for port in (*step.takes, *step.gives) if port.carrier in ("value", "input")]
+        for kind in kinds:
+            if sum(p.type is kind for p in step.takes) > 1 or sum(p.type is kind for p in step.gives) > 1:
+                yield f"{step.name} has two values of type {kind.__name__}"
+    for kind, names in consumers.items():
+        if len(names) > 1:
+            yield f"{kind.__name__} is consumed by {' and '.join(names)}: a value is used once"
+
+
+def _spinning(flow: Flow, role: str) -> Iterator[str]:
+    """Steps that would run for ever: a circle of values in which none waits for a message or an input."""
+    eager = [s for s in flow.of(role) if all(p.carrier in ("value", "rand") for p in s.takes)]
+    after = {s.name: {t.name for t in eager for p in t.takes if p.type in {g.type for g in s.gives}} for s in eager}
+    for step in eager:
+        reached, edge = set[str](), after[step.name]
+        while edge - reached:
+            reached |= edge
+            edge = set().union(*(after[name] for name in edge))
+        if step.name in reached:
+            yield f"{step.name} runs in a circle that waits for nothing"
+            return

@@ -1,0 +1,73 @@
+"""No protection at all: every vector reaches the server in clear.  Named ``plain-insecure`` so that nobody uses it by accident.
+
+It is the baseline that the secure protocols must equal bit for bit, and has their bounds and their headroom.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from protocols.errors import require
+from protocols.flow import Arrived, Flow, Input, Output
+from protocols.policy import Policy
+from protocols.ring import Accumulator
+from protocols.suite import PLAIN, Parameters, Terms
+from protocols.vector import Sum, Vector, checked_sum, with_count
+from protocols.wire import Bulk, Message, Packed, Raw
+
+flow = Flow("plain-insecure")
+
+
+def suite(parameters: Parameters) -> str:
+    """The suite string."""
+    return f"{PLAIN}{parameters.ring.bits}"
+
+
+@dataclass(frozen=True)
+class Attending:
+    """A party before it has sent its vector."""
+
+    me: int
+    terms: Terms
+    policy: Policy
+
+
+@dataclass(frozen=True)
+class Clear(Message):
+    """The vector itself."""
+
+    x: Annotated[Bulk, Raw("masked")]
+
+
+@dataclass(frozen=True)
+class Adding:
+    """Server: vectors come in."""
+
+    terms: Terms
+    total: Accumulator
+
+
+@flow.client(spends=True)
+def submit(attending: Attending, x: Input[Vector]) -> Clear:
+    """Check the invitation against the own policy; send the vector in clear."""
+    terms, parameters = attending.terms, attending.terms.parameters
+    require(terms.suite == suite(parameters), "terms-suite", "the suite named is not the one that runs")
+    attending.policy.check(terms)
+    return Clear(Bulk.of(Packed(parameters.ring, parameters.size + 1), with_count(x, parameters)))
+
+
+def absorb_clear(srv: Adding, _sender: int, clear: Clear) -> Adding:
+    """Add one vector."""
+    srv.total.add(clear.x.values)
+    return srv
+
+
+@flow.server(fold=absorb_clear, quorum=lambda srv: srv.terms.parameters.threshold, within=300.0)
+def total(srv: Adding, arrived: Arrived[Clear]) -> Output[Sum]:
+    """The sum over all that arrived."""
+    parameters = srv.terms.parameters
+    return Output(checked_sum(parameters.ring.centre(srv.total.total()), len(arrived), parameters))
+
+
+flow.check()

@@ -1,0 +1,128 @@
+"""What a party demands before it sends anything, and what it writes down so that nothing is sent twice.
+
+The policy is the party's own, not the server's: the server can ask for less privacy, and a party refuses.  The journal keeps the
+highest (round, attempt) that the party has joined in each run, and the rounds in which its masked input has left: an input is spent
+then, abort or not, and no further attempt of that round is joined.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from protocols.errors import Misuse, require
+from protocols.suite import Occasion, Terms, default_corrupt
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A party's own bounds.
+
+    Attributes:
+        min_cohort: fewest parties in any set that the server announces (invited, sharing, surviving), at least 2.
+        min_threshold: least share of the invited parties that must be needed to open, in (0, 1].
+        min_corrupt: least number of colluding parties against which the parameters must hold; None: ⌈n/3⌉ − 1 of n invited.
+        registered: identities known to the party out of band; None accepts the roster that it is told, strangers included.
+        suites: accepted suite strings; empty accepts any that the party's software runs.
+        models: accepted model hashes; None accepts any (the hash is bound into the session in any case).
+    """
+
+    min_cohort: int = 2
+    min_threshold: float = 0.5
+    min_corrupt: int | None = None
+    registered: frozenset[bytes] | None = None
+    suites: frozenset[str] = frozenset()
+    models: frozenset[bytes] | None = None
+
+    def check(self, terms: Terms) -> None:
+        """Refuse an invitation that asks for less.
+
+        Raises:
+            Refused: ``policy-suite``, ``policy-cohort``, ``policy-threshold``, ``policy-corrupt``, ``policy-roster`` or
+                ``policy-model``.
+        """
+        parameters = terms.parameters
+        n, t, c = parameters.parties, parameters.threshold, parameters.corrupt
+        least = default_corrupt(n) if self.min_corrupt is None else self.min_corrupt
+        known = self.registered is None or all(member.identity in self.registered for member in terms.roster.members)
+        require(not self.suites or terms.suite in self.suites, "policy-suite", f"{terms.suite} is not accepted")
+        require(n >= self.min_cohort, "policy-cohort", f"{n} invited, own smallest cohort {self.min_cohort}")
+        require(t >= self.min_threshold * n, "policy-threshold", f"t = {t} of {n}, own smallest share {self.min_threshold:g}")
+        require(c >= least, "policy-corrupt", f"|C| = {c}, own least {least}")
+        require(known, "policy-roster", "a party that is not registered is invited")
+        require(self.models is None or terms.occasion.model in self.models, "policy-model", "a model that was not approved")
+
+
+class Journal(Protocol):
+    """What a party remembers between sessions; a real party keeps it on its disk."""
+
+    def join(self, occasion: Occasion) -> None:
+        """Write down that this session is joined, before its first message leaves; refuse one that is not newer."""
+
+    def spend(self, occasion: Occasion) -> None:
+        """Write down that the round's input has left; refuse a second time."""
+
+
+@dataclass
+class MemoryJournal:
+    """A journal for one process."""
+
+    joined: dict[str, tuple[int, int]] = field(default_factory=dict)
+    spent: dict[str, int] = field(default_factory=dict)
+
+    def join(self, occasion: Occasion) -> None:
+        """Join only higher (round, attempt), and no attempt of a round whose input is spent.
+
+        Raises:
+            Refused: ``journal-replay`` or ``journal-spent``.
+        """
+        at, last = (occasion.round, occasion.attempt), self.joined.get(occasion.run, (-1, -1))
+        require(at > last, "journal-replay", f"round {at[0]} attempt {at[1]} is not after round {last[0]} attempt {last[1]}")
+        require(occasion.round > self.spent.get(occasion.run, -1), "journal-spent", f"the input of round {occasion.round} has left")
+        self.joined[occasion.run] = at
+
+    def spend(self, occasion: Occasion) -> None:
+        """Mark the round's input as gone.
+
+        Raises:
+            Refused: ``journal-spent``.
+        """
+        require(occasion.round > self.spent.get(occasion.run, -1), "journal-spent", f"the input of round {occasion.round} has left")
+        self.spent[occasion.run] = occasion.round
+
+
+class OccasionGuard:
+    """The journal of one party, bound to one occasion: what a session calls before something leaves.
+
+    Args:
+        journal: the party's journal.
+        occasion: what is joined; None where only a first message tells, then `bind` must come before anything leaves.
+    """
+
+    def __init__(self, journal: Journal, occasion: Occasion | None = None) -> None:
+        self._journal, self._occasion, self._joined = journal, occasion, False
+
+    def bind(self, occasion: Occasion) -> None:
+        """Say what is joined, once.
+
+        Raises:
+            Refused: ``journal-rebound``.
+        """
+        require(self._occasion is None or self._occasion == occasion, "journal-rebound", "a session serves one occasion")
+        self._occasion = occasion
+
+    def join(self) -> None:
+        """Before the first message."""
+        if not self._joined:
+            self._journal.join(self._bound())
+            self._joined = True
+
+    def spend(self) -> None:
+        """Before the masked input."""
+        self.join()
+        self._journal.spend(self._bound())
+
+    def _bound(self) -> Occasion:
+        if self._occasion is None:
+            raise Misuse("something would leave before the session knows what it joins")
+        return self._occasion

@@ -1,0 +1,1 @@
+"""Cryptographic primitives: thin wrappers over `cryptography` that fix one choice each."""

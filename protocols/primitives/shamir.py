@@ -1,0 +1,115 @@
+"""Shamir's secret sharing of 32-byte secrets over a fixed prime field above 2^256.
+
+Source: Shamir, CACM 22(11), 1979, as used by Bonawitz et al., CCS 2017 (eprint 2017/281), section 4.  The secret is the
+constant term of a uniform polynomial of degree below the threshold; a share is its value at a public x.  Fewer shares
+than the threshold are independent of the secret.  Shares carry no proof: the protocol checks a rebuilt secret against
+what it must give.
+
+What it does not protect: Python integers are not constant-time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from operator import mul
+
+from protocols.errors import Misuse, require
+from protocols.rand import Rand
+
+P = 2**256 + 297
+"""The first prime above 2^256."""
+SECRET_SIZE = 32
+SHARE_SIZE = 33
+_LAZY = 32  # Horner steps between reductions: x is small, so an intermediate value grows by few bits a step
+
+
+def share(secret: bytes, threshold: int, xs: Sequence[int], rand: Rand, label: str) -> list[bytes]:
+    """Share ``secret`` among the holders of ``xs``, any ``threshold`` of whom rebuild it.
+
+    Args:
+        secret: 32 bytes, read as a big-endian integer.
+        threshold: at least 1, at most ``len(xs)``.
+        xs: distinct evaluation points in [1, P); small ones (roster indices) are fastest.
+        rand: where the ``threshold - 1`` uniform coefficients come from.
+        label: the label of that draw.
+
+    Returns:
+        One share for each x, in order, 33 bytes big-endian.
+
+    Raises:
+        Misuse: for a secret, threshold or points outside these bounds.
+    """
+    if len(secret) != SECRET_SIZE:
+        raise Misuse(f"a shared secret has {SECRET_SIZE} bytes, not {len(secret)}")
+    if not 1 <= threshold <= len(xs):
+        raise Misuse(f"the threshold {threshold} is outside 1..{len(xs)}, the number of shares")
+    _check_points(xs)
+    # Highest degree first, as Horner's rule takes them.
+    coefficients = [*rand.below(label, P, threshold - 1), int.from_bytes(secret, "big")]
+    chunks = [coefficients[i : i + _LAZY] for i in range(0, threshold, _LAZY)]
+    return [_evaluate(chunks, x).to_bytes(SHARE_SIZE, "big") for x in xs]
+
+
+class Lagrange:
+    """Interpolation at zero from the values at ``xs``: one set of weights for all secrets that the same helpers open.
+
+    Args:
+        xs: distinct evaluation points in [1, P), in the order in which shares will be given; as many as the threshold.
+
+    Raises:
+        Misuse: for no points, or points that are equal or out of range.
+    """
+
+    __slots__ = ("_weights",)
+
+    def __init__(self, xs: Sequence[int]) -> None:
+        if not xs:
+            raise Misuse("interpolation needs at least one point")
+        _check_points(xs)
+        # w_i = Π_{j≠i} x_j / (x_j − x_i) = Π_j x_j / (x_i · Π_{j≠i} (x_j − x_i))
+        denominators = [x * prod([other - x for other in xs if other != x]) % P for x in xs]
+        numerator = prod(xs) % P
+        self._weights = [numerator * inverse % P for inverse in _invert(denominators)]
+
+    def combine(self, shares: Sequence[bytes]) -> bytes:
+        """The 32-byte secret that ``shares``, in the order of the points, interpolate to.
+
+        Raises:
+            Misuse: if there is not one share for each point.
+            Refused: ``share-range`` for a share that is not 33 bytes below P, or a rebuilt value of 2^256 or more.
+        """
+        if len(shares) != len(self._weights):
+            raise Misuse(f"{len(self._weights)} points take as many shares, not {len(shares)}")
+        require(all(len(one) == SHARE_SIZE for one in shares), "share-range", f"a share has {SHARE_SIZE} bytes")
+        values = [int.from_bytes(one, "big") for one in shares]
+        require(all(value < P for value in values), "share-range", "a share is outside the field")
+        secret: int = sum(map(mul, self._weights, values)) % P
+        require(secret < 2**256, "share-range", "the rebuilt value has more than 256 bits")
+        return secret.to_bytes(SECRET_SIZE, "big")
+
+
+def _evaluate(chunks: list[list[int]], x: int) -> int:
+    value = 0
+    for chunk in chunks:
+        for coefficient in chunk:
+            value = value * x + coefficient
+        value %= P
+    return value
+
+
+def _check_points(xs: Sequence[int]) -> None:
+    if len(set(xs)) != len(xs) or min(xs) < 1 or max(xs) >= P:
+        raise Misuse("evaluation points are distinct and in 1..P-1")
+
+
+def _invert(values: list[int]) -> list[int]:
+    """Inverses mod P of values that are not 0 mod P, with one inversion (Montgomery's trick)."""
+    before = [1]
+    for value in values:
+        before.append(before[-1] * value % P)
+    rest, out = pow(before[-1], -1, P), list[int]()
+    for value, product in zip(reversed(values), reversed(before[:-1]), strict=True):
+        out.append(rest * product % P)
+        rest = rest * value % P
+    return out[::-1]

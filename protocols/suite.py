@@ -1,0 +1,230 @@
+"""The suite string, the roster, the parameters, and the session identity that binds them.
+
+``sid = SHA-256 of CBOR [label, suite, run, round, attempt, roster, parameters, model]``: one canonical list, not a concatenation.
+It enters every signature, key-derivation label, associated data and mask expansion, so parties who were told different rosters,
+parameters or models get masks that don't cancel or a refused signature, never a leak.
+
+Parameters that the security argument needs are computed here or refused.  Source: Bonawitz et al., CCS 2017 (eprint 2017/281),
+sections 6.2 and 7 for the threshold against an active server; the headroom rule is arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from protocols.errors import Misuse
+from protocols.primitives.graph import Complete, Graph
+from protocols.ring import Ring
+from protocols.wire import MAX_PARTIES, canonical, digest
+
+SECAGG = "SecAgg_X25519_Ed25519_HKDF-SHA256_AES256GCM_AES256CTR_Z"
+"""Name of the whole configuration of `protocols.secagg`; the ring's width in bits follows."""
+PLAIN = "PlainInsecure_Z"
+"""The same of `protocols.plain`."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One invited party.
+
+    Attributes:
+        name: its registered name, 1 to 64 bytes.
+        identity: its Ed25519 public key, 32 bytes, registered out of band.
+    """
+
+    name: str
+    identity: bytes
+
+
+@dataclass(frozen=True)
+class Roster:
+    """Those invited, in a fixed order: roster index 1 is the first.
+
+    Raises:
+        Misuse: for fewer than two or too many members, doubled names or keys, or a malformed entry.
+    """
+
+    members: tuple[Member, ...]
+
+    def __post_init__(self) -> None:
+        if not 2 <= len(self.members) <= MAX_PARTIES:
+            raise Misuse(f"a roster has 2 to {MAX_PARTIES} parties, not {len(self.members)}")
+        for member in self.members:
+            if not 1 <= len(member.name.encode()) <= 64 or len(member.identity) != 32:
+                raise Misuse(f"the roster entry {member.name!r} needs a name of 1 to 64 bytes and a key of 32")
+        for what, values in (("name", [m.name for m in self.members]), ("key", [m.identity for m in self.members])):
+            if len(set(values)) != len(values):
+                raise Misuse(f"two parties of the roster share a {what}")
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    @property
+    def indexes(self) -> range:
+        """All roster indexes, 1 to n."""
+        return range(1, len(self.members) + 1)
+
+    def identity(self, index: int) -> bytes:
+        """Ed25519 public key of a party."""
+        return self.members[index - 1].identity
+
+    def name(self, index: int) -> str:
+        """Registered name of a party."""
+        return self.members[index - 1].name
+
+    @cached_property
+    def content(self) -> list[list[object]]:
+        """What enters the session identity."""
+        return [[m.name, m.identity] for m in self.members]
+
+
+def default_corrupt(parties: int) -> int:
+    """|C|, the number of corrupt parties tolerated by default: ⌈n/3⌉ − 1."""
+    return math.ceil(parties / 3) - 1
+
+
+def default_threshold(parties: int, corrupt: int) -> int:
+    """t = ⌊(n + |C|)/2⌋ + 1, the least threshold with 2t > n + |C|."""
+    return (parties + corrupt) // 2 + 1
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The public parameters of one secure sum, equal for every party.
+
+    Attributes:
+        parties: n, number of invited parties.
+        size: d, coordinates of every input vector.
+        max_abs: largest absolute value of an input coordinate, at least 1.
+        ring: Z_2^b of the masked vectors.
+        threshold: t, Shamir threshold and smallest number of survivors.
+        corrupt: |C|, how many parties may collude with the server.
+        graph: who masks with whom.
+
+    Raises:
+        Misuse: where a bound is broken, with the bound and the values.
+    """
+
+    parties: int
+    size: int
+    max_abs: int
+    ring: Ring
+    threshold: int
+    corrupt: int
+    graph: Graph = Complete()
+
+    def __post_init__(self) -> None:
+        n, t, c = self.parties, self.threshold, self.corrupt
+        if not 2 <= n <= MAX_PARTIES:
+            raise Misuse(f"a secure sum needs 2 to {MAX_PARTIES} parties, not {n}")
+        if not 1 <= self.size <= 2**31:
+            raise Misuse(f"a vector has 1 to 2^31 values, not {self.size}")
+        if self.max_abs < 1:
+            raise Misuse(f"max_abs must be at least 1, not {self.max_abs}")
+        if n * self.max_abs >= self.ring.half:
+            raise Misuse(
+                f"no headroom: n·max = {n}·{self.max_abs} must be below R/2 = 2^{self.ring.bits - 1}; "
+                f"{ring_bits(n, self.max_abs)} bits would do"
+            )
+        if not 0 <= c < n:
+            raise Misuse(f"the number of corrupt parties must be in [0, {n - 1}], not {c}")
+        if t > n:
+            raise Misuse(f"the threshold t = {t} is above n = {n}: no sum could ever be opened")
+        if not 2 * t > n + c:
+            raise Misuse(f"the threshold t = {t} breaks 2t > n + |C| = {n + c}: the server could open two different sums")
+        if not t - c >= 2:
+            raise Misuse(f"the threshold t = {t} breaks t − |C| ≥ 2 with |C| = {c}: one honest party would stand alone in the sum")
+
+    @classmethod
+    def of(
+        cls,
+        parties: int,
+        size: int,
+        max_abs: int,
+        *,
+        bits: int | None = None,
+        threshold: int | None = None,
+        corrupt: int | None = None,
+    ) -> Parameters:
+        """Parameters with the defaults filled in: |C| = ⌈n/3⌉ − 1, the least threshold, the least ring with headroom."""
+        c = default_corrupt(parties) if corrupt is None else corrupt
+        t = default_threshold(parties, c) if threshold is None else threshold
+        return cls(parties, size, max_abs, Ring(ring_bits(parties, max_abs) if bits is None else bits), t, c)
+
+    @cached_property
+    def content(self) -> list[object]:
+        """What enters the session identity."""
+        return [self.parties, self.size, self.max_abs, self.ring.bits, self.threshold, self.corrupt, self.graph.content]
+
+
+def ring_bits(parties: int, max_abs: int) -> int:
+    """Least b with n·max < 2^(b−1)."""
+    return (parties * max_abs).bit_length() + 1
+
+
+@dataclass(frozen=True)
+class Occasion:
+    """For what a sum is made: no two sums share all of these.
+
+    Attributes:
+        run: name of the run, 1 to 64 bytes.
+        round: number of the round, from 0.
+        attempt: number of the attempt, from 0.
+        model: hash of the global model that the inputs were computed from, 32 bytes (zeros where there is none).
+    """
+
+    run: str
+    round: int
+    attempt: int = 0
+    model: bytes = bytes(32)
+
+    def __post_init__(self) -> None:
+        if (
+            not 1 <= len(self.run.encode()) <= 64
+            or len(self.model) != 32
+            or not 0 <= self.round < 2**32
+            or not 0 <= self.attempt < 2**32
+        ):
+            raise Misuse(
+                f"malformed occasion: run {self.run!r}, round {self.round}, attempt {self.attempt}, model {self.model.hex()!r}"
+            )
+
+
+def session_id(suite: str, occasion: Occasion, roster: Roster, parameters: Parameters) -> bytes:
+    """sid, 32 bytes.
+
+    Raises:
+        Misuse: where roster and parameters speak of different numbers of parties.
+    """
+    if len(roster) != parameters.parties:
+        raise Misuse(f"the roster has {len(roster)} parties, the parameters {parameters.parties}")
+    o = occasion
+    return digest(["securefl sid", suite, o.run, o.round, o.attempt, roster.content, parameters.content, o.model])
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Everything public that the parties of one sum must agree on before it starts.
+
+    Attributes:
+        suite: suite string.
+        occasion: run, round, attempt, model.
+        roster: who is invited.
+        parameters: of the sum.
+    """
+
+    suite: str
+    occasion: Occasion
+    roster: Roster
+    parameters: Parameters
+
+    @cached_property
+    def sid(self) -> bytes:
+        """Session identity, 32 bytes."""
+        return session_id(self.suite, self.occasion, self.roster, self.parameters)
+
+    def statement(self, tag: str, signer: int, *content: object) -> bytes:
+        """What a party signs: CBOR of the round's tag, sid, the signer and the content."""
+        return canonical([tag, self.sid, signer, *content])

@@ -1,0 +1,164 @@
+"""Secure sums without any machine learning: build the sessions of a protocol, or run ten parties in five lines.
+
+A `Scheme` is how a protocol is entered: its flow, the start values of both roles, and the layouts of its vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from protocols import plain, secagg, secagg_types, simulate
+from protocols.errors import Misuse
+from protocols.flow import Flow
+from protocols.policy import Journal, MemoryJournal, OccasionGuard, Policy
+from protocols.primitives.sign import SigningKey
+from protocols.rand import Entropy, fresh
+from protocols.ring import Accumulator
+from protocols.session import SERVER, Address, Session, client
+from protocols.suite import Member, Occasion, Parameters, Roster, Terms
+from protocols.vector import Sum, Vector
+from protocols.wire import Layout, Limits, Packed
+
+
+@dataclass(frozen=True)
+class Party:
+    """What a party brings to every sum.
+
+    Attributes:
+        index: its roster index, from 1.
+        identity: its long-term signing key.
+        policy: its own bounds.
+        journal: what it has joined and spent; a real party keeps it on its disk.
+    """
+
+    index: int
+    identity: SigningKey
+    policy: Policy = Policy()
+    journal: Journal = field(default_factory=MemoryJournal)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A protocol as the seam sees it.
+
+    Attributes:
+        name: ``secagg``, ``plain-insecure``, …
+        suite: from the parameters, the suite string.
+        flow: the security flow.
+        client_start: the value with which a party starts.
+        server_start: the value with which the server starts.
+        layouts: layouts of the raw fields of its messages.
+    """
+
+    name: str
+    suite: Callable[[Parameters], str]
+    flow: Flow
+    client_start: Callable[[Party, Terms], object]
+    server_start: Callable[[Terms], object]
+    layouts: Callable[[Parameters], Mapping[str, Layout]]
+
+    def terms(self, occasion: Occasion, roster: Roster, parameters: Parameters) -> Terms:
+        """The terms of one sum under this protocol."""
+        return Terms(self.suite(parameters), occasion, roster, parameters)
+
+
+def _masked(parameters: Parameters) -> Mapping[str, Layout]:
+    return {"masked": Packed(parameters.ring, parameters.size + 1)}
+
+
+SCHEMES = {
+    "secagg": Scheme(
+        "secagg",
+        secagg.suite,
+        secagg.flow,
+        lambda party, terms: secagg_types.Invited(party.index, party.identity, terms, party.policy),
+        lambda terms: secagg_types.Collecting(terms, {}),
+        _masked,
+    ),
+    "plain-insecure": Scheme(
+        "plain-insecure",
+        plain.suite,
+        plain.flow,
+        lambda party, terms: plain.Attending(party.index, terms, party.policy),
+        lambda terms: plain.Adding(terms, Accumulator(terms.parameters.ring, terms.parameters.size + 1)),
+        _masked,
+    ),
+}
+"""Protocols by name."""
+
+
+def scheme(name: str) -> Scheme:
+    """The protocol of that name."""
+    if name not in SCHEMES:
+        raise Misuse(f"no protocol {name!r}; there are {', '.join(SCHEMES)}")
+    return SCHEMES[name]
+
+
+def client_session(protocol: Scheme, party: Party, terms: Terms, *, entropy: Entropy = fresh, flow: Flow | None = None) -> Session:
+    """A party's session for one sum."""
+    guard = OccasionGuard(party.journal, terms.occasion)
+    start, limits = protocol.client_start(party, terms), Limits(terms.parameters.parties, protocol.layouts(terms.parameters))
+    return Session(flow or protocol.flow, client(party.index), {"server": [0]}, [start], limits, entropy=entropy, guard=guard)
+
+
+def server_session(protocol: Scheme, terms: Terms, *, entropy: Entropy = fresh, flow: Flow | None = None) -> Session:
+    """The server's session for one sum."""
+    limits = Limits(terms.parameters.parties, protocol.layouts(terms.parameters))
+    peers = {"client": terms.roster.indexes}
+    return Session(flow or protocol.flow, SERVER, peers, [protocol.server_start(terms)], limits, entropy=entropy)
+
+
+def enrol(count: int, *, entropy: Entropy = fresh) -> tuple[Roster, list[Party]]:
+    """A roster of ``count`` made-up parties with fresh identities, for simulation."""
+    keys = [SigningKey.generate(entropy(), "identity") for _ in range(count)]
+    roster = Roster(tuple(Member(f"party-{i}", key.public) for i, key in enumerate(keys, 1)))
+    return roster, [Party(i, key) for i, key in enumerate(keys, 1)]
+
+
+def secure_sum(
+    vectors: Sequence[ArrayLike],
+    *,
+    max_abs: int,
+    protocol: str = "secagg",
+    threshold: int | None = None,
+    dropouts: Mapping[int, str] | None = None,
+    watch: simulate.Watch | None = None,
+) -> Sum:
+    """Sum integer vectors of parties simulated in this process, so that the server sees the sum alone.
+
+    Args:
+        vectors: one per party, equal shapes (d,), integer dtypes, |value| ≤ max_abs.
+        max_abs: public bound of every coordinate.
+        protocol: name of the protocol.
+        threshold: t; by default the least that is safe against ⌈n/3⌉ − 1 colluding parties.
+        dropouts: for a party (from 1), the name of the message before which it vanishes, such as ``"Masked"``.
+        watch: called on every delivery.
+
+    Returns:
+        The exact sum over the parties whose vector arrived, shape (d,), int64, and their number.
+
+    Raises:
+        Misuse: for parameters or inputs out of their bounds.
+        Abort: where fewer than the threshold survived.
+    """
+    arrays: list[NDArray[Any]] = [np.asarray(v) for v in vectors]
+    if len({a.shape for a in arrays}) != 1:
+        raise Misuse(f"the vectors differ in shape: {sorted({a.shape for a in arrays})}")
+    parameters = Parameters.of(len(arrays), arrays[0].size, max_abs, threshold=threshold)
+    roster, parties = enrol(len(arrays))
+    chosen = scheme(protocol)
+    terms = chosen.terms(Occasion("secure_sum", 0), roster, parameters)
+    sessions: dict[Address, Session] = {SERVER: server_session(chosen, terms)}
+    sessions |= {client(p.index): client_session(chosen, p, terms) for p in parties}
+    inputs = {client(i): [Vector(a)] for i, a in enumerate(arrays, 1)}
+    network = simulate.vanish({client(i): stage for i, stage in (dropouts or {}).items()})
+    outcome = simulate.run(sessions, inputs, network=network, watch=watch)
+    if outcome.abort is not None:
+        raise outcome.abort
+    result: Sum = outcome.outputs[0]
+    return result

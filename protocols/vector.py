@@ -1,0 +1,72 @@
+"""Inputs and results of a secure sum, and the two checks that tell whether masks cancelled.
+
+Every protocol appends one coordinate that is 1 for each party.  In the opened sum it must equal the number of survivors, and every
+other coordinate must lie within survivors · max_abs; masks that don't cancel leave a uniform vector, which passes with
+probability below 2·(n·max/R)^d.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocols.errors import Abort, Misuse
+from protocols.suite import Parameters
+
+
+@dataclass(frozen=True, eq=False)
+class Vector:
+    """A party's input: shape (d,), any integer dtype, |value| ≤ max_abs."""
+
+    values: NDArray[Any]
+
+    def __repr__(self) -> str:
+        return "Vector([redacted])"
+
+
+@dataclass(frozen=True, eq=False)
+class Sum:
+    """What the server opens.
+
+    Attributes:
+        values: shape (d,), int64: the exact sum over the survivors.
+        contributors: how many parties are in it.
+    """
+
+    values: NDArray[np.int64]
+    contributors: int
+
+
+def with_count(x: Vector, parameters: Parameters) -> NDArray[Any]:
+    """The input in the ring with the coordinate 1 appended: shape (d + 1,), the ring's dtype.
+
+    Raises:
+        Misuse: for a wrong shape or dtype, or a value past max_abs.
+    """
+    values = np.asarray(x.values)
+    if values.shape != (parameters.size,) or values.dtype.kind not in "iu":
+        raise Misuse(f"an input has shape ({parameters.size},) and an integer dtype, not {values.shape} and {values.dtype}")
+    low, high = int(values.min()), int(values.max())
+    if low < -parameters.max_abs or high > parameters.max_abs:
+        raise Misuse(f"an input value of {low if low < -parameters.max_abs else high} is past max_abs = {parameters.max_abs}")
+    out = np.empty(parameters.size + 1, dtype=parameters.ring.dtype)
+    out[:-1] = parameters.ring.lift(values.astype(np.int64, copy=False))
+    out[-1] = 1
+    return out
+
+
+def checked_sum(values: NDArray[np.int64], contributors: int, parameters: Parameters) -> Sum:
+    """Check count and range of an opened sum, shape (d + 1,).
+
+    Raises:
+        Abort: ``sum-count`` or ``sum-range``; masks did not cancel, or a party sent garbage in its own name.
+    """
+    if int(values[-1]) != contributors:
+        raise Abort("sum-count", f"masks do not cancel: the count is not {contributors}")
+    most = contributors * parameters.max_abs
+    if int(values.min()) < -most or int(values.max()) > most:
+        raise Abort("sum-range", f"masks do not cancel: a coordinate is past {most}")
+    return Sum(values[:-1].copy(), contributors)

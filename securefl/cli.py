@@ -1,0 +1,159 @@
+"""The command ``securefl``.
+
+Bad input is one line on stderr and exit code 2, with nothing written; a failure of the run itself is one line and 1; an
+interrupt is 130.  Learning libraries take seconds to import, so every command imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from protocols.errors import Misuse, SecureSumError
+from securefl.errors import UserError
+from securefl.options import read_job, with_job_options
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from securefl.job import Job
+    from securefl.results import RunResult
+
+app = typer.Typer(
+    name="securefl",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command line and return its exit code; ``args`` are those of the process unless given."""
+    try:
+        return int(app(args, prog_name="securefl", standalone_mode=False) or 0)
+    except (UserError, Misuse) as error:
+        _complain(error)
+        return 2
+    except typer.TyperException as error:
+        _complain(error.format_message())
+        return 2
+    except (SecureSumError, OSError) as error:
+        _complain(error)
+        return 1
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+
+
+def _complain(what: object) -> None:
+    """One line on stderr, whatever the text holds; a diff that an error carries follows it."""
+    line = " ".join(str(what).split())
+    sys.stderr.write("securefl: " + "".join(c if c.isprintable() else repr(c)[1:-1] for c in line) + "\n")
+    diff = getattr(what, "diff", "")
+    if diff:
+        sys.stderr.write(f"{diff}\n")
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,  # noqa: FBT002
+) -> None:
+    """Train a model over many sites; the server opens the sum over enough of them, and nothing else."""
+    if version:
+        typer.echo(f"securefl {_version()}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+
+    try:
+        return version("securefl")
+    except PackageNotFoundError:
+        return "(run from source)"
+
+
+def _run(
+    job: Annotated[Path | None, typer.Argument(metavar="JOB.toml", help="Job file; options that are given override it.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="Write report.html, metrics.json and model.safetensors.", rich_help_panel="Output"
+        ),
+    ] = None,
+    json: Annotated[  # noqa: FBT002
+        bool, typer.Option("--json", help="Print one JSON object and nothing else.", rich_help_panel="Output")
+    ] = False,
+    *,
+    given: dict[str, Any],
+) -> None:
+    """Train over all sites in one process and print what came out, what it cost, and what the server saw."""
+    from rich.console import Console  # noqa: PLC0415
+
+    from securefl import console, files, report  # noqa: PLC0415
+
+    checked = read_job(job, given)
+    if out:
+        files.check_folder(out, report.FILES)
+    screen, progress = Console(highlight=False, quiet=json), Console(stderr=True, highlight=False)
+    with redirect_stdout(sys.stderr if json else sys.stdout):
+        result = _train(checked, screen, progress, lines=not json)
+    written = files.write_all(out, report.outputs(result)) if out else []
+    if json:
+        typer.echo(report.to_json(result), nl=False)
+        return
+    console.show_result(screen, result)
+    for path in written:
+        screen.print(f"written: {path}", markup=False, soft_wrap=True)
+
+
+app.command("run")(with_job_options(_run))
+
+
+def _train(job: Job, screen: Console, progress: Console, *, lines: bool) -> RunResult:
+    from securefl import console  # noqa: PLC0415
+    from securefl.data import of_job  # noqa: PLC0415
+
+    with progress.status("loading the data"):
+        dataset = of_job(job)
+    console.show_data(screen, dataset)
+    with progress.status("loading the learning libraries"):
+        from securefl.experiment import expected_aborts, run_job  # noqa: PLC0415
+    parties = len(dataset.sites)
+    console.show_plan(screen, job, parties=parties, aborts=expected_aborts(job, parties))
+    with console.progress(progress, job, lines=lines) as on_event:
+        return run_job(job, dataset=dataset, on_event=on_event)
+
+
+@app.command()
+def draw(
+    protocol: Annotated[str, typer.Argument(help="Name of the protocol, such as secagg.")] = "secagg",
+    form: Annotated[Literal["svg", "mermaid", "table"], typer.Option("--format", help="Form of the picture.")] = "svg",
+) -> None:
+    """Print a protocol's picture, drawn from its code: who sends what to whom, who remembers what."""
+    from protocols import draw as pictures  # noqa: PLC0415
+    from securefl.secure import flow  # noqa: PLC0415
+
+    makers = {"svg": pictures.svg, "mermaid": pictures.mermaid, "table": pictures.table}
+    typer.echo(makers[form](flow(protocol)).rstrip("\n"))
+
+
+@app.command()
+def demo(
+    protocol: Annotated[str, typer.Argument(help="Name of the protocol, such as secagg.")] = "secagg",
+    clients: Annotated[int, typer.Option(min=2, max=100, help="Number of parties.")] = 6,
+    dropout: Annotated[int, typer.Option(min=0, help="Number of parties that vanish.")] = 2,
+    step: Annotated[bool, typer.Option("--step", help="Wait for the return key after every step.")] = False,  # noqa: FBT002
+) -> None:
+    """Tell a protocol round by round with real bytes: who sends what to whom, and what each party remembers."""
+    from securefl import demo as story  # noqa: PLC0415
+
+    if dropout >= clients:
+        raise UserError(f"--dropout {dropout} is refused; allowed: 0 to {clients - 1} with {clients} clients")
+    story.run(protocol, clients=clients, dropout=dropout, step=step)

@@ -1,0 +1,144 @@
+"""What ``securefl run`` shows in a terminal: the plan, live progress, and the result in tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from securefl.job import Job
+from securefl.results import RoundRecord, RunResult
+from securefl.tables import Sheet, figure, outcome, sheets
+
+if TYPE_CHECKING:
+    from securefl.data.types import Dataset
+
+OnRound = Callable[[RoundRecord], None]
+
+
+def show_data(console: Console, dataset: Dataset) -> None:
+    """The data set in one line, then what the user should know about it before training."""
+    rows = [len(site.y) for site in dataset.sites]
+    console.print(
+        f"[bold]Data[/bold]      {escape(dataset.name)}: {sum(rows)} rows, {len(dataset.features)} features, "
+        f"{len(rows)} sites of {min(rows)} to {max(rows)} rows"
+    )
+    for note in (dataset.source, *dataset.notes):
+        console.print(f"          {escape(note)}", style="dim")
+
+
+def show_plan(console: Console, job: Job, *, parties: int, aborts: float) -> None:
+    """What will happen, in a few lines.
+
+    Args:
+        console: where to.
+        job: the job.
+        parties: number of sites.
+        aborts: rounds that are expected to abort.
+    """
+    knobs, splits = job.privacy, job.data.splits
+    model = "logistic regression" if job.model.name == "logistic" else f"MLP with {job.model.hidden} hidden units"
+    score = f"{splits}-fold cross-validation inside each site" if splits > 1 else f"{job.data.holdout:.0%} of the rows held out"
+    console.print(
+        f"[bold]Training[/bold]  {model}, {knobs.rounds} rounds × {knobs.local_steps} local steps on {parties} sites; {score}"
+    )
+    if knobs.protocol == "secagg":
+        console.print("[bold]Sum[/bold]       secagg: the server opens the sum over enough parties, never one party's update")
+    else:
+        console.print("[bold]Sum[/bold]       [bold red]plain-insecure: the server sees every party's update[/bold red]")
+    if knobs.mechanism == "none":
+        console.print("[bold]Privacy[/bold]   [yellow]no differential privacy: the model may show single records[/yellow]")
+    else:
+        console.print(
+            f"[bold]Privacy[/bold]   DP-SGD on every site: ε = {knobs.epsilon:g}, δ = {knobs.delta:g} for one record over all "
+            f"rounds; clip {knobs.clip:g}, sampling rate {knobs.sample_rate:g}, accountant {knobs.accountant}"
+        )
+    dropout = job.simulation.dropout
+    if dropout > 0:
+        after = "it leaves the model as it was" + (", and its training is charged to ε" if knobs.mechanism != "none" else "")
+        console.print(
+            f"[bold]Dropout[/bold]   each party vanishes with probability {dropout:g} in a round: expect about "
+            f"{aborts:.1f} of {knobs.rounds} rounds to abort. An aborted round is not retried: {after}"
+        )
+
+
+@contextmanager
+def progress(console: Console, job: Job, *, lines: bool) -> Iterator[OnRound]:
+    """Show rounds as they end: a live bar in a terminal; elsewhere about twenty plain lines, or nothing.
+
+    Args:
+        console: where to; usually stderr.
+        job: the job.
+        lines: whether to print plain lines where the console is no terminal.
+
+    Yields:
+        A function to call with each `RoundRecord`.
+    """
+    total, aborted = job.privacy.rounds, 0
+
+    def tell(record: RoundRecord) -> str:
+        nonlocal aborted
+        aborted += record.aborted is not None
+        return _state(record, aborted)
+
+    if console.is_terminal:
+        columns = (
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}", markup=False),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("Rounds", total=total, state="preparing")
+            yield lambda record: bar.update(task, completed=record.number, state=tell(record))
+        return
+
+    def line(record: RoundRecord) -> None:
+        state = tell(record)
+        if lines and (record.number == total or record.number % max(1, total // 20) == 0):
+            console.print(f"round {record.number}/{total}: {state}", markup=False, highlight=False, soft_wrap=True)
+
+    yield line
+
+
+def _state(record: RoundRecord, aborted: int) -> str:
+    parts = [f"{record.contributors} of {record.invited} parties"]
+    if record.dropped:
+        parts.append(f"{len(record.dropped)} vanished")
+    if record.aborted:
+        parts.append(f"aborted: {record.aborted}")
+    if aborted:
+        parts.append(f"{aborted} aborted so far")
+    if "auroc" in record.metrics:
+        parts.append(f"AUROC {figure(record.metrics['auroc'])}")
+    if record.epsilon:
+        parts.append(f"ε {max(record.epsilon.values()):.2f}")
+    return ", ".join(parts)
+
+
+def show_result(console: Console, result: RunResult) -> None:
+    """Every table of the result, then the warnings."""
+    console.print(f"\n[bold]{escape(result.title)}[/bold]: {escape(outcome(result))}")
+    for sheet in sheets(result):
+        _show_sheet(console, sheet)
+    for warning in result.warnings:
+        console.print(f"[bold yellow]warning[/bold yellow]  {escape(warning)}")
+
+
+def _show_sheet(console: Console, sheet: Sheet) -> None:
+    console.print(f"\n[bold]{escape(sheet.title)}[/bold]")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for number, heading in enumerate(sheet.columns):
+        table.add_column(escape(heading), justify="right" if number in sheet.figures else "left", overflow="fold")
+    for number, row in enumerate(sheet.rows):
+        table.add_row(*map(escape, row), style="bold green" if number == sheet.strong else None)
+    console.print(table)
+    if sheet.note:
+        console.print(escape(sheet.note), style="dim")

@@ -1,0 +1,81 @@
+"""Data sets as sites: named sets, a user's own table, and splits by site.
+
+`load` turns a name into a `Dataset`; `plan` draws a site's train and test rows.  No loader opens anything: what a
+`Dataset` calls public (ranges, feature names) is published with the data, or stated by the user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from securefl.data.split import plan
+from securefl.data.types import Dataset, Site, Split
+from securefl.errors import UserError
+
+if TYPE_CHECKING:
+    from securefl.job import Job
+
+NAMES = ("breast-cancer", "heart")
+"""Data sets that `load` knows by name."""
+
+__all__ = ["NAMES", "Dataset", "Site", "Split", "load", "of_job", "plan"]
+
+
+def load(
+    name: str,
+    *,
+    clients: int | None = None,
+    seed: int = 0,
+    directory: Path | None = None,
+    label: str | None = None,
+    site: str | None = None,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+) -> Dataset:
+    """Load a data set by name, or a table from a CSV file.
+
+    Args:
+        name: ``breast-cancer``, ``heart``, or a path that ends in ``.csv``.
+        clients: number of sites, for ``breast-cancer`` alone: 2 up to 14, None for 5.
+        seed: the job's seed; it deals the rows of ``breast-cancer`` out to sites.
+        directory: folder with the files of ``heart``; see `securefl.data.heart.load`.
+        label: column of the label, for a CSV file alone.
+        site: column that names each row's site, for a CSV file alone.
+        ranges: publicly known lower and upper bounds by column, for a CSV file alone.
+
+    Raises:
+        UserError: the name is unknown, an argument does not belong to it, or the data are refused; one line that names
+        the culprit.
+    """
+    table = name.lower().endswith(".csv")
+    if not table and name not in NAMES:
+        raise UserError(f"data is {name!r}: {', '.join(NAMES)} or a path that ends in .csv is allowed")
+    if not table:
+        for argument, given in {"label": label, "site": site, "ranges": ranges or None}.items():
+            if given is not None:
+                raise UserError(f"{argument} is given, but goes with a .csv file only: {name} has its own")
+    if directory is not None and name != "heart":
+        raise UserError(f"a data directory is given, but goes with heart only, not with {name}")
+    # A loader is imported on use: pandas, scikit-learn and pooch take seconds.
+    if name == "heart":
+        from securefl.data import heart  # noqa: PLC0415
+
+        return heart.load(clients=clients, directory=directory)
+    if name == "breast-cancer":
+        from securefl.data import breast_cancer  # noqa: PLC0415
+
+        return breast_cancer.load(clients=clients, seed=seed)
+    from securefl.data import table as csv  # noqa: PLC0415
+
+    if clients is not None:
+        raise UserError(f"clients is {clients}, but the data fix the sites: one a value of the site column")
+    return csv.load(Path(name), label=label, site=site, ranges=ranges or {})
+
+
+def of_job(job: Job) -> Dataset:
+    """The data that a job names; errors as for `load`."""
+    data, seed = job.data, job.simulation.seed
+    return load(
+        data.name, clients=data.clients, seed=seed, directory=data.dir, label=data.label, site=data.site, ranges=data.ranges
+    )

@@ -1,0 +1,209 @@
+"""A newcomer's own table: a CSV file with a binary label and a column that names each row's site.
+
+The table is pooled on one machine, so this is a simulation: which columns are constant and which values a text column
+has is read off all sites together.  Real parties would have to agree on both beforehand.  Nothing numeric is estimated:
+a missing number becomes the middle of the column's public range where the user gave one, and otherwise the row is left
+out, so no site's statistics enter another's rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from securefl.data.columns import Column, Mask, check_finite, labels, ordered, read, site_names, some
+from securefl.data.types import Dataset, Site
+from securefl.errors import UserError
+
+MOST_VALUES = 20
+"""A text column with more distinct values is not encoded."""
+FEWEST_SITES = 2
+
+Ranges = Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Which columns are features, and why the others are not (one phrase each)."""
+
+    used: tuple[Column, ...]
+    unusable: tuple[str, ...]
+    constant: tuple[str, ...]
+
+
+def load(path: Path, *, label: str | None, site: str | None, ranges: Ranges) -> Dataset:
+    """Read, check and encode a table.
+
+    Args:
+        path: the file: UTF-8, comma-separated, one header line.
+        label: column of the label: 0/1, true/false, yes/no or any two values, the larger one being 1.
+        site: column that names each row's site.
+        ranges: public lower and upper bounds of numeric columns, by name.
+
+    Returns:
+        Sites in the order of their names (as numbers, if they are); numeric columns first, then one 0/1 column for
+        every value but the first of a text column.  ``ranges`` is None unless every numeric feature has one.  ``notes``
+        tells types, missing values and constant columns, in this order.
+
+    Raises:
+        UserError: the file cannot be read or has no rows; a column is missing, named twice or holds inf; the label is
+            not binary or has one value over all sites; a site's name is blank, a site has no complete row, there are
+            fewer than 2 sites, or no feature is left; a range names no numeric column or is none.
+    """
+    columns = read(path)
+    outcome, site_column, features = _roles(columns, label, site, path)
+    for column in (outcome, *features):
+        check_finite(column)
+    _check_ranges(ranges, features, path)
+    names = site_names(site_column, FEWEST_SITES)
+    y, classes = labels(outcome)
+
+    first = _choose(features, np.ones(y.size, dtype=bool))
+    rows = _complete(outcome, first.used, ranges)
+    sites = {name: names == name for name in ordered(names)}
+    _check_sites(sites, rows, first.used)
+    if np.unique(y[rows]).size < 2:
+        raise UserError(f"the label column {label!r} has one value over all sites once incomplete rows are left out")
+    second = _choose(first.used, rows)
+    choice = _Choice(second.used, first.unusable + second.unusable, first.constant + second.constant)
+    if not choice.used:
+        reasons = some((*choice.unusable, *choice.constant)) or "only label and site"
+        raise UserError(f"{path} has no usable feature column: {reasons}")
+    encoded = [part for column in choice.used for part in _encode(column, rows, ranges)]
+    titles = tuple(title for title, _, _ in encoded)
+    if len(set(titles)) < len(titles):
+        twice = sorted({title for title in titles if titles.count(title) > 1})
+        raise UserError(f"{path} has a column named like an encoded value of another: {some(twice)}; rename it")
+    x = np.column_stack([values for _, values, _ in encoded])
+    bounds = [bound for _, _, bound in encoded if bound is not None]
+    return Dataset(
+        name=path.name,
+        features=titles,
+        sites=tuple(Site(name, x[rows & own], y[rows & own]) for name, own in sites.items()),
+        ranges=np.array(bounds, dtype=np.float64) if len(bounds) == len(encoded) else None,
+        fixed_sites=True,
+        source=f"{path}, the user's own table; its licence is not known",
+        notes=(
+            *(f"label {label}: {i} is {name} ({np.sum(y[rows] == i)} rows)" for i, name in enumerate(classes)),
+            *_type_notes(choice, rows, sum(not column.name for column in columns)),
+            *_missing_notes((outcome, *features), choice.used, ranges, rows, sites),
+            f"constant columns, not used: {some(choice.constant) or 'none'}",
+            *_outside_notes(choice.used, rows, ranges),
+        ),
+    )
+
+
+def _roles(columns: Sequence[Column], label: str | None, site: str | None, path: Path) -> tuple[Column, Column, tuple[Column, ...]]:
+    """The label, the site and the columns that may be features."""
+    by_name = {column.name: column for column in columns if column.name}
+    if label is None or site is None:
+        raise UserError(f"{path} needs a label column and a site column; its columns: {some(by_name)}")
+    for role, name in {"label": label, "site": site}.items():
+        if name not in by_name:
+            raise UserError(f"the {role} column {name!r} is not in {path}; its columns: {some(by_name)}")
+    if label == site:
+        raise UserError(f"the column {label!r} is named as label and as site: two columns are needed")
+    return by_name[label], by_name[site], tuple(c for name, c in by_name.items() if name not in {label, site})
+
+
+def _check_ranges(ranges: Ranges, features: Sequence[Column], path: Path) -> None:
+    by_name = {column.name: column for column in features}
+    for name, (low, high) in ranges.items():
+        if name not in by_name:
+            raise UserError(f"a range is given for {name!r}, no feature column of {path}; these are: {some(by_name)}")
+        if by_name[name].numbers is None and by_name[name].present.any():
+            raise UserError(f"a range is given for {name!r}, which holds text: a range goes with a column of numbers")
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise UserError(f"the range of {name!r} is {low:g} to {high:g}: two finite numbers, the smaller first")
+
+
+def _choose(columns: Sequence[Column], rows: Mask) -> _Choice:
+    """Which columns can be features by what they hold in ``rows``; numbers come first."""
+    used, unusable, constant = [], [], []
+    for column in columns:
+        values = column.values(rows)
+        if not values:
+            unusable.append(f"{column.name} (no values)")
+        elif len(values) == 1:
+            constant.append(f"{column.name} (always {values[0]})")
+        elif column.numbers is None and len(values) > MOST_VALUES:
+            reason = column.stray or f"text with {len(values)} distinct values, at most {MOST_VALUES}"
+            unusable.append(f"{column.name} ({reason})")
+        else:
+            used.append(column)
+    used.sort(key=lambda column: column.numbers is None)
+    return _Choice(tuple(used), tuple(unusable), tuple(constant))
+
+
+def _complete(label: Column, used: Sequence[Column], ranges: Ranges) -> Mask:
+    """Which rows have a label and every feature that no range can stand in for."""
+    rows = label.present.copy()
+    for column in used:
+        if column.name not in ranges:
+            rows &= column.present
+    return rows
+
+
+def _check_sites(sites: Mapping[str, Mask], rows: Mask, used: Sequence[Column]) -> None:
+    for name, own in sites.items():
+        if not (rows & own).any():
+            gaps = some((c.name for c in used if not c.present[own].all()), 5) or "the label"
+            raise UserError(f"site {name!r} is empty once rows with missing values are left out; missing in: {gaps}")
+
+
+def _encode(column: Column, rows: Mask, ranges: Ranges) -> list[tuple[str, NDArray[np.float64], tuple[float, float] | None]]:
+    """A column's features: name, values of all rows of the file, shape (rows,), and public range."""
+    if column.numbers is None:
+        return [
+            (f"{column.name}={value}", (column.cells == value).astype(np.float64), (0.0, 1.0)) for value in column.values(rows)[1:]
+        ]
+    bound = ranges.get(column.name)
+    middle = math.nan if bound is None else bound[0] / 2 + bound[1] / 2
+    return [(column.name, np.where(column.present, column.numbers, middle), bound)]
+
+
+def _type_notes(choice: _Choice, rows: Mask, nameless: int) -> list[str]:
+    numeric = [column.name for column in choice.used if column.numbers is not None]
+    text = [f"{c.name} ({len(c.values(rows))} values)" for c in choice.used if c.numbers is None]
+    notes = [
+        f"columns of numbers: {some(numeric) or 'none'}",
+        f"columns of text, one 0/1 feature for every value but the first: {some(text) or 'none'}",
+    ]
+    notes += [f"column {c.name} is taken as text: {c.stray}" for c in choice.used if c.stray]
+    if nameless:
+        notes.append(f"columns without a name, not used: {nameless}")
+    if choice.unusable:
+        notes.append(f"columns not used: {some(choice.unusable)}")
+    return notes
+
+
+def _missing_notes(
+    columns: Sequence[Column], used: Sequence[Column], ranges: Ranges, rows: Mask, sites: Mapping[str, Mask]
+) -> list[str]:
+    counts = {column.name: int(np.sum(~column.present)) for column in columns}
+    notes = ["missing values: " + (some(f"{name} {count}" for name, count in counts.items() if count) or "none")]
+    filled = [f"{c.name} {sum(ranges[c.name]) / 2:g}" for c in used if c.name in ranges and not c.present[rows].all()]
+    if filled:
+        notes.append(f"missing numbers replaced by the middle of the public range: {some(filled)}")
+    if not rows.all():
+        lost = [f"{name} {np.sum(own & ~rows)} of {np.sum(own)}" for name, own in sites.items() if (own & ~rows).any()]
+        notes.append(f"rows with missing values, left out: {some(lost)}")
+    return notes
+
+
+def _outside_notes(used: Sequence[Column], rows: Mask, ranges: Ranges) -> list[str]:
+    notes = []
+    for column in used:
+        if column.numbers is None or column.name not in ranges:
+            continue
+        low, high = ranges[column.name]
+        numbers = column.numbers[rows & column.present]
+        count = int(np.sum((numbers < low) | (numbers > high)))
+        if count:
+            notes.append(f"values of {column.name} outside its public range {low:g} to {high:g}: {count}")
+    return notes

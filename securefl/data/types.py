@@ -1,0 +1,54 @@
+"""What a data set is: sites with rows that stay theirs, and what is publicly known about the columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Site:
+    """One site's table.
+
+    Attributes:
+        name: the site's name.
+        x: features, shape (rows, features), float64, in their own units (not scaled).
+        y: labels, shape (rows,), int64, 0 or 1.
+    """
+
+    name: str
+    x: NDArray[np.float64]
+    y: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Sites and public knowledge.
+
+    Attributes:
+        name: ``breast-cancer``, ``heart`` or the file's name.
+        features: names of the columns of `Site.x`.
+        sites: the sites, in a fixed order.
+        ranges: publicly known lower and upper bounds, shape (features, 2), float64, or None where nothing is public.
+        fixed_sites: whether the data fix the sites (``--clients`` is refused).
+        source: where the rows come from, and their licence.
+        notes: lines that a user should see before training (types, missing values, constant columns).
+    """
+
+    name: str
+    features: tuple[str, ...]
+    sites: tuple[Site, ...]
+    ranges: NDArray[np.float64] | None
+    fixed_sites: bool
+    source: str
+    notes: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row numbers of one site for one fold: ``train`` and ``test``, each shape (rows of that part,), int64, disjoint."""
+
+    train: NDArray[np.int64]
+    test: NDArray[np.int64]

@@ -1,0 +1,309 @@
+"""``securefl demo``: a protocol told round by round in the terminal, with the bytes of a real run in this process.
+
+What it does not show: that masks hide.  The figures on the masked vector are a check that the wiring is right, not a proof.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from protocols import draw, simulate
+from protocols.flow import Flow
+from protocols.session import SERVER, Address, Letter, Session, client
+from protocols.suite import Occasion, Parameters
+from protocols.sums import SCHEMES, Scheme, client_session, enrol, server_session
+from protocols.vector import Sum, Vector
+from protocols.wire import Bulk
+from securefl.errors import UserError
+
+SIZE, COLUMNS, HEIGHT, PEAK = 4096, 64, 4, 100
+"""Coordinates of an input, columns and rows of its picture, and its largest value."""
+BINS, CHI_LIMIT = 16, 37.7
+"""Bins of the chi-square test, and what a uniform vector stays under in 999 of 1000 runs (15 degrees of freedom)."""
+ROWS = 3
+"""Letters of one kind that are shown; the others are counted."""
+
+
+@dataclass
+class Story:
+    """What a run left behind.
+
+    Attributes:
+        scheme: the protocol.
+        parameters: of the sum.
+        inputs: per party, shape (4096,), int64.
+        dropped: who vanished.
+        letters: per kind of message every delivered letter with its size in bytes.
+        memory: per role and kind of message what a sender remembered after it had sent it.
+        outcome: of the simulation.
+    """
+
+    scheme: Scheme
+    parameters: Parameters
+    inputs: Mapping[int, NDArray[np.int64]]
+    dropped: tuple[int, ...]
+    letters: dict[str, list[tuple[Letter, int]]] = field(default_factory=dict)
+    memory: dict[tuple[str, str], tuple[object, ...]] = field(default_factory=dict)
+    outcome: simulate.Outcome = field(default_factory=lambda: simulate.Outcome({}))
+
+    @property
+    def shown(self) -> int:
+        """The party whose vector is pictured: the first that stays."""
+        return min(set(self.inputs) - set(self.dropped))
+
+
+def run(protocol: str, *, clients: int = 6, dropout: int = 2, step: bool = False, console: Console | None = None) -> None:
+    """Tell a protocol round by round.
+
+    Args:
+        protocol: a name out of `protocols.sums.SCHEMES`.
+        clients: number of parties, 2 to 50.
+        dropout: how many of them vanish before their vector leaves; at most as many as the threshold allows.
+        step: wait for Enter between rounds; without effect where stdin is no terminal.
+        console: where to; by default stdout.
+
+    Raises:
+        UserError: for an unknown protocol or a number out of its range.
+        Abort: where the run ended without a sum.
+    """
+    if protocol not in SCHEMES:
+        raise UserError(f"no protocol {protocol!r}: choose one of {', '.join(SCHEMES)}")
+    if not 2 <= clients <= 50:
+        raise UserError(f"clients must be in 2..50, not {clients}")
+    parameters = Parameters.of(clients, SIZE, PEAK)
+    most = clients - parameters.threshold
+    if not 0 <= dropout <= most:
+        raise UserError(f"dropout must be in 0..{most} with {clients} clients and threshold {parameters.threshold}, not {dropout}")
+    story = play(SCHEMES[protocol], parameters, [int((k + 0.5) * clients / dropout) + 1 for k in range(dropout)])
+    if story.outcome.abort is not None:
+        raise story.outcome.abort
+    _tell(story, console or Console(), step=step and sys.stdin.isatty())
+
+
+def play(scheme: Scheme, parameters: Parameters, dropped: Iterable[int]) -> Story:
+    """Run a protocol once with real bytes and keep what the story needs.
+
+    Args:
+        scheme: the protocol.
+        parameters: of the sum.
+        dropped: parties that vanish before their vector leaves.
+    """
+    roster, parties = enrol(parameters.parties)
+    terms = scheme.terms(Occasion("demo", 0), roster, parameters)
+    sessions: dict[Address, Session] = {SERVER: server_session(scheme, terms)}
+    sessions |= {client(p.index): client_session(scheme, p, terms) for p in parties}
+    inputs = {p.index: hill(p.index, parameters.parties) for p in parties}
+    story = Story(scheme, parameters, inputs, tuple(dropped))
+    spending = next(m.name for s in draw.chart(scheme.flow).scenes if s.step.spends for m in s.sends)
+
+    def watch(letter: Letter, _: Address, size: int) -> None:
+        kind, told = type(letter.message).__name__, (letter.sender.role, type(letter.message).__name__)
+        sent = story.letters.setdefault(kind, [])
+        if not any(letter is other for other, _ in sent):
+            sent.append((letter, size))
+        if letter.sender in (SERVER, client(story.shown)):
+            story.memory.setdefault(told, sessions[letter.sender].remembers)
+
+    network = simulate.vanish({client(u): spending for u in story.dropped})
+    given = {client(u): [Vector(x)] for u, x in inputs.items()}
+    story.outcome = simulate.run(sessions, given, network=network, watch=watch)
+    return story
+
+
+def hill(index: int, parties: int) -> NDArray[np.int64]:
+    """A party's input: one hill, its own place in the row; shape (4096,), int64, in [0, 100]."""
+    middle, width = (index - 0.5) / parties, 0.55 / parties
+    height = 1 - np.abs((np.arange(SIZE) + 0.5) / SIZE - middle) / width
+    return np.rint(PEAK * np.clip(height, 0, 1)).astype(np.int64)
+
+
+# Pictures and figures
+
+
+def bars(values: NDArray[Any], low: int, high: int) -> list[str]:
+    """A vector as ``HEIGHT`` lines of ``COLUMNS`` block characters: every so many-th coordinate, scaled from [low, high]."""
+    sample = values[len(values) // COLUMNS // 2 :: len(values) // COLUMNS][:COLUMNS].astype(float)
+    levels = np.clip(np.rint((sample - low) / max(high - low, 1) * 8 * HEIGHT), 0, 8 * HEIGHT).astype(int)
+    return ["".join(" ▁▂▃▄▅▆▇█"[min(8, max(0, level - 8 * row))] for level in levels) for row in reversed(range(HEIGHT))]
+
+
+def figures(x: NDArray[np.int64], masked: NDArray[Any], modulus: int) -> tuple[float, float]:
+    """Correlation of a masked vector with its input, and chi-square of the masked vector against uniform over `BINS` bins."""
+    y = masked.astype(float)
+    counts = np.histogram(y, bins=BINS, range=(0, modulus))[0]
+    expected = len(y) / BINS
+    return float(np.corrcoef(x, y)[0, 1]), float(((counts - expected) ** 2 / expected).sum())
+
+
+# Telling
+
+
+def _tell(story: Story, console: Console, *, step: bool) -> None:
+    parameters, plan = story.parameters, draw.chart(story.scheme.flow)
+    console.print(Text(f"{story.scheme.name}: {parameters.parties} parties, one server, threshold {parameters.threshold}", "bold"))
+    say = f"Every party holds a vector of {SIZE} values in 0..{PEAK}; sums are taken modulo 2^{parameters.ring.bits}."
+    console.print(Text(say + " All bytes below are real and new in every run.", "dim"))
+    number, fresh = 0, True
+    for scene in plan.scenes:
+        if fresh:
+            _pause(console, step=step and number > 0)
+            console.print()
+            console.print(Rule(Text(f"Round {number}", "bold"), align="left", style="blue"))
+        _scene(story, plan, scene, console)
+        fresh = not story.scheme.flow.roles[scene.step.role].many
+        number += fresh
+    _end(story, console)
+
+
+def _pause(console: Console, *, step: bool) -> None:
+    if step:
+        try:
+            console.input("[dim]Enter goes on [/dim]")
+        except EOFError:
+            console.print()
+
+
+def _scene(story: Story, plan: draw.Chart, scene: draw.Scene, console: Console) -> None:
+    role, name = scene.step.role, scene.step.name
+    who = f"every {role}" if story.scheme.flow.roles[role].many else f"the {role}"
+    console.print(Text.assemble("\n", (name, "bold cyan"), (f"  {who}", "bold"), f"\n{scene.step.doc}"))
+    if scene.step.spends and story.dropped:
+        gone = ", ".join(map(str, story.dropped))
+        console.print(
+            Text(
+                f"Before that, client {gone} vanished." if len(story.dropped) == 1 else f"Before that, clients {gone} vanished.",
+                "bold red",
+            )
+        )
+    for mail in scene.sends:
+        _letters(story.letters.get(mail.name, []), mail, console)
+        if scene.step.spends:
+            _masked(story, mail.name, console)
+    held = story.memory.get((role, scene.sends[0].name)) if scene.sends else _last(story, role)
+    _memory(story, role, held or (), plan.forgets(scene), console)
+    for result in story.outcome.outputs if scene.outputs else ():
+        _opened(story, result, console)
+
+
+def _letters(sent: Sequence[tuple[Letter, int]], mail: draw.Mail, console: Console) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in ("message", "from", "to", "bytes", "first bytes"):
+        table.add_column(heading, justify="right" if heading == "bytes" else "left", no_wrap=True)
+    for letter, size in sent[:ROWS]:
+        to = str(letter.to[0]) if len(letter.to) == 1 else f"{len(letter.to)} {letter.to[0].role}s"
+        chunks = [bytes(chunk) for chunk in letter.chunks()]
+        table.add_row(Text(mail.name, "bold magenta"), str(letter.sender), to, str(size), _hex(chunks[0]))
+        if len(chunks) > 1:
+            table.add_row("", "", "", Text("vector", "dim"), _hex(chunks[1]))
+    rest = [size for _, size in sent[ROWS:]]
+    if rest:
+        table.add_row("", "", "", str(sum(rest)), Text(f"in {len(rest)} more", "dim"))
+    console.print(Padding(table, (0, 0, 0, 2)))
+
+
+def _hex(data: bytes) -> str:
+    return data[:20].hex(" ", -4)
+
+
+def _masked(story: Story, kind: str, console: Console) -> None:
+    """The input of one party beside what left it."""
+    u = story.shown
+    message = next(letter.message for letter, _ in story.letters[kind] if letter.sender == client(u))
+    bulk = next(v for f in fields(message) if isinstance(v := getattr(message, f.name), Bulk))  # type: ignore[arg-type]
+    ring = story.parameters.ring
+    x, y = story.inputs[u], ring.unpack(bulk.data or b"", SIZE + 1)[:SIZE]
+    _picture(f"what client {u} holds", bars(x, 0, PEAK), "green", console)
+    _picture(f"what the server gets from client {u}", bars(y, 0, ring.modulus - 1), "red", console)
+    correlation, chi = figures(x, y, ring.modulus)
+    hidden = abs(correlation) < 6 / SIZE**0.5 and chi < 100  # a false alarm once in 10^8 runs
+    lines = (
+        f"correlation with the input {correlation:+.3f} (chance: within ±{2 / SIZE**0.5:.3f} in 19 of 20 runs)",
+        f"chi-square against uniform {chi:.1f} over {BINS} bins (uniform: below {CHI_LIMIT} in 999 of 1000 runs)",
+        "looks like noise" if hidden else "does not look like noise: the input shows",
+    )
+    console.print(
+        Padding(Text("\n".join(lines) + "; a wiring check, not a proof", "default" if hidden else "bold red"), (0, 0, 0, 2))
+    )
+
+
+def _opened(story: Story, result: Sum, console: Console) -> None:
+    expected = sum((x for u, x in story.inputs.items() if u not in story.dropped), np.zeros(SIZE, np.int64))
+    _picture(
+        f"what the server opens: the sum of {result.contributors}",
+        bars(result.values, 0, int(result.values.max())),
+        "yellow",
+        console,
+    )
+    stayed, same = len(story.inputs) - len(story.dropped), np.array_equal(result.values, expected)
+    line = f"equal to the sum of the {stayed} inputs that stayed, value by value: {'yes' if same else 'NO'}"
+    console.print(Padding(Text(line, "bold green" if same else "bold red"), (0, 0, 0, 2)))
+
+
+def _picture(title: str, lines: Sequence[str], style: str, console: Console) -> None:
+    console.print(Text(f"\n  {title} (every {SIZE // COLUMNS}th of {SIZE} values)", "dim"))
+    for line in lines:
+        console.print(Text(f"  {line}", style), no_wrap=True, overflow="crop")
+
+
+def _memory(story: Story, role: str, held: Sequence[object], forgets: Sequence[str], console: Console) -> None:
+    who = f"client {story.shown}" if role == "client" else f"the {role}"
+    console.print(Text.assemble("  ", (f"{who} now remembers", "dim"), "" if held else " nothing"))
+    for value in held:
+        parts = [shown(value).removeprefix(type(value).__name__).strip()] if _redacted(value) else _parts(value, story.scheme.flow)
+        console.print(Padding(Text.assemble((type(value).__name__, "bold"), "  ", ", ".join(parts)), (0, 0, 0, 4)))
+    if forgets:
+        console.print(Padding(Text.assemble(("forgot ", "dim"), ", ".join(forgets)), (0, 0, 0, 4)))
+
+
+def shown(value: object) -> str:
+    """A remembered value by its type; secrets and bytes never by content."""
+    if isinstance(value, bool | int):
+        return str(value)
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    if isinstance(value, tuple) and all(isinstance(item, int) for item in value):
+        return "{" + ", ".join(map(str, value)) + "}"
+    if isinstance(value, Mapping):
+        return f"{len(value)} × {shown(next(iter(value.values())))}" if value else "none"
+    return type(value).__name__ + (" [redacted]" if _redacted(value) else "")
+
+
+def _redacted(value: object) -> bool:
+    """Whether a value hides something of its own, not only in a part of it."""
+    text = repr(value)
+    return text.endswith("[redacted])") and text.count("(") == 1
+
+
+def _parts(value: object, flow: Flow) -> list[str]:
+    """Fields of a state; those of a state inside it under their own names."""
+    states = {port.type for s in flow.steps for port in (*s.takes, *s.gives) if port.carrier == "value"}
+    out = list[str]()
+    for f in fields(value) if is_dataclass(value) else ():
+        inner = getattr(value, f.name)
+        out += _parts(inner, flow) if type(inner) in states else [f"{f.name}: {shown(inner)}"]
+    return out
+
+
+def _last(story: Story, role: str) -> tuple[object, ...]:
+    address = client(story.shown) if role == "client" else Address(role)
+    return story.outcome.sessions[address].remembers
+
+
+def _end(story: Story, console: Console) -> None:
+    up, down = (
+        sum(size for _, sender, to, size in story.outcome.traffic if client(story.shown) == (sender if out else to))
+        for out in (True, False)
+    )
+    least = story.parameters.ring.packed_size(SIZE + 1)
+    console.print(Text(f"\nclient {story.shown} sent {up} bytes and got {down}; its vector alone has {least}.", "dim"))

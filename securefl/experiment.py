@@ -1,0 +1,179 @@
+"""A job from its data to its result, simulated: load, split, scale, train, and compare with what the sites reach alone.
+
+Baselines exist in a simulation only: the pooled model needs all rows in one place, which is what a federation avoids.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from protocols.policy import Policy
+from protocols.rand import fresh
+from protocols.simulate import Watch
+from protocols.suite import Occasion, Parameters
+from protocols.sums import scheme
+from securefl import data as datasets
+from securefl.data import Dataset, Split
+from securefl.encode import Decoded, SumSpec, limit_of
+from securefl.evaluation import evaluate
+from securefl.job import Job
+from securefl.ledger import opened_in_scaling
+from securefl.models import build, threads_for
+from securefl.parties import Consortium
+from securefl.privacy.plain import PlainTraining
+from securefl.results import Opened, RoundRecord, RunResult, SiteBaseline
+from securefl.round import Fold
+from securefl.runner import Runner, abort_probability
+from securefl.scaling import Exponents, Moments, Scaler, from_ranges
+from securefl.statistics import secure_totals
+from securefl.trainer import ClientTrainer
+
+Splits = dict[str, tuple[Split, ...]]
+ROWS_MAX = 2**20
+"""Public bound of a site's rows in the feature statistics."""
+PRECISION = 48
+"""Bits of one coordinate in the feature statistics: each value travels whole."""
+
+
+def split(job: Job, dataset: Dataset) -> Splits:
+    """Training and held-out rows of every site.
+
+    Raises:
+        UserError: for a site with too few rows.
+    """
+    knobs, seed = job.data, job.simulation.seed
+    folds = None if knobs.splits == 1 else knobs.splits
+    return {s.name: datasets.plan(s, folds=folds, holdout=knobs.holdout, seed=seed) for s in dataset.sites}
+
+
+def expected_aborts(job: Job, parties: int) -> float:
+    """How many of the job's rounds are expected to abort because too few parties stay.
+
+    Raises:
+        Misuse: for a threshold that is not safe with so many parties.
+    """
+    threshold = Parameters.of(parties, 1, 1, threshold=job.privacy.threshold).threshold
+    return job.privacy.rounds * abort_probability(parties, threshold, job.simulation.dropout)
+
+
+def run_job(job: Job, *, dataset: Dataset | None = None, on_event: Callable[[RoundRecord], None] | None = None) -> RunResult:
+    """Run a job in this process.
+
+    Args:
+        job: the knobs.
+        dataset: its data, if they are loaded already.
+        on_event: called after each round.
+
+    Raises:
+        UserError, Misuse: for bad input, before training.
+    """
+    began = time.perf_counter()
+    loaded = dataset or datasets.of_job(job)
+    splits = split(job, loaded)
+    consortium = Consortium.of([s.name for s in loaded.sites], Policy(min_cohort=job.privacy.min_cohort or 2))
+    scalers, opened = scale(job, loaded, splits, consortium)
+    folds = {
+        s.name: tuple(
+            Fold(_rows(scaler, s.x[part.train], s.y[part.train]), _rows(scaler, s.x[part.test], s.y[part.test]))
+            for scaler, part in zip(scalers, splits[s.name], strict=True)
+        )
+        for s in loaded.sites
+    }
+    model = build(job.model, len(loaded.features), job.simulation.seed)
+    trainer = ClientTrainer(learning_rate=job.performance.learning_rate)
+    models_per_record = max(1, job.data.splits - 1)
+    runner = Runner(model, folds, trainer=trainer, job=job, models_per_record=models_per_record, consortium=consortium)
+    result = runner.run(on_event)
+    with threads_for(model):
+        pooled, local = baselines(job, trainer, runner.template, folds) if job.simulation.baselines else ({}, [])
+    return replace(
+        result,
+        title=f"{loaded.name} · {job.privacy.protocol}",
+        pooled=pooled,
+        local=local,
+        opened=[*opened, *result.opened],
+        wall=time.perf_counter() - began,
+    )
+
+
+def _rows(scaler: Scaler, x: NDArray[Any], y: NDArray[Any]) -> TensorDataset:
+    return TensorDataset(torch.from_numpy(scaler.apply(x)), torch.from_numpy(y.astype("float32")))
+
+
+def scale(
+    job: Job, loaded: Dataset, splits: Splits, consortium: Consortium, watch: Watch | None = None
+) -> tuple[list[Scaler], list[Opened]]:
+    """One scaler for each fold, and what was opened for it.
+
+    With differential privacy, public ranges.  Without, means and variances of the training rows, all folds out of one secure sum.
+    Where a table has no public ranges, powers of two that bound each column come out of a secure histogram before that.
+    """
+    folds, opened, bounds = len(next(iter(splits.values()))), list[Opened](), loaded.ranges
+    run, protocol = f"scaling-{fresh().bytes('run', 8).hex()}", scheme(job.privacy.protocol)
+
+    def totals(number: int, specs: Sequence[SumSpec], values: Sequence[Mapping[str, ArrayLike]]) -> Decoded:
+        threshold = job.privacy.threshold
+        return secure_totals(
+            consortium, protocol, Occasion(run, number), specs, values, precision=PRECISION, threshold=threshold, watch=watch
+        )
+
+    if bounds is None:
+        exponents = Exponents(len(loaded.features))
+        bounds = exponents.read(totals(0, exponents.specs(), [exponents.sums(s.x) for s in loaded.sites]).sums)
+        opened.append(opened_in_scaling("binary exponents of each column", "sites by power of two: the table has no public ranges"))
+    if job.privacy.mechanism != "none":
+        return [from_ranges(bounds)] * folds, opened
+    parts = [Moments(bounds, limit=limit_of(PRECISION), rows_max=ROWS_MAX) for _ in range(folds)]
+    specs = [replace(spec, name=f"fold {i} {spec.name}") for i, part in enumerate(parts) for spec in part.specs()]
+    values = [
+        {f"fold {i} {key}": v for i, part in enumerate(parts) for key, v in part.sums(s.x[splits[s.name][i].train]).items()}
+        for s in loaded.sites
+    ]
+    total = totals(1, specs, values)
+    opened.append(opened_in_scaling("rows, means and variances of each column", "for scaling, over the training rows of all sites"))
+    return [
+        part.read({k.removeprefix(f"fold {i} "): v for k, v in total.sums.items() if k.startswith(f"fold {i} ")}, len(loaded.sites))
+        for i, part in enumerate(parts)
+    ], opened
+
+
+def baselines(
+    job: Job, trainer: ClientTrainer, template: nn.Module, folds: dict[str, tuple[Fold, ...]]
+) -> tuple[dict[str, float], list[SiteBaseline]]:
+    """The pooled model and each site's own, trained like the federated one (same trainer, same number of steps) without noise.
+
+    Returns:
+        Metrics of the pooled model, and for each site metrics of its own model on all held-out rows (``auroc``, ``accuracy``) and
+        on its own (``own_auroc``, ``own_accuracy``).
+    """
+    count = len(next(iter(folds.values())))
+    together = [_pool([parts[number] for parts in folds.values()]) for number in range(count)]
+    pooled, _ = evaluate(trainer, [_train(job, trainer, template, f) for f in together], folds)
+    local = []
+    for name, parts in folds.items():
+        models = [_train(job, trainer, template, fold) for fold in parts]
+        metrics, by_site = evaluate(trainer, models, folds)
+        metrics |= {f"own_{key}": value for key, value in by_site[name].items()}
+        local.append(SiteBaseline(name, len(parts[0].train), metrics))  # type: ignore[arg-type]
+    return pooled, local
+
+
+def _pool(parts: Sequence[Fold]) -> Fold:
+    tensors = [fold.train.tensors for fold in parts]  # type: ignore[attr-defined]
+    return Fold(TensorDataset(*(torch.cat(columns) for columns in zip(*tensors, strict=True))), None)
+
+
+def _train(job: Job, trainer: ClientTrainer, template: nn.Module, fold: Fold) -> nn.Module:
+    model = copy.deepcopy(template)
+    steps = job.privacy.rounds * job.privacy.local_steps
+    trainer.train(model, fold.train, PlainTraining(sample_rate=1.0), steps)
+    return model

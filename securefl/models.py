@@ -1,0 +1,89 @@
+"""The two built-in models, and how a model becomes one vector and back.
+
+A model is initialised from the job's seed through `protocols.rand`, so that the same seed gives the same model whatever else ran.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from protocols.rand import Rand, Seed
+from securefl.errors import UserError
+from securefl.job import ModelKnobs
+
+ModelFactory = Callable[[], nn.Module]
+SMALL = 100_000
+"""Parameters below which one thread is faster than several."""
+
+
+def build(knobs: ModelKnobs, features: int, seed: int) -> nn.Module:
+    """The model that a job names: one logit for each row of ``features`` columns.
+
+    Args:
+        knobs: name and size.
+        features: number of input columns.
+        seed: fixes the initial parameters (logistic regression starts at zero).
+    """
+    if knobs.name == "logistic":
+        model: nn.Module = nn.Linear(features, 1)
+        nn.init.zeros_(model.weight)  # type: ignore[arg-type]
+        nn.init.zeros_(model.bias)  # type: ignore[arg-type]
+        return model
+    model = nn.Sequential(nn.Linear(features, knobs.hidden), nn.Tanh(), nn.Linear(knobs.hidden, 1))
+    initialise(model, seed)
+    return model
+
+
+def initialise(model: nn.Module, seed: int) -> None:
+    """Set every linear layer of ``model`` to uniform values in ±1/√fan_in, drawn from ``seed``."""
+    rand = Rand(Seed(hashlib.sha256(f"securefl initial model {seed}".encode()).digest()))
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear):
+            bound = 1 / math.sqrt(layer.in_features)
+            for part in (layer.weight, layer.bias):
+                words = rand.words(f"{name} {tuple(part.shape)}", part.numel())
+                uniform = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+                with torch.no_grad():
+                    part.copy_(torch.from_numpy((2 * uniform - 1) * bound).reshape(part.shape))
+
+
+def to_vector(model: nn.Module) -> NDArray[np.float32]:
+    """All trainable parameters in order, shape (d,), dtype float32, on the CPU."""
+    return nn.utils.parameters_to_vector([p.detach().float().cpu() for p in trainable(model)]).numpy()
+
+
+def from_vector(model: nn.Module, vector: NDArray[np.float32]) -> None:
+    """Set all trainable parameters from a copy of a vector of shape (d,): training must not reach the vector."""
+    nn.utils.vector_to_parameters(torch.from_numpy(np.array(vector, dtype=np.float32)), trainable(model))
+
+
+@contextmanager
+def threads_for(model: nn.Module) -> Iterator[None]:
+    """One thread for a small model, whose operations cost less than waking the others; restored afterwards."""
+    before = torch.get_num_threads()
+    if sum(p.numel() for p in model.parameters()) < SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are trained and shared.
+
+    Raises:
+        UserError: where there are none.
+    """
+    out = [p for p in model.parameters() if p.requires_grad]
+    if not out:
+        raise UserError(f"the model {type(model).__name__} has no trainable parameter")
+    return out

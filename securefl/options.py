@@ -1,0 +1,157 @@
+"""The options of ``securefl run``, read off the job's declaration: every key of a job file has one, with no second list.
+
+An option that is not given leaves the job file's value.  `command` is the inverse: the line that repeats a job.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+
+from securefl.errors import UserError
+from securefl.job import SECTIONS, Job, read_toml
+
+FLAGS = {
+    "data.name": "--data",
+    "data.dir": "--data-dir",
+    "data.ranges": "--range",
+    "model.name": "--model",
+    "model.fix": "--fix-model/--no-fix-model",
+    "privacy.mechanism": "--dp/--no-dp",
+    "simulation.baselines": "--baselines/--no-baselines",
+}
+"""Options whose names are not just the key's."""
+
+PANELS = {
+    "data": "Data",
+    "model": "Model",
+    "privacy": "What can hurt privacy",
+    "performance": "What cannot hurt privacy",
+    "simulation": "Simulation only",
+}
+NEEDS_DP = ("epsilon", "delta", "accountant", "clip")
+
+
+def flag(section: str, key: str) -> str:
+    """The option of a key: ``--local-steps`` of ``privacy.local_steps``; a switch gives both names, divided by a slash."""
+    return FLAGS.get(f"{section}.{key}", "--" + key.replace("_", "-"))
+
+
+def with_job_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a typer command one option for every key of a job; it receives those given as ``given={"section.key": value}``."""
+
+    def wrapped(**values: Any) -> None:
+        given = {key: values.pop(name) for name, key in names.items()}
+        command(**values, given={key: value for key, value in given.items() if value is not None})
+
+    names: dict[str, str] = {}
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "given"]
+    options = []
+    for section, knobs in SECTIONS.items():
+        for key in knobs.model_fields:
+            names[f"{section}_{key}"] = f"{section}.{key}"
+            options.append(_parameter(section, key))
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in [*own, *options]]
+    wrapped.__signature__ = inspect.Signature(parameters, return_annotation=None)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
+    wrapped.__doc__, wrapped.__name__ = command.__doc__, command.__name__
+    return wrapped
+
+
+def _parameter(section: str, key: str) -> inspect.Parameter:
+    field = SECTIONS[section].model_fields[key]
+    kind, metavar = _kind(section, key, field.annotation)
+    text = f"{field.description}".replace("[", "\\[")
+    if kind is not bool and field.default not in (None, ""):
+        default = field.default if not field.default_factory else None
+        text += f" [dim](default {default})[/dim]" if default is not None else ""
+    elif kind is bool:
+        first, second = flag(section, key).split("/")
+        text += f" [dim](default {first if field.default in (True, 'local-record') else second})[/dim]"
+    option = typer.Option(flag(section, key), help=text, metavar=metavar, rich_help_panel=PANELS[section], show_default=False)
+    return inspect.Parameter(
+        f"{section}_{key}", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+    )
+
+
+def _kind(section: str, key: str, annotation: Any) -> tuple[Any, str | None]:
+    """Type and placeholder of an option; `Job` alone decides what is allowed."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        annotation = next(part for part in get_args(annotation) if part is not type(None))
+    if "/" in flag(section, key):
+        return bool, None
+    if key == "ranges":
+        return list[str], "COLUMN=LOW:HIGH"
+    if get_origin(annotation) is Literal:
+        return str, "|".join(get_args(annotation))
+    metavars = {"name": "NAME|FILE.csv", "dir": "DIR", "label": "COLUMN", "site": "COLUMN", "dropout": "P"}
+    return (annotation if annotation in (int, float, str) else str), metavars.get(key)
+
+
+def read_job(path: Path | None, given: Mapping[str, Any]) -> Job:
+    """The job of a file (or the defaults) with the given options on top, checked together.
+
+    Args:
+        path: job file, or None.
+        given: ``section.key`` → value of the options that were given.
+
+    Raises:
+        UserError: a key, a value or a combination is refused.
+    """
+    if given.get("privacy.mechanism") is False:
+        for key in NEEDS_DP:
+            if f"privacy.{key}" in given:
+                raise UserError(f"--{key} is refused beside --no-dp: it belongs to differential privacy")
+    tree = read_toml(path) if path else {}
+    for full, value in given.items():
+        section, key = full.split(".")
+        knobs = tree.setdefault(section, {})
+        if isinstance(knobs, dict):
+            knobs[key] = _value(full, value)
+    job = Job.parse(tree, where=str(path or ""), names={full: flag(*full.split(".")) for full in given})
+    if "data.holdout" in given and job.data.splits > 1:
+        raise UserError(
+            f"--holdout is refused with {job.data.splits} folds: it is for one split; use --folds 1, or drop one of the two"
+        )
+    return job
+
+
+def _value(full: str, value: Any) -> Any:
+    if full == "privacy.mechanism":
+        return "local-record" if value else "none"
+    return dict(_range(text) for text in value) if full == "data.ranges" else value
+
+
+def _range(text: str) -> tuple[str, tuple[float, float]]:
+    number = r"[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?"
+    match = re.fullmatch(rf"(.+)=({number}):({number})", text, re.DOTALL)
+    try:
+        column, low, high = match.groups() if match else ("", "", "")
+        return column, (float(low), float(high))
+    except ValueError:
+        raise UserError(f"--range {text!r} is refused; allowed: COLUMN=LOW:HIGH with two numbers, such as age=0:120") from None
+
+
+def command(job: Job) -> list[str]:
+    """The shortest ``securefl run`` line that gives this job: no key at its default, and without noise none that noise needs."""
+    words, default = ["securefl", "run"], Job()
+    for section, knobs in SECTIONS.items():
+        for key in knobs.model_fields:
+            value = getattr(getattr(job, section), key)
+            idle = section == "privacy" and key in NEEDS_DP and job.privacy.mechanism == "none"
+            if idle or value == getattr(getattr(default, section), key):
+                continue
+            name = flag(section, key)
+            if "/" in name:
+                words.append(name.split("/")[0 if value in (True, "local-record") else 1])
+            elif key == "ranges":
+                words += [f"{name}={column}={low!r}:{high!r}" for column, (low, high) in value.items()]
+            else:
+                words.append(f"{name}={value}")
+    return words

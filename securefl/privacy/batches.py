@@ -1,0 +1,51 @@
+"""Poisson batches of a map-style data set, drawn with the package's own randomness."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset, TensorDataset
+
+from protocols.rand import Rand
+from securefl.errors import UserError
+from securefl.privacy.noise import poisson_sample
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""Features, shape (rows, …), and labels, shape (rows, …)."""
+
+
+def count_rows(data: Dataset[Any]) -> int:
+    """Number of rows of ``data``.
+
+    Raises:
+        UserError: if it has none, or no length (an iterable data set cannot be sampled by row).
+    """
+    try:
+        rows = len(data)  # type: ignore[arg-type]
+    except TypeError:
+        raise UserError(f"the training data ({type(data).__name__}) has no length: a map-style Dataset is needed") from None
+    if rows < 1:
+        raise UserError("the training data has no rows: at least 1 is needed")
+    return rows
+
+
+def sample(data: Dataset[Any], rand: Rand, label: str, rate: float) -> Batch:
+    """One Poisson batch: every row is in with probability ``rate``.  An empty one is two tensors with zero rows."""
+    return _take(data, poisson_sample(rand, label, count_rows(data), rate))
+
+
+def _take(data: Dataset[Any], rows: NDArray[np.int64]) -> Batch:
+    if isinstance(data, TensorDataset):
+        if len(data.tensors) != 2:
+            raise UserError(f"the training data has {len(data.tensors)} tensors a row: 2 are needed, features and label")
+        index = torch.from_numpy(rows)
+        x, y = (tensor[index.to(tensor.device)] for tensor in data.tensors)
+        return x, y
+    pairs = [tuple(map(torch.as_tensor, data[int(row)])) for row in (rows if len(rows) else [0])]
+    if any(len(pair) != 2 for pair in pairs):
+        raise UserError(f"the training data gives {len(pairs[0])} values a row: 2 are needed, features and label")
+    x, y = (torch.stack(column)[: len(rows)] for column in zip(*pairs, strict=True))
+    return x, y

@@ -1,0 +1,90 @@
+"""Training without differential privacy, in the same shape as with it, so that a trainer is written once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.data import Dataset
+
+from protocols.rand import Entropy, fresh
+from securefl.errors import UserError
+from securefl.privacy.batches import Batch, count_rows, sample
+from securefl.privacy.models import refuse_running_statistics
+
+Trained = tuple[nn.Module, Optimizer, Iterator[Batch]]
+"""What a trainer works with: the model to call, the optimizer to step, the batches to walk."""
+
+
+class LocalTraining(Protocol):
+    """How one site trains: with differential privacy (`LocalRecordDP`) or without (`PlainTraining`).
+
+    A trainer's loop, the same for both::
+
+        with training.private(model, optimizer, data, steps) as (model, optimizer, batches):
+            for x, y in batches:
+                optimizer.zero_grad()
+                if len(x):  # a Poisson batch may be empty: it has no loss, but gets its step
+                    loss(model(x), y).backward()
+                optimizer.step()
+    """
+
+    def private(self, model: nn.Module, optimizer: Optimizer, data: Dataset[Any], steps: int) -> AbstractContextManager[Trained]:
+        """Model, optimizer and exactly ``steps`` batches, for the time of a ``with`` block."""
+
+    def epsilon(self) -> float | None:
+        """ε spent so far, None without differential privacy."""
+
+
+class PlainTraining:
+    """No clipping, no noise, no ε: what leaves training may reveal single records.
+
+    Args:
+        sample_rate: probability in (0, 1] with which a row is in a batch; 1 gives full batches.
+        entropy: gives fresh randomness for each `private` block.
+
+    Raises:
+        UserError: for a sampling rate outside (0, 1].
+    """
+
+    def __init__(self, *, sample_rate: float, entropy: Entropy = fresh) -> None:
+        if not 0 < sample_rate <= 1:
+            raise UserError(f"sample_rate is {sample_rate}: it must lie in (0, 1]")
+        self._rate = sample_rate
+        self._entropy = entropy
+
+    @contextmanager
+    def private(self, model: nn.Module, optimizer: Optimizer, data: Dataset[Any], steps: int) -> Iterator[Trained]:
+        """The given model in training mode, the given optimizer, and ``steps`` batches.
+
+        Args:
+            model: model to train; its mode (training or evaluation) is restored afterwards.
+            optimizer: optimizer over the model's parameters.
+            data: map-style data set of pairs (features, label).
+            steps: number of batches, at least 1.
+
+        Raises:
+            UserError: for no rows, ``steps`` below 1 or a model with running statistics.
+        """
+        check_steps(steps)
+        refuse_running_statistics(model)
+        count_rows(data)
+        rand, was_training = self._entropy(), model.training
+        model.train()
+        try:
+            yield model, optimizer, (sample(data, rand, f"batch {number}", self._rate) for number in range(steps))
+        finally:
+            model.train(was_training)
+
+    def epsilon(self) -> None:
+        """None: nothing bounds what a result tells about a record."""
+        return
+
+
+def check_steps(steps: int) -> None:
+    """Raise `UserError` unless ``steps`` is a whole number of at least 1."""
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise UserError(f"steps is {steps}: it must be a whole number of at least 1")

@@ -1,0 +1,150 @@
+"""The outputs of a run as files: an HTML report that needs nothing else, the figures as JSON, the model as safetensors.
+
+matplotlib and jinja2 are loaded on use.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+import json
+import platform
+import shlex
+from typing import TYPE_CHECKING
+
+from securefl import options, tables
+from securefl.job import SECTIONS, Job
+from securefl.results import RunResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FILES = ("report.html", "metrics.json", "model.safetensors")
+PACKAGES = ("securefl", "torch", "opacus", "numpy", "scikit-learn", "cryptography", "cbor2")
+INK, ACCENT, WARN, QUIET = "#1c2733", "#0b6e99", "#b3261e", "#8796a5"
+
+
+def outputs(result: RunResult) -> dict[str, bytes]:
+    """The content of every output file, by name; nothing is written."""
+    return dict(zip(FILES, (html(result).encode(), to_json(result, indent=2).encode(), weights(result)), strict=True))
+
+
+def to_json(result: RunResult, *, indent: int | None = None) -> str:
+    """`RunResult.as_json` as text that every JSON parser reads (no NaN), with a newline at the end."""
+    return json.dumps(result.as_json(), indent=indent, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def weights(result: RunResult) -> bytes:
+    """The final model as safetensors; the job stands in the file's metadata as JSON."""
+    import numpy as np  # noqa: PLC0415 - slow imports wait for their use
+    from safetensors.numpy import save  # noqa: PLC0415
+
+    arrays = {name: np.ascontiguousarray(array) for name, array in result.state.items()}
+    content: bytes = save(arrays, metadata={"job": json.dumps(result.job)})
+    return content
+
+
+def html(result: RunResult) -> str:
+    """The report: one page without scripts or links to anything outside."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415
+    from markupsafe import Markup  # noqa: PLC0415
+
+    environment = Environment(
+        loader=PackageLoader("securefl"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    # Both pictures are drawn by our own code from our own text; everything else is escaped.
+    return environment.get_template("report.html.j2").render(
+        result=result,
+        outcome=tables.outcome(result),
+        figure=tables.figure,
+        curves=Markup(curves(result)),  # noqa: S704
+        picture=Markup(_bare(result.picture)) if result.picture else "",  # noqa: S704
+        sheets=tables.sheets(result),
+        rounds=tables.rounds(result),
+        command=command(result),
+        versions=versions(),
+    )
+
+
+def command(result: RunResult) -> str:
+    """The shell line that repeats the run; keys and noise will differ, as they must."""
+    return shlex.join(options.command(Job.parse({section: result.job[section] for section in SECTIONS})))
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, the machine's system and the packages that decide the result."""
+    found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "run from source"
+    return found
+
+
+def curves(result: RunResult) -> str:
+    """Scores over the rounds beside the pooled model, ε over the rounds, and aborted rounds marked, as one SVG element."""
+    import matplotlib as mpl  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    private = any(record.epsilon for record in result.rounds)
+    with mpl.rc_context(
+        {
+            "svg.fonttype": "none",
+            "svg.hashsalt": "securefl",
+            "font.size": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.edgecolor": QUIET,
+            "text.color": INK,
+            "axes.labelcolor": INK,
+        }
+    ):
+        canvas = Figure(figsize=(5.6, 5.0 if private else 3.2), layout="constrained")
+        axes = canvas.subplots(2 if private else 1, 1, sharex=True, squeeze=False, height_ratios=[3, 2] if private else [1])
+        _draw_scores(axes[0, 0], result)
+        if private:
+            _draw_epsilon(axes[1, 0], result)
+        axes[-1, 0].set_xlabel("rounds done")
+        axes[-1, 0].xaxis.get_major_locator().set_params(integer=True)
+        target = io.StringIO()
+        canvas.savefig(target, format="svg", metadata={"Date": None, "Creator": None})
+    return _bare(target.getvalue())
+
+
+def _draw_scores(axes: Axes, result: RunResult) -> None:
+    """Metrics of a record are those of the model before its round; the final metrics close the curve."""
+    for key, colour in (("auroc", ACCENT), ("accuracy", QUIET)):
+        points = [(record.number - 1, record.metrics[key]) for record in result.rounds if key in record.metrics]
+        if key in result.metrics:
+            points.append((len(result.rounds), result.metrics[key]))
+        if points:
+            axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3, label=f"{tables.SCORES[key]}, federated")
+    if "auroc" in result.pooled:
+        axes.axhline(result.pooled["auroc"], color=INK, linewidth=1, linestyle="--", label="AUROC, pooled (simulation)")
+    for number, site in enumerate(result.local):
+        if "auroc" in site.metrics:
+            label = "AUROC, each site alone (simulation)" if number == 0 else None
+            axes.axhline(site.metrics["auroc"], color=QUIET, linewidth=0.8, linestyle=":", label=label)
+    for number, record in enumerate(record for record in result.rounds if record.aborted):
+        axes.axvspan(
+            record.number - 1, record.number, color=WARN, alpha=0.12, linewidth=0, label="aborted round" if number == 0 else None
+        )
+    axes.set_ylabel("held-out rows")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8)
+
+
+def _draw_epsilon(axes: Axes, result: RunResult) -> None:
+    points = [(0, 0.0), *((record.number, max(record.epsilon.values())) for record in result.rounds if record.epsilon)]
+    axes.step(*zip(*points, strict=True), where="post", color=ACCENT)
+    limit = result.job["privacy"]["epsilon"]
+    axes.axhline(limit, color=WARN, linewidth=1, linestyle="--", label=f"limit: ε = {limit:g}")
+    axes.set_ylabel("ε spent, largest site")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+
+
+def _bare(svg: str) -> str:
+    """The SVG element alone, without the XML prologue that has no place inside HTML."""
+    return svg[max(svg.find("<svg"), 0) :].strip()

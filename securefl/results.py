@@ -1,0 +1,199 @@
+"""What a run tells while it goes on (events) and when it ends (`RunResult`).  Plain data, no learning library."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """One finished or aborted round.
+
+    Attributes:
+        number: 1, 2, …
+        invited: parties invited.
+        contributors: parties in the opened sum; 0 if the round aborted.
+        dropped: names of the parties that vanished and the stage at which they did.
+        aborted: id of the check that ended the round, or None.
+        metrics: metrics on held-out rows of the model *before* this round, out of the secure sum (``auroc``, ``accuracy``,
+            ``loss``, ``rows``).
+        epsilon: ε spent so far, per party name (empty without differential privacy).
+        seconds: wall seconds by step of the round.
+    """
+
+    number: int
+    invited: int
+    contributors: int
+    dropped: dict[str, str]
+    aborted: str | None
+    metrics: dict[str, float]
+    epsilon: dict[str, float]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ServerSaw:
+    """One row of the table of what reached the server.
+
+    Attributes:
+        message: type of the message.
+        step: the step that consumed it.
+        count: how many arrived.
+        size: bytes in all.
+        shows: in words, what the server can read from it.
+    """
+
+    message: str
+    step: str
+    count: int
+    size: int
+    shows: str
+
+
+@dataclass(frozen=True)
+class Opened:
+    """One event of something that was opened: the ledger's entry.
+
+    Attributes:
+        what: ``update``, ``weight``, ``metrics``, ``feature statistics`` …
+        rounds: in how many rounds.
+        coverage: ``covered by ε`` or ``exact``.
+        note: one line for the report.
+    """
+
+    what: str
+    rounds: int
+    coverage: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class SiteBaseline:
+    """A site's own model on its own training rows (simulation only), scored like the federated one."""
+
+    name: str
+    rows: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Everything that a run leaves behind.
+
+    Attributes:
+        job: the job as plain data, every key present (`securefl.job.Job.plain`).
+        title: name of the data set and protocol, for headings.
+        rounds: one record a round, aborted ones included.
+        metrics: final model on held-out rows: ``auroc``, ``accuracy``, with folds also ``auroc_site_mean``.
+        site_metrics: the same per site (simulation only).
+        local: each site's own model.
+        pooled: metrics of the model trained on all rows together (simulation only; empty if not computed).
+        epsilon: ε spent by each site, in the order of the sites; empty without differential privacy.
+        delta: δ, or None.
+        unit: what one ε protects (``record``), or None.
+        accountant: ``rdp`` or ``prv``, or None.
+        opened: what was opened, covered by ε or exact.
+        up, down: bytes each party sent and received over the whole run, by name, in the order of the sites.
+        seconds: wall seconds by step, summed over rounds.
+        server_saw: what reached the server.
+        warnings: lines that the user must see.
+        wall: wall seconds of the whole run.
+        state: final model as safetensors-ready arrays.
+        picture: SVG of the flow that ran.
+    """
+
+    job: dict[str, Any]
+    title: str
+    rounds: list[RoundRecord]
+    metrics: dict[str, float]
+    site_metrics: dict[str, dict[str, float]]
+    local: list[SiteBaseline]
+    pooled: dict[str, float]
+    epsilon: list[float]
+    delta: float | None
+    unit: str | None
+    accountant: str | None
+    opened: list[Opened]
+    up: dict[str, int]
+    down: dict[str, int]
+    seconds: dict[str, float]
+    server_saw: list[ServerSaw]
+    warnings: list[str]
+    wall: float
+    state: dict[str, Any] = field(repr=False, default_factory=dict)
+    picture: str = field(repr=False, default="")
+
+    @property
+    def aborted_rounds(self) -> int:
+        """How many rounds ended in an abort and left the model as it was."""
+        return sum(record.aborted is not None for record in self.rounds)
+
+    @property
+    def sites(self) -> list[str]:
+        """Names of the parties, in the order of the sites: that of every list by site."""
+        return list(self.up)
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that ``securefl run --json`` prints; keys are a public interface.
+
+        Lists by site are in the order of ``sites``.  A figure that does not exist (NaN) is null.
+        """
+        tree: dict[str, Any] = _finite(self._tree())
+        return tree
+
+    def _tree(self) -> dict[str, Any]:
+        return {
+            "data": self.job["data"]["name"],
+            "protocol": self.job["privacy"]["protocol"],
+            "sites": self.sites,
+            "rounds": len(self.rounds),
+            "aborted_rounds": self.aborted_rounds,
+            "metrics": dict(self.metrics),
+            "site_metrics": self.site_metrics,
+            "baselines": {
+                "pooled": dict(self.pooled),
+                "local": {
+                    "site": [site.name for site in self.local],
+                    "auroc": [site.metrics.get("auroc") for site in self.local],
+                    "accuracy": [site.metrics.get("accuracy") for site in self.local],
+                },
+            },
+            "privacy": {
+                "unit": self.unit,
+                "epsilon": list(self.epsilon),
+                "delta": self.delta,
+                "accountant": self.accountant,
+                "opened": [{"what": o.what, "rounds": o.rounds, "coverage": o.coverage, "note": o.note} for o in self.opened],
+            },
+            "bytes": {
+                "up_per_client": list(self.up.values()),
+                "down_per_client": [self.down[name] for name in self.sites],
+            },
+            "server_saw": [
+                {"message": s.message, "step": s.step, "count": s.count, "bytes": s.size, "shows": s.shows} for s in self.server_saw
+            ],
+            "seconds": {"total": self.wall, **self.seconds},
+            "warnings": list(self.warnings),
+            "history": [
+                {
+                    "round": r.number,
+                    "contributors": r.contributors,
+                    "dropped": r.dropped,
+                    "aborted": r.aborted,
+                    "metrics": r.metrics,
+                }
+                for r in self.rounds
+            ],
+            "job": self.job,
+        }
+
+
+def _finite(tree: Any) -> Any:
+    """The same tree with NaN and infinity, which JSON cannot carry, as None."""
+    if isinstance(tree, dict):
+        return {key: _finite(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree

@@ -1,0 +1,275 @@
+"""One round of training, top to bottom: broadcast → receive → train → encode → [secure sum] → decode → step.
+
+The bracket is whatever protocol the job names (`securefl.secure`).  `train` is the one step of the default local flow; a user's own
+local flow takes a `Task` and ends in a `Contribution`, with as many steps between as it likes, in parallel where they do not depend
+on each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from protocols.flow import Broadcast, Flow, Input, Output
+from protocols.policy import OccasionGuard
+from protocols.rand import Entropy
+from protocols.suite import Occasion, Terms
+from protocols.sums import Party
+from protocols.vector import Sum, Vector
+from protocols.wire import Bulk, Message, Raw, Span
+from securefl.aggregator import Aggregate, ServerAggregator
+from securefl.encode import Plan, decode, encode
+from securefl.errors import UserError
+from securefl.models import ModelFactory, from_vector, to_vector
+from securefl.privacy.plain import LocalTraining
+from securefl.secure import Entering, Joining
+from securefl.trainer import ClientTrainer, Sums
+
+Updates = Sequence[NDArray[np.float64]]
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """Rows of one site for one of the models that are trained side by side; map-style data sets of (features, label)."""
+
+    train: Dataset[Any]
+    test: Dataset[Any] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A party with its rows: all that stays at home.
+
+    Attributes:
+        name: the site's name.
+        party: its place in the roster, identity, policy and journal.
+        folds: its rows, one entry for each model trained side by side.
+        trainer: how it trains.
+        training: for each model, where batches come from; keeps the site's ε over all rounds.
+        model: makes an untrained model.
+        plan: the public layout of the vector.
+        steps: optimizer steps in a round.
+        run: name of the run.
+        terms: from an occasion, the terms that this site expects.
+        entropy: randomness of stochastic rounding.
+        notices: called with a line that the site's operator must see.
+        charged: for each model, steps in its account when the round began; None without an account.
+        guard: the party's journal, bound when the round is known.
+    """
+
+    name: str
+    party: Party
+    folds: tuple[Fold, ...]
+    trainer: ClientTrainer
+    training: tuple[LocalTraining, ...]
+    model: ModelFactory
+    plan: Plan
+    steps: int
+    run: str
+    terms: Callable[[Occasion], Terms]
+    entropy: Entropy
+    notices: Callable[[str], None]
+    charged: tuple[int | None, ...]
+    guard: OccasionGuard
+
+
+@dataclass(frozen=True, eq=False)
+class Starting:
+    """Server: a round begins with these models."""
+
+    occasion: Occasion
+    terms: Terms
+    layout: Any
+    models: Sequence[NDArray[np.float32]]
+    aggregator: ServerAggregator
+    plan: Plan
+
+
+@dataclass(frozen=True, eq=False)
+class Averaging:
+    """Server: waits for the sum."""
+
+    models: Sequence[NDArray[np.float32]]
+    aggregator: ServerAggregator
+    plan: Plan
+
+
+@dataclass(frozen=True, eq=False)
+class Stepping:
+    """Server: the aggregate is open."""
+
+    models: Sequence[NDArray[np.float32]]
+    aggregator: ServerAggregator
+    aggregate: Aggregate
+
+
+@dataclass(frozen=True, eq=False)
+class NextModel:
+    """The result of a round."""
+
+    models: list[NDArray[np.float32]]
+    aggregate: Aggregate
+
+
+@dataclass(frozen=True)
+class GlobalModel(Message):
+    """Server → every party: the global model, whose hash enters the session identity of this round's sum."""
+
+    round: Annotated[int, Span(0, 2**32 - 1)]
+    attempt: Annotated[int, Span(0, 2**32 - 1)]
+    weights: Annotated[Bulk, Raw("model")]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A party's work in this round: the site and the global models, one vector of shape (d,) for each fold."""
+
+    site: Site
+    models: tuple[NDArray[np.float32], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Contribution:
+    """What a party will put into the sum, before it is encoded.
+
+    Attributes:
+        site: the site.
+        updates: for each model, new parameters minus global ones, shape (d,), float64.
+        weights: for each model, the number of training rows.
+        sums: metrics of the global models on held-out rows, as declared by the trainer.
+    """
+
+    site: Site
+    updates: Updates
+    weights: Sequence[int]
+    sums: Sums = field(default_factory=dict)
+
+
+def local_flow() -> Flow:
+    """The default local flow: one step that trains and evaluates."""
+    flow = Flow("fedavg")
+    flow.client(train)
+    return flow
+
+
+def round_flow(local: Flow | None = None) -> Flow:
+    """A round of training around ``local``, without its protocol; `securefl.secure.secured` adds that.
+
+    Raises:
+        UserError: where the local flow does not lead from `Task` to `Contribution`.
+    """
+    inner = local or local_flow()
+    starts, ends = inner.starts("client"), {p.type for s in inner.of("client") for p in s.gives}
+    if starts != [Task] or Contribution not in ends:
+        raise UserError(f"the flow {inner.name} must lead from Task to Contribution at the client")
+    flow = Flow(inner.name)
+    flow.server(broadcast)
+    flow.client(receive)
+    flow.include(inner)
+    flow.client(encode_update)
+    flow.server(decode_sum)
+    flow.server(step)
+    return flow
+
+
+def broadcast(start: Starting) -> tuple[Entering, Averaging, Broadcast[GlobalModel]]:
+    """Send the global model to every invited party."""
+    weights = Bulk.of(start.layout, np.concatenate(start.models))
+    message = GlobalModel(start.occasion.round, start.occasion.attempt, weights)
+    parties = tuple(start.terms.roster.indexes)
+    return Entering(start.terms), Averaging(start.models, start.aggregator, start.plan), Broadcast(message, parties)
+
+
+def receive(site: Site, model: GlobalModel) -> tuple[Joining, Task]:
+    """Take the model; expect a sum that is bound to exactly this model."""
+    terms = site.terms(Occasion(site.run, model.round, model.attempt, model.weights.digest))
+    ends = np.cumsum(site.plan.blocks)[:-1]
+    return Joining(site.party, terms, site.guard), Task(site, tuple(np.split(model.weights.values, ends)))
+
+
+def train(task: Task) -> Contribution:
+    """Train on the own rows, measure the global model on the held-out ones."""
+    site = task.site
+    updates = [local_update(task, number) for number in range(len(site.folds))]
+    return Contribution(site, updates, [len(f.train) for f in site.folds], held_out(task))  # type: ignore[arg-type]
+
+
+def local_update(task: Task, number: int) -> NDArray[np.float64]:
+    """Train the model of one fold: new parameters minus global ones, shape (d,).
+
+    Raises:
+        UserError: where the update is not finite.
+    """
+    site, training = task.site, task.site.training[number]
+    model, data = site.model(), site.folds[number].train
+    from_vector(model, task.models[number])
+    site.trainer.on_before_training(model, data)
+    site.trainer.train(model, data, training, site.steps)
+    site.trainer.on_after_training(model, data)
+    update = to_vector(model).astype(np.float64) - task.models[number]
+    if not np.isfinite(update).all():
+        raise UserError(f"the update of {site.name} has a value that is not finite: lower the learning rate")
+    return update
+
+
+def held_out(task: Task) -> Sums:
+    """Sums of metrics of the global models on the site's held-out rows, all folds together."""
+    site, total = task.site, {spec.name: np.zeros(spec.size) for spec in task.site.trainer.sums()}
+    for fold, vector in zip(site.folds, task.models, strict=True):
+        if fold.test is not None and len(fold.test):  # type: ignore[arg-type]
+            if site.trainer.metrics.cut(len(fold.test)):  # type: ignore[arg-type]
+                most = site.trainer.metrics.max_rows
+                site.notices(f"{site.name} holds out more than {most} rows: evenly spaced ones were scored")
+            model = site.model()
+            from_vector(model, vector)
+            for name, values in site.trainer.evaluate(model, fold.test).items():
+                total[name] = total[name] + values
+    return total
+
+
+def encode_update(contribution: Contribution) -> Vector:
+    """Clip, weight, scale and round to integers; the weights and metrics are further coordinates."""
+    site = contribution.site
+    check_charged(site)
+    encoded = encode(site.plan, contribution.updates, contribution.weights, contribution.sums, site.entropy())
+    if encoded.cut:
+        site.notices(f"{site.name} has more than w_max = {site.plan.w_max} rows: its weight was cut")
+    return Vector(encoded.vector)
+
+
+def check_charged(site: Site) -> None:
+    """Every model's training steps of this round must stand in its account, or ε would not cover the update.
+
+    Raises:
+        UserError: where a trainer or a local flow left the private path.
+    """
+    for training, before in zip(site.training, site.charged, strict=True):
+        if before is not None and (took := charged(training) or 0) != before + site.steps:
+            raise UserError(
+                f"{site.name} took {took - before} of {site.steps} steps through training.private: ε would not cover its update"
+            )
+
+
+def charged(training: LocalTraining) -> int | None:
+    """Steps in the account of a model, or None where there is no account."""
+    return getattr(training, "steps_taken", None)
+
+
+def decode_sum(averaging: Averaging, total: Input[Sum]) -> Stepping:
+    """Read the weighted means, the total weights and the metrics from the opened sum."""
+    decoded = decode(averaging.plan, total.values, total.contributors)
+    aggregate = Aggregate(decoded.updates, decoded.weights, decoded.sums, total.contributors)
+    return Stepping(averaging.models, averaging.aggregator, aggregate)
+
+
+def step(stepping: Stepping) -> Output[NextModel]:
+    """The server's step along the mean update."""
+    aggregate = stepping.aggregator.on_before_step(stepping.aggregate)
+    models = stepping.aggregator.step(stepping.models, aggregate)
+    stepping.aggregator.on_after_step(models, aggregate)
+    return Output(NextModel(models, aggregate))

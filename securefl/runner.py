@@ -1,0 +1,304 @@
+"""`Runner`: model, data and trainer in, a `RunResult` out; every round is one secure sum.
+
+All parties live in this process, each in a session of its own that gets nothing but messages; what crosses between them is real
+bytes, counted.  A round that aborts leaves the model as it was, is not retried, and its training steps are charged.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from protocols import draw, simulate
+from protocols.flow import Flow
+from protocols.policy import OccasionGuard, Policy
+from protocols.rand import Entropy, fresh
+from protocols.session import SERVER, Session, client
+from protocols.suite import Occasion, Parameters, Terms
+from protocols.sums import Party, scheme
+from protocols.wire import Bulk, Floats, Limits
+from securefl.aggregator import ServerAggregator
+from securefl.encode import Plan, limit_of
+from securefl.errors import UserError
+from securefl.evaluation import evaluate
+from securefl.job import Job
+from securefl.ledger import opened_in_training
+from securefl.metrics import BinaryMetrics
+from securefl.models import from_vector, threads_for, to_vector
+from securefl.parties import Consortium
+from securefl.privacy.plain import LocalTraining, PlainTraining
+from securefl.results import RoundRecord, RunResult
+from securefl.round import Fold, NextModel, Site, Starting, charged, round_flow
+from securefl.secure import secured
+from securefl.timing import StepClock, Traffic
+from securefl.trainer import ClientTrainer
+
+Dropouts = Callable[[int, Sequence[str]], Mapping[str, str]]
+"""From the number of a round and the stages (messages that a party sends), who vanishes in it, and before which message."""
+
+
+class Runner:
+    """Federated training of one model over several sites.
+
+    Args:
+        model: a module, or a callable that makes one; the start of training.
+        data: for each site its `Fold` (training and held-out rows, map-style data sets of (features, label)), or several, one for
+            each model that is trained side by side in cross-validation.
+        trainer: what a site does; every site gets a copy of its own.
+        server: what the server does with the sum.
+        job: the knobs; ``job.data`` and ``job.model`` describe built-in sets and models and are only recorded here.
+        flow: a local flow of your own from `securefl.round.Task` to `securefl.round.Contribution`.
+        models_per_record: in how many of the models one record takes part; by default in all.
+        consortium: registered parties; by default made up.
+        entropy: by site name, where its sampling, noise and rounding come from; by default the operating system.
+        dropouts: who vanishes; by default each party with probability ``job.simulation.dropout`` before a random message.
+
+    Raises:
+        UserError, Misuse: for anything that cannot work, before training.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Callable[[], nn.Module],
+        data: Mapping[str, Fold | Sequence[Fold]],
+        *,
+        trainer: ClientTrainer | None = None,
+        server: ServerAggregator | None = None,
+        job: Job | None = None,
+        flow: Flow | None = None,
+        models_per_record: int | None = None,
+        consortium: Consortium | None = None,
+        entropy: Callable[[str], Entropy] = lambda _name: fresh,
+        dropouts: Dropouts | None = None,
+    ) -> None:
+        self.job = job or Job()
+        knobs, performance = self.job.privacy, self.job.performance
+        self.trainer = trainer or ClientTrainer(learning_rate=performance.learning_rate)
+        self.server = server or ServerAggregator(learning_rate=performance.server_learning_rate)
+        self.folds = {name: (f,) if isinstance(f, Fold) else tuple(f) for name, f in data.items()}
+        self.trainer.metrics = BinaryMetrics(limit=limit_of(knobs.precision), folds=self._models)
+        self.models_per_record = models_per_record or self._models
+        self.warnings: list[str] = []
+        self.template = self._checked(model if isinstance(model, nn.Module) else model())
+        self.protocol = scheme(knobs.protocol)
+        policy = Policy(min_cohort=knobs.min_cohort or 2)
+        self.consortium = consortium or Consortium.of(list(self.folds), policy)
+        vector, n = to_vector(self.template), len(self.folds)
+        sums = self.trainer.sums()
+        self.plan = Plan(n, (vector.size,) * self._models, knobs.update_clip, knobs.w_max, sums, knobs.precision)
+        self.parameters = Parameters.of(n, self.plan.size, self.plan.limit, bits=self.plan.bits, threshold=knobs.threshold)
+        self.models: list[NDArray[np.float32]] = [vector.copy() for _ in range(self._models)]
+        self._clock, self._traffic = StepClock(time.perf_counter), Traffic([*self.folds])
+        self.flow = secured(round_flow(flow), self.protocol)
+        self._timed = self._clock.timed(self.flow)
+        self.run_name = f"run-{fresh().bytes('run', 8).hex()}"
+        self._entropy, self._dropouts = entropy, dropouts or self._random_dropouts
+        self._training = self._prepare_training()
+        self._trainers = {name: copy.deepcopy(self.trainer) for name in self.folds}
+
+    @property
+    def _models(self) -> int:
+        counts = {len(folds) for folds in self.folds.values()}
+        if len(counts) != 1 or 0 in counts:
+            raise UserError(f"every site needs the same number of folds, at least 1; they have {sorted(counts)}")
+        return counts.pop()
+
+    @property
+    def _private(self) -> bool:
+        return self.job.privacy.mechanism == "local-record"
+
+    def _checked(self, model: nn.Module) -> nn.Module:
+        from securefl.privacy import models as checks  # noqa: PLC0415
+
+        model = copy.deepcopy(model)
+        if self.job.model.fix:
+            model, diff = checks.fix_model(model)
+            self.warnings += [f"the model was changed:\n{diff}"] if diff else []
+        checks.refuse_running_statistics(model)
+        if self._private:
+            checks.check_model(model)
+        return model
+
+    def _prepare_training(self) -> dict[str, tuple[LocalTraining, ...]]:
+        knobs = self.job.privacy
+        if not self._private:
+            return {
+                n: tuple(PlainTraining(sample_rate=knobs.sample_rate, entropy=self._entropy(n)) for _ in f)
+                for n, f in self.folds.items()
+            }
+        from securefl.privacy.accountant import calibrate  # noqa: PLC0415  (Opacus loads in 3 s)
+        from securefl.privacy.dpsgd import LocalRecordDP  # noqa: PLC0415
+
+        steps = knobs.rounds * knobs.local_steps
+        sigma = calibrate(
+            epsilon=knobs.epsilon,
+            delta=knobs.delta,
+            sample_rate=knobs.sample_rate,
+            steps=steps,
+            accountant=knobs.accountant,
+            models_per_record=self.models_per_record,
+        )
+        return {
+            name: tuple(
+                LocalRecordDP(
+                    noise_multiplier=sigma,
+                    sample_rate=knobs.sample_rate,
+                    clip=knobs.clip,
+                    delta=knobs.delta,
+                    accountant=knobs.accountant,
+                    planned_steps=steps,
+                    entropy=self._entropy(name),
+                )
+                for _ in folds
+            )
+            for name, folds in self.folds.items()
+        }
+
+    @property
+    def stages(self) -> list[str]:
+        """Names of the messages that a party sends in the secure sum: where it may vanish."""
+        return [kind.__name__ for kind in self.protocol.flow.messages("server")]
+
+    def _random_dropouts(self, _number: int, stages: Sequence[str]) -> Mapping[str, str]:
+        rand, p = fresh(), self.job.simulation.dropout
+        uniform = rand.words("who", len(self.folds)) * 2.0**-64
+        where = rand.below("where", len(stages), len(self.folds))
+        return {name: stages[w] for name, u, w in zip(self.folds, uniform, where, strict=True) if u < p}
+
+    def epsilon(self) -> dict[str, float]:
+        """ε spent by each site so far; empty without differential privacy."""
+        if not self._private:
+            return {}
+        from securefl.privacy.dpsgd import site_epsilon  # noqa: PLC0415
+
+        return {name: site_epsilon(books, self.models_per_record) for name, books in self._training.items()}  # type: ignore[arg-type]
+
+    def run(self, on_event: Callable[[RoundRecord], None] | None = None) -> RunResult:
+        """Train all rounds and score the final model.
+
+        Args:
+            on_event: called after each round.
+
+        Raises:
+            UserError: for an update that cannot be used.
+        """
+        began, records = time.perf_counter(), list[RoundRecord]()
+        with threads_for(self.template):
+            for number in range(1, self.job.privacy.rounds + 1):
+                record = self._round(number)
+                records.append(record)
+                if on_event is not None:
+                    on_event(record)
+            return self._result(records, time.perf_counter() - began)
+
+    def _round(self, number: int) -> RoundRecord:
+        self._clock.start_round()
+        gone = self._dropouts(number, self.stages)
+        index = {name: i for i, name in enumerate(self.folds, 1)}
+        network = simulate.vanish({client(index[name]): stage for name, stage in gone.items()})
+        outcome = simulate.run(self._sessions(number), network=network, watch=self._traffic.watch)
+        abort = outcome.abort
+        metrics, contributors = dict[str, float](), 0
+        if abort is None:
+            opened: NextModel = outcome.outputs[0]
+            self.models, contributors = opened.models, opened.aggregate.contributors
+            metrics = self.trainer.read(opened.aggregate.sums)
+        return RoundRecord(
+            number=number,
+            invited=len(self.folds),
+            contributors=contributors,
+            dropped=dict(gone),
+            aborted=None if abort is None else f"{abort.step or 'round'}: {abort.check}",
+            metrics=metrics,
+            epsilon=self.epsilon(),
+            seconds=self._clock.round(),
+        )
+
+    def _sessions(self, number: int) -> dict[Any, Session]:
+        layout = Floats(sum(m.size for m in self.models))
+        weights = Bulk.of(layout, np.concatenate(self.models))
+        occasion = Occasion(self.run_name, number, 0, weights.digest)
+        terms = self._terms(occasion)
+        limits = Limits(len(self.folds), {**self.protocol.layouts(self.parameters), "model": layout})
+        start = Starting(occasion, terms, layout, self.models, self.server, self.plan)
+        sessions = {SERVER: Session(self._timed, SERVER, {"client": terms.roster.indexes}, [start], limits)}
+        for party, name in zip(self.consortium.parties, self.folds, strict=True):
+            guard = OccasionGuard(party.journal)
+            site = self._site(party, name, guard)
+            sessions[client(party.index)] = Session(self._timed, client(party.index), {"server": [0]}, [site], limits, guard=guard)
+        return sessions
+
+    def _terms(self, occasion: Occasion) -> Terms:
+        return self.protocol.terms(occasion, self.consortium.roster, self.parameters)
+
+    def _site(self, party: Party, name: str, guard: OccasionGuard) -> Site:
+        return Site(
+            name=name,
+            party=party,
+            folds=self.folds[name],
+            trainer=self._trainers[name],
+            training=self._training[name],
+            model=lambda: copy.deepcopy(self.template),
+            plan=self.plan,
+            steps=self.job.privacy.local_steps,
+            run=self.run_name,
+            terms=self._terms,
+            entropy=self._entropy(name),
+            notices=self._notice,
+            charged=tuple(charged(training) for training in self._training[name]),
+            guard=guard,
+        )
+
+    def _notice(self, line: str) -> None:
+        if line not in self.warnings:
+            self.warnings.append(line)
+
+    def final_models(self) -> list[nn.Module]:
+        """The global models as modules, one for each fold."""
+        out = []
+        for vector in self.models:
+            model = copy.deepcopy(self.template)
+            from_vector(model, vector)
+            out.append(model)
+        return out
+
+    def _result(self, records: list[RoundRecord], wall: float) -> RunResult:
+        models, knobs = self.final_models(), self.job.privacy
+        metrics, site_metrics = evaluate(self.trainer, models, self.folds)
+        opened = sum(record.aborted is None for record in records)
+        prefixes = [f"fold{i}." for i in range(len(models))] if len(models) > 1 else [""]
+        return RunResult(
+            job=self.job.plain(),
+            title=f"{self.job.data.name} · {knobs.protocol}",
+            rounds=records,
+            metrics=metrics,
+            site_metrics=site_metrics,
+            local=[],
+            pooled={},
+            epsilon=list(self.epsilon().values()),
+            delta=knobs.delta if self._private else None,
+            unit="record" if self._private else None,
+            accountant=knobs.accountant if self._private else None,
+            opened=opened_in_training(opened, private=self._private, sums=[spec.name for spec in self.plan.sums]),
+            up=self._traffic.up,
+            down=self._traffic.down,
+            seconds=self._clock.total(),
+            server_saw=self._traffic.server_saw(self.flow, opened, self.plan.size),
+            warnings=list(self.warnings),
+            wall=wall,
+            state={p + k: v.detach().numpy() for p, m in zip(prefixes, models, strict=True) for k, v in m.state_dict().items()},
+            picture=draw.svg(self.flow),
+        )
+
+
+def abort_probability(parties: int, threshold: int, dropout: float) -> float:
+    """Probability that fewer than ``threshold`` of ``parties`` stay for a round if each leaves with probability ``dropout``."""
+    stay = 1 - dropout
+    return sum(math.comb(parties, k) * stay**k * dropout ** (parties - k) for k in range(threshold))

@@ -1,0 +1,62 @@
+"""Sums over sites without any training: what each site adds stays hidden, the totals are opened exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from numpy.typing import ArrayLike
+
+from protocols import simulate
+from protocols.rand import Entropy, fresh
+from protocols.session import SERVER, client
+from protocols.suite import Occasion, Parameters
+from protocols.sums import Scheme, client_session, server_session
+from protocols.vector import Sum, Vector
+from securefl.encode import Decoded, Plan, SumSpec, decode, encode
+from securefl.parties import Consortium
+
+
+def secure_totals(
+    consortium: Consortium,
+    protocol: Scheme,
+    occasion: Occasion,
+    specs: Sequence[SumSpec],
+    values: Sequence[Mapping[str, ArrayLike]],
+    *,
+    precision: int = 16,
+    threshold: int | None = None,
+    watch: simulate.Watch | None = None,
+    entropy: Entropy = fresh,
+) -> Decoded:
+    """Sum named statistics of all parties in one secure sum.
+
+    Args:
+        consortium: the parties.
+        protocol: how the sum is formed.
+        occasion: for what; one that no party has joined before.
+        specs: names, sizes and public bounds.
+        values: for each party, in the order of the roster, its value of each name.
+        precision: bits of one party's coordinate.
+        threshold: parties needed to open the sum; by default the least that is safe.
+        watch: called on every delivery.
+        entropy: where stochastic rounding takes its randomness from.
+
+    Raises:
+        UserError: for a value past its bound.
+        Abort: where the sum cannot be opened.
+    """
+    n = len(consortium.parties)
+    plan = Plan(n, sums=tuple(specs), precision=precision)
+    parameters = Parameters.of(n, plan.size, plan.limit, bits=plan.bits, threshold=threshold)
+    terms = protocol.terms(occasion, consortium.roster, parameters)
+    sessions = {SERVER: server_session(protocol, terms)}
+    sessions |= {client(party.index): client_session(protocol, party, terms) for party in consortium.parties}
+    inputs = {
+        client(party.index): [Vector(encode(plan, [], [], own, entropy()).vector)]
+        for party, own in zip(consortium.parties, values, strict=True)
+    }
+    outcome = simulate.run(sessions, inputs, watch=watch)
+    if outcome.abort is not None:
+        raise outcome.abort
+    total: Sum = outcome.outputs[0]
+    return decode(plan, total.values, total.contributors)

@@ -1,0 +1,159 @@
+"""The result in tables of plain text, once for the terminal and the HTML report."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+from rich.filesize import decimal
+
+from securefl.results import RunResult
+
+SCORES = {"auroc": "AUROC", "accuracy": "accuracy", "auroc_site_mean": "AUROC, mean of sites", "loss": "loss"}
+"""Metrics that are shown, in this order, with their headings."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table.
+
+    Attributes:
+        title: heading.
+        columns: headings of the columns; those in ``figures`` are set to the right.
+        rows: cells as text, one list a row.
+        note: a line below, or empty.
+        figures: numbers of the columns that hold figures.
+        strong: number of the row that stands out, or None.
+    """
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    note: str = ""
+    figures: frozenset[int] = frozenset()
+    strong: int | None = None
+
+
+def sheets(result: RunResult) -> list[Sheet]:
+    """Every table of a result, in reading order; empty ones are left out."""
+    makers = (_scores, _by_site, _privacy, _opened, _traffic, _time, _server_saw)
+    return [sheet for sheet in (maker(result) for maker in makers) if sheet.rows]
+
+
+def figure(value: float | None) -> str:
+    """A score with three decimals; a dash where there is none (a class is missing)."""
+    return "–" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def size(count: float) -> str:
+    """Bytes with a decimal unit."""
+    return decimal(round(count))
+
+
+def duration(seconds: float) -> str:
+    """Seconds with a fitting precision."""
+    return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def outcome(result: RunResult) -> str:
+    """One line: rounds, aborts with their checks, and time."""
+    line = f"{len(result.rounds)} rounds in {duration(result.wall)}"
+    if result.aborted_rounds:
+        checks = Counter(record.aborted for record in result.rounds if record.aborted)
+        why = ", ".join(f"{check} ×{count}" for check, count in checks.most_common())
+        line += f"; {result.aborted_rounds} aborted ({why}): each left the model as it was"
+        line += " and its training is charged to ε" if result.epsilon else ""
+    return line
+
+
+def _scores(result: RunResult) -> Sheet:
+    every = [result.metrics, result.pooled, *(site.metrics for site in result.local)]
+    shown = [key for key in SCORES if key != "loss" and any(key in metrics for metrics in every)]
+    rows = [["federated, all sites", "", *(figure(result.metrics.get(key)) for key in shown)]]
+    if result.pooled:
+        total = str(sum(site.rows for site in result.local)) if result.local else ""
+        rows.append(["pooled: all rows in one place", total, *(figure(result.pooled.get(key)) for key in shown)])
+    rows += [[f"{site.name} alone", str(site.rows), *(figure(site.metrics.get(key)) for key in shown)] for site in result.local]
+    note = ""
+    if result.pooled or result.local:
+        note = "The pooled model and the sites' own exist in a simulation only and are trained without noise."
+    return Sheet(
+        "Score on held-out rows",
+        ["model", "rows to train on", *(SCORES[key] for key in shown)],
+        rows,
+        note,
+        frozenset(range(1, 2 + len(shown))),
+        strong=0,
+    )
+
+
+def _by_site(result: RunResult) -> Sheet:
+    shown = [key for key in SCORES if any(key in metrics for metrics in result.site_metrics.values())]
+    rows = [[name, *(figure(metrics.get(key)) for key in shown)] for name, metrics in result.site_metrics.items()]
+    return Sheet(
+        "The federated model on each site's held-out rows",
+        ["site", *(SCORES[key] for key in shown)],
+        rows,
+        "Seen in a simulation only; a dash: a class is missing there.",
+        frozenset(range(1, 1 + len(shown))),
+    )
+
+
+def _privacy(result: RunResult) -> Sheet:
+    title = "Differential privacy"
+    if not result.epsilon:
+        line = "none: the sum and the model show what exact sums show"
+        return Sheet(title, ["mechanism"], [[line]])
+    rows = [
+        [name, f"{epsilon:.3f}", f"{result.delta:g}", f"one {result.unit}", str(result.accountant)]
+        for name, epsilon in zip(result.sites, result.epsilon, strict=False)
+    ]
+    note = "Spent over all rounds, aborted ones included. What ε leaves out stands in the next table as exact."
+    return Sheet(title, ["site", "ε", "δ", "protects", "accountant"], rows, note, frozenset({1, 2}))
+
+
+def _opened(result: RunResult) -> Sheet:
+    rows = [[event.what, str(event.rounds), event.coverage, event.note] for event in result.opened]
+    return Sheet("What was opened", ["what", "rounds", "covered", "note"], rows, figures=frozenset({1}))
+
+
+def _traffic(result: RunResult) -> Sheet:
+    rows = [[name, size(up), size(result.down.get(name, 0))] for name, up in result.up.items()]
+    return Sheet("Bytes by party, over the whole run", ["party", "up", "down"], rows, figures=frozenset({1, 2}))
+
+
+def _time(result: RunResult) -> Sheet:
+    longest_first = sorted(result.seconds.items(), key=lambda item: -item[1])
+    rows = [[step, duration(seconds), f"{seconds / result.wall:.0%}" if result.wall else "–"] for step, seconds in longest_first]
+    return Sheet("Time by step, over the whole run", ["step", "time", "share"], rows, figures=frozenset({1, 2}))
+
+
+def _server_saw(result: RunResult) -> Sheet:
+    rows = [[row.message, row.step, str(row.count), size(row.size), row.shows] for row in result.server_saw]
+    columns = ["message", "step", "count", "size", "what the server can read from it"]
+    return Sheet("What the server saw", columns, rows, figures=frozenset({2, 3}))
+
+
+def rounds(result: RunResult) -> Sheet:
+    """One row a round, for the report.  Metrics are those of the model before the round."""
+    shown = [key for key in SCORES if any(key in record.metrics for record in result.rounds)]
+    rows = [
+        [
+            str(record.number),
+            f"{record.contributors} of {record.invited}",
+            ", ".join(f"{name} ({stage})" for name, stage in record.dropped.items()),
+            record.aborted or "",
+            *(figure(record.metrics.get(key)) if record.metrics else "–" for key in shown),
+            f"{max(record.epsilon.values()):.3f}" if record.epsilon else "–",
+        ]
+        for record in result.rounds
+    ]
+    columns = ["round", "in the sum", "vanished (stage)", "aborted by", *(SCORES[key] for key in shown), "ε, largest"]
+    return Sheet(
+        "Round by round",
+        columns,
+        rows,
+        "Scores are those of the model before the round.",
+        frozenset({0, 1, *range(4, 5 + len(shown))}),
+    )

@@ -1,0 +1,195 @@
+"""Bad boxes and bad dealers: selective failure, and shares of another secret than was committed to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from adversary import (
+    Federation,
+    LyingServer,
+    ending,
+    federation,
+    pair_keys,
+    rebuild,
+    run,
+    unmask,
+)
+
+from protocols import secagg, simulate
+from protocols.errors import Refused
+from protocols.flow import Flow
+from protocols.primitives import agree, seal, shamir
+from protocols.primitives.prg import apply_masks
+from protocols.rand import Key, Rand
+from protocols.secagg_types import (
+    Advert,
+    Advertised,
+    Box,
+    Boxes,
+    Covered,
+    Held,
+    Listed,
+    Masked,
+    Sealed,
+    Shared,
+)
+from protocols.session import SERVER, client
+from protocols.vector import Vector, with_count
+from protocols.wire import Bulk, Packed, canonical
+
+EVERYBODY = (1, 2, 3, 4, 5, 6)
+BAD, VICTIM = 6, 1
+Shares = tuple[bytes, bytes]
+
+
+def reseal(shared: Shared, box: Box, content: list[object], shares: Shares | None = None) -> Box:
+    """The box for one peer with other content; hashes of ``shares``, or those that were there."""
+    me, terms, L, v = shared.invited.me, shared.invited.terms, shared.L, box.peer
+    key = secagg.box_key(terms, L, shared.c, shared.entries[v].c_pk, me, v, mine=me)
+    sealed = seal.seal(key, canonical(content), secagg.box_aad(terms, L, me, v))
+    if shares is None:
+        return replace(box, box=sealed)
+    hashes = [secagg.share_hash(terms, L, me, v, secret, share) for secret, share in zip("sb", shares, strict=True)]
+    return Box(v, sealed, *hashes)
+
+
+def dealer(change: Callable[[Shared, Boxes, Rand], Boxes]) -> Flow:
+    """A party that deals honestly, then changes what it dealt and signs that."""
+
+    def share(adv: Advertised, listed: Listed, rand: Rand) -> tuple[Shared, Boxes]:
+        shared, boxes = secagg.share(adv, listed, rand)
+        sent, invited = change(shared, boxes, rand), shared.invited
+        content = [[box.peer, box.s_hash, box.b_hash] for box in sent.boxes]
+        statement = invited.terms.statement("share", invited.me, shared.L, sent.commitment, sent.own_hash, content)
+        return shared, replace(sent, signature=invited.identity.sign(statement))
+
+    return secagg.flow.replace(share=share)
+
+
+def one_bad(forge: Callable[[Shared, Box], Box]) -> Flow:
+    """A party with one bad box, the victim's."""
+
+    def change(shared: Shared, boxes: Boxes, _rand: Rand) -> Boxes:
+        return replace(boxes, boxes=tuple(forge(shared, box) if box.peer == VICTIM else box for box in boxes.boxes))
+
+    return dealer(change)
+
+
+# --- a bad box
+
+
+JUNK = bytes(33)
+BAD_BOXES: dict[str, tuple[str, Callable[[Shared, Box], Box]]] = {
+    "noise": ("box-opens", lambda _, box: replace(box, box=bytes(len(box.box)))),
+    "other ids inside": ("box-ids", lambda shared, box: reseal(shared, box, [BAD, 2, JUNK, JUNK])),
+    "no ids inside": ("box-ids", lambda shared, box: reseal(shared, box, [JUNK, JUNK])),
+    "nothing inside": ("box-ids", lambda shared, box: reseal(shared, box, [])),
+    "shares that were not hashed": ("box-share-hash", lambda shared, box: reseal(shared, box, [BAD, VICTIM, JUNK, JUNK])),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_BOXES)
+def test_who_gets_a_bad_box_leaves_naming_its_sender_and_the_others_go_on(kind: str) -> None:
+    check, forge = BAD_BOXES[kind]
+    fed = federation()
+    outcome = run(fed, flows={BAD: one_bad(forge)})
+    victim = outcome.sessions[client(VICTIM)]
+    assert ending(victim) == (check, "mask")
+    assert [(fault.check, fault.sender) for fault in victim.faults] == [(check, "client 6")]
+    assert outcome.sessions[SERVER].accused == {client(VICTIM): BAD}
+    assert outcome.outputs[0].values.tolist() == fed.sum(EVERYBODY[1:])
+    assert [name for name, sender, _, _ in outcome.traffic if sender == client(VICTIM)] == ["Advert", "Boxes", "Farewell"]
+
+
+def tolerant_mask(shared: Shared, sealed: Sealed, x: Vector) -> tuple[Covered, Masked]:
+    """`protocols.secagg.mask` with one thing left out: a party whose box does not open is skipped."""
+    invited, L, terms = shared.invited, shared.L, shared.invited.terms
+    me, held = invited.me, {invited.me: Held(None, shared.own_share)}
+    plus, minus = [agree.derive(shared.b, canonical(["self", terms.sid, L, me]))], list[Key]()
+    y = with_count(x, terms.parameters)
+    for box in sealed.boxes:
+        entry = shared.entries[box.peer]
+        try:
+            key = secagg.box_key(terms, L, shared.c, entry.c_pk, box.peer, me, mine=me)
+            plain = seal.unseal(key, box.box, secagg.box_aad(terms, L, box.peer, me))
+        except Refused:
+            continue
+        held[box.peer] = Held(plain[-68:-35], plain[-33:])
+        (plus if me < box.peer else minus).append(secagg.pair_key(terms, L, shared.s, entry.s_pk, me, box.peer))
+    apply_masks(y, plus, minus)
+    bulk = Bulk.of(Packed(terms.parameters.ring, terms.parameters.size + 1), y)
+    return Covered(invited, L, sealed.u2, held), Masked(bulk, bytes(32), invited.identity.sign(b""))
+
+
+def garbled_boxes(fed: Federation, flow: Flow) -> tuple[LyingServer, list[int]]:
+    """The server breaks all boxes to the victim but that of the colluding party, then plays by the rules."""
+    server = LyingServer(fed, {u: fed.session(u, flow=flow if u == VICTIM else None) for u in fed.parties})
+    L = secagg.list_hash(server.up_to_boxes())
+    keys = next(state.s for state in server.sessions[BAD].remembers if isinstance(state, Shared))
+    for u in EVERYBODY:
+        sealed = server.sealed(u)
+        boxes = tuple(replace(box, box=bytes(93)) if u == VICTIM and box.peer != BAD else box for box in sealed.boxes)
+        server.tell(u, replace(sealed, boxes=boxes))
+    if VICTIM not in server.all(Masked):
+        return server, []
+    server.agree_on()
+    server.open_all()
+    b = rebuild(server.shares(VICTIM, "b", {}, dict.fromkeys(EVERYBODY, EVERYBODY)), fed.t)
+    assert b is not None
+    publics = {u: server.all(Advert)[u].s_pk for u in (VICTIM, BAD)}
+    pairs = pair_keys(fed.terms, L, VICTIM, publics, {BAD: keys})
+    return server, unmask(fed.terms, L, VICTIM, server.all(Masked)[VICTIM], b, pairs)
+
+
+def test_boxes_broken_on_the_way_make_the_recipient_leave_before_it_masks() -> None:
+    server, stolen = garbled_boxes(federation(), secagg.flow)
+    assert ending(server.sessions[VICTIM]) == ("box-opens", "mask")
+    assert stolen == []
+
+
+def test_control_a_party_that_skips_bad_boxes_is_left_with_the_colluders_mask() -> None:
+    fed = federation()
+    _, stolen = garbled_boxes(fed, secagg.flow.replace(mask=tolerant_mask))
+    assert stolen == fed.vectors[VICTIM].tolist()
+
+
+# --- a bad dealer
+
+
+def redealt(secret: str, value: bytes | None) -> Flow:
+    """Shares of another secret, each with its right hash; ``value`` for every share, or shares of a fresh secret."""
+
+    def change(shared: Shared, boxes: Boxes, rand: Rand) -> Boxes:
+        me, terms, L = shared.invited.me, shared.invited.terms, shared.L
+        holders, out = list(shared.entries), list[Box]()
+        fresh = shamir.share(rand.bytes("other", 32), terms.parameters.threshold, holders, rand, "share other")
+        dealt = dict(zip(holders, fresh if value is None else [value] * len(holders), strict=True))
+        for box in boxes.boxes:
+            key = secagg.box_key(terms, L, shared.c, shared.entries[box.peer].c_pk, me, box.peer, mine=me)
+            plain = seal.unseal(key, box.box, secagg.box_aad(terms, L, me, box.peer))
+            new = dealt[box.peer]
+            shares = (new, plain[-33:]) if secret == "s" else (plain[-68:-35], new)
+            out.append(reseal(shared, box, [me, box.peer, *shares], shares))
+        return replace(boxes, boxes=tuple(out))
+
+    return dealer(change)
+
+
+@pytest.mark.parametrize("value", [None, bytes(33), b"\xff" * 33], ids=["another secret", "zero", "outside of the field"])
+@pytest.mark.parametrize("secret", ["s", "b"])
+def test_a_dealer_whose_secret_is_another_than_it_committed_to_is_named(secret: str, value: bytes | None) -> None:
+    fed = federation()
+    network = simulate.vanish({client(BAD): "Masked"}) if secret == "s" else None
+    outcome = run(fed, flows={BAD: redealt(secret, value)}, network=network)
+    assert outcome.abort is not None
+    assert (outcome.abort.check, outcome.abort.step) == ("rebuilt-secret", "reveal")
+    assert "party 6" in outcome.abort.detail
+    assert outcome.outputs == []
+
+
+def test_a_bad_dealer_changes_nothing_while_its_secret_stays_shut() -> None:
+    """Each party has one secret opened: shares of the other are never combined."""
+    fed = federation()
+    assert run(fed, flows={BAD: redealt("s", None)}).outputs[0].values.tolist() == fed.sum(EVERYBODY)

@@ -1,0 +1,443 @@
+"""Agreement, boxes, signatures, sharing and masks against published vectors, independent oracles and their algebra."""
+
+from __future__ import annotations
+
+import copy
+import hmac
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import cryptography_vectors
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from protocols.errors import Misuse, Refused
+from protocols.primitives import seal, shamir, sign
+from protocols.primitives.agree import KeyPair, SharedSecret, check_public_key, derive
+from protocols.primitives.prg import expand
+from protocols.primitives.shamir import Lagrange, P, share
+from protocols.primitives.sign import SigningKey, verify
+from protocols.rand import Key, Rand, Replay, Seed
+
+VECTORS = Path(cryptography_vectors.__file__).parent
+FIELD = 2**255 - 19
+SECRETS = st.binary(min_size=32, max_size=32)
+
+
+def cases(path: str, first: str) -> Iterator[dict[str, str]]:
+    """The cases of a NIST or RFC style file, each beginning with the field ``first``."""
+    case: dict[str, str] = {}
+    for line in (VECTORS / path).read_text().splitlines():
+        name, equals, value = (part.strip() for part in line.partition("="))
+        if not equals or name.startswith("["):
+            continue
+        if name.upper() == first and case:
+            yield case
+            case = {}
+        case[name.upper()] = value
+    yield case
+
+
+def le(value: int) -> bytes:
+    return value.to_bytes(32, "little")
+
+
+# --- agreement
+
+
+def test_x25519_rfc7748() -> None:
+    seen = 0
+    for case in cases("asymmetric/X25519/rfc7748.txt", "COUNT"):
+        pair = KeyPair.from_secret(Seed(bytes.fromhex(case["INPUT_SCALAR"])))
+        assert pair.exchange(bytes.fromhex(case["INPUT_U"])).reveal().hex() == case["OUTPUT_U"]
+        seen += 1
+    assert seen >= 3
+
+
+def test_x25519_rfc7748_iterated() -> None:
+    k = u = le(9)
+    for _ in range(1000):
+        k, u = KeyPair.from_secret(Seed(k)).exchange(u).reveal(), k
+    assert k.hex() == "684cf59ba83309552800ef566f2f4d3c1c3887c49360e3875f2eb94d99532c51"
+
+
+@given(SECRETS, SECRETS)
+@settings(deadline=None)
+def test_agreement_is_symmetric(a: bytes, b: bytes) -> None:
+    left, right = KeyPair.from_secret(Seed(a)), KeyPair.from_secret(Seed(b))
+    assert left.exchange(right.public) == right.exchange(left.public)
+    assert type(left.exchange(right.public)) is SharedSecret
+    check_public_key(left.public)
+
+
+@given(SECRETS)
+@settings(deadline=None)
+def test_a_rebuilt_secret_gives_the_same_pair(raw: bytes) -> None:
+    pair = KeyPair.from_secret(Seed(raw))
+    assert pair.secret().reveal() == raw
+    assert KeyPair.from_secret(pair.secret()).public == pair.public
+
+
+def test_pairs_come_from_their_label() -> None:
+    one, same, other = (KeyPair.generate(Replay("pair")(), label) for label in ("a", "a", "b"))
+    assert one.public == same.public != other.public
+
+
+def square_root(value: int) -> int | None:
+    root = pow(value, (FIELD + 3) // 8, FIELD)
+    for candidate in (root, root * pow(2, (FIELD - 1) // 4, FIELD) % FIELD):
+        if (candidate * candidate - value) % FIELD == 0:
+            return candidate
+    return None
+
+
+def small_orders() -> set[int]:
+    """Every u whose point doubles to infinity in at most three steps, from u(2P) = (u²−1)² / 4u(u²+Au+1)."""
+    A = 486662
+    assert square_root(A * A - 4) is None  # only u = 0 doubles to infinity
+    found = {0, 1, FIELD - 1}  # and only ±1 to 0
+    assert square_root(2 - A) is None  # nothing doubles to −1
+    root = square_root(A + 2)
+    assert root is not None
+    for y in (2 + 2 * root, 2 - 2 * root):  # u + 1/u = y doubles to 1
+        width = square_root(y * y - 4)
+        if width is not None:
+            found |= {(y + sign_ * width) * pow(2, -1, FIELD) % FIELD for sign_ in (1, -1)}
+    return found
+
+
+def test_every_point_of_small_order_is_refused_in_every_encoding() -> None:
+    points, pair = small_orders(), KeyPair.generate(Replay("small")(), "pair")
+    assert len(points) == 5
+    encodings = [u + k * FIELD + high for u in points for k in (0, 1) for high in (0, 2**255) if u + k * FIELD < 2**255]
+    assert len(set(encodings)) == 14
+    for value in encodings:
+        with pytest.raises(Refused) as refused:
+            check_public_key(le(value))
+        assert refused.value.check == ("public-key-order" if value < FIELD else "public-key-canonical")
+        with pytest.raises(Refused) as refused:
+            pair.exchange(le(value))
+        assert refused.value.check == "public-key-order"
+
+
+@pytest.mark.parametrize("value", [FIELD, FIELD + 2, FIELD + 18, 2**255 + 9, 2**256 - 1])
+def test_other_encodings_are_refused(value: int) -> None:
+    with pytest.raises(Refused, match="public-key-canonical"):
+        check_public_key(le(value))
+
+
+@pytest.mark.parametrize("value", [2, 9, FIELD - 2])
+def test_the_ends_of_the_range_are_accepted(value: int) -> None:
+    check_public_key(le(value))
+
+
+@pytest.mark.parametrize("size", [0, 31, 33, 64])
+def test_public_keys_of_other_lengths_are_refused(size: int) -> None:
+    public = (le(9) * 2)[:size]
+    for act in (check_public_key, KeyPair.generate(Replay("size")(), "pair").exchange):
+        with pytest.raises(Refused, match="public-key-canonical"):
+            act(public)
+
+
+# --- derivation
+
+
+def hkdf(ikm: bytes, salt: bytes, info: bytes, size: int) -> bytes:
+    prk, out, last = hmac.digest(salt or bytes(32), ikm, "sha256"), b"", b""
+    while len(out) < size:
+        last = hmac.digest(prk, last + info + bytes([len(out) // 32 + 1]), "sha256")
+        out += last
+    return out[:size]
+
+
+def test_the_oracle_meets_rfc5869() -> None:
+    seen = 0
+    for case in cases("KDF/rfc-5869-HKDF-SHA256.txt", "COUNT"):
+        ikm, salt, info = (bytes.fromhex(case.get(name, "")) for name in ("IKM", "SALT", "INFO"))
+        assert hkdf(ikm, salt, info, int(case["L"])).hex() == case["OKM"]
+        seen += 1
+    assert seen == 3
+
+
+@given(SECRETS, st.binary(max_size=100))
+def test_derive_is_hkdf_without_salt(raw: bytes, info: bytes) -> None:
+    key = derive(Seed(raw), info)
+    assert type(key) is Key
+    assert key.reveal() == hkdf(raw, b"", info, 32)
+
+
+# --- boxes
+
+
+def test_gcm_zero_nonce_vectors() -> None:
+    """Test cases 13 and 14 of McGrew and Viega, which have an all-zero key and nonce."""
+    key = Key(bytes(32))
+    assert seal.seal(key, b"", b"").hex() == "530f8afbc74536b9a963b4f1c4cb738b"
+    box = "cea7403d4d606b6e074ec5d3baf39d18d0d1c8a799996bf0265b98b5d48ab919"
+    assert seal.seal(key, bytes(16), b"").hex() == box
+    assert seal.unseal(key, bytes.fromhex(box), b"") == bytes(16)
+
+
+@given(SECRETS, st.binary(max_size=300), st.binary(max_size=100))
+def test_boxes_open(raw: bytes, plaintext: bytes, aad: bytes) -> None:
+    box = seal.seal(Key(raw), plaintext, aad)
+    assert len(box) == len(plaintext) + seal.OVERHEAD
+    assert seal.unseal(Key(raw), box, aad) == plaintext
+
+
+def spoiled(data: bytes) -> Iterator[bytes]:
+    """``data`` with each byte changed, cut, and extended."""
+    for i in range(len(data)):
+        for flip in (1, 0x80):
+            yield data[:i] + bytes([data[i] ^ flip]) + data[i + 1 :]
+    yield from (data[:-1], data[1:], b"", data + b"\0", b"\0" + data)
+
+
+def test_every_tampered_byte_is_refused() -> None:
+    rand = Replay("box")()
+    raw, plaintext, aad = rand.bytes("key", 32), rand.bytes("plaintext", 70), rand.bytes("aad", 40)
+    box = seal.seal(Key(raw), plaintext, aad)
+    forged = [(raw, bad, aad) for bad in spoiled(box)] + [(raw, box, bad) for bad in spoiled(aad)]
+    forged += [(bad, box, aad) for bad in spoiled(raw) if len(bad) == 32]
+    for key, bad_box, bad_aad in forged:
+        with pytest.raises(Refused) as refused:
+            seal.unseal(Key(key), bad_box, bad_aad)
+        assert refused.value.check == "box-opens"
+        assert refused.value.__cause__ is None
+
+
+# --- signatures
+
+
+def test_ed25519_rfc8032_and_more() -> None:
+    lines = (VECTORS / "asymmetric/Ed25519/sign.input").read_text().splitlines()[::8]
+    assert len(lines) > 100
+    for line in lines:
+        seed, public, content, signed = (bytes.fromhex(part) for part in line.split(":")[:4])
+        key, signature = SigningKey.from_seed(Seed(seed[:32])), signed[: sign.SIGNATURE_SIZE]
+        assert (key.public, key.sign(content)) == (public, signature)
+        assert verify(public, signature, content)
+
+
+@given(SECRETS, st.binary(max_size=200), st.binary(max_size=200))
+@settings(deadline=None)
+def test_signatures_hold_for_their_content_only(raw: bytes, content: bytes, other: bytes) -> None:
+    key = SigningKey.from_seed(Seed(raw))
+    signature = key.sign(content)
+    assert len(signature) == sign.SIGNATURE_SIZE
+    assert verify(key.public, signature, content)
+    assert verify(key.public, signature, other) == (content == other)
+
+
+def test_tampered_signatures_keys_and_contents_do_not_verify() -> None:
+    key, content = SigningKey.generate(Replay("sign")(), "key"), b"content"
+    signature = key.sign(content)
+    assert verify(key.public, signature, content)
+    assert not any(verify(key.public, bad, content) for bad in spoiled(signature))
+    assert not any(verify(bad, signature, content) for bad in spoiled(key.public))
+    assert not any(verify(key.public, signature, bad) for bad in spoiled(content))
+
+
+def test_a_signature_with_the_order_added_does_not_verify() -> None:
+    order = 2**252 + 27742317777372353535851937790883648493
+    key = SigningKey.generate(Replay("malleable")(), "key")
+    signature = key.sign(b"content")
+    s = int.from_bytes(signature[32:], "little") + order
+    assert not verify(key.public, signature[:32] + le(s), b"content")
+
+
+# --- secrets stay secret
+
+
+@pytest.mark.parametrize("kind", [KeyPair, SigningKey])
+def test_keys_print_without_their_secret_and_are_not_copied(kind: type[KeyPair | SigningKey]) -> None:
+    raw = bytes(range(100, 132))
+    key = kind(Seed(raw))
+    for text in (repr(key), str(key), f"{key}", f"{[key]}"):
+        assert raw.hex() not in text
+        assert repr(raw)[2:-1] not in text
+        assert "redacted" in text
+    assert not hasattr(key, "__dict__")
+    for act in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError):
+            act(key)
+
+
+# --- sharing
+
+
+class Chosen(Rand):
+    """Gives coefficients that the test chose."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: list[int]) -> None:
+        super().__init__(Seed(bytes(32)))
+        self._values = values
+
+    def below(self, label: str, bound: int, count: int) -> list[int]:
+        assert (bound, count) == (P, len(self._values))
+        return self._values
+
+
+def is_prime(n: int) -> bool:
+    """Miller-Rabin with 40 fixed bases."""
+    s = ((n - 1) & -(n - 1)).bit_length() - 1
+    for base in range(2, 42):
+        x = pow(base, (n - 1) >> s, n)
+        if x in (1, n - 1):
+            continue
+        if not any((x := x * x % n) == n - 1 for _ in range(s - 1)):
+            return False
+    return True
+
+
+def test_the_field_is_the_first_prime_above_256_bits() -> None:
+    assert [k for k in range(1, 298) if is_prime(2**256 + k)] == [297]
+    assert P == 2**256 + 297
+
+
+POINTS = st.lists(st.one_of(st.integers(1, 300), st.integers(1, P - 1)), min_size=1, max_size=12, unique=True)
+
+
+@given(SECRETS, POINTS, st.data())
+@example(b"\xff" * 32, list(range(1, 11)), None)
+@example(bytes(32), list(range(1, 101)), None)
+@settings(deadline=None)
+def test_any_threshold_of_the_shares_rebuilds(secret: bytes, xs: list[int], data: st.DataObject | None) -> None:
+    t = data.draw(st.integers(1, len(xs))) if data else 2 * len(xs) // 3 + 1
+    shares = share(secret, t, xs, Replay(secret)(), "share")
+    assert [len(one) for one in shares] == [shamir.SHARE_SIZE] * len(xs)
+    chosen = data.draw(st.permutations(range(len(xs)))) if data else list(reversed(range(len(xs))))
+    helpers = chosen[:t]
+    assert Lagrange([xs[i] for i in helpers]).combine([shares[i] for i in helpers]) == secret
+
+
+@given(SECRETS, POINTS, st.data())
+@settings(deadline=None)
+def test_shares_are_values_of_the_polynomial(secret: bytes, xs: list[int], data: st.DataObject) -> None:
+    rest = data.draw(st.lists(st.integers(0, P - 1), max_size=len(xs) - 1))
+    shares = share(secret, len(rest) + 1, xs, Chosen(rest), "share")
+    for x, one in zip(xs, shares, strict=True):
+        powers = range(len(rest), 0, -1)
+        value = int.from_bytes(secret, "big") + sum(a * pow(x, e, P) for a, e in zip(rest, powers, strict=True))
+        assert int.from_bytes(one, "big") == value % P
+
+
+@given(SECRETS, SECRETS, st.lists(st.integers(1, 300), min_size=2, max_size=8, unique=True))
+@settings(deadline=None)
+def test_one_share_too_few_fits_every_secret(secret: bytes, other: bytes, xs: list[int]) -> None:
+    """For each other secret exactly one choice of coefficients gives the same t-1 shares: they tell nothing."""
+    t = len(xs)
+    seen = share(secret, t, xs, Replay(secret + other)(), "share")[: t - 1]
+    points = [(0, int.from_bytes(other, "big"))]
+    points += [(x, int.from_bytes(one, "big")) for x, one in zip(xs, seen, strict=False)]
+    coefficients = interpolate(points)
+    assert coefficients[0] == int.from_bytes(other, "big")
+    assert share(other, t, xs, Chosen(coefficients[:0:-1]), "share")[: t - 1] == seen
+
+
+def interpolate(points: list[tuple[int, int]]) -> list[int]:
+    """Coefficients, lowest first, of the polynomial through ``points`` (Lagrange's basis, multiplied out)."""
+    out = [0] * len(points)
+    for i, (x, y) in enumerate(points):
+        basis, scale = [1], y
+        for j, (other, _) in enumerate(points):
+            if j != i:
+                basis = [(low - other * high) % P for low, high in zip([0, *basis], [*basis, 0], strict=True)]
+                scale = scale * pow(x - other, -1, P) % P
+        out = [(a + scale * b) % P for a, b in zip(out, basis, strict=True)]
+    return out
+
+
+@pytest.mark.parametrize("secret", [bytes(32), b"\xff" * 32])
+def test_a_single_share_is_uniform(secret: bytes) -> None:
+    """Chi-square over the top and the bottom nibble of a share, 15 degrees of freedom: 50 is passed by 1 in 10^5."""
+    rand, draws = Replay("uniform")(), 1600
+    values = [int.from_bytes(share(secret, 2, [1, 2], rand, f"{i}")[0], "big") for i in range(draws)]
+    for nibbles in ([value * 16 // P for value in values], [value % 16 for value in values]):
+        counts = np.bincount(nibbles, minlength=16)
+        assert ((counts - draws / 16) ** 2).sum() / (draws / 16) < 50
+
+
+def test_a_secret_shared_once_is_the_share() -> None:
+    secret = bytes(range(32))
+    assert share(secret, 1, [5, 9], Replay("one")(), "share") == [b"\0" + secret] * 2
+
+
+@given(st.lists(SECRETS, min_size=1, max_size=4))
+@settings(deadline=None)
+def test_weights_serve_all_secrets(secrets: list[bytes]) -> None:
+    rand, xs = Replay("weights")(), [3, 1, 4, 15, 9]
+    lagrange = Lagrange(xs)
+    for i, secret in enumerate(secrets):
+        assert lagrange.combine(share(secret, 5, xs, rand, f"{i}")) == secret
+
+
+def test_shares_outside_the_field_are_refused() -> None:
+    lagrange, fine = Lagrange([1, 2]), bytes(33)
+    for bad in (P.to_bytes(33, "big"), b"\xff" * 33, bytes(32), bytes(34), b""):
+        with pytest.raises(Refused) as refused:
+            lagrange.combine([fine, bad])
+        assert refused.value.check == "share-range"
+
+
+@pytest.mark.parametrize("value", [2**256, P - 1])
+def test_a_rebuilt_value_above_256_bits_is_refused(value: int) -> None:
+    with pytest.raises(Refused, match="share-range"):
+        Lagrange([1]).combine([value.to_bytes(33, "big")])
+
+
+def test_the_largest_secret_is_rebuilt() -> None:
+    assert Lagrange([1]).combine([(2**256 - 1).to_bytes(33, "big")]) == b"\xff" * 32
+
+
+@pytest.mark.parametrize("xs", [[], [0, 1], [1, 1], [-1, 2], [1, P], [P + 1, 2]])
+def test_other_points_are_misuse(xs: list[int]) -> None:
+    with pytest.raises(Misuse):
+        Lagrange(xs)
+    with pytest.raises(Misuse):
+        share(bytes(32), 1, xs, Replay("points")(), "share")
+
+
+@pytest.mark.parametrize(("secret", "t"), [(bytes(31), 2), (bytes(33), 2), (bytes(32), 0), (bytes(32), 4)])
+def test_other_secrets_and_thresholds_are_misuse(secret: bytes, t: int) -> None:
+    with pytest.raises(Misuse):
+        share(secret, t, [1, 2, 3], Replay("misuse")(), "share")
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_one_share_a_point(count: int) -> None:
+    with pytest.raises(Misuse):
+        Lagrange([1, 2]).combine([bytes(33)] * count)
+
+
+# --- masks
+
+
+def counter_mode(key: bytes, first: int, size: int) -> bytes:
+    """AES counter mode from single-block encryptions."""
+    blocks = b"".join(((first + i) % 2**128).to_bytes(16, "big") for i in range(-(-size // 16)))
+    return Cipher(algorithms.AES(key), modes.ECB()).encryptor().update(blocks)[:size]  # noqa: S305
+
+
+def test_the_oracle_meets_rfc3686() -> None:
+    seen = 0
+    for case in cases("ciphers/AES/CTR/aes-256-ctr.txt", "COUNT"):
+        key, plaintext, ciphertext = (bytes.fromhex(case[name]) for name in ("KEY", "PLAINTEXT", "CIPHERTEXT"))
+        stream = counter_mode(key, int(case["IV"], 16), len(plaintext))
+        assert bytes(a ^ b for a, b in zip(plaintext, stream, strict=True)) == ciphertext
+        seen += 1
+    assert seen >= 3
+
+
+@given(SECRETS, st.integers(0, 200))
+@example(bytes(32), 32 * 1024 + 5)  # more than one block of the accumulator
+def test_masks_are_aes256_counter_streams_from_zero(raw: bytes, size: int) -> None:
+    stream = counter_mode(raw, 0, 8 * size)
+    np.testing.assert_array_equal(expand(Key(raw), size), np.frombuffer(stream, "<u4")[:size])
+    np.testing.assert_array_equal(expand(Key(raw), size, np.uint64), np.frombuffer(stream, "<u8"))

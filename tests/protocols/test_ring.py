@@ -1,0 +1,245 @@
+"""The ring: lifting, sums, and the packed form, against integer arithmetic and the layout as documented."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from protocols.errors import Misuse, Refused
+from protocols.rand import Replay
+from protocols.ring import Accumulator, Ring, Unpacker
+
+BLOCK = 32768
+BITS = st.integers(2, 64)
+COUNTS = st.one_of(st.integers(0, 200), st.integers(BLOCK - 70, BLOCK + 70), st.integers(0, 3 * BLOCK), st.just(2 * BLOCK))
+SEEDS = st.integers(0, 2**32)
+
+
+def words(seed: int, count: int, ring: Ring) -> NDArray[Any]:
+    """Words that are not reduced."""
+    return Replay(f"{seed}")().words("words", count).astype(ring.dtype)
+
+
+def vector(seed: int, count: int, ring: Ring) -> NDArray[Any]:
+    out = words(seed, count, ring)
+    ring.reduce(out)
+    return out
+
+
+def documented_layout(values: Sequence[int], bits: int) -> bytes:
+    lanes, out = (32 if bits <= 32 else 64), b""
+    for start in range(0, len(values), BLOCK):
+        block = list(values[start : start + BLOCK])
+        m = -(-len(block) // lanes)
+        block += [0] * (lanes * m - len(block))
+        strings = [sum(block[lane * m + i] << (lane * bits) for lane in range(lanes)) for i in range(m)]
+        for plane in range(bits):
+            for string in strings:
+                out += (string >> (lanes * plane) & (2**lanes - 1)).to_bytes(lanes // 8, "little")
+    return out
+
+
+def signed(bits: int) -> st.SearchStrategy[int]:
+    return st.integers(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+@given(BITS, st.integers(0, 300), SEEDS)
+@settings(deadline=None)
+def test_packed_bytes_are_the_documented_ones(bits: int, count: int, seed: int) -> None:
+    ring = Ring(bits)
+    values = vector(seed, count, ring)
+    assert bytes(ring.pack(values)) == documented_layout([int(v) for v in values], bits)
+
+
+@pytest.mark.parametrize("bits", [23, 33])
+def test_full_blocks_have_the_documented_bytes(bits: int) -> None:
+    ring = Ring(bits)
+    values = vector(7, BLOCK + 65, ring)
+    assert bytes(ring.pack(values)) == documented_layout([int(v) for v in values], bits)
+
+
+@given(BITS, COUNTS, SEEDS, st.lists(st.floats(0, 1), max_size=6))
+@example(23, 17 * BLOCK + 5, 1, [0.3, 0.30001, 0.9])  # more blocks than are shifted in one call
+@example(64, 33 * BLOCK, 1, [0.5])
+@settings(deadline=None, max_examples=60)
+def test_round_trip_for_any_chunking(bits: int, count: int, seed: int, cuts: list[float]) -> None:
+    ring = Ring(bits)
+    values = vector(seed, count, ring)
+    packed = ring.pack(values)
+    assert len(packed) == ring.packed_size(count)
+    np.testing.assert_array_equal(ring.unpack(packed, count), values)
+
+    unpacker = Unpacker(ring, count)
+    edges = [0, *sorted(int(cut * len(packed)) for cut in cuts), len(packed)]
+    for begin, end in pairwise(edges):
+        assert unpacker.done == (begin == len(packed))
+        unpacker.feed(bytes(packed[begin:end]))
+    assert unpacker.done
+    np.testing.assert_array_equal(unpacker.vector(), values)
+    assert unpacker.vector().dtype == ring.dtype
+
+
+@given(BITS, st.integers(1, 200), SEEDS)
+@settings(deadline=None, max_examples=40)
+def test_byte_by_byte(bits: int, count: int, seed: int) -> None:
+    ring = Ring(bits)
+    values, unpacker = vector(seed, count, ring), Unpacker(ring, count)
+    for byte in ring.pack(values):
+        unpacker.feed(bytes([byte]))
+    np.testing.assert_array_equal(unpacker.vector(), values)
+
+
+@given(BITS, st.integers(0, 200), SEEDS)
+@settings(deadline=None)
+def test_packing_reduces_and_leaves_its_input_alone(bits: int, count: int, seed: int) -> None:
+    ring = Ring(bits)
+    raw = words(seed, count, ring)
+    before = raw.copy()
+    assert bytes(ring.pack(raw)) == bytes(ring.pack(vector(seed, count, ring)))
+    np.testing.assert_array_equal(raw, before)
+
+
+@given(BITS, COUNTS, SEEDS, st.integers(1, 100))
+@settings(deadline=None, max_examples=40)
+def test_wrong_lengths_are_refused(bits: int, count: int, seed: int, excess: int) -> None:
+    ring = Ring(bits)
+    packed = bytes(ring.pack(vector(seed, count, ring)))
+    with pytest.raises(Refused) as refused:
+        ring.unpack(packed + bytes(excess), count)
+    assert refused.value.check == "vector-length"
+    if count:
+        with pytest.raises(Refused) as refused:
+            ring.unpack(packed[: max(0, len(packed) - excess)], count)
+        assert refused.value.check == "vector-length"
+
+
+def test_a_chunk_too_long_takes_nothing() -> None:
+    ring, unpacker = Ring(23), Unpacker(Ring(23), 1000)
+    packed = bytes(ring.pack(vector(1, 1000, ring)))
+    unpacker.feed(packed[:100])
+    with pytest.raises(Refused, match="vector-length"):
+        unpacker.feed(packed[100:] + b"\0")
+    unpacker.feed(packed[100:])
+    np.testing.assert_array_equal(unpacker.vector(), vector(1, 1000, ring))
+
+
+@given(BITS, st.one_of(st.integers(1, 200), st.integers(BLOCK + 1, BLOCK + 70)), SEEDS, st.data())
+@settings(deadline=None, max_examples=60)
+def test_filling_that_is_not_zero_is_refused(bits: int, count: int, seed: int, data: st.DataObject) -> None:
+    ring = Ring(bits)
+    padded = -(-count // ring.lanes) * ring.lanes
+    if padded == count:
+        return
+    values = np.zeros(padded, dtype=ring.dtype)
+    values[:count] = vector(seed, count, ring)
+    values[data.draw(st.integers(count, padded - 1))] = 1 << data.draw(st.integers(0, bits - 1))
+    forged = bytes(ring.pack(values))
+    assert len(forged) == ring.packed_size(count)
+
+    unpacker = Unpacker(ring, count)
+    with pytest.raises(Refused) as refused:
+        unpacker.feed(forged)
+    assert refused.value.check == "vector-padding"
+    assert not unpacker.done
+    with pytest.raises(Refused):
+        unpacker.vector()
+    with pytest.raises(Refused):
+        unpacker.feed(forged[:1])
+
+
+@given(BITS)
+def test_exactly_b_bits_a_value(bits: int) -> None:
+    ring = Ring(bits)
+    for count in (BLOCK, 10**5, 10**6, 10**6 + 1):
+        assert count * bits <= 8 * ring.packed_size(count) < count * bits * 1.001
+    assert ring.packed_size(0) == 0
+    assert ring.packed_size(31) == (31 + 31) // 32 * 32 * bits // 8 if bits <= 32 else 64 * bits // 8
+
+
+@given(BITS, st.data())
+def test_lift_and_centre_are_the_integers_modulo_the_ring(bits: int, data: st.DataObject) -> None:
+    ring = Ring(bits)
+    values = data.draw(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=20))
+    lifted = ring.lift(np.array(values, dtype=np.int64))
+    assert lifted.dtype == ring.dtype
+    assert [int(v) for v in lifted] == [v % ring.modulus for v in values]
+    centred = ring.centre(lifted)
+    assert centred.dtype == np.int64
+    assert [int(v) for v in centred] == [(v + ring.half) % ring.modulus - ring.half for v in values]
+
+
+@given(BITS, st.integers(0, 100), SEEDS)
+def test_centre_reduces_and_leaves_its_input_alone(bits: int, count: int, seed: int) -> None:
+    ring = Ring(bits)
+    raw = words(seed, count, ring)
+    before = raw.copy()
+    np.testing.assert_array_equal(ring.centre(raw), ring.centre(vector(seed, count, ring)))
+    np.testing.assert_array_equal(raw, before)
+
+
+@given(st.integers(2, 63), st.integers(1, 9), st.integers(0, 40), st.data())
+def test_the_sum_is_exact_below_half(bits: int, parties: int, size: int, data: st.DataObject) -> None:
+    ring = Ring(bits)
+    largest = (ring.half - 1) // parties
+    inputs = [
+        np.array(data.draw(st.lists(st.integers(-largest, largest), min_size=size, max_size=size)), dtype=np.int64).reshape(size)
+        for _ in range(parties)
+    ]
+    accumulator = Accumulator(ring, size)
+    for one in inputs:
+        accumulator.add(ring.lift(one))
+    np.testing.assert_array_equal(ring.centre(accumulator.total()), np.sum(inputs, axis=0))
+
+
+@given(BITS, st.integers(1, 40), st.integers(1, 6), SEEDS)
+def test_the_total_is_the_sum_modulo_the_ring(bits: int, size: int, parties: int, seed: int) -> None:
+    ring, accumulator = Ring(bits), Accumulator(Ring(bits), size)
+    inputs = [words(seed + i, size, ring) for i in range(parties)]
+    for one in inputs:
+        accumulator.add(one)
+    expected = [sum(int(one[i]) for one in inputs) % ring.modulus for i in range(size)]
+    assert [int(v) for v in accumulator.total()] == expected
+    assert [int(v) for v in accumulator.total()] == expected
+
+
+def test_nothing_is_added_after_the_total() -> None:
+    ring = Ring(23)
+    accumulator = Accumulator(ring, 3)
+    total = accumulator.total()
+    with pytest.raises(Misuse):
+        accumulator.add(np.ones(3, dtype=np.uint32))
+    assert not total.any()
+
+
+@pytest.mark.parametrize("bits", [-1, 0, 1, 65])
+def test_other_widths_are_misuse(bits: int) -> None:
+    with pytest.raises(Misuse, match="2 to 64"):
+        Ring(bits)
+
+
+@pytest.mark.parametrize("bits", [2, 32, 33, 64])
+def test_the_word_is_the_smallest_that_holds_a_value(bits: int) -> None:
+    ring = Ring(bits)
+    assert np.dtype(ring.dtype).itemsize == (4 if bits <= 32 else 8)
+    assert (ring.modulus, 2 * ring.half) == (2**bits, 2**bits)
+
+
+def test_other_types_and_shapes_are_misuse() -> None:
+    ring = Ring(23)
+    acts: list[Callable[[Any], object]] = [ring.centre, ring.reduce, ring.pack, ring.lift, Accumulator(ring, 4).add]
+    for act in acts:
+        for dtype in (np.uint64, np.float64, np.int32):
+            with pytest.raises(Misuse):
+                act(np.zeros(4, dtype=dtype))
+    with pytest.raises(Misuse):
+        ring.pack(np.zeros((2, 2), dtype=np.uint32))
+    for shape in (3, 5, (4, 1), ()):
+        with pytest.raises(Misuse):
+            Accumulator(ring, 4).add(np.zeros(shape, dtype=np.uint32))

@@ -1,0 +1,185 @@
+"""Whole runs with one thing wrong: the others finish with the right sum, and the culprit is named."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import Case, cases, client, play, same, spoilt
+from tapes import CASE, CUTS, Delivery, check_sane, in_pieces, tape
+
+from protocols.secagg_types import Boxes, Dropped
+from protocols.session import SERVER, Address, Letter, Session
+from protocols.wire import encode
+
+
+class Driver:
+    """Moves bytes between live sessions, in order, and lets something be fed in between."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.sessions = {address: case.session(address) for address in case.everybody}
+        self.queue = deque[Delivery]()
+        self.count, self.now = 0, 0.0
+        self.survivors: set[int] = set()
+
+    def post(self, letters: list[Letter]) -> None:
+        for letter in letters:
+            data = b"".join(letter.chunks())
+            self.queue.extend(Delivery(letter.sender, to, letter.message, data) for to in letter.to)
+            if isinstance(letter.message, Dropped):
+                self.survivors = {to.index for to in letter.to}
+
+    def feed(self, sender: Address, to: Address, data: bytes) -> None:
+        self.post(self.sessions[to].feed(sender, data, self.now))
+
+    def run(self, at: int, inject: Callable[[Driver], None]) -> None:
+        """Deliver everything; before delivery number ``at``, or at the end, ``inject``."""
+        for address, session in self.sessions.items():
+            self.post(session.begin())
+            if address != SERVER:
+                self.post(session.provide(self.case.vector(address.index)))
+        done = False
+        while True:
+            if not done and (self.count == at or not self.queue):
+                inject(self)
+                done = True
+            if self.queue:
+                delivery = self.queue.popleft()
+                self.count += 1
+                self.feed(delivery.sender, delivery.to, delivery.data)
+            elif (deadline := self.sessions[SERVER].deadline) is not None:
+                self.now = max(self.now, deadline)
+                self.post(self.sessions[SERVER].tick(self.now))
+            elif done:
+                return
+
+    def check(self) -> Session:
+        """No session is in a state that it may not be in, and what came out is the sum over the survivors."""
+        for session in self.sessions.values():
+            check_sane(session)
+        server = self.sessions[SERVER]
+        assert len(server.outputs) == (server.ended is None)
+        if server.outputs:
+            assert server.outputs[0].values.tolist() == self.case.sum_over(sorted(self.survivors))
+            assert server.outputs[0].contributors == len(self.survivors)
+        return server
+
+
+LENGTH = len(tape())
+
+
+@given(st.integers(0, LENGTH), st.integers(1, 4), st.data())
+@settings(max_examples=200)
+def test_whatever_one_client_sends_the_others_finish_and_it_is_named(at: int, u: int, data: st.DataObject) -> None:
+    """Honest bytes of its own or another's, whole, spoilt, cut or of another run, or garbage: at any moment."""
+    source = data.draw(st.sampled_from([d for d in tape(data.draw(st.integers(0, 1))) if d.to == SERVER]))
+    message = data.draw(st.just(source.message) | spoilt(source.message, CASE.limits))
+    whole = b"".join(encode(message, data.draw(st.sampled_from([0, 0, 0, 1, 2, 7])), CASE.limits))
+    sent = data.draw(st.sampled_from([whole, whole, whole[: len(whole) // 2], whole + b"\0"]) | st.binary(min_size=1, max_size=40))
+    driver = Driver(CASE)
+    driver.run(at, lambda d: d.feed(client(u), SERVER, sent))
+    server = driver.check()
+    assert server.ended is None
+    assert {1, 2, 3, 4} - driver.survivors <= {u, *(v.index for v in server.accused)}
+    assert {fault.sender for fault in server.faults} <= {f"client {u}"}
+    assert all(blamed == u for blamed in server.accused.values())
+    assert len(server.accused) <= 1
+    if u not in driver.survivors:
+        half = client(u) in server._decoders  # its honest bytes were taken for the rest of a longer message: a dropout, not a fault
+        assert server.faults or half
+
+
+@given(st.integers(0, LENGTH), st.integers(1, 4), st.data())
+@settings(max_examples=100)
+def test_whatever_one_client_is_told_the_others_finish(at: int, v: int, data: st.DataObject) -> None:
+    source = data.draw(st.sampled_from([d for d in tape(data.draw(st.integers(0, 1))) if d.sender == SERVER]))
+    message = data.draw(st.just(source.message) | spoilt(source.message, CASE.limits))
+    whole = b"".join(encode(message, data.draw(st.sampled_from([0, 0, 0, 1, 7])), CASE.limits))
+    sent = data.draw(st.sampled_from([whole, whole, whole[: len(whole) // 2], whole + b"\0"]) | st.binary(min_size=1, max_size=40))
+    driver = Driver(CASE)
+    driver.run(at, lambda d: d.feed(SERVER, client(v), sent))
+    server = driver.check()
+    assert server.ended is None
+    assert {1, 2, 3, 4} - driver.survivors <= {v}
+    for u in {1, 2, 3, 4} - {v}:
+        assert driver.sessions[client(u)].ended is None
+        assert driver.sessions[client(u)].faults == []
+
+
+@given(st.sampled_from([d for d in tape() if d.to == SERVER]), st.data())
+@settings(max_examples=200)
+def test_a_spoilt_message_in_place_of_the_honest_one_names_its_sender(honest: Delivery, data: st.DataObject) -> None:
+    """Refused by the server on arrival, or, where the addressee alone can tell, by the addressee, who leaves and names it."""
+    said = data.draw(spoilt(honest.message, CASE.limits))
+
+    def network(letter: Letter) -> tuple[Letter, ...]:
+        if letter.sender == honest.sender and type(letter.message) is type(honest.message):
+            return (replace(letter, message=said),)
+        return (letter,)
+
+    got = play(CASE, network=network)
+    server, u = got.outcome.sessions[SERVER], honest.sender.index
+    assert got.total is not None
+    assert got.total.values.tolist() == CASE.sum_over(got.survivors())
+    for session in got.outcome.sessions.values():
+        check_sane(session)
+    if server.faults:
+        assert {fault.sender for fault in server.faults} == {str(honest.sender)}
+        assert server.accused == {}
+        assert not server.faults[0].check.startswith("wire-")
+    else:
+        assert isinstance(honest.message, Boxes)
+        assert isinstance(said, Boxes)
+        (bad,) = [a.peer for a, b in zip(honest.message.boxes, said.boxes, strict=True) if not same(a, b)]
+        assert server.accused == {client(bad): u}
+        assert got.survivors() == [v for v in CASE.inputs if v != bad]
+        ended = got.outcome.sessions[client(bad)].ended
+        assert ended is not None
+        assert ended.check in ("box-opens", "box-ids")
+
+
+@given(st.integers(1, 4), st.integers(0, LENGTH), st.sampled_from(["Masked", "Boxes", "Openings"]), st.floats(0, 0.999))
+@settings(max_examples=40)
+def test_half_a_message_leaves_no_trace(u: int, at: int, stage: str, part: float) -> None:
+    """A party that is gone in the middle of its message is as one that is gone before it."""
+    server = CASE.session(SERVER)
+    sessions = {client(v): CASE.session(client(v)) for v in CASE.inputs}
+    queue = deque(letter for s in (server, *sessions.values()) for letter in s.begin())
+    for v, session in sessions.items():
+        session.provide(CASE.vector(v.index))
+    gone = False
+    while queue:
+        letter = queue.popleft()
+        data = b"".join(letter.chunks())
+        if letter.sender == client(u) and (gone or type(letter.message).__name__ == stage):
+            if not gone:
+                gone = True
+                queue.extend(server.feed(letter.sender, data[: int(part * len(data))]))
+                queue.extend(server.gone(letter.sender))
+            continue
+        for to in letter.to:
+            queue.extend((server if to == SERVER else sessions[to]).feed(letter.sender, data))
+    expected = replace(CASE, dropouts={u: stage}).reference()
+    assert server.ended is None
+    assert server.outputs[0].values.tolist() == list(expected.total or ())
+    assert server.faults == []
+
+
+@given(cases(parties=(2, 4), size=(1, 4)), CUTS)
+@settings(max_examples=20)
+def test_sessions_do_not_care_how_bytes_are_cut(case: Case, cuts: list[float]) -> None:
+    driver = Driver(replace(case, dropouts={}))
+    feed = driver.feed
+
+    def chopped(sender: Address, to: Address, data: bytes) -> None:
+        for piece in in_pieces(data, cuts):
+            feed(sender, to, piece)
+
+    driver.feed = chopped  # type: ignore[method-assign]
+    driver.run(10**9, lambda _: None)
+    assert driver.check().outputs[0].values.tolist() == case.sum_over(list(case.inputs))
+    assert not any(s.faults for s in driver.sessions.values())

@@ -1,0 +1,320 @@
+"""The decoder: one content survives the trip, all at once equals piece by piece, and everything is bounded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated, Any
+
+import cbor2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from messages import EVERY, KINDS, LIMITS, MESSAGES, Sample, framed, largest, outcome, parse
+from strategies import records, same
+
+from protocols.errors import Misuse, Refused
+from protocols.flow import Flow, Inbox
+from protocols.ring import Ring
+from protocols.secagg_types import Agreed, Boxes, Dropped, Listed, Masked
+from protocols.session import Farewell
+from protocols.wire import (
+    FRAME,
+    Bulk,
+    Count,
+    Decoder,
+    Floats,
+    Limits,
+    Message,
+    Packed,
+    Raw,
+    Record,
+    Size,
+    Span,
+    canonical,
+    control_bytes,
+    encode,
+    max_control,
+    schema,
+)
+
+ANY_MESSAGE = st.sampled_from([*MESSAGES, Sample]).flatmap(lambda kind: records(kind, LIMITS))
+
+
+# Bounds
+
+
+def test_the_walk_finds_the_messages() -> None:
+    assert {"Advert", "Listed", "Boxes", "Sealed", "Masked", "Dropped", "Agree", "Agreed", "Openings", "Farewell", "Clear"} <= set(
+        KINDS
+    )
+    assert {"Entry", "Box", "Signed", "Opening"} <= {kind.__name__ for kind in EVERY}
+
+
+@pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.__name__)
+def test_every_field_of_every_message_has_a_bound(kind: type[Record]) -> None:
+    assert schema(kind)
+    assert 0 < max_control(kind, 2) <= max_control(kind, 1000) < 2**20
+
+
+@pytest.mark.parametrize(
+    "hint",
+    [
+        bytes,
+        str,
+        int,
+        float,
+        Bulk,
+        tuple[int, ...],
+        Annotated[tuple[bytes, ...], Count(0, 3)],
+        Annotated[int, Size(3)],
+        Annotated[bytes, Span(0, 3)],
+        Annotated[float, Span(0, 3)],
+        Annotated[bytes, Count(0, 3)],
+        Annotated[bytes, Raw("masked")],
+        Annotated[bytes, "short"],
+        Any,
+        None,
+    ],
+    ids=str,
+)
+def test_a_field_without_a_bound_is_refused_when_a_flow_is_checked(hint: Any) -> None:
+    kind = dataclass(frozen=True)(type("Loose", (Message,), {"__annotations__": {"field": hint}, "__module__": __name__}))
+
+    @dataclass(frozen=True)
+    class A:
+        pass
+
+    @dataclass(frozen=True)
+    class B:
+        pass
+
+    flow = Flow("loose")
+
+    def say(a: A) -> Any: ...
+
+    def hear(b: B, said: Any) -> None: ...
+
+    say.__annotations__ = {"a": A, "return": kind}
+    hear.__annotations__ = {"b": B, "said": Inbox[kind], "return": None}  # type: ignore[valid-type]
+    flow.client(say)
+    flow.server(quorum=lambda _: 1)(hear)
+    with pytest.raises(Misuse, match=r"Loose\.field has no bound"):
+        flow.check()
+
+
+def test_a_nested_field_without_a_bound_is_refused() -> None:
+    inner = dataclass(frozen=True)(type("Inner", (Record,), {"__annotations__": {"loose": bytes}, "__module__": __name__}))
+    for hint in (inner, Annotated[tuple[inner, ...], Count(0, 3)]):  # type: ignore[valid-type]
+        outer = dataclass(frozen=True)(type("Outer", (Message,), {"__annotations__": {"inner": hint}, "__module__": __name__}))
+        with pytest.raises(Misuse, match=r"Inner\.loose has no bound"):
+            schema(outer)
+    with pytest.raises(Misuse, match="is not a dataclass"):
+        schema(type("Bare", (Message,), {}))
+
+
+@pytest.mark.parametrize("parties", [2, 24, 300, 5000])
+@pytest.mark.parametrize("kind", [*MESSAGES, Sample], ids=lambda kind: kind.__name__)
+def test_the_largest_message_is_within_the_bound_and_passes(kind: type[Message], parties: int) -> None:
+    limits = Limits(parties, LIMITS.vectors)
+    message = kind(**{name: largest(hint, limits) for name, hint in schema(kind)})
+    data = b"".join(encode(message, 2**32 - 1, limits))
+    control = int.from_bytes(data[:4], "little")
+    assert control <= max_control(kind, parties)
+    got, epoch = parse(data, limits)
+    assert same(got, message)
+    assert epoch == 2**32 - 1
+
+
+@given(ANY_MESSAGE, st.integers(0, 2**32 - 1))
+@settings(max_examples=150)
+def test_round_trip_and_size(message: Message, epoch: int) -> None:
+    chunks = list(encode(message, epoch, LIMITS))
+    assert len(chunks[0]) - 4 <= max_control(type(message), LIMITS.parties)
+    got, at = parse(b"".join(chunks))
+    assert same(got, message)
+    assert at == epoch
+    assert control_bytes(got) == control_bytes(message)
+
+
+def test_a_message_over_its_bound_is_not_sent() -> None:
+    with pytest.raises(Misuse, match=r"Dropped.dropped is no list of 0 to"):
+        list(encode(Dropped(tuple(range(1, 2000))), 0, LIMITS))
+    with pytest.raises(Misuse, match="67 values"):
+        Bulk.of(LIMITS.vectors["masked"], np.zeros(66, dtype=np.uint32))
+    with pytest.raises(Misuse, match="3 values"):
+        Floats(3).dump(np.zeros(4))
+
+
+# Any chunking
+
+
+def feed_in_pieces(data: bytes, cuts: Sequence[float], limits: Limits = LIMITS) -> tuple[str, Any]:
+    """What comes of ``data`` fed in pieces: the message, or the check that refuses it."""
+    decoder = Decoder(KINDS, limits)
+
+    def feed() -> tuple[Message, int]:
+        for begin, end in pairwise([0, *sorted(int(cut * len(data)) for cut in cuts), len(data)]):
+            decoder.feed(memoryview(data)[begin:end])
+        return decoder.message()
+
+    return outcome(feed)
+
+
+def again(message: Message, epoch: int) -> bytes:
+    """The wire bytes of a message that was received."""
+    bulks = [getattr(message, name) for name, _ in schema(type(message)) if isinstance(getattr(message, name), Bulk)]
+    packed = [LIMITS.vectors["masked"].dump(bulk.values) for bulk in bulks]
+    assert [bulk.digest for bulk in bulks] == [hashlib.sha256(data).digest() for data in packed]
+    return framed(canonical([type(message).__name__, epoch, *cbor2.loads(control_bytes(message))])) + b"".join(packed)
+
+
+CUTS = st.lists(st.floats(0, 1), max_size=8)
+
+
+@given(ANY_MESSAGE, CUTS)
+@settings(max_examples=120)
+def test_all_at_once_equals_piece_by_piece(message: Message, cuts: list[float]) -> None:
+    data = b"".join(encode(message, 3, LIMITS))
+    how, got = feed_in_pieces(data, cuts)
+    assert how == "passed"
+    assert same(got[0], message)
+
+
+@given(records(Sample, LIMITS))
+@settings(max_examples=15)
+def test_byte_by_byte(message: Sample) -> None:
+    data, decoder = b"".join(encode(message, 0, LIMITS)), Decoder(KINDS, LIMITS)
+    for at, byte in enumerate(data):
+        assert not decoder.done
+        with pytest.raises(Refused, match="wire-truncated"):
+            decoder.message()
+        decoder.feed(bytes([byte]))
+        assert decoder.done == (at == len(data) - 1)
+    assert same(decoder.message()[0], message)
+
+
+@given(ANY_MESSAGE, CUTS, st.data())
+@settings(max_examples=200)
+def test_damaged_bytes_meet_the_same_end_in_any_chunking(message: Message, cuts: list[float], data: st.DataObject) -> None:
+    raw = bytearray(b"".join(encode(message, 0, LIMITS)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, min(len(raw) - 1, 80)) | st.integers(0, len(raw) - 1))
+        match data.draw(st.sampled_from(["flip", "cut", "insert"])):
+            case "flip":
+                raw[at] ^= data.draw(st.integers(1, 255))
+            case "cut":
+                del raw[at : at + data.draw(st.integers(1, 5))]
+            case _:
+                raw[at:at] = data.draw(st.binary(min_size=1, max_size=5))
+        if not raw:
+            return
+    whole, pieces = feed_in_pieces(bytes(raw), []), feed_in_pieces(bytes(raw), cuts)
+    assert whole[0] == pieces[0]
+    if whole[0] == "refused":
+        assert whole[1] == pieces[1]
+        assert str(whole[1]).startswith(("wire-", "vector-"))
+    else:
+        assert same(whole[1][0], pieces[1][0])
+        assert again(*whole[1]) == bytes(raw)
+
+
+@given(st.binary(max_size=400), CUTS)
+@settings(max_examples=200)
+def test_garbage_is_refused(data: bytes, cuts: list[float]) -> None:
+    assert feed_in_pieces(data, cuts)[0] == "refused"
+
+
+# Refused before it is stored
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 40), st.integers(1, 4))
+@settings(max_examples=100)
+def test_a_length_over_the_bound_is_refused_before_anything_is_stored(length: int, follows: int, step: int) -> None:
+    most = max(max_control(kind, LIMITS.parties) for kind in KINDS.values())
+    decoder = Decoder(KINDS, LIMITS)
+    prefix, chunk = length.to_bytes(4, "little"), bytes(follows)
+    for at in range(0, 4 - step, step):
+        decoder.feed(prefix[at : at + step])
+    start = len(range(0, 4 - step, step)) * step
+    if 0 < length <= most:
+        decoder.feed(prefix[start:])
+        return
+    with pytest.raises(Refused) as refused:
+        decoder.feed(prefix[start:] + chunk)
+    assert refused.value.check == "wire-bound"
+    assert len(decoder._head) <= 4
+    assert not decoder.done
+
+
+@given(records(Masked, LIMITS), st.binary(min_size=1, max_size=20))
+@settings(max_examples=30)
+def test_bytes_after_the_end_are_refused(message: Masked, more: bytes) -> None:
+    data, decoder = b"".join(encode(message, 0, LIMITS)), Decoder(KINDS, LIMITS)
+    decoder.feed(data)
+    assert decoder.done
+    with pytest.raises(Refused, match="wire-trailing"):
+        decoder.feed(more)
+    with pytest.raises(Refused, match="wire-trailing"):
+        parse(data + more)
+
+
+def test_control_bytes_beyond_the_message_s_own_bound_do_not_pass_as_a_smaller_kind() -> None:
+    """The prefix is checked against the largest kind that may come here; the fields against their own bounds."""
+    with pytest.raises(Refused, match="wire-field"):
+        parse(framed(canonical(["Farewell", 0, [1, 2]])))
+    assert parse(framed(canonical(["Farewell", 0, [2]])))[0] == Farewell((2,))
+
+
+@pytest.mark.parametrize("kind", [Listed, Boxes, Agreed])
+def test_a_decoder_knows_only_the_kinds_that_may_come(kind: type[Message]) -> None:
+    message = kind(**{name: largest(hint, LIMITS) for name, hint in schema(kind)})
+    decoder = Decoder({k.__name__: k for k in MESSAGES if k is not kind}, LIMITS)
+    with pytest.raises(Refused, match="wire-kind"):
+        decoder.feed(b"".join(encode(message, 0, LIMITS)))
+
+
+# Vectors
+
+
+@given(st.integers(1, 3000), st.integers(2, 64), st.integers(0, 2**32))
+@settings(max_examples=40)
+def test_vectors_travel_in_frames_outside_the_codec(size: int, bits: int, seed: int) -> None:
+    from protocols.rand import Replay
+
+    layout = Packed(Ring(bits), size)
+    values = Replay(f"{seed}")().words("v", size).astype(layout.ring.dtype)
+    layout.ring.reduce(values)
+    bulk = Bulk.of(layout, values)
+    limits = Limits(2, {"masked": layout})
+    message = Masked(bulk, bytes(32), bytes(64))
+    control, *frames = encode(message, 0, limits)
+    assert control == framed(canonical(["Masked", 0, bytes(32), bytes(64)]))
+    assert b"".join(frames) == bulk.data == bytes(layout.ring.pack(values))
+    assert bulk.digest == hashlib.sha256(b"".join(frames)).digest()
+    got, _ = parse(control + b"".join(frames), limits)
+    assert isinstance(got, Masked)
+    assert same(got.y, bulk)
+
+
+def test_a_frame_is_a_mebibyte_at_most() -> None:
+    layout = Packed(Ring(64), 300_000)
+    message = Masked(Bulk.of(layout, np.arange(300_000, dtype=np.uint64)), bytes(32), bytes(64))
+    _, *frames = encode(message, 0, Limits(2, {"masked": layout}))
+    assert [len(frame) for frame in frames] == [FRAME, FRAME, layout.nbytes - 2 * FRAME]
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False), min_size=0, max_size=40), CUTS)
+@settings(max_examples=40)
+def test_floats_round_trip_in_any_chunking(values: list[float], cuts: list[float]) -> None:
+    layout = Floats(len(values))
+    data, parser = layout.dump(np.array(values, dtype=np.float64)), layout.parser()
+    assert len(data) == layout.nbytes
+    for begin, end in pairwise([0, *sorted(int(cut * len(data)) for cut in cuts), len(data)]):
+        parser.feed(data[begin:end])
+    assert parser.done
+    assert parser.vector().dtype == np.float32
+    assert parser.vector().tolist() == values

@@ -1,0 +1,300 @@
+"""What is charged, over rounds and models, and what voids ε and is therefore refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from opacus.accountants import RDPAccountant
+from private_training import DELTA, MODELS, TINY, Tokens, account, assert_plain, fit, flat, logistic, released, table
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits as bce
+from torch.utils.data import IterableDataset, TensorDataset
+
+from protocols.rand import Replay
+from securefl.errors import UserError
+from securefl.privacy.accountant import calibrate, epsilon_of
+from securefl.privacy.dpsgd import SecureDPOptimizer, site_epsilon
+from securefl.privacy.plain import LocalTraining, PlainTraining
+
+
+def test_epsilon_is_that_of_opacus_on_the_same_history_and_grows() -> None:
+    dp, books, spent = account(sample_rate=0.2), RDPAccountant(), [0.0]
+    model = logistic()
+    assert dp.epsilon() == 0.0
+    for _ in range(4):
+        fit(dp, model, table(30), 3)
+        for _ in range(3):
+            books.step(noise_multiplier=1.5, sample_rate=0.2)
+        assert dp.epsilon() == pytest.approx(books.get_epsilon(DELTA), rel=1e-12)
+        assert dp.epsilon() > spent[-1]
+        spent.append(dp.epsilon())
+    assert dp.history == ((1.5, 0.2, 12),)
+    assert dp.epsilon() == epsilon_of(1.5, 0.2, 12, DELTA, "rdp")
+
+
+def test_rounds_compose_to_the_calibrated_target() -> None:
+    sigma = calibrate(epsilon=3.0, delta=DELTA, sample_rate=0.2, steps=12, accountant="rdp")
+    rounds = account(noise_multiplier=sigma, sample_rate=0.2, planned_steps=12)
+    for _ in range(4):
+        fit(rounds, logistic(), table(30), 3)  # a new model and optimizer each round, one account
+    once = account(noise_multiplier=sigma, sample_rate=0.2, planned_steps=12)
+    fit(once, logistic(), table(30), 12)
+    assert rounds.epsilon() == once.epsilon()
+    assert 2.97 <= rounds.epsilon() <= 3.0
+
+
+def test_a_round_that_breaks_off_stays_charged_and_leaves_a_plain_model() -> None:
+    dp, model = account(), logistic()
+    sgd = torch.optim.SGD(model.parameters(), lr=1.0)
+
+    def broken() -> None:
+        with dp.private(model, sgd, table(10), 5) as (wrapped, optimizer, batches):
+            for number, (x, y) in enumerate(batches):
+                bce(wrapped(x), y).backward()
+                if number == 2:
+                    raise KeyboardInterrupt
+                optimizer.step()
+                optimizer.zero_grad()
+
+    with pytest.raises(KeyboardInterrupt):
+        broken()
+    assert dp.steps_taken == 2
+    assert_plain(model)
+    fit(dp, model, table(10), 3)
+    assert dp.steps_taken == 5
+
+
+@pytest.mark.parametrize("training_mode", [True, False])
+@pytest.mark.parametrize("kind", MODELS)
+def test_afterwards_the_model_is_the_users_own_again(kind: str, training_mode: bool) -> None:
+    model = MODELS[kind]().train(training_mode)
+    sgd = torch.optim.SGD(model.parameters(), lr=1.0)
+    with account().private(model, sgd, table(10), 1) as (wrapped, optimizer, batches):
+        assert wrapped.training
+        for x, y in batches:
+            wrapped(x)  # a forward pass without a backward pass keeps records in the layers
+            optimizer.zero_grad()
+            optimizer.step()
+            assert len(y) == len(x)
+    assert model.training is training_mode
+    assert_plain(model)
+    bce(model(torch.ones(2, 3)), torch.ones(2, 1)).backward()
+    sgd.step()
+
+
+def test_a_step_beyond_the_plan_is_refused_before_anything_happens() -> None:
+    dp, model = account(planned_steps=4), logistic()
+    fit(dp, model, table(10), 3)
+    before = flat(model)
+    with pytest.raises(UserError, match=r"step 5 is beyond the plan: .* for 4 steps"):
+        fit(dp, model, table(10), 2)
+    assert torch.equal(before, flat(model))
+    assert dp.steps_taken == 3
+    fit(dp, model, table(10), 1)
+    with pytest.raises(UserError, match="beyond the plan"):
+        fit(dp, model, table(10), 1)
+
+
+def test_the_plan_also_holds_for_two_open_blocks() -> None:
+    dp, first, second = account(planned_steps=1), logistic(), logistic()
+    blocks = [dp.private(m, torch.optim.SGD(m.parameters(), lr=1.0), table(10), 1) for m in (first, second)]
+    with pytest.raises(UserError, match="beyond the plan"), blocks[0] as one, blocks[1] as two:  # noqa: PT012
+        for _, optimizer, batches in (one, two):
+            next(batches)
+            optimizer.step()
+    assert dp.steps_taken == 1
+
+
+Loop = Callable[[nn.Module, Any, Any], None]
+
+
+def twice_on_a_batch(model: nn.Module, optimizer: Any, batches: Any) -> None:
+    for x, y in batches:
+        for _ in range(2):
+            optimizer.zero_grad()
+            bce(model(x), y).backward()
+            optimizer.step()
+
+
+def skip_a_step(model: nn.Module, optimizer: Any, batches: Any) -> None:
+    for number, _ in enumerate(batches):
+        if number != 1:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def skip_the_last_step(model: nn.Module, optimizer: Any, batches: Any) -> None:
+    next(batches)
+
+
+def half_a_batch(model: nn.Module, optimizer: Any, batches: Any) -> None:
+    for x, y in batches:
+        bce(model(x[1:]), y[1:]).backward()
+        optimizer.step()
+
+
+def two_backward_passes(model: nn.Module, optimizer: Any, batches: Any) -> None:
+    for x, y in batches:
+        for _ in range(2):
+            bce(model(x), y).backward()
+        optimizer.step()
+
+
+def gradients_not_cleared(model: nn.Module, optimizer: Any, batches: Any) -> None:
+    for number, (x, y) in enumerate(batches):
+        if number == 0:
+            bce(model(x), y).backward()
+        optimizer.step()
+
+
+def around_the_layers(model: nn.Module, optimizer: Any, batches: Any) -> None:
+    for x, y in batches:
+        bce(x @ model._module.weight.T, y).backward()  # type: ignore[operator, union-attr]
+        optimizer.step()
+
+
+def virtual_batches(model: nn.Module, optimizer: Any, batches: Any) -> None:
+    optimizer.signal_skip_step()
+
+
+@pytest.mark.parametrize(
+    ("loop", "reason", "charged"),
+    [
+        (twice_on_a_batch, "without a new batch", 1),
+        (skip_a_step, "got no optimizer step", 1),
+        (skip_the_last_step, "got no optimizer step", 0),
+        (half_a_batch, "gradients for a batch of", 0),
+        (two_backward_passes, "not compatible with grad accumulation", 0),
+        (gradients_not_cleared, "zero_grad", 1),
+        (around_the_layers, "no gradient per record", 0),
+        (virtual_batches, "virtual batches", 0),
+    ],
+)
+def test_a_loop_that_voids_epsilon_is_refused(loop: Loop, reason: str, charged: int) -> None:
+    dp, model = account(sample_rate=0.9), logistic()
+    sgd = torch.optim.SGD(model.parameters(), lr=1.0)
+    with pytest.raises(ValueError, match=reason), dp.private(model, sgd, table(20), 3) as parts:
+        loop(*parts)
+    assert dp.steps_taken == charged
+    assert_plain(model)
+
+
+def test_a_layer_that_sees_words_instead_of_records_is_refused() -> None:
+    x = torch.ones(20, 4, 3)
+    with pytest.raises(UserError, match=r"gradients for a batch of \d+ records: .* dimension 0"):
+        fit(account(), Tokens(), TensorDataset(x, torch.ones(20, 1)), 1)
+
+
+def test_without_that_check_a_record_moves_the_sum_by_more_than_the_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SecureDPOptimizer, "_check_gradient", staticmethod(lambda *_: None))
+    model = Tokens()
+    start = flat(model)
+    fit(account(noise_multiplier=TINY, clip=0.1, sample_rate=1.0), model, TensorDataset(torch.ones(1, 4, 3), torch.zeros(1, 1)), 1)
+    assert float(released(model, start).norm()) == pytest.approx(4 * 0.1, rel=1e-3)
+
+
+def test_a_model_that_cannot_be_trained_is_refused() -> None:
+    for training in (account(), PlainTraining(sample_rate=0.5)):
+        with pytest.raises(UserError, match=r"1 \(BatchNorm1d"):
+            fit(training, nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 1)), table(10), 1)
+
+
+@pytest.mark.parametrize("training", [account(), PlainTraining(sample_rate=0.5)], ids=["dp", "plain"])
+def test_bad_data_and_steps_are_refused(training: LocalTraining) -> None:
+    class Stream(IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            return iter(table(3))
+
+    for data, reason in (
+        (TensorDataset(torch.zeros(0, 3), torch.zeros(0, 1)), "no rows"),
+        (TensorDataset(torch.zeros(4, 3)), "1 tensors a row"),
+        (Stream(), "no length"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            fit(training, logistic(), data, 1)
+    for steps in (0, -1, True, 1.5):
+        with pytest.raises(UserError, match="steps is"):
+            fit(training, logistic(), table(4), steps)  # type: ignore[arg-type]
+
+
+def test_an_optimizer_of_another_model_is_refused() -> None:
+    model, other = logistic(), logistic()
+    for parameters, reason in (
+        ([*other.parameters()], "2 parameters that are not the model's"),
+        ([p.requires_grad_(requires_grad=False) for p in logistic().parameters()], "not the model's"),
+    ):
+        sgd = torch.optim.SGD(parameters, lr=1.0)
+        with pytest.raises(UserError, match=reason), account().private(model, sgd, table(4), 1):
+            pass
+    model.bias.requires_grad_(requires_grad=False)
+    sgd = torch.optim.SGD([model.bias], lr=1.0)
+    with pytest.raises(UserError, match="no trainable parameter"), account().private(model, sgd, table(4), 1):
+        pass
+    sgd = torch.optim.SGD(model.parameters(), lr=1.0)
+    noisy = SecureDPOptimizer(sgd, noise_multiplier=1.0, max_grad_norm=1.0, expected_batch_size=1)
+    with pytest.raises(UserError, match="wrapped for DP already"), account().private(model, noisy, table(4), 1):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("change", "culprit"),
+    [
+        *(({"noise_multiplier": value}, "noise_multiplier") for value in (0.0, -1.0, math.inf, math.nan)),
+        *(({"clip": value}, "clip") for value in (0.0, -1.0, math.inf, math.nan)),
+        *(({"sample_rate": value}, "sample_rate") for value in (0.0, 1.5, math.nan)),
+        *(({"delta": value}, "delta") for value in (0.0, 1.0, math.nan)),
+        *(({"planned_steps": value}, "steps") for value in (0, 1.5)),
+        ({"accountant": "gdp"}, "gdp"),
+    ],
+)
+def test_a_knob_out_of_range_is_refused(change: dict[str, Any], culprit: str) -> None:
+    with pytest.raises(UserError, match=culprit):
+        account(**change)
+
+
+def test_a_site_in_cross_validation_spends_what_its_most_used_record_spends() -> None:
+    models = [account() for _ in range(3)]
+    for dp, steps in zip(models, (2, 5, 4), strict=True):
+        if steps:
+            fit(dp, logistic(), table(10), steps, rate=0.01)
+    for share, steps in ((1, 5), (2, 9), (3, 11)):
+        assert site_epsilon(models, share) == epsilon_of(1.5, 0.5, steps, DELTA, "rdp")
+    assert site_epsilon([account()], 1) == 0.0
+    for share in (0, 4):
+        with pytest.raises(UserError, match="models_per_record"):
+            site_epsilon(models, share)
+    with pytest.raises(UserError, match="differ"):
+        site_epsilon([account(), account(noise_multiplier=2.0)], 1)
+
+
+def test_plain_training_is_gradient_descent_on_the_batches() -> None:
+    data, model, twin = table(30), logistic(), logistic()
+    training = PlainTraining(sample_rate=1.0)
+    fit(training, model, data, 5)
+    sgd = torch.optim.SGD(twin.parameters(), lr=1.0)
+    for _ in range(5):
+        sgd.zero_grad()
+        bce(twin(data.tensors[0]), data.tensors[1]).backward()
+        sgd.step()
+    assert torch.allclose(flat(model), flat(twin))
+    assert training.epsilon() is None
+
+
+def test_plain_training_samples_from_its_own_randomness() -> None:
+    def run(root: str, seed: int) -> list[torch.Tensor]:
+        torch.manual_seed(seed)
+        batches = list[torch.Tensor]()
+        fit(PlainTraining(sample_rate=0.3, entropy=Replay(root)), logistic(), table(30), 4, seen=lambda x, _: batches.append(x))
+        return batches
+
+    first = run("a", 0)
+    assert len(first) == 4
+    assert len({len(x) for x in first}) > 1
+    assert all(map(torch.equal, first, run("a", 1)))
+    assert not all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(first, run("b", 0), strict=True))
+    with pytest.raises(UserError, match="sample_rate"):
+        PlainTraining(sample_rate=0.0)

@@ -1,0 +1,213 @@
+"""The outputs: a report that needs nothing else, strict JSON, and files that are complete or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_result import job, record, result
+from safetensors.numpy import load
+
+from securefl import report, tables
+from securefl.errors import UserError
+from securefl.files import atomic_write, check_folder, write_all
+from securefl.options import command
+from securefl.results import RunResult, SiteBaseline
+
+VOID = {"meta", "br", "img", "link", "hr"}
+
+
+class Page(HTMLParser):
+    """Collects tags, attributes and text; a tag that is never closed stays in `open`."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def values(self, name: str) -> list[str]:
+        return [value for attribute, value in self.attributes if attribute == name]
+
+
+def test_the_report_needs_nothing_from_outside_and_is_well_formed() -> None:
+    text = report.html(result())
+    page = Page(text)
+    assert page.open == []
+    assert not {"script", "iframe", "link", "object", "img"} & set(page.tags)
+    for name in ("src", "href", "xlink:href"):
+        assert all(value.startswith("#") for value in page.values(name))
+    assert not re.search(r"url\((?!#)|@import", text)
+    assert [i for i, count in Counter(page.values("id")).items() if count > 1] == []
+    assert "width=device-width" in text
+    assert "@media print" in text
+
+
+def test_the_report_shows_every_table_curve_and_picture() -> None:
+    made = result()
+    page = Page(report.html(made))
+    assert page.tags["svg"] == 2
+    for sheet in [*tables.sheets(made), tables.rounds(made)]:
+        assert sheet.title in page.text
+        for row in sheet.rows:
+            for cell in row:
+                assert cell in page.text
+    for word in ("the flow", "AUROC, federated", "AUROC, pooled", "aborted round", "ε spent", "site east has one class"):
+        assert word in page.text
+
+
+def test_the_report_names_the_exact_command_and_versions() -> None:
+    made = result(job(privacy={"rounds": 4}, simulation={"seed": 9}, data={"name": "a b.csv", "label": "l", "site": "s"}))
+    page = Page(report.html(made))
+    assert "securefl run '--data=a b.csv' --label=l --site=s --rounds=4 --seed=9" in page.text
+    for package in ("python", "torch", "opacus", "numpy"):
+        assert f"{package} {report.versions()[package]}" in page.text
+    assert command(job()) == ["securefl", "run"]
+
+
+def test_names_from_data_are_text_never_markup() -> None:
+    hostile = "<script>alert(1)</script>&amp;"
+    made = result(
+        title=hostile,
+        local=[SiteBaseline(hostile, 3, {"auroc": 0.5})],
+        warnings=[hostile],
+        up={hostile: 1},
+        down={hostile: 1},
+        epsilon=[1.0],
+    )
+    page = Page(report.html(made))
+    assert page.tags["script"] == 0
+    assert hostile in page.text
+
+
+@pytest.mark.parametrize(
+    "bare",
+    [
+        result(
+            rounds=[record(1, aborted="too-few-survivors")], metrics={"auroc": float("nan")}, pooled={}, local=[], site_metrics={}
+        ),
+        result(epsilon=[], delta=None, unit=None, accountant=None, rounds=[record(1, auroc=0.5)], picture="", warnings=[]),
+        result(rounds=[], metrics={}, pooled={}, local=[], site_metrics={}, seconds={}, server_saw=[], opened=[], wall=0.0),
+    ],
+)
+def test_a_result_with_gaps_still_makes_a_report(bare: RunResult) -> None:
+    assert Page(report.html(bare)).open == []
+    json.loads(report.to_json(bare))
+
+
+def test_json_has_null_where_there_is_no_figure() -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    tree = json.loads(report.to_json(result(metrics={"auroc": float("nan"), "loss": float("inf")})), parse_constant=refuse)
+    assert tree["metrics"] == {"auroc": None, "loss": None}
+    assert tree["site_metrics"]["east"] == {"auroc": None}
+
+
+def test_lists_by_site_are_in_the_order_of_the_sites() -> None:
+    tree = result(down={"east": 3, "north": 1, "south": 2}).as_json()
+    assert tree["bytes"]["down_per_client"] == [{"north": 1, "south": 2, "east": 3}[name] for name in tree["sites"]]
+
+
+def test_the_model_reads_back_bit_for_bit() -> None:
+    made = result()
+    back = load(report.weights(made))
+    assert set(back) == set(made.state)
+    for name, array in made.state.items():
+        assert back[name].dtype == array.dtype
+        np.testing.assert_array_equal(back[name], array)
+
+
+def test_a_missing_class_is_a_dash() -> None:
+    assert [tables.figure(value) for value in (None, float("nan"), 0.12345)] == ["–", "–", "0.123"]
+    sheet = next(sheet for sheet in tables.sheets(result()) if "each site" in sheet.title)
+    assert ["east", "–"] in sheet.rows
+
+
+def test_without_differential_privacy_the_table_says_so() -> None:
+    sheet = next(sheet for sheet in tables.sheets(result(epsilon=[])) if sheet.title == "Differential privacy")
+    assert sheet.rows[0][0].startswith("none")
+
+
+@pytest.mark.parametrize("broken", ["fsync", "replace"])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    path = tmp_path / "metrics.json"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(*((os, "fsync", fail) if broken == "fsync" else (Path, "replace", fail)))
+    with pytest.raises(OSError, match="no space"):
+        atomic_write(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_name_appears_only_when_the_content_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[bool, list[bytes]]] = []
+    real = os.fsync
+
+    def look(descriptor: int) -> None:
+        seen.append(((tmp_path / "report.html").exists(), [path.read_bytes() for path in tmp_path.iterdir()]))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", look)
+    atomic_write(tmp_path / "report.html", b"whole")
+    assert seen == [(False, [b"whole"])]
+    assert (tmp_path / "report.html").read_bytes() == b"whole"
+
+
+def test_files_have_the_usual_permissions(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        (path,) = write_all(tmp_path / "new", {"metrics.json": b"{}"})
+        assert path.stat().st_mode & 0o777 == 0o640
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)
+
+
+def test_checking_a_folder_leaves_nothing_behind(tmp_path: Path) -> None:
+    check_folder(tmp_path / "a" / "b", report.FILES)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_may_not_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(UserError, match=f"cannot write in {tmp_path}: Permission denied"):
+        check_folder(tmp_path / "out")
+
+
+def test_a_dangling_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="is not a folder"):
+        check_folder(tmp_path / "link" / "out")

@@ -1,0 +1,330 @@
+"""Training end to end: against pooled training, against plain sums, under dropouts and aborts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_sites import FEATURES, job, sites
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from protocols.errors import Misuse
+from protocols.flow import Flow
+from protocols.rand import Replay
+from securefl import ClientTrainer, Runner, ServerAggregator
+from securefl.aggregator import Aggregate
+from securefl.errors import UserError
+from securefl.models import initialise
+from securefl.privacy.models import ModelUnsupported
+from securefl.results import RunResult
+from securefl.round import Contribution, Fold, Task, local_update
+
+
+def linear() -> nn.Module:
+    model = nn.Linear(FEATURES, 1)
+    initialise(nn.ModuleList([model]), 3)
+    return model
+
+
+def replayed(name: str) -> Replay:
+    return Replay(f"test {name}")
+
+
+def weights(result: RunResult) -> np.ndarray[Any, Any]:
+    return np.concatenate([np.ravel(v) for v in result.state.values()])
+
+
+def run(data: Mapping[str, Fold], dropouts: Mapping[int, Mapping[str, str]] | None = None, **privacy: object) -> RunResult:
+    plan = dropouts or {}
+    runner = Runner(linear, data, job=job(**privacy), entropy=replayed, dropouts=lambda number, _stages: plan.get(number, {}))
+    return runner.run()
+
+
+def test_a_round_is_one_step_on_the_pooled_rows() -> None:
+    """Full batches, one local step: FedAvg equals a gradient step on all rows, to the quantisation of the sum."""
+    data = sites()
+    result = run(data, rounds=1, local_steps=1)
+    model = linear()
+    xs, ys = zip(*(fold.train.tensors for fold in data.values()), strict=True)  # type: ignore[attr-defined]
+    x, y = torch.cat(xs), torch.cat(ys)
+    loss = nn.functional.binary_cross_entropy_with_logits(model(x).reshape(-1), y)
+    loss.backward()  # type: ignore[no-untyped-call]
+    pooled = np.concatenate([(p - 0.5 * p.grad).detach().numpy().ravel() for p in model.parameters()])  # type: ignore[operator]
+    quantum = 256 * 8.0 / (2**15 - 1) * len(data) / len(x)
+    assert np.abs(weights(result) - pooled).max() <= quantum
+    assert np.abs(pooled - weights_of(linear())).max() > 20 * quantum
+
+
+def weights_of(model: nn.Module) -> np.ndarray[Any, Any]:
+    return np.concatenate([p.detach().numpy().ravel() for p in model.parameters()])
+
+
+def test_training_does_not_reach_the_global_model() -> None:
+    """Local training works on a copy: else the update, a difference, would be zero."""
+    seen: list[np.ndarray[Any, Any]] = []
+
+    class Watching(ClientTrainer):
+        def train(self, model: nn.Module, data: Any, training: Any, steps: int) -> None:
+            before = weights_of(model)
+            super().train(model, data, training, steps)
+            seen.append(weights_of(model) - before)
+
+    runner = Runner(linear, sites(), trainer=Watching(), job=job(rounds=1))
+    start = weights_of(linear())
+    result = runner.run()
+    assert all(np.abs(step).max() > 1e-3 for step in seen)
+    assert np.abs(weights(result) - start).max() > 1e-3
+    assert np.abs(weights_of(runner.template) - start).max() == 0
+
+
+@pytest.mark.parametrize("mechanism", ["none", "local-record"])
+def test_plain_and_secagg_train_the_same_bits(mechanism: str) -> None:
+    privacy = {"mechanism": mechanism, "sample_rate": 0.3}
+    masked, plain = run(sites(), **privacy), run(sites(), protocol="plain-insecure", **privacy)
+    assert (weights(masked) == weights(plain)).all()
+    assert [r.metrics for r in masked.rounds] == [r.metrics for r in plain.rounds]
+
+
+STAGES = ("Advert", "Boxes", "Masked", "Agree", "Openings")
+LATE = ("Agree", "Openings")
+
+
+@settings(max_examples=12)
+@given(
+    st.dictionaries(
+        st.integers(1, 3), st.dictionaries(st.sampled_from(list(sites())), st.sampled_from(STAGES), max_size=2), max_size=3
+    )
+)
+def test_dropouts_give_the_plain_result_over_the_same_survivors(plan: dict[int, dict[str, str]]) -> None:
+    """A party that vanishes after its masked vector is in the sum; with t = 4 of 5, two that vanish abort the round."""
+    masked = run(sites(), plan)
+    aborted = {number for number, gone in plan.items() if len(gone) > 1}
+    assert {r.number for r in masked.rounds if r.aborted} == aborted
+    everybody = dict.fromkeys(sites(), "Clear")
+    survivors = {
+        n: everybody if n in aborted else {k: "Clear" for k, s in gone.items() if s not in LATE} for n, gone in plan.items()
+    }
+    plain = run(sites(), survivors, protocol="plain-insecure")
+    assert (weights(masked) == weights(plain)).all()
+    for record in masked.rounds:
+        gone = [s for s in plan.get(record.number, {}).values() if s not in LATE]
+        assert record.contributors == (0 if record.aborted else 5 - len(gone))
+
+
+def test_an_aborted_round_leaves_the_model_and_is_charged() -> None:
+    two = {"site-0": "Masked", "site-1": "Masked"}
+    privacy: dict[str, Any] = {"mechanism": "local-record", "rounds": 2, "sample_rate": 0.3}
+    result = run(sites(), {1: two, 2: two}, **privacy)
+    assert result.aborted_rounds == 2
+    assert (weights(result) == weights_of(linear())).all()
+    spent = [list(r.epsilon.values()) for r in result.rounds]
+    assert all(0 < first < second <= 3.0 for first, second in zip(*spent, strict=True))
+    assert result.epsilon == pytest.approx(run(sites(), **privacy).epsilon)
+
+
+def test_two_models_for_two_parties_give_no_sum() -> None:
+    """A server that shows one party another model: its session identity differs, and the model stays as it was."""
+    from protocols import simulate
+    from protocols.session import SERVER
+    from protocols.wire import Bulk
+    from securefl.round import GlobalModel
+
+    runner = Runner(linear, sites(), job=job(rounds=1))
+    sessions = runner._sessions(1)
+    layout = sessions[SERVER].limits.vectors["model"]
+
+    def lie(letter: Any) -> Any:
+        if not isinstance(letter.message, GlobalModel):
+            return [letter]
+        zeros = np.zeros_like(letter.message.weights.values)
+        other = replace(letter.message, weights=Bulk.of(layout, zeros))
+        return [replace(letter, to=letter.to[:2]), replace(letter, message=other, to=letter.to[2:])]
+
+    outcome = simulate.run(sessions, network=lie)
+    assert outcome.outputs == []
+    assert outcome.abort is not None
+    refused = {fault.check for fault in sessions[SERVER].faults}
+    assert refused == {"advert-signature"}
+    assert simulate.run(runner._sessions(2)).outputs  # without the lie the round goes through
+
+
+def test_weights_beyond_the_bound_are_cut_and_said() -> None:
+    result = run(sites(), w_max=30)
+    assert any("site-1 has more than w_max = 30 rows" in line for line in result.warnings)
+    assert not any("site-2" in line for line in result.warnings)
+
+
+def test_a_trainer_that_leaves_the_private_path_is_refused() -> None:
+    class Leaving(ClientTrainer):
+        def train(self, model: nn.Module, data: Any, training: Any, steps: int) -> None:
+            x, y = data.tensors
+            optimizer = self.optimizer(model)
+            self.loss(model(x), y).backward()
+            optimizer.step()
+
+    runner = Runner(linear, sites(), trainer=Leaving(), job=job(mechanism="local-record", sample_rate=0.3))
+    with pytest.raises(UserError, match="site-0 took 0 of 3 steps through training.private"):
+        runner.run()
+
+
+def test_a_local_flow_that_leaves_the_private_path_is_refused() -> None:
+    flow = Flow("bypass")
+
+    @flow.client
+    def invent(task: Task) -> Contribution:
+        return Contribution(
+            task.site, [m.astype(np.float64) for m in task.models], [30], {s.name: np.zeros(s.size) for s in task.site.plan.sums}
+        )
+
+    Runner(linear, sites(), job=job(), flow=flow).run()
+    with pytest.raises(UserError, match="site-0 took 0 of 3 steps"):
+        Runner(linear, sites(), job=job(mechanism="local-record", sample_rate=0.3), flow=flow).run()
+
+
+def test_an_update_that_is_not_finite_is_refused() -> None:
+    class Broken(ClientTrainer):
+        def on_after_training(self, model: nn.Module, data: Any) -> None:
+            with torch.no_grad():
+                next(model.parameters()).fill_(float("nan"))
+
+    with pytest.raises(UserError, match="site-0 has a value that is not finite"):
+        Runner(linear, sites(), trainer=Broken(), job=job()).run()
+
+
+def test_running_statistics_are_refused_with_and_without_privacy_and_fixed_on_request() -> None:
+    def normed() -> nn.Module:
+        return nn.Sequential(nn.Linear(FEATURES, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+
+    for mechanism in ("none", "local-record"):
+        with pytest.raises(ModelUnsupported, match="BatchNorm1d") as refused:
+            Runner(normed, sites(), job=job(mechanism=mechanism))
+        assert "GroupNorm" in refused.value.diff
+    knobs = job(rounds=1)
+    fixing = knobs.model_copy(update={"model": knobs.model.model_copy(update={"fix": True})})
+    runner = Runner(normed, sites(), job=fixing)
+    assert any("GroupNorm" in line for line in runner.warnings)
+    result = runner.run()
+    assert result.rounds[0].contributors == 5
+    assert not any("running" in name for name in result.state)
+
+
+def test_bad_input_is_refused_before_training() -> None:
+    with pytest.raises(UserError, match="at least 2 sites"):
+        Runner(linear, sites((30,)), job=job())
+    with pytest.raises(UserError, match="same number of folds"):
+        Runner(linear, {"a": list(sites().values())[:2], "b": list(sites().values())[:1]}, job=job())
+    with pytest.raises(Misuse, match="t = 9 is above n = 5"):
+        Runner(linear, sites(), job=job(threshold=9))
+    with pytest.raises(Misuse, match=r"t = 2 breaks 2t > n"):
+        Runner(linear, sites(), job=job(threshold=2))
+    with pytest.raises(UserError, match="no trainable parameter"):
+        Runner(lambda: nn.Flatten(), sites(), job=job())
+    with pytest.raises(UserError, match="must lead from Task to Contribution"):
+        Runner(linear, sites(), job=job(), flow=Flow("empty"))
+    data = sites()
+    data["site-2"] = Fold(TensorDataset(torch.empty(0, FEATURES), torch.empty(0)), None)
+    with pytest.raises(UserError, match="no rows"):
+        Runner(linear, data, job=job()).run()
+
+
+def test_a_smallest_cohort_above_the_parties_aborts_every_round() -> None:
+    result = run(sites(), min_cohort=6)
+    assert result.aborted_rounds == 3
+    assert (weights(result) == weights_of(linear())).all()
+
+
+def test_a_server_step_of_ones_own() -> None:
+    class Momentum(ServerAggregator):
+        kept: np.ndarray[Any, Any] | float = 0.0
+
+        def step(self, models: Sequence[np.ndarray[Any, Any]], aggregate: Aggregate) -> list[np.ndarray[Any, Any]]:
+            (model,), (update,) = models, aggregate.updates
+            assert update is not None
+            self.kept = 0.5 * self.kept + update
+            return [(model + self.kept).astype(np.float32)]
+
+    runner = Runner(linear, sites(), server=Momentum(), job=job(), entropy=replayed)
+    assert not np.allclose(weights(runner.run()), weights(run(sites())))
+
+
+def test_metrics_of_ones_own_travel_in_the_sum() -> None:
+    from securefl.encode import SumSpec
+
+    class Regression(ClientTrainer):
+        def loss(self, output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return nn.functional.mse_loss(output.reshape(-1), y)
+
+        def sums(self) -> tuple[SumSpec, ...]:
+            return (SumSpec("squared", 1, 1000.0), SumSpec("rows", 1, 1000, integer=True))
+
+        def evaluate(self, model: nn.Module, data: Any) -> dict[str, Any]:
+            x, y = data.tensors
+            return {"squared": np.array([((model(x).reshape(-1) - y) ** 2).sum().item()]), "rows": np.array([len(y)])}
+
+        def read(self, sums: Mapping[str, Any]) -> dict[str, float]:
+            return {"mse": float(sums["squared"][0] / sums["rows"][0])}
+
+    result = Runner(linear, sites(), trainer=Regression(learning_rate=0.1), job=job(rounds=8)).run()
+    assert result.metrics["mse"] < result.rounds[0].metrics["mse"]
+    assert set(result.site_metrics) == set(sites())
+
+
+def test_a_local_flow_with_parallel_steps() -> None:
+    from dataclasses import dataclass
+
+    @dataclass(frozen=True)
+    class Half:
+        task: Task
+
+    @dataclass(frozen=True)
+    class Other:
+        rows: int
+
+    @dataclass(frozen=True)
+    class Update:
+        task: Task
+        values: Any
+
+    @dataclass(frozen=True)
+    class Weight:
+        rows: int
+
+    flow = Flow("branching")
+
+    @flow.client
+    def divide(task: Task) -> tuple[Half, Other]:
+        return Half(task), Other(len(task.site.folds[0].train))  # type: ignore[arg-type]
+
+    @flow.client
+    def train_half(half: Half) -> Update:
+        return Update(half.task, local_update(half.task, 0))
+
+    @flow.client
+    def weigh(other: Other) -> Weight:
+        return Weight(other.rows)
+
+    @flow.client
+    def join_both(update: Update, weight: Weight) -> Contribution:
+        from securefl.round import held_out
+
+        return Contribution(update.task.site, [update.values], [weight.rows], held_out(update.task))
+
+    runner = Runner(linear, sites(), job=job(), flow=flow, entropy=replayed)
+    assert (weights(runner.run()) == weights(run(sites()))).all()
+
+
+def test_bytes_and_seconds_are_counted() -> None:
+    result = run(sites())
+    assert list(result.up) == list(result.down) == list(sites())
+    seen = {row.message: row for row in result.server_saw}
+    assert sum(row.size for name, row in seen.items() if name != "Sum") == sum(result.up.values())
+    assert seen["Masked"].count == 15
+    assert set(result.seconds) >= {"train", "mask", "reveal"}
+    assert result.picture.startswith("<svg")

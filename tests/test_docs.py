@@ -1,0 +1,261 @@
+"""The documents say what the code does: links, examples, commands, pictures, keys, figures and names are compared with it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import re
+import shlex
+import tomllib
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import typer
+
+from protocols import draw
+from protocols.primitives import shamir
+from protocols.suite import SECAGG, default_corrupt, default_threshold
+from protocols.wire import MAX_PARTIES
+from securefl.cli import app
+from securefl.job import BUILT_IN, SECTIONS, Job, allowed
+from securefl.options import flag, read_job
+from securefl.secure import flow
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")], key=lambda page: page.name)
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+
+
+def code(page: str) -> set[str]:
+    """What stands in backticks."""
+    prose = re.sub(r"^```.*?^```", "", page, flags=re.DOTALL | re.MULTILINE)
+    return {" ".join(words.split()) for words in re.findall(r"`([^`]+)`", prose)}
+
+
+def rows(page: str) -> list[list[str]]:
+    """Cells of all tables, heads included."""
+    lines = [line for line in page.splitlines() if line.startswith("|") and not line.startswith("|---")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
+def section(page: str, title: str) -> str:
+    return re.search(rf"^## {re.escape(title)}.*?(?=^## |\Z)", page, re.DOTALL | re.MULTILINE).group()
+
+
+def executed(source: str) -> tuple[dict[str, object], str]:
+    space, out = {"__name__": "example"}, io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(compile(source, "<document>", "exec"), space)  # noqa: S102  (the documents' own examples)
+    return space, out.getvalue()
+
+
+# Links and names
+
+
+def anchors(page: str) -> set[str]:
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in re.findall(r"^#+ (.*)$", page, re.MULTILINE)}
+
+
+@each_page
+def test_relative_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        if link.startswith("https://"):
+            continue
+        place, _, anchor = link.partition("#")
+        target = (page.parent / place).resolve() if place else page
+        assert target.exists(), link
+        assert target.is_relative_to(ROOT), link
+        assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+@each_page
+def test_files_that_are_named_exist(page):
+    for name in re.findall(r"\b(?:tests|examples|docs|protocols|securefl)/[\w/-]+\.\w+", page.read_text(encoding="utf-8")):
+        assert (ROOT / name).exists() or (ROOT / "tests" / name).exists(), name
+
+
+@each_page
+def test_objects_that_are_named_exist(page):
+    for name in code(page.read_text(encoding="utf-8")):
+        if re.fullmatch(r"(protocols|securefl)(\.\w+)+(\(\))?", name) and not name.endswith((".py", ".md")):
+            parts = name.removesuffix("()").split(".")
+            found = importlib.import_module(parts[0])
+            for number, part in enumerate(parts[1:], 2):
+                found = getattr(found, part, None) or importlib.import_module(".".join(parts[:number]))
+
+
+def test_files_in_the_architecture_table_exist():
+    listed = rows(section(text("docs/architecture.md"), "Where things are"))
+    for cells in listed[1:]:
+        for package, cell in (("protocols", cells[0]), ("securefl", cells[2])):
+            for name in code(cell):
+                assert (ROOT / package / name).exists(), f"{package}/{name}"
+
+
+@each_page
+def test_check_ids_stand_in_the_table_of_checks(page):
+    ids = {word for cells in rows(text("docs/checks.md")) for word in code(cells[0])}
+    assert len(ids) > 40
+    values = {
+        w for knobs in SECTIONS.values() for f in knobs.model_fields.values() for w in get_args(f.annotation) if isinstance(w, str)
+    }
+    names = {word for word in code(page.read_text(encoding="utf-8")) if re.fullmatch(r"[a-z]+(-[a-z]+)+", word)}
+    assert names <= ids | values | set(BUILT_IN)
+    if page.name == "SECURITY.md":
+        carried = [
+            cells[2]
+            for cells in rows(section(page.read_text(encoding="utf-8"), "The guarantees"))
+            if re.fullmatch("[A-H]", cells[0])
+        ]
+        assert len(carried) == 8
+        words = {word for cell in carried for word in code(cell) if re.fullmatch(r"[a-z]+(-[a-z]+)*", word)}
+        assert words - {"sid"} <= ids
+
+
+# Commands
+
+
+def lines(page: str) -> list[list[str]]:
+    """Every command line of ``securefl`` with something behind it, as words."""
+    shell = [line for block in blocks(page, "sh") for line in block.splitlines()]
+    found = [shlex.split(line, comments=True) for line in [*shell, *code(page)] if line.startswith("securefl ")]
+    return [words for words in found if len(words) > 2 or words[1:] == ["run"]]
+
+
+@each_page
+def test_command_lines_parse(page):
+    commands = typer.main.get_command(app).commands
+    for words in lines(page.read_text(encoding="utf-8")):
+        commands[words[1]].make_context(words[1], words[2:])  # an unknown option or a wrong number raises
+
+
+@each_page
+def test_options_that_are_named_exist(page):
+    commands = typer.main.get_command(app).commands.values()
+    known = {name for command in commands for option in command.params for name in [*option.opts, *option.secondary_opts]}
+    named = {word for words in code(page.read_text(encoding="utf-8")) for word in re.findall(r"(?<![\w-])--[a-z][a-z-]*", words)}
+    assert named - {"--strict", "--help"} <= known  # of mypy; of every command
+
+
+@each_page
+def test_make_targets_exist(page):
+    for target in re.findall(r"^make (\w+)|`make (\w+)`", page.read_text(encoding="utf-8"), re.MULTILINE):
+        assert re.search(rf"^{''.join(target)}:", text("Makefile"), re.MULTILINE), target
+
+
+def test_readme_starts_with_the_two_commands():
+    first = blocks(text("README.md"), "sh")[0]
+    assert [line.split("#")[0].split() for line in first.splitlines()] == [["make", "run"], ["make", "test"]]
+
+
+# Examples
+
+
+def test_readme_library_example():
+    (source,) = [block for block in blocks(text("README.md"), "python") if "Runner" in block]
+    space, out = executed(source)
+    result = space["result"]
+    assert len(out.splitlines()) == len(result.rounds) + 1 == 11
+    assert result.aborted_rounds == 0
+    assert result.metrics["auroc"] > 0.9
+    assert all(0 < epsilon <= 3 for epsilon in result.epsilon)
+
+
+def test_readme_secure_sum_example():
+    (source,) = [block for block in blocks(text("README.md"), "python") if "secure_sum" in block]
+    assert len([line for line in source.splitlines() if line]) <= 5
+    space, _ = executed(source)
+    survivors = [vector for number, vector in enumerate(space["counts"], 1) if number != 4]
+    assert space["total"].contributors == 9
+    assert space["total"].values.tolist() == [sum(column) for column in zip(*survivors, strict=True)]
+
+
+@pytest.mark.parametrize("name", ["secagg", "fedavg"])
+def test_picture_is_what_the_code_draws_now(name):
+    assert text(f"docs/flow-{name}.svg") == draw.svg(flow(name)).rstrip("\n") + "\n", f"securefl draw {name} > docs/flow-{name}.svg"
+
+
+# The job file
+
+
+def shown(default: object) -> str:
+    if default is None or default == {}:
+        return "–"
+    return f"`{str(default).lower() if isinstance(default, bool) else repr(default)}`".replace("'", '"')
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_keys_of_the_job_file(name):
+    documented = {cells[0].strip("`"): cells[1:4] for cells in rows(section(text("docs/jobs.md"), f"[{name}]"))[1:]}
+    assert list(documented) == list(SECTIONS[name].model_fields)
+    for key, field in SECTIONS[name].model_fields.items():
+        option, default, values = documented[key]
+        assert option.replace("`", "").split() == flag(name, key).split("/"), key
+        assert default == shown(field.get_default(call_default_factory=True)), key
+        if (name, key) != ("data", "name"):
+            assert values == allowed(name, key).replace("<=", "≤").replace(">=", "≥"), key
+        else:
+            assert code(values) == {*BUILT_IN, ".csv"}
+
+
+def test_job_file_and_command_line_in_the_document_are_one_job():
+    page = text("docs/jobs.md")
+    (block,), (words,) = blocks(page, "toml"), [line for line in lines(page) if "--range" in line]
+    given = typer.main.get_command(app).commands["run"].make_context("run", words[2:]).params
+    knobs = {name.replace("_", ".", 1): value for name, value in given.items() if name.split("_")[0] in SECTIONS}
+    assert Job.parse(tomllib.loads(block)) == read_job(None, {key: value for key, value in knobs.items() if value is not None})
+
+
+# Figures
+
+
+def test_cost_of_secagg():
+    page = text("docs/protocols.md")
+    space, out = executed(blocks(page, "python")[0])
+    tables = [cells for cells in rows(page) if len(cells) == 5 and cells[0].isdigit()]
+    figures = [tuple(map(int, cells)) for cells in tables]
+    costs = {row for row in figures if row[1] >= 1000}
+    assert len(costs) == 6
+    for n, d, up, down, vector in costs:
+        assert (up, down) == space["cost"](n, d)
+        assert vector == (16 + (n - 1).bit_length()) * d // 8
+    assert out.strip() == str(next((up, down) for n, d, up, down, _ in figures if (n, d) == (5, 1000)))
+
+
+def test_thresholds_of_secagg():
+    figures = [tuple(map(int, c)) for c in rows(text("docs/protocols.md")) if len(c) == 5 and c[0].isdigit() and int(c[1]) < 1000]
+    assert len(figures) == 7
+    for n, corrupt, t, gone, honest in figures:
+        assert (corrupt, t) == (default_corrupt(n), default_threshold(n, default_corrupt(n)))
+        assert (gone, honest) == (n - t, t - corrupt)
+
+
+def test_parameters_in_the_security_policy():
+    page = section(text("SECURITY.md"), "Parameters")
+    assert f"`{SECAGG}<b>`" in page
+    assert f"2 to {MAX_PARTIES}" in page
+    assert f"2^256 + {shamir.P - 2**256}" in page
+    waits = {step.name: step.within for step in flow("secagg").steps if step.within is not None}
+    assert waits.pop("survey") == 300
+    assert set(waits.values()) == {60}
+    assert "300 s for masked vectors, 60 s for the rest" in page
+
+
+def test_nobody_has_audited_this_yet():
+    for name in ("README.md", "SECURITY.md"):
+        assert "obody has audited this yet" in text(name)
+
+
+def test_changelog_has_the_version():
+    version = tomllib.loads(text("pyproject.toml"))["project"]["version"]
+    assert re.search(rf"^## {re.escape(version)} – ", text("CHANGELOG.md"), re.MULTILINE)
