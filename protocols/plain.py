@@ -8,13 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from protocols.bulk import Bulk, Packed
 from protocols.errors import require
 from protocols.flow import Arrived, Flow, Input, Output
 from protocols.policy import Policy
 from protocols.ring import Accumulator
+from protocols.schema import Message, Raw
 from protocols.suite import PLAIN, Parameters, Terms
 from protocols.vector import Sum, Vector, checked_sum, with_count
-from protocols.wire import Bulk, Message, Packed, Raw
 
 flow = Flow("plain-insecure")
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from protocols.bulk import Bulk, Packed
 from protocols.errors import Misuse
 from protocols.plain import Clear
 from protocols.primitives import seal, shamir
@@ -26,6 +27,7 @@ from protocols.primitives.agree import KeyPair, derive
 from protocols.primitives.sign import SigningKey
 from protocols.rand import Entropy, Key, Secret, Seed
 from protocols.ring import Ring
+from protocols.schema import Message
 from protocols.secagg_types import (
     Advert,
     Agree,
@@ -42,7 +44,7 @@ from protocols.secagg_types import (
     Signed,
 )
 from protocols.suite import Parameters, Terms
-from protocols.wire import Bulk, Message, Packed, canonical, control_bytes, digest
+from protocols.wire import canonical, control_bytes, digest
 
 SECAGG_STAGES = ("Advert", "Boxes", "Masked", "Agree", "Openings")
 """Messages of a party in `secagg`, in order: before any of them it may vanish."""

@@ -24,6 +24,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from protocols.bulk import Bulk, Packed
 from protocols.errors import Abort, Misuse, Refused, require
 from protocols.flow import Arrived, Broadcast, Fanout, Flow, Inbox, Input, Output
 from protocols.primitives import agree, seal
@@ -62,7 +63,7 @@ from protocols.secagg_types import (
 )
 from protocols.suite import SECAGG, Parameters, Terms
 from protocols.vector import Sum, Vector, checked_sum, with_count
-from protocols.wire import Bulk, Packed, canonical, control_bytes, digest
+from protocols.wire import canonical, control_bytes, digest
 
 flow = Flow("secagg")
 

@@ -9,14 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
+from protocols.bulk import Bulk
 from protocols.policy import Policy
 from protocols.primitives import agree, seal
 from protocols.primitives.shamir import SHARE_SIZE
 from protocols.primitives.sign import SigningKey
 from protocols.rand import Seed
 from protocols.ring import Accumulator
+from protocols.schema import PARTIES, Count, Digest, Index, Message, PublicKey, Raw, Record, Signature, Size
 from protocols.suite import Terms
-from protocols.wire import PARTIES, Bulk, Count, Digest, Index, Message, PublicKey, Raw, Record, Signature, Size
 
 BOX = 2 * 9 + 2 * (SHARE_SIZE + 3) + seal.OVERHEAD
 

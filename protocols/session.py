@@ -18,7 +18,8 @@ from typing import Annotated, Any, Protocol
 from protocols.errors import Abort, Misuse, Refused
 from protocols.flow import Arrived, Broadcast, Fanout, Flow, Output, Step
 from protocols.rand import Entropy, fresh
-from protocols.wire import MAX_PARTIES, Count, Decoder, Index, Limits, Message, encode
+from protocols.schema import MAX_PARTIES, Count, Index, Message
+from protocols.wire import Decoder, Limits, encode
 
 
 @dataclass(frozen=True, order=True)

@@ -17,7 +17,8 @@ from functools import cached_property
 from protocols.errors import Misuse
 from protocols.primitives.graph import Complete, Graph
 from protocols.ring import Ring
-from protocols.wire import MAX_PARTIES, canonical, digest
+from protocols.schema import MAX_PARTIES
+from protocols.wire import canonical, digest
 
 SECAGG = "SecAgg_X25519_Ed25519_HKDF-SHA256_AES256GCM_AES256CTR_Z"
 """Name of the whole configuration of `protocols.secagg`; the ring's width in bits follows."""

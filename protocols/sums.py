@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from protocols import plain, secagg, secagg_types, simulate
+from protocols.bulk import Layout, Packed
 from protocols.errors import Misuse
 from protocols.flow import Flow
 from protocols.policy import Journal, MemoryJournal, OccasionGuard, Policy
@@ -22,7 +23,7 @@ from protocols.ring import Accumulator
 from protocols.session import SERVER, Address, Session, client
 from protocols.suite import Member, Occasion, Parameters, Roster, Terms
 from protocols.vector import Sum, Vector
-from protocols.wire import Layout, Limits, Packed
+from protocols.wire import Limits
 
 
 @dataclass(frozen=True)

@@ -4,177 +4,23 @@ A message on the wire is ``length (4 bytes, little-endian) ‖ control ‖ vecto
 …]`` in the deterministic encoding of RFC 8949 §4.2; it is decoded, type-checked field by field, encoded again and compared, so a
 second spelling of the same content, trailing bytes, tags, floats and simple values are refused.  Vectors never enter a codec: each
 is a run of bytes whose length both sides know beforehand (`Limits.vectors`), sent in frames of at most `FRAME` bytes.
-
-Every field carries its bound in its annotation (`Size`, `Span`, `Count`, `Raw`); a class with an unbounded field is refused
-when its flow is checked.
 """
 
 from __future__ import annotations
 
 import hashlib
-import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
-from typing import Annotated, Any, Protocol, TypeVar, get_args, get_origin
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import cbor2
-import numpy as np
-from numpy.typing import NDArray
 
+from protocols.bulk import Bulk, Layout
 from protocols.errors import Misuse, Refused, require
-from protocols.ring import Ring, Unpacker
+from protocols.schema import PARTIES, Count, Message, Raw, Record, Size, Span, max_control, schema
 
 FRAME = 1 << 20
 """Largest frame of vector bytes."""
-MAX_PARTIES = 16384
-PARTIES = -1
-"""As an upper bound of `Count`: the number of invited parties of the session."""
-
-
-@dataclass(frozen=True)
-class Size:
-    """Bytes or text of ``low`` to ``high`` bytes (exactly ``low`` if ``high`` is not given)."""
-
-    low: int
-    high: int | None = None
-
-
-@dataclass(frozen=True)
-class Span:
-    """An integer in [low, high]."""
-
-    low: int
-    high: int
-
-
-@dataclass(frozen=True)
-class Count:
-    """A tuple of ``low`` to ``high`` items; ``high`` may be `PARTIES`."""
-
-    low: int
-    high: int
-
-
-@dataclass(frozen=True)
-class Raw:
-    """A vector outside the codec, described by the entry ``key`` of `Limits.vectors`."""
-
-    key: str
-
-
-Index = Annotated[int, Span(1, MAX_PARTIES)]
-"""Roster index of a party, from 1."""
-Digest = Annotated[bytes, Size(32)]
-PublicKey = Annotated[bytes, Size(32)]
-Signature = Annotated[bytes, Size(64)]
-
-
-class Layout(Protocol):
-    """How a vector lies on the wire."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes on the wire."""
-
-    def dump(self, values: NDArray[Any]) -> bytes:
-        """Values to wire bytes."""
-
-    def parser(self) -> Unpacker | FloatParser:
-        """An incremental reader."""
-
-
-@dataclass(frozen=True)
-class Packed:
-    """``size`` elements of ``ring``, bit-packed to its width."""
-
-    ring: Ring
-    size: int
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes on the wire."""
-        return self.ring.packed_size(self.size)
-
-    def dump(self, values: NDArray[Any]) -> bytes:
-        """Pack shape (size,) of the ring's dtype."""
-        if values.shape != (self.size,):
-            raise Misuse(f"a vector of {self.size} values was declared, not {values.shape}")
-        return bytes(self.ring.pack(values))
-
-    def parser(self) -> Unpacker:
-        """An incremental unpacker."""
-        return Unpacker(self.ring, self.size)
-
-
-@dataclass(frozen=True)
-class Floats:
-    """``size`` little-endian float32, for models sent in clear to the parties."""
-
-    size: int
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes on the wire."""
-        return 4 * self.size
-
-    def dump(self, values: NDArray[Any]) -> bytes:
-        """Shape (size,), any float dtype, sent as float32."""
-        if values.shape != (self.size,):
-            raise Misuse(f"a vector of {self.size} values was declared, not {values.shape}")
-        return values.astype("<f4").tobytes()
-
-    def parser(self) -> FloatParser:
-        """An incremental reader."""
-        return FloatParser(self)
-
-
-class FloatParser:
-    """Stages float32 bytes as they come."""
-
-    def __init__(self, layout: Floats) -> None:
-        self._want, self._data = layout.nbytes, bytearray()
-
-    def feed(self, chunk: bytes | memoryview) -> None:
-        """Take the next bytes."""
-        self._data += chunk
-
-    @property
-    def done(self) -> bool:
-        """Whether all bytes have come."""
-        return len(self._data) == self._want
-
-    def vector(self) -> NDArray[np.float32]:
-        """The values, shape (size,), dtype float32."""
-        return np.frombuffer(bytes(self._data), dtype="<f4").astype(np.float32, copy=False)
-
-
-@dataclass(frozen=True, eq=False)
-class Bulk:
-    """A vector and the SHA-256 of its bytes on the wire.
-
-    Attributes:
-        values: shape (size,), the ring's dtype or float32.
-        digest: SHA-256 of ``data``.
-        data: the wire bytes on the sending side, None on the receiving side.
-    """
-
-    values: NDArray[Any]
-    digest: bytes
-    data: bytes | None = None
-
-    @classmethod
-    def of(cls, layout: Layout, values: NDArray[Any]) -> Bulk:
-        """Lay out ``values`` for sending."""
-        data = layout.dump(values)
-        return cls(values, hashlib.sha256(data).digest(), data)
-
-
-class Record:
-    """Base of nested records: frozen dataclasses whose every field is bounded."""
-
-
-class Message(Record):
-    """Base of messages: what one party sends to another."""
 
 
 @dataclass(frozen=True)
@@ -201,67 +47,6 @@ def canonical(value: Any) -> bytes:
 def digest(value: Any) -> bytes:
     """SHA-256 of the canonical encoding."""
     return hashlib.sha256(canonical(value)).digest()
-
-
-_SCHEMAS: dict[type[Record], tuple[tuple[str, Any], ...]] = {}
-
-
-def schema(kind: type[Record]) -> tuple[tuple[str, Any], ...]:
-    """Names and annotations of the fields of a record, in order.
-
-    Raises:
-        Misuse: where a field has no bound.
-    """
-    if kind in _SCHEMAS:
-        return _SCHEMAS[kind]
-    if "__dataclass_fields__" not in vars(kind):
-        raise Misuse(f"{kind.__name__} is not a dataclass")
-    hints = typing.get_type_hints(kind, include_extras=True)
-    out = tuple((f.name, hints[f.name]) for f in fields(kind))  # type: ignore[arg-type]
-    for name, hint in out:
-        _check_bounded(hint, f"{kind.__name__}.{name}")
-    _SCHEMAS[kind] = out
-    return out
-
-
-def _check_bounded(hint: Any, where: str) -> None:
-    if isinstance(hint, type) and issubclass(hint, Record):
-        schema(hint)
-        return
-    base, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-    match marks:
-        case [Size()] if base in (bytes, str):
-            return
-        case [Span()] if base is int:
-            return
-        case [Raw()] if base is Bulk:
-            return
-        case [Count()] if get_origin(base) is tuple:
-            _check_bounded(get_args(base)[0], where)
-            return
-    raise Misuse(f"the field {where} has no bound")
-
-
-def max_control(kind: type[Record], parties: int) -> int:
-    """Largest number of control bytes that a message of this kind may have in a session of ``parties``."""
-    overhead = 64 if issubclass(kind, Message) else 9
-    return overhead + sum(_max_field(hint, parties) for _, hint in schema(kind))
-
-
-def _max_field(hint: Any, parties: int) -> int:
-    if isinstance(hint, type):
-        return max_control(hint, parties)
-    base, mark = get_args(hint)
-    match mark:
-        case Size(low, high):
-            return 9 + (low if high is None else high)
-        case Count(_, high):
-            most = parties if high == PARTIES else high
-            return 9 + most * _max_field(get_args(base)[0], parties)
-        case Raw():
-            return 0
-        case _:
-            return 9
 
 
 def encode(message: Message, epoch: int, limits: Limits) -> Iterator[bytes]:

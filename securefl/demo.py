@@ -19,12 +19,12 @@ from rich.table import Table
 from rich.text import Text
 
 from protocols import draw, simulate
+from protocols.bulk import Bulk
 from protocols.flow import Flow
 from protocols.session import SERVER, Address, Letter, Session, client
 from protocols.suite import Occasion, Parameters
 from protocols.sums import SCHEMES, Scheme, client_session, enrol, server_session
 from protocols.vector import Sum, Vector
-from protocols.wire import Bulk
 from securefl.errors import UserError
 
 SIZE, COLUMNS, HEIGHT, PEAK = 4096, 64, 4, 100

@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from protocols.bulk import Bulk
 from protocols.flow import Broadcast, Flow, Input, Output
 from protocols.policy import OccasionGuard
 from protocols.rand import Entropy
+from protocols.schema import Message, Raw, Span
 from protocols.suite import Occasion, Terms
 from protocols.sums import Party
 from protocols.vector import Sum, Vector
-from protocols.wire import Bulk, Message, Raw, Span
 from securefl.aggregator import Aggregate, ServerAggregator
 from securefl.encode import Plan, decode, encode
 from securefl.errors import UserError

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from protocols import draw, simulate
+from protocols.bulk import Bulk, Floats
 from protocols.flow import Flow
 from protocols.policy import OccasionGuard, Policy
 from protocols.rand import Entropy, fresh
 from protocols.session import SERVER, Session, client
 from protocols.suite import Occasion, Parameters, Terms
 from protocols.sums import Party, scheme
-from protocols.wire import Bulk, Floats, Limits
+from protocols.wire import Limits
 from securefl.aggregator import ServerAggregator
 from securefl.encode import Plan, limit_of
 from securefl.errors import UserError

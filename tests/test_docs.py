@@ -16,8 +16,8 @@ import typer
 
 from protocols import draw
 from protocols.primitives import shamir
+from protocols.schema import MAX_PARTIES
 from protocols.suite import SECAGG, default_corrupt, default_threshold
-from protocols.wire import MAX_PARTIES
 from securefl.cli import app
 from securefl.job import BUILT_IN, SECTIONS, Job, allowed
 from securefl.options import flag, read_job

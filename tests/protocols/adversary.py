@@ -22,11 +22,12 @@ from protocols.primitives.agree import KeyPair, derive
 from protocols.primitives.prg import apply_masks
 from protocols.primitives.shamir import Lagrange
 from protocols.rand import Key, Replay, Seed
+from protocols.schema import Message
 from protocols.secagg_types import Advert, Agree, Agreed, Boxes, Covered, Dropped, Entry, Listed, Masked, Openings, Sealed, Signed
 from protocols.session import SERVER, Address, Letter, Session, client
 from protocols.suite import Occasion, Parameters, Roster, Terms
 from protocols.vector import Vector
-from protocols.wire import Limits, Message, canonical
+from protocols.wire import Limits, canonical
 
 M = TypeVar("M", bound=Message)
 SCHEME = sums.scheme("secagg")

@@ -16,7 +16,8 @@ from protocols.flow import Broadcast, Fanout, Flow, Inbox, Input, Output
 from protocols.primitives import seal
 from protocols.primitives.agree import KeyPair, check_public_key, derive
 from protocols.rand import Key, Rand
-from protocols.wire import PARTIES, Count, Index, Message, PublicKey, Size, Span, canonical
+from protocols.schema import PARTIES, Count, Index, Message, PublicKey, Size, Span
+from protocols.wire import canonical
 
 MODULUS = 2**64
 

@@ -11,24 +11,11 @@ from typing import Annotated, Any
 import numpy as np
 
 import protocols
+from protocols.bulk import Bulk, Packed
 from protocols.errors import Refused
 from protocols.ring import Ring
-from protocols.wire import (
-    PARTIES,
-    Bulk,
-    Count,
-    Decoder,
-    Digest,
-    Index,
-    Limits,
-    Message,
-    Packed,
-    Raw,
-    Record,
-    Size,
-    Span,
-    schema,
-)
+from protocols.schema import PARTIES, Count, Digest, Index, Message, Raw, Record, Size, Span, schema
+from protocols.wire import Decoder, Limits
 
 LIMITS = Limits(5, {"masked": Packed(Ring(23), 67)})
 

@@ -12,16 +12,18 @@ import numpy as np
 from hypothesis import strategies as st
 
 from protocols import reference, simulate
+from protocols.bulk import Bulk, Layout
 from protocols.flow import Flow
 from protocols.policy import Policy
 from protocols.primitives.sign import SigningKey
 from protocols.rand import Entropy, Replay
 from protocols.ring import Ring
+from protocols.schema import Count, Message, Raw, Record, Size, Span, schema
 from protocols.session import SERVER, Address, Letter, Session, client
 from protocols.suite import Member, Occasion, Parameters, Roster, Terms
 from protocols.sums import Party, client_session, scheme, server_session
 from protocols.vector import Sum, Vector
-from protocols.wire import Bulk, Count, Layout, Limits, Message, Raw, Record, Size, Span, encode, schema
+from protocols.wire import Limits, encode
 
 SEEDS = st.integers(0, 2**32)
 Wire = dict[tuple[str, Address, Address], bytes]

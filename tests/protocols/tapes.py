@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from strategies import client, play, simple_case
 
 from protocols.errors import Abort, Refused
+from protocols.schema import Message
 from protocols.session import SERVER, Address, Session
-from protocols.wire import Message
 
 CASE = simple_case(4, 6)  # t = 3: one party may be lost
 ME = client(2)

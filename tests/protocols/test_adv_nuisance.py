@@ -11,10 +11,11 @@ from adversary import SCHEME, Federation, faults, federation, limits, run
 from protocols import simulate, sums, wire
 from protocols.errors import Refused
 from protocols.policy import Policy
+from protocols.schema import Message
 from protocols.secagg_types import Advert, Agree, Boxes, Covered, Masked
 from protocols.session import SERVER, Address, Letter, Session, client
 from protocols.vector import Vector
-from protocols.wire import Decoder, Message
+from protocols.wire import Decoder
 
 EVERYBODY = (1, 2, 3, 4, 5, 6)
 BAD = 6

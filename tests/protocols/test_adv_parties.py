@@ -18,6 +18,7 @@ from adversary import (
 )
 
 from protocols import secagg, simulate
+from protocols.bulk import Bulk, Packed
 from protocols.errors import Refused
 from protocols.flow import Flow
 from protocols.primitives import agree, seal, shamir
@@ -37,7 +38,7 @@ from protocols.secagg_types import (
 )
 from protocols.session import SERVER, client
 from protocols.vector import Vector, with_count
-from protocols.wire import Bulk, Packed, canonical
+from protocols.wire import canonical
 
 EVERYBODY = (1, 2, 3, 4, 5, 6)
 BAD, VICTIM = 6, 1

@@ -18,6 +18,7 @@ from protocols.errors import Misuse
 from protocols.primitives import seal
 from protocols.primitives.agree import KeyPair
 from protocols.rand import Replay, Seed
+from protocols.schema import schema
 from protocols.secagg_types import (
     Advert,
     Agree,
@@ -35,7 +36,7 @@ from protocols.secagg_types import (
 )
 from protocols.session import Session
 from protocols.suite import Terms
-from protocols.wire import Limits, canonical, encode, schema
+from protocols.wire import Limits, canonical, encode
 
 EVERYBODY = (1, 2, 3, 4, 5, 6)
 VICTIM, COLLUDER = 1, 6

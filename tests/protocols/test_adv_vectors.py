@@ -20,6 +20,7 @@ from adversary import (
 )
 
 from protocols import secagg, simulate
+from protocols.bulk import Bulk, Packed
 from protocols.errors import Abort, Misuse
 from protocols.flow import Flow
 from protocols.primitives.agree import KeyPair
@@ -35,7 +36,6 @@ from protocols.secagg_types import (
 )
 from protocols.session import SERVER, Address, Letter, Session, client
 from protocols.vector import Vector
-from protocols.wire import Bulk, Packed
 
 EVERYBODY = (1, 2, 3, 4, 5, 6)
 BAD, VICTIM = 6, 1

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from protocols import draw, plain, secagg, secagg_types
 from protocols.flow import Broadcast, Fanout, Flow, Inbox, Input, Output, Port, Step
+from protocols.schema import Digest, Message
 from protocols.vector import Vector
-from protocols.wire import Digest, Message
 
 SVG = "{http://www.w3.org/2000/svg}"
 

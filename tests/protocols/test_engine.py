@@ -17,10 +17,11 @@ from protocols.errors import Misuse, Refused
 from protocols.flow import Broadcast, Flow, Input, Output
 from protocols.policy import Policy
 from protocols.rand import Rand, Replay
+from protocols.schema import Index, Message
 from protocols.secagg_types import Collecting, Invited
 from protocols.session import SERVER, Address, Letter, Session
 from protocols.vector import Sum, Vector
-from protocols.wire import Index, Limits, Message
+from protocols.wire import Limits
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import pytest
 from protocols import plain, secagg
 from protocols.errors import Misuse
 from protocols.flow import Arrived, Broadcast, Fanout, Flow, Inbox, Input
+from protocols.schema import Index, Message
 from protocols.secagg_types import Collecting, Invited
 from protocols.vector import Vector
-from protocols.wire import Index, Message
 
 
 @dataclass(frozen=True)

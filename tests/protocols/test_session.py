@@ -14,12 +14,13 @@ from tapes import CASE, CUTS, ME, Delivery, at_state, check_sane, in_pieces, tap
 
 from protocols.errors import Misuse
 from protocols.policy import MemoryJournal, Policy
+from protocols.schema import Message
 from protocols.secagg_types import Advert, Agreed, Dropped, Listed, Masked, Openings, Sealed
 from protocols.session import SERVER, Address, Farewell, Letter, Session
 from protocols.suite import Occasion
 from protocols.sums import Party, client_session, scheme
 from protocols.vector import Vector
-from protocols.wire import Message, encode
+from protocols.wire import encode
 
 # A client, and a server that says something else
 

@@ -14,6 +14,7 @@ from strategies import parameters, roster
 from protocols.errors import Misuse
 from protocols.primitives.graph import Complete
 from protocols.ring import Ring
+from protocols.schema import MAX_PARTIES
 from protocols.suite import (
     PLAIN,
     SECAGG,
@@ -27,7 +28,7 @@ from protocols.suite import (
     ring_bits,
     session_id,
 )
-from protocols.wire import MAX_PARTIES, canonical
+from protocols.wire import canonical
 
 GOOD = Parameters(10, 5, 100, Ring(23), 7, 3)
 

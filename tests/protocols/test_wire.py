@@ -16,30 +16,14 @@ from hypothesis import strategies as st
 from messages import EVERY, KINDS, LIMITS, MESSAGES, Sample, framed, largest, outcome, parse
 from strategies import records, same
 
+from protocols.bulk import Bulk, Floats, Packed
 from protocols.errors import Misuse, Refused
 from protocols.flow import Flow, Inbox
 from protocols.ring import Ring
+from protocols.schema import Count, Message, Raw, Record, Size, Span, max_control, schema
 from protocols.secagg_types import Agreed, Boxes, Dropped, Listed, Masked
 from protocols.session import Farewell
-from protocols.wire import (
-    FRAME,
-    Bulk,
-    Count,
-    Decoder,
-    Floats,
-    Limits,
-    Message,
-    Packed,
-    Raw,
-    Record,
-    Size,
-    Span,
-    canonical,
-    control_bytes,
-    encode,
-    max_control,
-    schema,
-)
+from protocols.wire import FRAME, Decoder, Limits, canonical, control_bytes, encode
 
 ANY_MESSAGE = st.sampled_from([*MESSAGES, Sample]).flatmap(lambda kind: records(kind, LIMITS))
 

@@ -12,12 +12,9 @@ from messages import KINDS, LIMITS, framed, outcome, parse
 from strategies import same
 
 from protocols.errors import Refused
+from protocols.schema import schema
 from protocols.secagg_types import Advert, Dropped
-from protocols.wire import (
-    canonical,
-    parse_control,
-    schema,
-)
+from protocols.wire import canonical, parse_control
 
 CBOR = st.recursive(
     st.none()

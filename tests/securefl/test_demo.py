@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from protocols.bulk import Bulk
 from protocols.rand import Rand, Seed
 from protocols.session import client
 from protocols.suite import Parameters
 from protocols.sums import SCHEMES
-from protocols.wire import Bulk
 from securefl import demo
 from securefl.errors import UserError
 

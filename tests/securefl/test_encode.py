@@ -87,19 +87,20 @@ def test_decoded_sum_is_within_n_steps_of_the_true_one(cohort):
         return
     decoded = decode(plan, total, n)
     assert decoded.weights == tuple(weights.sum(axis=0))
-    slack = 1 + 2.0**-30
     for block, update in enumerate(decoded.updates):
         summed = sum(w * clipped(p["updates"][block], plan.clip) for w, p in zip(weights[:, block], parties, strict=True))
         if update is None:
             assert weights[:, block].sum() == 0
             continue
         rows = weights[:, block].sum()
-        assert np.abs(update * rows - summed).max() <= n * plan.step * slack
-        assert np.abs(update - summed / rows).max() <= n * plan.step / rows * slack
+        # Beside the n steps only what float64 leaves in this oracle and in the mean: 8 last bits of the largest possible sum.
+        bound = n * plan.step + 2.0**-50 * n * plan.w_max * plan.clip
+        assert np.abs(update * rows - summed).max() <= bound
+        assert np.abs(update - summed / rows).max() <= bound / rows
     assert decoded.sums["counts"].dtype == np.int64
     assert (decoded.sums["counts"] == sum(p["sums"]["counts"] for p in parties)).all()
     for name, bound in (("many", 2.0**45), ("real", plan.sums[2].max)):
-        assert np.abs(decoded.sums[name] - sum(p["sums"][name] for p in parties)).max() <= n * bound / plan.limit * slack
+        assert np.abs(decoded.sums[name] - sum(p["sums"][name] for p in parties)).max() <= n * bound / plan.limit + 2.0**-50 * n * bound
 
 
 @given(cohorts())

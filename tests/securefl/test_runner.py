@@ -132,8 +132,8 @@ def test_an_aborted_round_leaves_the_model_and_is_charged() -> None:
 def test_two_models_for_two_parties_give_no_sum() -> None:
     """A server that shows one party another model: its session identity differs, and the model stays as it was."""
     from protocols import simulate
+    from protocols.bulk import Bulk
     from protocols.session import SERVER
-    from protocols.wire import Bulk
     from securefl.round import GlobalModel
 
     runner = Runner(linear, sites(), job=job(rounds=1))

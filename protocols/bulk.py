@@ -1,0 +1,116 @@
+"""Vectors on the wire: runs of bytes whose length both sides know beforehand, outside of any codec.
+
+A `Layout` says how a vector lies on the wire; its parser takes the bytes in chunks of any size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocols.errors import Misuse
+from protocols.ring import Ring, Unpacker
+
+
+class Layout(Protocol):
+    """How a vector lies on the wire."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the wire."""
+
+    def dump(self, values: NDArray[Any]) -> bytes:
+        """Values to wire bytes."""
+
+    def parser(self) -> Unpacker | FloatParser:
+        """An incremental reader."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """``size`` elements of ``ring``, bit-packed to its width."""
+
+    ring: Ring
+    size: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the wire."""
+        return self.ring.packed_size(self.size)
+
+    def dump(self, values: NDArray[Any]) -> bytes:
+        """Pack shape (size,) of the ring's dtype."""
+        if values.shape != (self.size,):
+            raise Misuse(f"a vector of {self.size} values was declared, not {values.shape}")
+        return bytes(self.ring.pack(values))
+
+    def parser(self) -> Unpacker:
+        """An incremental unpacker."""
+        return Unpacker(self.ring, self.size)
+
+
+@dataclass(frozen=True)
+class Floats:
+    """``size`` little-endian float32, for models sent in clear to the parties."""
+
+    size: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the wire."""
+        return 4 * self.size
+
+    def dump(self, values: NDArray[Any]) -> bytes:
+        """Shape (size,), any float dtype, sent as float32."""
+        if values.shape != (self.size,):
+            raise Misuse(f"a vector of {self.size} values was declared, not {values.shape}")
+        return values.astype("<f4").tobytes()
+
+    def parser(self) -> FloatParser:
+        """An incremental reader."""
+        return FloatParser(self)
+
+
+class FloatParser:
+    """Stages float32 bytes as they come."""
+
+    def __init__(self, layout: Floats) -> None:
+        self._want, self._data = layout.nbytes, bytearray()
+
+    def feed(self, chunk: bytes | memoryview) -> None:
+        """Take the next bytes."""
+        self._data += chunk
+
+    @property
+    def done(self) -> bool:
+        """Whether all bytes have come."""
+        return len(self._data) == self._want
+
+    def vector(self) -> NDArray[np.float32]:
+        """The values, shape (size,), dtype float32."""
+        return np.frombuffer(bytes(self._data), dtype="<f4").astype(np.float32, copy=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Bulk:
+    """A vector and the SHA-256 of its bytes on the wire.
+
+    Attributes:
+        values: shape (size,), the ring's dtype or float32.
+        digest: SHA-256 of ``data``.
+        data: the wire bytes on the sending side, None on the receiving side.
+    """
+
+    values: NDArray[Any]
+    digest: bytes
+    data: bytes | None = None
+
+    @classmethod
+    def of(cls, layout: Layout, values: NDArray[Any]) -> Bulk:
+        """Lay out ``values`` for sending."""
+        data = layout.dump(values)
+        return cls(values, hashlib.sha256(data).digest(), data)
