@@ -197,8 +197,8 @@ class Session:
             letters += self._leave(error)
         except Abort as error:
             self._end(Abort(error.check, error.detail, step=error.step))
-        except Misuse:
-            self._end(Abort("misuse", "the party's own input was refused"))
+        except Exception:
+            self._end(Abort("misuse", "the party's own input was refused, or its own code failed"))
             raise
         return letters
 

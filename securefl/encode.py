@@ -245,6 +245,9 @@ def decode(plan: Plan, total: NDArray[np.int64], contributors: int) -> Decoded:
     if weights and not (all(0 <= w <= contributors * plan.w_max for w in weights) and any(weights)):
         raise Abort("weight-total", f"total weights must be 0 to {contributors * plan.w_max}, not all 0")
     updates = tuple(_real(part[f"block {i}"], plan.step / w) if w else None for i, w in enumerate(weights))
+    for update, w in zip(updates, weights, strict=True):
+        if update is not None and np.linalg.norm(update) > _largest_mean(plan, update.size, contributors, w):
+            raise Abort("sum-range", f"the norm of a mean update is beyond {plan.clip:g}, the bound of every update")
     opened: dict[str, NDArray[Any]] = {}
     for spec in plan.sums:
         if spec.exact(plan.limit):
@@ -281,6 +284,11 @@ def within_bound(real: NDArray[np.float64], bound: float, name: str) -> NDArray[
     if bad.size:
         raise UserError(f"sum {name!r} is {real[bad[0]]:g} at index {bad[0]}: it must be within ±{bound:g}")
     return real
+
+
+def _largest_mean(plan: Plan, size: int, contributors: int, weight: int) -> float:
+    """Largest L2 norm of a weighted mean of clipped updates after rounding, with room for float64's last bits."""
+    return (plan.clip + contributors * plan.step * math.sqrt(size) / weight) * (1 + 2.0**-40)
 
 
 def _scale_sum(spec: SumSpec, values: ArrayLike, limit: int) -> NDArray[np.float64]:

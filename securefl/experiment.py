@@ -114,8 +114,9 @@ def scale(
 ) -> tuple[list[Scaler], list[Opened]]:
     """One scaler for each fold, and what was opened for it.
 
-    With differential privacy, public ranges.  Without, means and variances of the training rows, all folds out of one secure sum.
-    Where a table has no public ranges, powers of two that bound each column come out of a secure histogram before that.
+    With differential privacy, public ranges.  Without, means and variances out of one secure sum: of the training rows, or in
+    cross-validation of all rows, as sums for each fold would differ by its held-out rows.  Where a table has no public ranges,
+    powers of two that bound each column come out of a secure histogram before that.
     """
     folds, opened, bounds = len(next(iter(splits.values()))), list[Opened](), loaded.ranges
     run, protocol = f"scaling-{fresh().bytes('run', 8).hex()}", scheme(job.privacy.protocol)
@@ -126,24 +127,20 @@ def scale(
             consortium, protocol, Occasion(run, number), specs, values, precision=PRECISION, threshold=threshold, watch=watch
         )
 
+    if job.data.is_table:
+        opened.append(opened_in_scaling("columns of the table", "names, kinds, values of text columns and which are constant"))
     if bounds is None:
         exponents = Exponents(len(loaded.features))
         bounds = exponents.read(totals(0, exponents.specs(), [exponents.sums(s.x) for s in loaded.sites]).sums)
         opened.append(opened_in_scaling("binary exponents of each column", "sites by power of two: the table has no public ranges"))
     if job.privacy.mechanism != "none":
         return [from_ranges(bounds)] * folds, opened
-    parts = [Moments(bounds, limit=limit_of(PRECISION), rows_max=ROWS_MAX) for _ in range(folds)]
-    specs = [replace(spec, name=f"fold {i} {spec.name}") for i, part in enumerate(parts) for spec in part.specs()]
-    values = [
-        {f"fold {i} {key}": v for i, part in enumerate(parts) for key, v in part.sums(s.x[splits[s.name][i].train]).items()}
-        for s in loaded.sites
-    ]
-    total = totals(1, specs, values)
-    opened.append(opened_in_scaling("rows, means and variances of each column", "for scaling, over the training rows of all sites"))
-    return [
-        part.read({k.removeprefix(f"fold {i} "): v for k, v in total.sums.items() if k.startswith(f"fold {i} ")}, len(loaded.sites))
-        for i, part in enumerate(parts)
-    ], opened
+    moments = Moments(bounds, limit=limit_of(PRECISION), rows_max=ROWS_MAX)
+    rows = [s.x[splits[s.name][0].train] if folds == 1 else s.x for s in loaded.sites]
+    total = totals(1, moments.specs(), [moments.sums(x) for x in rows])
+    which = "training rows" if folds == 1 else "rows"
+    opened.append(opened_in_scaling("rows, means and variances of each column", f"for scaling, over the {which} of all sites"))
+    return [moments.read(total.sums, len(loaded.sites))] * folds, opened
 
 
 def baselines(

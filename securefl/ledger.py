@@ -22,6 +22,9 @@ def opened_in_training(rounds: int, *, private: bool, sums: Sequence[str]) -> li
     events.append(
         Opened("sum of weights (row total)", rounds, EXACT, "differs between rounds by the rows of sites that dropped out")
     )
+    if private:
+        note = "the noise on the mean gradient of a site is divided by its rows, which its size can tell"
+        events.append(Opened("row count of each site, through the size of its noise", rounds, EXACT, note))
     if sums:
         events.append(Opened(f"held-out metrics ({', '.join(sums)})", rounds, EXACT, "sums over all sites of held-out rows"))
     return events

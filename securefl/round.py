@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from protocols.bulk import Bulk
+from protocols.errors import require
 from protocols.flow import Broadcast, Flow, Input, Output
 from protocols.policy import OccasionGuard
 from protocols.rand import Entropy
@@ -27,7 +28,7 @@ from securefl.aggregator import Aggregate, ServerAggregator
 from securefl.encode import Plan, decode, encode
 from securefl.errors import UserError
 from securefl.models import ModelFactory, from_vector, to_vector
-from securefl.privacy.plain import LocalTraining
+from securefl.privacy.plain import LocalTraining, Watched
 from securefl.secure import Entering, Joining
 from securefl.trainer import ClientTrainer, Sums
 
@@ -145,10 +146,10 @@ class Contribution:
         sums: metrics of the global models on held-out rows, as declared by the trainer.
     """
 
-    site: Site
-    updates: Updates
-    weights: Sequence[int]
-    sums: Sums = field(default_factory=dict)
+    site: Site = field(repr=False)
+    updates: Updates = field(repr=False)
+    weights: Sequence[int] = field(repr=False)
+    sums: Sums = field(default_factory=dict, repr=False)
 
 
 def local_flow() -> Flow:
@@ -188,6 +189,7 @@ def broadcast(start: Starting) -> tuple[Entering, Averaging, Broadcast[GlobalMod
 
 def receive(site: Site, model: GlobalModel) -> tuple[Joining, Task]:
     """Take the model; expect a sum that is bound to exactly this model."""
+    require(np.isfinite(model.weights.values).all(), "model-finite", "a weight of the global model is not finite")
     terms = site.terms(Occasion(site.run, model.round, model.attempt, model.weights.digest))
     ends = np.cumsum(site.plan.blocks)[:-1]
     return Joining(site.party, terms, site.guard), Task(site, tuple(np.split(model.weights.values, ends)))
@@ -210,8 +212,12 @@ def local_update(task: Task, number: int) -> NDArray[np.float64]:
     model, data = site.model(), site.folds[number].train
     from_vector(model, task.models[number])
     site.trainer.on_before_training(model, data)
+    if (to_vector(model) != task.models[number]).any():
+        raise UserError(f"the trainer of {site.name} changed the global model before training: its update would hold that change")
     site.trainer.train(model, data, training, site.steps)
     site.trainer.on_after_training(model, data)
+    if isinstance(training, Watched):
+        training.check_untouched(model)
     update = to_vector(model).astype(np.float64) - task.models[number]
     if not np.isfinite(update).all():
         raise UserError(f"the update of {site.name} has a value that is not finite: lower the learning rate")

@@ -7,7 +7,6 @@ bytes, counted.  A round that aborts leaves the model as it was, is not retried,
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -85,13 +84,19 @@ class Runner:
         self.server = server or ServerAggregator(learning_rate=performance.server_learning_rate)
         self.folds = {name: (f,) if isinstance(f, Fold) else tuple(f) for name, f in data.items()}
         self.trainer.metrics = BinaryMetrics(limit=limit_of(knobs.precision), folds=self._models)
-        self.models_per_record = models_per_record or self._models
+        self.models_per_record = self._models if models_per_record is None else models_per_record
+        if not 1 <= self.models_per_record <= self._models:
+            raise UserError(f"models_per_record is {models_per_record}: it must lie in 1 … {self._models}, the number of folds")
         self.warnings: list[str] = []
         self.template = self._checked(model if isinstance(model, nn.Module) else model())
         self.protocol = scheme(knobs.protocol)
         policy = Policy(min_cohort=knobs.min_cohort or 2)
         self.consortium = consortium or Consortium.of(list(self.folds), policy)
+        if [member.name for member in self.consortium.roster.members] != list(self.folds):
+            raise UserError("the consortium has other names than the data, or another order: each site needs its own party")
         vector, n = to_vector(self.template), len(self.folds)
+        if (knobs.min_cohort or 2) > n:
+            raise UserError(f"min_cohort is {knobs.min_cohort}, but only {n} sites are invited: no round could finish")
         sums = self.trainer.sums()
         self.plan = Plan(n, (vector.size,) * self._models, knobs.update_clip, knobs.w_max, sums, knobs.precision)
         self.parameters = Parameters.of(n, self.plan.size, self.plan.limit, bits=self.plan.bits, threshold=knobs.threshold)
@@ -100,7 +105,8 @@ class Runner:
         self.flow = secured(round_flow(flow), self.protocol)
         self._timed = self._clock.timed(self.flow)
         self.run_name = f"run-{fresh().bytes('run', 8).hex()}"
-        self._entropy, self._dropouts = entropy, dropouts or self._random_dropouts
+        self._entropy, self._dropouts = {name: entropy(name) for name in self.folds}, dropouts or self._random_dropouts
+        self._opened = 0
         self._training = self._prepare_training()
         self._trainers = {name: copy.deepcopy(self.trainer) for name in self.folds}
 
@@ -131,7 +137,7 @@ class Runner:
         knobs = self.job.privacy
         if not self._private:
             return {
-                n: tuple(PlainTraining(sample_rate=knobs.sample_rate, entropy=self._entropy(n)) for _ in f)
+                n: tuple(PlainTraining(sample_rate=knobs.sample_rate, entropy=self._entropy[n]) for _ in f)
                 for n, f in self.folds.items()
             }
         from securefl.privacy.accountant import calibrate  # noqa: PLC0415  (Opacus loads in 3 s)
@@ -155,7 +161,7 @@ class Runner:
                     delta=knobs.delta,
                     accountant=knobs.accountant,
                     planned_steps=steps,
-                    entropy=self._entropy(name),
+                    entropy=self._entropy[name],
                 )
                 for _ in folds
             )
@@ -166,6 +172,11 @@ class Runner:
     def stages(self) -> list[str]:
         """Names of the messages that a party sends in the secure sum: where it may vanish."""
         return [kind.__name__ for kind in self.protocol.flow.messages("server")]
+
+    @property
+    def _after_opening(self) -> set[str]:
+        """Steps of the server in which the sum is open, even if the round then aborts."""
+        return {self.protocol.flow.of("server")[-1].name, "decode_sum", "step"}
 
     def _random_dropouts(self, _number: int, stages: Sequence[str]) -> Mapping[str, str]:
         rand, p = fresh(), self.job.simulation.dropout
@@ -206,6 +217,7 @@ class Runner:
         network = simulate.vanish({client(index[name]): stage for name, stage in gone.items()})
         outcome = simulate.run(self._sessions(number), network=network, watch=self._traffic.watch)
         abort = outcome.abort
+        self._opened += abort is None or (abort.step in self._after_opening and abort.check not in ("quorum", "deadline"))
         metrics, contributors = dict[str, float](), 0
         if abort is None:
             opened: NextModel = outcome.outputs[0]
@@ -251,7 +263,7 @@ class Runner:
             steps=self.job.privacy.local_steps,
             run=self.run_name,
             terms=self._terms,
-            entropy=self._entropy(name),
+            entropy=self._entropy[name],
             notices=self._notice,
             charged=tuple(charged(training) for training in self._training[name]),
             guard=guard,
@@ -273,7 +285,6 @@ class Runner:
     def _result(self, records: list[RoundRecord], wall: float) -> RunResult:
         models, knobs = self.final_models(), self.job.privacy
         metrics, site_metrics = evaluate(self.trainer, models, self.folds)
-        opened = sum(record.aborted is None for record in records)
         prefixes = [f"fold{i}." for i in range(len(models))] if len(models) > 1 else [""]
         return RunResult(
             job=self.job.plain(),
@@ -287,11 +298,11 @@ class Runner:
             delta=knobs.delta if self._private else None,
             unit="record" if self._private else None,
             accountant=knobs.accountant if self._private else None,
-            opened=opened_in_training(opened, private=self._private, sums=[spec.name for spec in self.plan.sums]),
+            opened=opened_in_training(self._opened, private=self._private, sums=[spec.name for spec in self.plan.sums]),
             up=self._traffic.up,
             down=self._traffic.down,
             seconds=self._clock.total(),
-            server_saw=self._traffic.server_saw(self.flow, opened, self.plan.size),
+            server_saw=self._traffic.server_saw(self.flow, self._opened, self.plan.size),
             warnings=list(self.warnings),
             wall=wall,
             state={p + k: v.detach().numpy() for p, m in zip(prefixes, models, strict=True) for k, v in m.state_dict().items()},
@@ -301,5 +312,6 @@ class Runner:
 
 def abort_probability(parties: int, threshold: int, dropout: float) -> float:
     """Probability that fewer than ``threshold`` of ``parties`` stay for a round if each leaves with probability ``dropout``."""
-    stay = 1 - dropout
-    return sum(math.comb(parties, k) * stay**k * dropout ** (parties - k) for k in range(threshold))
+    from scipy.stats import binom  # noqa: PLC0415
+
+    return float(binom.cdf(threshold - 1, parties, 1 - dropout))

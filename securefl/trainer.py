@@ -38,7 +38,11 @@ class ClientTrainer:
         self.metrics = BinaryMetrics()
 
     def loss(self, output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Mean loss of one batch: binary cross-entropy for one logit a row, else cross-entropy over classes."""
+        """Mean loss of one batch: binary cross-entropy for one logit a row, else cross-entropy over classes.
+
+        A loss of your own must be a mean of one term a row: one that divides by something else (``weight=`` of
+        ``cross_entropy``), or mixes rows, moves by more than the clip when one row changes, and ε does not hold.
+        """
         if output.ndim == 1 or output.shape[-1] == 1:
             return nn.functional.binary_cross_entropy_with_logits(output.reshape(-1), y.reshape(-1).to(output.dtype))
         return nn.functional.cross_entropy(output, y.long())
@@ -48,10 +52,10 @@ class ClientTrainer:
         return torch.optim.SGD(model.parameters(), lr=self.learning_rate)
 
     def on_before_training(self, model: nn.Module, data: Dataset[Any]) -> None:
-        """Called before each local training."""
+        """Called before each local training; it must leave the model as it is."""
 
     def on_after_training(self, model: nn.Module, data: Dataset[Any]) -> None:
-        """Called after each local training; what it changes in the model is outside differential privacy."""
+        """Called after each local training; with differential privacy it must leave the model as it is."""
 
     def train(self, model: nn.Module, data: Dataset[Any], training: LocalTraining, steps: int) -> None:
         """Train ``model`` in place.
@@ -95,7 +99,7 @@ class ClientTrainer:
                 output = model(x)
                 if output.ndim > 1 and output.shape[-1] != 1:
                     raise UserError(f"the model gives {output.shape[-1]} outputs a row: override evaluate, sums and read for it")
-                scores.append(torch.sigmoid(output.reshape(-1).double()).numpy())
+                scores.append(torch.nan_to_num(torch.sigmoid(output.reshape(-1).double()), nan=0.5).numpy())
                 labels.append(y.reshape(-1).long().numpy())
         model.train(was_training)
         return np.concatenate(scores), np.concatenate(labels)

@@ -88,6 +88,10 @@ def read(path: Path) -> tuple[Column, ...]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or type(error).__name__}") from None
     table = frame.fillna("").to_numpy(dtype=object)
+    cells = ((row, cell.strip()) for row, line in enumerate(table, 1) for cell in line)
+    strange = next(((row, cell) for row, cell in cells if not cell.isprintable()), None)
+    if strange is not None:
+        raise UserError(f"{path} has a control character in row {strange[0]}, {strange[1]!r}: text must be printable")
     header = [" ".join(str(name).split()) for name in table[0]]
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:

@@ -19,8 +19,8 @@ class Site:
     """
 
     name: str
-    x: NDArray[np.float64]
-    y: NDArray[np.int64]
+    x: NDArray[np.float64] = field(repr=False)
+    y: NDArray[np.int64] = field(repr=False)
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ class SecureDPOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no t
         expected_batch_size: sampling rate × rows; the noised sum is divided by it.
         entropy: gives fresh randomness for each step.
         admit: called before each step; returns the number of records in the batch, or raises.  None: taken from the gradients.
+        stepped: called after each step.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class SecureDPOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no t
         expected_batch_size: float,
         entropy: Entropy = fresh,
         admit: Callable[[], int] | None = None,
+        stepped: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(
             optimizer,
@@ -68,6 +70,7 @@ class SecureDPOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no t
         )
         self._entropy = entropy
         self._admit = admit
+        self._stepped = stepped
 
     def pre_step(self, closure: Callable[[], float] | None = None) -> bool | None:
         """Check the gradients, then clip, add noise and scale.
@@ -79,8 +82,27 @@ class SecureDPOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no t
         rows = self._admit() if self._admit else max(seen, default=0)
         for number, parameter in enumerate(self.params):
             self._check_gradient(f"parameter {number} of shape {tuple(parameter.shape)}", parameter, rows)
+        self._drop_unbounded()
         prepared: bool | None = super().pre_step(closure)
         return prepared
+
+    def _drop_unbounded(self) -> None:
+        """Leave out records whose gradient is not finite: no factor clips them, and whether they were there would show."""
+        samples = [p.grad_sample for p in self.params]
+        if not len(samples[0]):
+            return
+        bounded = torch.stack([torch.isfinite(g.reshape(len(g), -1)).all(dim=1).cpu() for g in samples]).all(dim=0)
+        if not bool(bounded.all()):
+            for p in self.params:
+                keep = bounded.to(p.grad_sample.device).reshape(-1, *[1] * (p.grad_sample.ndim - 1))
+                p.grad_sample = torch.where(keep, p.grad_sample, torch.zeros_like(p.grad_sample))
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One noised step; the weights it gives are remembered, so that a change beside it is noticed."""
+        result: float | None = super().step(closure)
+        if self._stepped is not None:
+            self._stepped()
+        return result
 
     def add_noise(self) -> None:
         """Set ``p.grad`` to the clipped sum plus noise; they are added in float64, and the result is cast."""
@@ -158,6 +180,8 @@ class LocalRecordDP:
         self.account = create_accountant(mechanism=accountant)
         self._entropy = entropy
         self._waiting: int | None = None
+        self._weights: dict[int, list[torch.Tensor]] = {}
+        self._open: set[int] = set()
 
     @property
     def steps_taken(self) -> int:
@@ -195,6 +219,9 @@ class LocalRecordDP:
             raise self._over_plan(self.steps_taken + steps)
         check_model(model)
         _check_parameters(model, optimizer)
+        narrow = {str(p.dtype) for p in model.parameters() if p.dtype not in (torch.float32, torch.float64)}
+        if narrow:
+            raise UserError(f"the model has {', '.join(sorted(narrow))} weights: sums of clipped gradients need float32 or float64")
         rows, was_training = count_rows(data), model.training
         optimizer.zero_grad(set_to_none=True)
         model.train()
@@ -207,17 +234,23 @@ class LocalRecordDP:
             max_grad_norm=self.clip,
             expected_batch_size=self.sample_rate * rows,
             entropy=self._entropy,
-            admit=self._admit,
+            admit=lambda: self._admit(model),
+            stepped=lambda: self._remember(model),
         )
         noisy.attach_step_hook(self._charge)
+        self._weights = {key: weights for key, weights in self._weights.items() if key in self._open}
+        self._open.add(id(model))
+        self._remember(model)
         self._waiting = None
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Full backward hook is firing")
                 yield wrapped, noisy, self._batches(data, steps)
             self._check_stepped()
+            self.check_untouched(model)
         finally:
             self._waiting = None
+            self._open.discard(id(model))
             wrapped.to_standard_module()
             _drop_records(model, before)
             model.train(was_training)
@@ -231,7 +264,24 @@ class LocalRecordDP:
             yield batch
         self._check_stepped()
 
-    def _admit(self) -> int:
+    def _remember(self, model: nn.Module) -> None:
+        self._weights[id(model)] = [parameter.detach().clone() for parameter in model.parameters()]
+
+    def check_untouched(self, model: nn.Module) -> None:
+        """The weights of ``model`` are those that the last noised step gave; a model that was not trained here passes.
+
+        Raises:
+            UserError: where something else changed them: ε would not cover that.
+        """
+        given = self._weights.get(id(model), [])
+        same = (
+            torch.allclose(now, then, rtol=0, atol=0, equal_nan=True) for now, then in zip(model.parameters(), given, strict=False)
+        )
+        if not all(same):
+            raise UserError("the weights were changed beside the noised steps: ε would not cover that change")
+
+    def _admit(self, model: nn.Module) -> int:
+        self.check_untouched(model)
         if self.steps_taken >= self.planned_steps:
             raise self._over_plan(self.steps_taken + 1)
         if self._waiting is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 from torch.optim import Optimizer
@@ -37,6 +37,14 @@ class LocalTraining(Protocol):
 
     def epsilon(self) -> float | None:
         """ε spent so far, None without differential privacy."""
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """Training that knows which weights it gave."""
+
+    def check_untouched(self, model: nn.Module) -> None:
+        """Raise `UserError` where the weights of ``model`` are others."""
 
 
 class PlainTraining:

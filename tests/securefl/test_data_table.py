@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -255,3 +257,12 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
             path.mkdir()
         with pytest.raises(UserError, match="there is no such file"):
             load(str(path), label="ill", site="hospital")
+
+
+@pytest.mark.parametrize("text", ["a,label,site\n1,0,A\n2,1,B\x1b[2J\n", "a\x07,label,site\n1,0,A\n2,1,B\n"])
+def test_control_characters_are_refused_with_their_row(tmp_path: Path, text: str) -> None:
+    """A terminal would act on them."""
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    with pytest.raises(UserError, match="control character in row"):
+        load(str(path), label="label", site="site")

@@ -17,6 +17,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as bce
 from torch.utils.data import Dataset, TensorDataset
 
 from protocols.rand import Rand, Replay
+from securefl.errors import UserError
 from securefl.privacy.batches import sample
 from securefl.privacy.dpsgd import LocalRecordDP, SecureDPOptimizer
 from securefl.privacy.noise import gaussian, poisson_sample
@@ -221,11 +222,30 @@ def test_recurrent_models_and_frozen_layers_train() -> None:
     assert_plain(model)
 
 
-@pytest.mark.parametrize("precision", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("precision", [torch.float32, torch.float64])
 def test_weights_keep_their_type(precision: torch.dtype) -> None:
     model, data = logistic().to(precision), table(20)
     fit(account(), model, TensorDataset(*(tensor.to(precision) for tensor in data.tensors)), 1)
     assert model.weight.dtype == precision
+
+
+def test_half_precision_is_refused() -> None:
+    """Its sums of clipped gradients round by more than the clip allows."""
+    with pytest.raises(UserError, match="bfloat16"):
+        fit(account(), logistic().to(torch.bfloat16), table(20), 1)
+
+
+def test_a_record_whose_gradient_is_not_finite_is_left_out() -> None:
+    """No factor clips it: with it, and with the check removed, every weight becomes NaN."""
+    x, y = (tensor.clone() for tensor in table(20).tensors)
+    x[3] = float("inf")
+    for removed in (False, True):
+        model = logistic()
+        with pytest.MonkeyPatch.context() as patch:
+            if removed:
+                patch.setattr(SecureDPOptimizer, "_drop_unbounded", lambda self: None)
+            fit(account(sample_rate=1.0), model, TensorDataset(x, y), 1)
+        assert torch.isfinite(flat(model)).all() != removed
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

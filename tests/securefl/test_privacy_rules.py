@@ -191,6 +191,7 @@ def test_a_layer_that_sees_words_instead_of_records_is_refused() -> None:
 
 def test_without_that_check_a_record_moves_the_sum_by_more_than_the_clip(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SecureDPOptimizer, "_check_gradient", staticmethod(lambda *_: None))
+    monkeypatch.setattr(SecureDPOptimizer, "_drop_unbounded", lambda _: None)  # it relies on one gradient a record
     model = Tokens()
     start = flat(model)
     fit(account(noise_multiplier=TINY, clip=0.1, sample_rate=1.0), model, TensorDataset(torch.ones(1, 4, 3), torch.zeros(1, 1)), 1)

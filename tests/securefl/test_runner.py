@@ -15,13 +15,18 @@ from made_sites import FEATURES, job, sites
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from protocols import simulate
 from protocols.errors import Misuse
 from protocols.flow import Flow
-from protocols.rand import Replay
+from protocols.policy import Policy
+from protocols.rand import Rand, Replay
+from protocols.session import client
+from protocols.vector import Vector
 from securefl import ClientTrainer, Runner, ServerAggregator
 from securefl.aggregator import Aggregate
 from securefl.errors import UserError
 from securefl.models import initialise
+from securefl.parties import Consortium
 from securefl.privacy.models import ModelUnsupported
 from securefl.results import RunResult
 from securefl.round import Contribution, Fold, Task, local_update
@@ -234,9 +239,97 @@ def test_bad_input_is_refused_before_training() -> None:
         Runner(linear, data, job=job()).run()
 
 
-def test_a_smallest_cohort_above_the_parties_aborts_every_round() -> None:
-    result = run(sites(), min_cohort=6)
-    assert result.aborted_rounds == 3
+def test_settings_under_which_no_round_could_finish_are_refused() -> None:
+    with pytest.raises(UserError, match="min_cohort is 6, but only 5 sites"):
+        run(sites(), min_cohort=6)
+    with pytest.raises(UserError, match="models_per_record is 0"):
+        Runner(linear, sites(), job=job(), models_per_record=0)
+    others = Consortium.of([f"other-{i}" for i in range(5)], Policy())
+    with pytest.raises(UserError, match="other names than the data"):
+        Runner(linear, sites(), job=job(), consortium=others)
+
+
+def test_each_sites_randomness_goes_on_over_folds_and_rounds() -> None:
+    """One source a site, asked again and again: two folds never get the same noise."""
+    seen: list[bytes] = []
+
+    class Recording(Replay):
+        def __call__(self) -> Rand:
+            seen.append(Replay.__call__(self).bytes("probe", 16))
+            return super().__call__()
+
+    data = {name: (fold, fold) for name, fold in sites().items()}
+    knobs = job(mechanism="local-record", sample_rate=0.3, rounds=2)
+    Runner(linear, data, job=knobs, entropy=lambda name: Recording(name)).run()
+    assert len(seen) > 40
+    assert len(set(seen)) == len(seen)
+
+
+@pytest.mark.parametrize("where", ["before", "after", "beside", "second step"])
+def test_with_privacy_the_weights_change_in_noised_steps_only(where: str) -> None:
+    def nudge(model: nn.Module) -> None:
+        with torch.no_grad():
+            next(model.parameters()).add_(0.01)
+
+    class Nudging(ClientTrainer):
+        def on_before_training(self, model: nn.Module, data: Any) -> None:
+            if where == "before":
+                nudge(model)
+
+        def on_after_training(self, model: nn.Module, data: Any) -> None:
+            if where == "after":
+                nudge(model)
+
+        def train(self, model: nn.Module, data: Any, training: Any, steps: int) -> None:
+            plain = self.optimizer(model)
+            with training.private(model, plain, data, steps) as (private, optimizer, batches):
+                for x, y in batches:
+                    optimizer.zero_grad()
+                    if len(x):
+                        self.loss(private(x), y).backward()
+                    optimizer.step()
+                    if where == "beside":
+                        nudge(model)
+                    if where == "second step":
+                        plain.step()
+
+    knobs = job(mechanism="local-record", sample_rate=0.3)
+    with pytest.raises(UserError, match="changed"):
+        Runner(linear, sites(), trainer=Nudging(), job=knobs).run()
+
+
+def test_a_global_model_that_is_not_finite_is_refused_by_every_party() -> None:
+    runner = Runner(linear, sites(), job=job(rounds=1))
+    runner.models[0][0] = np.inf
+    outcome = simulate.run(runner._sessions(1))
+    ended = {s.ended.check for a, s in outcome.sessions.items() if a.role == "client" and s.ended is not None}
+    assert ended == {"model-finite"}
+    assert outcome.outputs == []
+
+
+def test_a_sum_that_was_opened_counts_as_opened_even_if_the_round_then_aborts() -> None:
+    """One party sends a vector with a negative weight in its own name: the sum opens, and decoding refuses it."""
+    runner = Runner(linear, sites(), job=job(rounds=1))
+    flow = runner._timed
+
+    def poison(contribution: Contribution) -> Vector:
+        values = np.full(runner.plan.size, runner.plan.limit, dtype=np.int64)
+        values[dict(runner.plan.layout)["weights"]] = -sum(len(f.train) for f in list(sites().values())[1:]) + 1  # type: ignore[arg-type]
+        return Vector(values)
+
+    real = Runner._sessions
+
+    def sessions(self: Runner, number: int) -> Any:
+        out = real(self, number)
+        out[client(1)].flow = flow.replace(encode_update=poison)
+        out[client(1)]._steps = out[client(1)].flow.of("client")
+        return out
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Runner, "_sessions", sessions)
+        result = runner.run()
+    assert result.rounds[0].aborted == "decode_sum: sum-range"
+    assert result.opened[0].rounds == 1
     assert (weights(result) == weights_of(linear())).all()
 
 
