@@ -22,7 +22,7 @@ from protocols.flow import Flow
 from protocols.policy import OccasionGuard, Policy
 from protocols.rand import Entropy, fresh
 from protocols.session import SERVER, Session, client
-from protocols.suite import Occasion, Parameters, Terms
+from protocols.suite import Occasion, Terms
 from protocols.sums import Party, scheme
 from protocols.wire import Limits
 from securefl.aggregator import ServerAggregator
@@ -94,7 +94,9 @@ class Runner:
         vector, n = to_vector(self.template), len(self.folds)
         sums = self.trainer.sums()
         self.plan = Plan(n, (vector.size,) * self._models, knobs.update_clip, knobs.w_max, sums, knobs.precision)
-        self.parameters = Parameters.of(n, self.plan.size, self.plan.limit, bits=self.plan.bits, threshold=knobs.threshold)
+        self.parameters = self.protocol.parameters(
+            n, self.plan.size, self.plan.limit, bits=self.plan.bits, threshold=knobs.threshold
+        )
         self.models: list[NDArray[np.float32]] = [vector.copy() for _ in range(self._models)]
         self._clock, self._traffic = StepClock(time.perf_counter), Traffic([*self.folds])
         self.flow = secured(round_flow(flow), self.protocol)
@@ -236,7 +238,7 @@ class Runner:
             sessions[client(party.index)] = Session(self._timed, client(party.index), {"server": [0]}, [site], limits, guard=guard)
         return sessions
 
-    def _terms(self, occasion: Occasion) -> Terms:
+    def _terms(self, occasion: Occasion) -> Terms[Any]:
         return self.protocol.terms(occasion, self.consortium.roster, self.parameters)
 
     def _site(self, party: Party, name: str, guard: OccasionGuard) -> Site:

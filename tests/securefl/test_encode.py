@@ -100,7 +100,10 @@ def test_decoded_sum_is_within_n_steps_of_the_true_one(cohort):
     assert decoded.sums["counts"].dtype == np.int64
     assert (decoded.sums["counts"] == sum(p["sums"]["counts"] for p in parties)).all()
     for name, bound in (("many", 2.0**45), ("real", plan.sums[2].max)):
-        assert np.abs(decoded.sums[name] - sum(p["sums"][name] for p in parties)).max() <= n * bound / plan.limit + 2.0**-50 * n * bound
+        assert (
+            np.abs(decoded.sums[name] - sum(p["sums"][name] for p in parties)).max()
+            <= n * bound / plan.limit + 2.0**-50 * n * bound
+        )
 
 
 @given(cohorts())
