@@ -20,7 +20,8 @@ corrupt parties, honest inputs are hidden but for the sum over at least U partie
 
 What it does not protect: the sum itself, who took part and who dropped out, and availability: the server, or more than n − U
 dropouts, can always make a round abort.  A party may put any vector within the bounds into the sum.  Of m > U answers, up to
-⌊(m−U)/2⌋ wrong ones are left out, and up to m − U make the round abort; at m = U a wrong answer shows in count and range only.
+⌊(m−U)/2⌋ wrong ones are located and left out.  More make the round abort, unless they were chosen together so as to look like fewer
+from others: then an honest helper is left out and the sum is moved within its range.  At m = U only count and range are left.
 """
 
 from __future__ import annotations

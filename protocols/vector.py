@@ -34,7 +34,7 @@ class Sum:
     Attributes:
         values: shape (d,), int64: the exact sum over the survivors.
         contributors: how many parties are in it.
-        left_out: helpers whose answers did not fit the others', where the protocol can tell; they lied, or their dealers did.
+        left_out: helpers whose answers did not fit the others', where the protocol can tell; they lied, or others did.
     """
 
     values: NDArray[np.int64]

@@ -249,6 +249,16 @@ def test_at_one_answer_too_many_a_wrong_one_is_detected_and_at_none_count_or_ran
         assert outcome.abort.check == check
 
 
+def test_two_liars_together_can_pass_for_one_honest_helper() -> None:
+    """The limit that SECURITY.md states: more than ⌊(m−U)/2⌋ = 1 errors on one wrong polynomial look like an error of another."""
+    p = LightParameters.of(6, 50, 1000)
+    _, rows = lightsecagg.draw_mask(p, EVERYBODY, Replay("mask")())
+    shares = {u: rows[u - 1].copy() for u in EVERYBODY}
+    for liar in (1, 2):
+        shares[liar][0] = (int(shares[liar][0]) + (liar - 4) * (liar - 5) * (liar - 6)) % p.ring.modulus
+    assert lightsecagg.find_wrong(p, shares, Replay("server")()) == (3,)
+
+
 def test_projections_are_drawn_after_the_answers() -> None:
     """An answer that is wrong by a vector orthogonal to known projections would pass: so the server draws them anew."""
     p = LightParameters.of(6, 200, 1000)
