@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols.errors import Misuse
-from protocols.ring import Ring, Unpacker
+from protocols.ring import Group, Unpacker
 
 
 class Layout(Protocol):
@@ -26,15 +26,15 @@ class Layout(Protocol):
     def dump(self, values: NDArray[Any]) -> bytes:
         """Values to wire bytes."""
 
-    def parser(self) -> Unpacker | FloatParser:
+    def parser(self) -> Unpacker | FloatParser | BlobParser:
         """An incremental reader."""
 
 
 @dataclass(frozen=True)
 class Packed:
-    """``size`` elements of ``ring``, bit-packed to its width."""
+    """``size`` elements of a ring or field, bit-packed to its width."""
 
-    ring: Ring
+    ring: Group
     size: int
 
     @property
@@ -50,7 +50,7 @@ class Packed:
 
     def parser(self) -> Unpacker:
         """An incremental unpacker."""
-        return Unpacker(self.ring, self.size)
+        return self.ring.unpacker(self.size)
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,55 @@ class FloatParser:
         return np.frombuffer(bytes(self._data), dtype="<f4").astype(np.float32, copy=False)
 
 
+@dataclass(frozen=True)
+class Blobs:
+    """``count`` strings of ``size`` bytes each, one after the other."""
+
+    count: int
+    size: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the wire."""
+        return self.count * self.size
+
+    def dump(self, values: NDArray[Any]) -> bytes:
+        """Shape (count, size), dtype uint8."""
+        if values.shape != (self.count, self.size) or values.dtype != np.uint8:
+            raise Misuse(f"{self.count} strings of {self.size} bytes were declared, not {values.shape} of {values.dtype}")
+        return values.tobytes()
+
+    def parser(self) -> BlobParser:
+        """An incremental reader."""
+        return BlobParser(self)
+
+
+class BlobParser:
+    """Stages bytes as they come."""
+
+    def __init__(self, layout: Blobs) -> None:
+        self._layout, self._data = layout, bytearray()
+
+    def feed(self, chunk: bytes | memoryview) -> None:
+        """Take the next bytes."""
+        self._data += chunk
+
+    @property
+    def done(self) -> bool:
+        """Whether all bytes have come."""
+        return len(self._data) == self._layout.nbytes
+
+    def vector(self) -> NDArray[np.uint8]:
+        """The strings, shape (count, size), dtype uint8, in the memory of the parser."""
+        return np.frombuffer(self._data, dtype=np.uint8).reshape(self._layout.count, self._layout.size)
+
+
 @dataclass(frozen=True, eq=False)
 class Bulk:
     """A vector and the SHA-256 of its bytes on the wire.
 
     Attributes:
-        values: shape (size,), the ring's dtype or float32.
+        values: shape (size,), the ring's dtype or float32; of `Blobs` shape (count, size), uint8.
         digest: SHA-256 of ``data``.
         data: the wire bytes on the sending side, None on the receiving side.
     """

@@ -8,7 +8,7 @@ then, abort or not, and no further attempt of that round is joined.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from protocols.errors import Misuse, require
 from protocols.suite import Occasion, Terms, default_corrupt
@@ -34,7 +34,7 @@ class Policy:
     suites: frozenset[str] = frozenset()
     models: frozenset[bytes] | None = None
 
-    def check(self, terms: Terms) -> None:
+    def check(self, terms: Terms[Any]) -> None:
         """Refuse an invitation that asks for less.
 
         Raises:

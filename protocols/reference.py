@@ -43,7 +43,7 @@ from protocols.secagg_types import (
     Sealed,
     Signed,
 )
-from protocols.suite import Parameters, Terms
+from protocols.suite import SumParameters, Terms
 from protocols.wire import canonical, control_bytes, digest
 
 SECAGG_STAGES = ("Advert", "Boxes", "Masked", "Agree", "Openings")
@@ -84,10 +84,10 @@ class Transcript:
     aborted: str | None = None
 
 
-class _Run:
+class Run:
     """What was sent so far, and who is still there."""
 
-    def __init__(self, parameters: Parameters, stages: Sequence[str], dropouts: Mapping[int, str]) -> None:
+    def __init__(self, parameters: SumParameters, stages: Sequence[str], dropouts: Mapping[int, str]) -> None:
         unknown = set(dropouts.values()) - set(stages)
         if unknown:
             raise Misuse(f"no stage {sorted(unknown)}; a party vanishes before one of {', '.join(stages)}")
@@ -135,7 +135,7 @@ def secagg(  # noqa: C901, PLR0912, PLR0915  (one loop that reads like the paper
     """
     p, sid, ring, t = terms.parameters, terms.sid, terms.parameters.ring, terms.parameters.threshold
     everybody, length = list(terms.roster.indexes), p.size + 1
-    run = _Run(p, SECAGG_STAGES, dropouts or {})
+    run = Run(p, SECAGG_STAGES, dropouts or {})
 
     # Round 0: fresh key pairs
     c, s, adverts = dict[int, KeyPair](), dict[int, KeyPair](), dict[int, Advert]()
@@ -236,7 +236,7 @@ def plain(terms: Terms, inputs: Mapping[int, Sequence[int]], dropouts: Mapping[i
         Misuse: for a stage that does not exist.
     """
     p = terms.parameters
-    run = _Run(p, PLAIN_STAGES, dropouts or {})
+    run = Run(p, PLAIN_STAGES, dropouts or {})
     x = {u: [value % p.ring.modulus for value in [*inputs[u], 1]] for u in terms.roster.indexes}
     clear = {u: Clear(Bulk.of(Packed(p.ring, p.size + 1), np.array(row, dtype=p.ring.dtype))) for u, row in x.items()}
     if (arrived := run.upload("Clear", clear)) is None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,50 @@ from protocols.errors import Misuse, require
 
 _BLOCK = 32 * 1024  # values in a full block
 _GROUP = 16  # full blocks that are shifted in one call
+
+
+class Group(Protocol):
+    """What masked vectors are made of: `Ring`, or a field (`protocols.field.Field`)."""
+
+    @property
+    def bits(self) -> int:
+        """Width of a value on the wire."""
+
+    @property
+    def dtype(self) -> type[np.uint32 | np.uint64]:
+        """Type of a value in memory."""
+
+    @property
+    def modulus(self) -> int:
+        """Number of elements."""
+
+    @property
+    def title(self) -> str:
+        """The modulus as a formula."""
+
+    def lift(self, values: NDArray[np.int64]) -> NDArray[Any]:
+        """Signed integers as elements; shape kept, dtype `dtype`."""
+
+    def centre(self, vector: NDArray[Any]) -> NDArray[np.int64]:
+        """Elements as signed integers around zero; shape kept."""
+
+    def reduce(self, vector: NDArray[Any]) -> None:
+        """Reduce ``vector`` in place."""
+
+    def add_into(self, total: NDArray[Any], vector: NDArray[Any]) -> None:
+        """``total`` + ``vector`` in place, reduced or not."""
+
+    def packed_size(self, count: int) -> int:
+        """Bytes of ``count`` packed values."""
+
+    def pack(self, vector: NDArray[Any]) -> memoryview:
+        """The bytes of ``vector``."""
+
+    def unpack(self, data: bytes | bytearray | memoryview, count: int) -> NDArray[Any]:
+        """The ``count`` values packed in ``data``."""
+
+    def unpacker(self, count: int) -> Unpacker:
+        """Decodes ``count`` values that come in chunks."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +96,11 @@ class Ring:
     def modulus(self) -> int:
         """2^bits."""
         return 1 << self.bits
+
+    @property
+    def title(self) -> str:
+        """The modulus as a formula."""
+        return f"2^{self.bits}"
 
     @property
     def half(self) -> int:
@@ -90,6 +139,10 @@ class Ring:
         self._check(vector)
         np.bitwise_and(vector, self.dtype(self.modulus - 1), out=vector)
 
+    def add_into(self, total: NDArray[Any], vector: NDArray[Any]) -> None:
+        """``total`` + ``vector`` in place; not reduced."""
+        np.add(total, vector, out=total)
+
     def packed_size(self, count: int) -> int:
         """Bytes of ``count`` packed values."""
         full, rest = divmod(count, _BLOCK)
@@ -119,9 +172,13 @@ class Ring:
             Refused: ``vector-length`` if ``data`` has not `packed_size` bytes, ``vector-padding`` if the filling is not
                 zero.
         """
-        unpacker = Unpacker(self, count)
+        unpacker = self.unpacker(count)
         unpacker.feed(data)
         return unpacker.vector()
+
+    def unpacker(self, count: int) -> Unpacker:
+        """Decodes ``count`` packed values that come in chunks of any sizes."""
+        return Unpacker(self, count)
 
     def _check(self, vector: NDArray[Any]) -> None:
         if vector.dtype != self.dtype:
@@ -203,7 +260,7 @@ class Accumulator:
 
     __slots__ = ("_ring", "_spent", "_sum")
 
-    def __init__(self, ring: Ring, size: int) -> None:
+    def __init__(self, ring: Group, size: int) -> None:
         self._ring = ring
         self._sum = np.zeros(size, dtype=ring.dtype)
         self._spent = False
@@ -218,10 +275,10 @@ class Accumulator:
             raise Misuse("nothing is added after the total was taken")
         if vector.shape != self._sum.shape or vector.dtype != self._sum.dtype:
             raise Misuse(f"the sum takes {self._sum.dtype}{self._sum.shape}, not {vector.dtype}{vector.shape}")
-        np.add(self._sum, vector, out=self._sum)
+        self._ring.add_into(self._sum, vector)
 
     def total(self) -> NDArray[Any]:
-        """The sum modulo 2^bits, shape (size,), handed over without a copy."""
+        """The reduced sum, shape (size,), handed over without a copy."""
         self._spent = True
         self._ring.reduce(self._sum)
         return self._sum

@@ -13,15 +13,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Generic, Protocol
+
+from typing_extensions import TypeVar
 
 from protocols.errors import Misuse
 from protocols.primitives.graph import Complete, Graph
-from protocols.ring import Ring
+from protocols.ring import Group, Ring
 from protocols.schema import MAX_PARTIES
 from protocols.wire import canonical, digest
 
 SECAGG = "SecAgg_X25519_Ed25519_HKDF-SHA256_AES256GCM_AES256CTR_Z"
 """Name of the whole configuration of `protocols.secagg`; the ring's width in bits follows."""
+LIGHTSECAGG = "LightSecAgg_X25519_Ed25519_HKDF-SHA256_AES256GCM_AES256CTR_F"
+"""The same of `protocols.lightsecagg`; the field's width in bits follows."""
 PLAIN = "PlainInsecure_Z"
 """The same of `protocols.plain`."""
 
@@ -91,6 +96,52 @@ def default_threshold(parties: int, corrupt: int) -> int:
     return (parties + corrupt) // 2 + 1
 
 
+def check_sizes(parties: int, size: int, max_abs: int) -> None:
+    """The bounds that hold under every protocol.
+
+    Raises:
+        Misuse: where one is broken, with the values.
+    """
+    if not 2 <= parties <= MAX_PARTIES:
+        raise Misuse(f"a secure sum needs 2 to {MAX_PARTIES} parties, not {parties}")
+    if not 1 <= size <= 2**31:
+        raise Misuse(f"a vector has 1 to 2^31 values, not {size}")
+    if max_abs < 1:
+        raise Misuse(f"max_abs must be at least 1, not {max_abs}")
+
+
+class SumParameters(Protocol):
+    """What the public parameters of a sum have under every protocol."""
+
+    @property
+    def parties(self) -> int:
+        """n, number of invited parties."""
+
+    @property
+    def size(self) -> int:
+        """d, coordinates of every input vector."""
+
+    @property
+    def max_abs(self) -> int:
+        """Largest absolute value of an input coordinate."""
+
+    @property
+    def ring(self) -> Group:
+        """Ring or field of the masked vectors."""
+
+    @property
+    def threshold(self) -> int:
+        """Parties needed to open, and smallest number of survivors."""
+
+    @property
+    def corrupt(self) -> int:
+        """|C|, how many parties may collude with the server."""
+
+    @property
+    def content(self) -> list[object]:
+        """What enters the session identity."""
+
+
 @dataclass(frozen=True)
 class Parameters:
     """The public parameters of one secure sum, equal for every party.
@@ -118,12 +169,7 @@ class Parameters:
 
     def __post_init__(self) -> None:
         n, t, c = self.parties, self.threshold, self.corrupt
-        if not 2 <= n <= MAX_PARTIES:
-            raise Misuse(f"a secure sum needs 2 to {MAX_PARTIES} parties, not {n}")
-        if not 1 <= self.size <= 2**31:
-            raise Misuse(f"a vector has 1 to 2^31 values, not {self.size}")
-        if self.max_abs < 1:
-            raise Misuse(f"max_abs must be at least 1, not {self.max_abs}")
+        check_sizes(n, self.size, self.max_abs)
         if n * self.max_abs >= self.ring.half:
             raise Misuse(
                 f"no headroom: n·max = {n}·{self.max_abs} must be below R/2 = 2^{self.ring.bits - 1}; "
@@ -193,7 +239,7 @@ class Occasion:
             )
 
 
-def session_id(suite: str, occasion: Occasion, roster: Roster, parameters: Parameters) -> bytes:
+def session_id(suite: str, occasion: Occasion, roster: Roster, parameters: SumParameters) -> bytes:
     """sid, 32 bytes.
 
     Raises:
@@ -205,8 +251,11 @@ def session_id(suite: str, occasion: Occasion, roster: Roster, parameters: Param
     return digest(["securefl sid", suite, o.run, o.round, o.attempt, roster.content, parameters.content, o.model])
 
 
+P = TypeVar("P", bound=SumParameters, default=Parameters)
+
+
 @dataclass(frozen=True)
-class Terms:
+class Terms(Generic[P]):
     """Everything public that the parties of one sum must agree on before it starts.
 
     Attributes:
@@ -219,7 +268,7 @@ class Terms:
     suite: str
     occasion: Occasion
     roster: Roster
-    parameters: Parameters
+    parameters: P
 
     @cached_property
     def sid(self) -> bytes:

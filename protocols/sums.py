@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from protocols import plain, secagg, secagg_types, simulate
+from protocols import lightsecagg, lightsecagg_parameters, lightsecagg_types, plain, secagg, secagg_types, simulate
 from protocols.bulk import Layout, Packed
 from protocols.errors import Misuse
 from protocols.flow import Flow
@@ -21,7 +21,7 @@ from protocols.primitives.sign import SigningKey
 from protocols.rand import Entropy, fresh
 from protocols.ring import Accumulator
 from protocols.session import SERVER, Address, Session, client
-from protocols.suite import Member, Occasion, Parameters, Roster, Terms
+from protocols.suite import Member, Occasion, Parameters, Roster, SumParameters, Terms
 from protocols.vector import Sum, Vector
 from protocols.wire import Limits
 
@@ -43,12 +43,29 @@ class Party:
     journal: Journal = field(default_factory=MemoryJournal)
 
 
+class Build(Protocol):
+    """Makes the parameters of a sum; what is not given has a safe default."""
+
+    def __call__(
+        self,
+        parties: int,
+        size: int,
+        max_abs: int,
+        *,
+        bits: int | None = None,
+        threshold: int | None = None,
+        corrupt: int | None = None,
+    ) -> SumParameters:
+        """Parameters for ``parties`` vectors of ``size`` values up to ``max_abs``; raises `Misuse` where a bound is broken."""
+
+
 @dataclass(frozen=True)
 class Scheme:
     """A protocol as the seam sees it.
 
     Attributes:
         name: ``secagg``, ``plain-insecure``, …
+        parameters: makes the parameters.
         suite: from the parameters, the suite string.
         flow: the security flow.
         client_start: the value with which a party starts.
@@ -57,24 +74,26 @@ class Scheme:
     """
 
     name: str
-    suite: Callable[[Parameters], str]
+    parameters: Build
+    suite: Callable[[Any], str]
     flow: Flow
-    client_start: Callable[[Party, Terms], object]
-    server_start: Callable[[Terms], object]
-    layouts: Callable[[Parameters], Mapping[str, Layout]]
+    client_start: Callable[[Party, Terms[Any]], object]
+    server_start: Callable[[Terms[Any]], object]
+    layouts: Callable[[Any], Mapping[str, Layout]]
 
-    def terms(self, occasion: Occasion, roster: Roster, parameters: Parameters) -> Terms:
+    def terms(self, occasion: Occasion, roster: Roster, parameters: SumParameters) -> Terms[Any]:
         """The terms of one sum under this protocol."""
         return Terms(self.suite(parameters), occasion, roster, parameters)
 
 
-def _masked(parameters: Parameters) -> Mapping[str, Layout]:
+def _masked(parameters: SumParameters) -> Mapping[str, Layout]:
     return {"masked": Packed(parameters.ring, parameters.size + 1)}
 
 
 SCHEMES = {
     "secagg": Scheme(
         "secagg",
+        Parameters.of,
         secagg.suite,
         secagg.flow,
         lambda party, terms: secagg_types.Invited(party.index, party.identity, terms, party.policy),
@@ -83,11 +102,21 @@ SCHEMES = {
     ),
     "plain-insecure": Scheme(
         "plain-insecure",
+        Parameters.of,
         plain.suite,
         plain.flow,
         lambda party, terms: plain.Attending(party.index, terms, party.policy),
         lambda terms: plain.Adding(terms, Accumulator(terms.parameters.ring, terms.parameters.size + 1)),
         _masked,
+    ),
+    "lightsecagg": Scheme(
+        "lightsecagg",
+        lightsecagg_parameters.LightParameters.of,
+        lightsecagg.suite,
+        lightsecagg.flow,
+        lambda party, terms: lightsecagg_types.Invited(party.index, party.identity, terms, party.policy),
+        lambda terms: lightsecagg_types.Collecting(terms, {}),
+        lightsecagg_parameters.layouts,
     ),
 }
 """Protocols by name."""
@@ -100,14 +129,16 @@ def scheme(name: str) -> Scheme:
     return SCHEMES[name]
 
 
-def client_session(protocol: Scheme, party: Party, terms: Terms, *, entropy: Entropy = fresh, flow: Flow | None = None) -> Session:
+def client_session(
+    protocol: Scheme, party: Party, terms: Terms[Any], *, entropy: Entropy = fresh, flow: Flow | None = None
+) -> Session:
     """A party's session for one sum."""
     guard = OccasionGuard(party.journal, terms.occasion)
     start, limits = protocol.client_start(party, terms), Limits(terms.parameters.parties, protocol.layouts(terms.parameters))
     return Session(flow or protocol.flow, client(party.index), {"server": [0]}, [start], limits, entropy=entropy, guard=guard)
 
 
-def server_session(protocol: Scheme, terms: Terms, *, entropy: Entropy = fresh, flow: Flow | None = None) -> Session:
+def server_session(protocol: Scheme, terms: Terms[Any], *, entropy: Entropy = fresh, flow: Flow | None = None) -> Session:
     """The server's session for one sum."""
     limits = Limits(terms.parameters.parties, protocol.layouts(terms.parameters))
     peers = {"client": terms.roster.indexes}
@@ -150,9 +181,9 @@ def secure_sum(
     arrays: list[NDArray[Any]] = [np.asarray(v) for v in vectors]
     if len({a.shape for a in arrays}) != 1:
         raise Misuse(f"the vectors differ in shape: {sorted({a.shape for a in arrays})}")
-    parameters = Parameters.of(len(arrays), arrays[0].size, max_abs, threshold=threshold)
-    roster, parties = enrol(len(arrays))
     chosen = scheme(protocol)
+    parameters = chosen.parameters(len(arrays), arrays[0].size, max_abs, threshold=threshold)
+    roster, parties = enrol(len(arrays))
     terms = chosen.terms(Occasion("secure_sum", 0), roster, parameters)
     sessions: dict[Address, Session] = {SERVER: server_session(chosen, terms)}
     sessions |= {client(p.index): client_session(chosen, p, terms) for p in parties}

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols.errors import Abort, Misuse
-from protocols.suite import Parameters
+from protocols.suite import SumParameters
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,13 +34,15 @@ class Sum:
     Attributes:
         values: shape (d,), int64: the exact sum over the survivors.
         contributors: how many parties are in it.
+        left_out: helpers whose answers did not fit the others', where the protocol can tell; they lied, or others did.
     """
 
     values: NDArray[np.int64]
     contributors: int
+    left_out: tuple[int, ...] = ()
 
 
-def with_count(x: Vector, parameters: Parameters) -> NDArray[Any]:
+def with_count(x: Vector, parameters: SumParameters) -> NDArray[Any]:
     """The input in the ring with the coordinate 1 appended: shape (d + 1,), the ring's dtype.
 
     Raises:
@@ -58,7 +60,7 @@ def with_count(x: Vector, parameters: Parameters) -> NDArray[Any]:
     return out
 
 
-def checked_sum(values: NDArray[np.int64], contributors: int, parameters: Parameters) -> Sum:
+def checked_sum(values: NDArray[np.int64], contributors: int, parameters: SumParameters) -> Sum:
     """Check count and range of an opened sum, shape (d + 1,).
 
     Raises:

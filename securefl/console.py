@@ -48,8 +48,10 @@ def show_plan(console: Console, job: Job, *, parties: int, aborts: float) -> Non
     console.print(
         f"[bold]Training[/bold]  {model}, {knobs.rounds} rounds × {knobs.local_steps} local steps on {parties} sites; {score}"
     )
-    if knobs.protocol == "secagg":
-        console.print("[bold]Sum[/bold]       secagg: the server opens the sum over enough parties, never one party's update")
+    if knobs.protocol != "plain-insecure":
+        console.print(
+            f"[bold]Sum[/bold]       {knobs.protocol}: the server opens the sum over enough parties, never one party's update"
+        )
     else:
         console.print("[bold]Sum[/bold]       [bold red]plain-insecure: the server sees every party's update[/bold red]")
     if knobs.mechanism == "none":

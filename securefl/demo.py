@@ -22,7 +22,7 @@ from protocols import draw, simulate
 from protocols.bulk import Bulk
 from protocols.flow import Flow
 from protocols.session import SERVER, Address, Letter, Session, client
-from protocols.suite import Occasion, Parameters
+from protocols.suite import Occasion, SumParameters
 from protocols.sums import SCHEMES, Scheme, client_session, enrol, server_session
 from protocols.vector import Sum, Vector
 from securefl.errors import UserError
@@ -50,7 +50,7 @@ class Story:
     """
 
     scheme: Scheme
-    parameters: Parameters
+    parameters: SumParameters
     inputs: Mapping[int, NDArray[np.int64]]
     dropped: tuple[int, ...]
     letters: dict[str, list[tuple[Letter, int]]] = field(default_factory=dict)
@@ -81,7 +81,7 @@ def run(protocol: str, *, clients: int = 6, dropout: int = 2, step: bool = False
         raise UserError(f"no protocol {protocol!r}: choose one of {', '.join(SCHEMES)}")
     if not 2 <= clients <= 50:
         raise UserError(f"clients must be in 2..50, not {clients}")
-    parameters = Parameters.of(clients, SIZE, PEAK)
+    parameters = SCHEMES[protocol].parameters(clients, SIZE, PEAK)
     most = clients - parameters.threshold
     if not 0 <= dropout <= most:
         raise UserError(f"dropout must be in 0..{most} with {clients} clients and threshold {parameters.threshold}, not {dropout}")
@@ -91,7 +91,7 @@ def run(protocol: str, *, clients: int = 6, dropout: int = 2, step: bool = False
     _tell(story, console or Console(), step=step and sys.stdin.isatty())
 
 
-def play(scheme: Scheme, parameters: Parameters, dropped: Iterable[int]) -> Story:
+def play(scheme: Scheme, parameters: SumParameters, dropped: Iterable[int]) -> Story:
     """Run a protocol once with real bytes and keep what the story needs.
 
     Args:
@@ -152,7 +152,7 @@ def figures(x: NDArray[np.int64], masked: NDArray[Any], modulus: int) -> tuple[f
 def _tell(story: Story, console: Console, *, step: bool) -> None:
     parameters, plan = story.parameters, draw.chart(story.scheme.flow)
     console.print(Text(f"{story.scheme.name}: {parameters.parties} parties, one server, threshold {parameters.threshold}", "bold"))
-    say = f"Every party holds a vector of {SIZE} values in 0..{PEAK}; sums are taken modulo 2^{parameters.ring.bits}."
+    say = f"Every party holds a vector of {SIZE} values in 0..{PEAK}; sums are taken modulo {parameters.ring.title}."
     console.print(Text(say + " All bytes below are real and new in every run.", "dim"))
     number, fresh = 0, True
     for scene in plan.scenes:

@@ -19,7 +19,7 @@ from torch.utils.data import TensorDataset
 from protocols.policy import Policy
 from protocols.rand import fresh
 from protocols.simulate import Watch
-from protocols.suite import Occasion, Parameters
+from protocols.suite import Occasion
 from protocols.sums import scheme
 from securefl import data as datasets
 from securefl.data import Dataset, Split
@@ -61,7 +61,7 @@ def expected_aborts(job: Job, parties: int) -> float:
     Raises:
         Misuse: for a threshold that is not safe with so many parties.
     """
-    threshold = Parameters.of(parties, 1, 1, threshold=job.privacy.threshold).threshold
+    threshold = scheme(job.privacy.protocol).parameters(parties, 1, 1, threshold=job.privacy.threshold).threshold
     return job.privacy.rounds * abort_probability(parties, threshold, job.simulation.dropout)
 
 

@@ -112,7 +112,7 @@ class PrivacyKnobs(Knobs):
     (``clip``) or one party's whole update (``update_clip``).
     """
 
-    protocol: Literal["secagg", "plain-insecure"] = Field(
+    protocol: Literal["secagg", "plain-insecure", "lightsecagg"] = Field(
         default="secagg", description="how the sum is formed; plain-insecure shows every update to the server"
     )
     mechanism: Literal["local-record", "none"] = Field(

@@ -73,7 +73,7 @@ class Site:
     plan: Plan
     steps: int
     run: str
-    terms: Callable[[Occasion], Terms]
+    terms: Callable[[Occasion], Terms[Any]]
     entropy: Entropy
     notices: Callable[[str], None]
     charged: tuple[int | None, ...]
@@ -85,7 +85,7 @@ class Starting:
     """Server: a round begins with these models."""
 
     occasion: Occasion
-    terms: Terms
+    terms: Terms[Any]
     layout: Any
     models: Sequence[NDArray[np.float32]]
     aggregator: ServerAggregator

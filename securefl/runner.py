@@ -21,7 +21,7 @@ from protocols.flow import Flow
 from protocols.policy import OccasionGuard, Policy
 from protocols.rand import Entropy, fresh
 from protocols.session import SERVER, Session, client
-from protocols.suite import Occasion, Parameters, Terms
+from protocols.suite import Occasion, Terms
 from protocols.sums import Party, scheme
 from protocols.wire import Limits
 from securefl.aggregator import ServerAggregator
@@ -99,7 +99,9 @@ class Runner:
             raise UserError(f"min_cohort is {knobs.min_cohort}, but only {n} sites are invited: no round could finish")
         sums = self.trainer.sums()
         self.plan = Plan(n, (vector.size,) * self._models, knobs.update_clip, knobs.w_max, sums, knobs.precision)
-        self.parameters = Parameters.of(n, self.plan.size, self.plan.limit, bits=self.plan.bits, threshold=knobs.threshold)
+        self.parameters = self.protocol.parameters(
+            n, self.plan.size, self.plan.limit, bits=self.plan.bits, threshold=knobs.threshold
+        )
         self.models: list[NDArray[np.float32]] = [vector.copy() for _ in range(self._models)]
         self._clock, self._traffic = StepClock(time.perf_counter), Traffic([*self.folds])
         self.flow = secured(round_flow(flow), self.protocol)
@@ -248,7 +250,7 @@ class Runner:
             sessions[client(party.index)] = Session(self._timed, client(party.index), {"server": [0]}, [site], limits, guard=guard)
         return sessions
 
-    def _terms(self, occasion: Occasion) -> Terms:
+    def _terms(self, occasion: Occasion) -> Terms[Any]:
         return self.protocol.terms(occasion, self.consortium.roster, self.parameters)
 
     def _site(self, party: Party, name: str, guard: OccasionGuard) -> Site:

@@ -7,6 +7,7 @@ The protocol's flow is embedded in the ML flow as it is.  Two glue steps hand ov
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from protocols.flow import Flow, Port, Step
 from protocols.policy import OccasionGuard
@@ -19,7 +20,7 @@ class Joining:
     """A party is about to join a secure sum."""
 
     party: Party
-    terms: Terms
+    terms: Terms[Any]
     guard: OccasionGuard
 
 
@@ -27,7 +28,7 @@ class Joining:
 class Entering:
     """The server is about to open a secure sum."""
 
-    terms: Terms
+    terms: Terms[Any]
 
 
 def secured(ml: Flow, protocol: Scheme) -> Flow:

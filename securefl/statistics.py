@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from protocols import simulate
 from protocols.rand import Entropy, fresh
 from protocols.session import SERVER, client
-from protocols.suite import Occasion, Parameters
+from protocols.suite import Occasion
 from protocols.sums import Scheme, client_session, server_session
 from protocols.vector import Sum, Vector
 from securefl.encode import Decoded, Plan, SumSpec, decode, encode
@@ -47,7 +47,7 @@ def secure_totals(
     """
     n = len(consortium.parties)
     plan = Plan(n, sums=tuple(specs), precision=precision)
-    parameters = Parameters.of(n, plan.size, plan.limit, bits=plan.bits, threshold=threshold)
+    parameters = protocol.parameters(n, plan.size, plan.limit, bits=plan.bits, threshold=threshold)
     terms = protocol.terms(occasion, consortium.roster, parameters)
     sessions = {SERVER: server_session(protocol, terms)}
     sessions |= {client(party.index): client_session(protocol, party, terms) for party in consortium.parties}

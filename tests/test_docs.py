@@ -15,9 +15,10 @@ import pytest
 import typer
 
 from protocols import draw
+from protocols.lightsecagg_parameters import LightParameters
 from protocols.primitives import shamir
 from protocols.schema import MAX_PARTIES
-from protocols.suite import SECAGG, default_corrupt, default_threshold
+from protocols.suite import LIGHTSECAGG, SECAGG, default_corrupt, default_threshold
 from securefl.cli import app
 from securefl.job import BUILT_IN, SECTIONS, Job, allowed
 from securefl.options import flag, read_job
@@ -232,6 +233,20 @@ def test_cost_of_secagg():
     assert out.strip() == str(next((up, down) for n, d, up, down, _ in figures if (n, d) == (5, 1000)))
 
 
+def test_cost_of_lightsecagg():
+    page = text("docs/protocols.md")
+    space, _ = executed(blocks(page, "python")[0])
+    tables = [tuple(map(int, cells)) for cells in rows(section(page, "lightsecagg")) if len(cells) == 6 and cells[0].isdigit()]
+    assert len(tables) == 6
+    for n, d, u, t, up, down in tables:
+        p = LightParameters.of(n, d, 2**15 - 1)
+        assert (u, t) == (p.threshold, p.noise)
+        assert (up, down) == space["cost"](n, d, "lightsecagg")
+        vectors = p.ring.packed_size(d + 1) + p.ring.packed_size(p.block)
+        assert 0 < up - (n - 1) * p.box - vectors < 500 + 40 * n
+        assert 0 < down - (n - 1) * p.box < 100 + 220 * n
+
+
 def test_thresholds_of_secagg():
     figures = [tuple(map(int, c)) for c in rows(text("docs/protocols.md")) if len(c) == 5 and c[0].isdigit() and int(c[1]) < 1000]
     assert len(figures) == 7
@@ -243,6 +258,7 @@ def test_thresholds_of_secagg():
 def test_parameters_in_the_security_policy():
     page = section(text("SECURITY.md"), "Parameters")
     assert f"`{SECAGG}<b>`" in page
+    assert f"`{LIGHTSECAGG}<b>`" in page
     assert f"2 to {MAX_PARTIES}" in page
     assert f"2^256 + {shamir.P - 2**256}" in page
     waits = {step.name: step.within for step in flow("secagg").steps if step.within is not None}

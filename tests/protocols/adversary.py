@@ -25,7 +25,7 @@ from protocols.rand import Key, Replay, Seed
 from protocols.schema import Message
 from protocols.secagg_types import Advert, Agree, Agreed, Boxes, Covered, Dropped, Entry, Listed, Masked, Openings, Sealed, Signed
 from protocols.session import SERVER, Address, Letter, Session, client
-from protocols.suite import Occasion, Parameters, Roster, Terms
+from protocols.suite import Occasion, Roster, Terms
 from protocols.vector import Vector
 from protocols.wire import Limits, canonical
 
@@ -43,6 +43,7 @@ class Federation:
     vectors: dict[int, NDArray[np.int64]]
     salt: str = ""
     journaled: bool = False
+    scheme: sums.Scheme = SCHEME
 
     @property
     def roster(self) -> Roster:
@@ -69,7 +70,7 @@ class Federation:
         """A party's session, with entropy of its own that repeats from run to run of the test."""
         entropy = Replay(f"client {u} {self.salt}")
         party = self.parties[u] if self.journaled else replace(self.parties[u], journal=MemoryJournal())
-        return sums.client_session(SCHEME, party, terms or self.terms, entropy=entropy, flow=flow)
+        return sums.client_session(self.scheme, party, terms or self.terms, entropy=entropy, flow=flow)
 
     def sum(self, members: Iterable[int]) -> list[int]:
         """The true sum over those parties."""
@@ -77,14 +78,14 @@ class Federation:
         return total
 
 
-def federation(n: int = 6, size: int = 5, *, parameters: Parameters | None = None) -> Federation:
+def federation(n: int = 6, size: int = 5, *, parameters: Any = None, scheme: sums.Scheme = SCHEME) -> Federation:
     """``n`` parties; by default six, of which one may collude, with t = 4."""
     entropy = Replay("roster")
     roster, parties = sums.enrol(n, entropy=entropy)
-    terms = SCHEME.terms(Occasion("attacked", 0), roster, parameters or Parameters.of(n, size, MAX_ABS))
+    terms = scheme.terms(Occasion("attacked", 0), roster, parameters or scheme.parameters(n, size, MAX_ABS))
     words = entropy().words("inputs", n * size).reshape(n, size)
     vectors = (words % np.uint64(2 * MAX_ABS + 1)).astype(np.int64) - MAX_ABS
-    return Federation(terms, {p.index: p for p in parties}, {u: vectors[u - 1] for u in roster.indexes})
+    return Federation(terms, {p.index: p for p in parties}, {u: vectors[u - 1] for u in roster.indexes}, scheme=scheme)
 
 
 def run(
@@ -97,7 +98,7 @@ def run(
 ) -> simulate.Outcome:
     """An honest server, parties some of whom run other flows, a network that may lie.  ``sessions`` is filled, if given."""
     everybody = {} if sessions is None else sessions
-    everybody[SERVER] = sums.server_session(SCHEME, fed.terms, entropy=Replay("server"))
+    everybody[SERVER] = sums.server_session(fed.scheme, fed.terms, entropy=Replay("server"))
     for u in fed.parties if only is None else only:
         everybody[client(u)] = fed.session(u, flow=(flows or {}).get(u))
     return simulate.run(everybody, {client(u): [Vector(x)] for u, x in fed.vectors.items()}, network=network)

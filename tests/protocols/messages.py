@@ -11,13 +11,14 @@ from typing import Annotated, Any
 import numpy as np
 
 import protocols
-from protocols.bulk import Bulk, Packed
+from protocols.bulk import Blobs, Bulk, Packed
 from protocols.errors import Refused
+from protocols.field import Field
 from protocols.ring import Ring
 from protocols.schema import PARTIES, Count, Digest, Index, Message, Raw, Record, Size, Span, schema
 from protocols.wire import Decoder, Limits
 
-LIMITS = Limits(5, {"masked": Packed(Ring(23), 67)})
+LIMITS = Limits(5, {"masked": Packed(Ring(23), 67), "answer": Packed(Field(31), 67), "boxes": Blobs(4, 30)})
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ def largest(hint: Any, limits: Limits) -> Any:
         case Count(_, high):
             return (largest(base.__args__[0], limits),) * (limits.parties if high == PARTIES else high)
     layout = limits.vectors[mark.key]
+    if isinstance(layout, Blobs):
+        return Bulk.of(layout, np.zeros((layout.count, layout.size), dtype=np.uint8))
     return Bulk.of(layout, np.zeros(67, dtype=np.uint32))
 
 

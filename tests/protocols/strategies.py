@@ -11,9 +11,10 @@ from typing import Annotated, Any, get_args, get_origin
 import numpy as np
 from hypothesis import strategies as st
 
-from protocols import reference, simulate
-from protocols.bulk import Bulk, Layout
+from protocols import lightsecagg_reference, reference, simulate
+from protocols.bulk import Blobs, Bulk, Layout
 from protocols.flow import Flow
+from protocols.lightsecagg_parameters import LightParameters
 from protocols.policy import Policy
 from protocols.primitives.sign import SigningKey
 from protocols.rand import Entropy, Replay
@@ -44,7 +45,7 @@ def roster(parties: int) -> Roster:
 class Case:
     """One secure sum with everything that determines it."""
 
-    parameters: Parameters
+    parameters: Parameters | LightParameters
     inputs: Mapping[int, Sequence[int]] = field(repr=False)
     dropouts: Mapping[int, str] = field(default_factory=dict)
     seed: int = 0
@@ -58,10 +59,12 @@ class Case:
 
     def reference(self, protocol: str = "secagg") -> reference.Transcript:
         terms, n = self.terms(protocol), self.parameters.parties
-        if protocol != "secagg":
+        if protocol == "plain-insecure":
             return reference.plain(terms, self.inputs, self.dropouts)
-        entropy = {u: self.entropy(u) for u in self.inputs}
-        return reference.secagg(terms, identities(n), self.inputs, entropy, self.dropouts)
+        entropy, run = {u: self.entropy(u) for u in self.inputs}, reference.secagg
+        if protocol == "lightsecagg":
+            run = lightsecagg_reference.lightsecagg
+        return run(terms, identities(n), self.inputs, entropy, self.dropouts)
 
     def sum_over(self, parties: Sequence[int]) -> list[int]:
         return [sum(self.inputs[u][i] for u in parties) for i in range(self.parameters.size)]
@@ -78,7 +81,8 @@ class Case:
 
     @property
     def limits(self) -> Limits:
-        return Limits(self.parameters.parties, scheme("secagg").layouts(self.parameters))
+        name = "lightsecagg" if isinstance(self.parameters, LightParameters) else "secagg"
+        return Limits(self.parameters.parties, scheme(name).layouts(self.parameters))
 
     @property
     def everybody(self) -> list[Address]:
@@ -144,9 +148,22 @@ def parameters(draw: st.DrawFn, *, parties: tuple[int, int] = (2, 9), size: tupl
 
 
 @st.composite
-def cases(draw: st.DrawFn, stages: Sequence[str] = reference.SECAGG_STAGES, **bounds: Any) -> Case:
+def light_parameters(draw: st.DrawFn, *, parties: tuple[int, int] = (2, 6), size: tuple[int, int] = (1, 40)) -> LightParameters:
+    """Any parameters of LightSecAgg that are allowed."""
+    n = draw(st.integers(*parties))
+    corrupt = draw(st.integers(0, n - 2))
+    threshold = draw(st.integers(max((n + corrupt) // 2 + 1, corrupt + 2), n))
+    noise = draw(st.integers(max(corrupt, 1), threshold - 1))
+    bits = draw(st.sampled_from([31, 61]))
+    largest = (2**bits - 2) // (2 * n)
+    max_abs = draw(st.sampled_from([1, largest]) | st.integers(1, largest))
+    return LightParameters.of(n, draw(st.integers(*size)), max_abs, bits=bits, threshold=threshold, corrupt=corrupt, noise=noise)
+
+
+@st.composite
+def cases(draw: st.DrawFn, stages: Sequence[str] = reference.SECAGG_STAGES, *, of: Any = parameters, **bounds: Any) -> Case:
     """Any cohort and any dropouts; often no more of them than the threshold allows."""
-    p = draw(parameters(**bounds))
+    p = draw(of(**bounds))
     most = draw(st.sampled_from([p.parties - p.threshold, p.parties - p.threshold, p.parties]))
     lost = draw(st.lists(st.integers(1, p.parties), unique=True, max_size=most))
     values = st.sampled_from([-p.max_abs, 0, p.max_abs]) | st.integers(-p.max_abs, p.max_abs)
@@ -190,6 +207,9 @@ def bulks(layout: Layout) -> st.SearchStrategy[Bulk]:
     """Any vector of that layout, as the sender has it."""
 
     def build(seed: int) -> Bulk:
+        if isinstance(layout, Blobs):
+            data = Replay(f"bulk {seed}")().bytes("bulk", layout.nbytes)
+            return Bulk.of(layout, np.frombuffer(data, dtype=np.uint8).reshape(layout.count, layout.size))
         ring, size = layout.ring, layout.size  # type: ignore[attr-defined]
         values = Replay(f"bulk {seed}")().words("bulk", size).astype(ring.dtype)
         ring.reduce(values)
@@ -226,6 +246,8 @@ def _spoil(hint: Any, value: Any, limits: Limits) -> st.SearchStrategy[Any]:
     mark = get_args(hint)[1]
     if isinstance(mark, Raw):
         layout: Any = limits.vectors[mark.key]
+        if isinstance(layout, Blobs):
+            return st.tuples(st.integers(0, layout.nbytes - 1), st.integers(1, 255)).map(lambda at: _flipped(value, layout, *at))
         places = st.tuples(st.integers(0, layout.size - 1), st.integers(1, layout.ring.modulus - 1))
         return places.map(lambda place: _bent(value, layout, *place))
     if isinstance(mark, Span):
@@ -254,6 +276,12 @@ def _spoil_items(hint: Any, items: tuple[Any, ...], mark: Count, limits: Limits)
     if len(items) > 1:
         ways.append(st.permutations(items).map(tuple))
     return st.one_of(ways).filter(lambda new: not same(new, items))
+
+
+def _flipped(bulk: Bulk, layout: Blobs, place: int, by: int) -> Bulk:
+    values = bulk.values.copy()
+    values[divmod(place, layout.size)] ^= by
+    return Bulk.of(layout, values)
 
 
 def _bent(bulk: Bulk, layout: Any, place: int, by: int) -> Bulk:

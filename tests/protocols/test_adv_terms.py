@@ -302,9 +302,10 @@ def test_a_roster_with_strangers_is_refused_by_who_knows_its_consortium() -> Non
     assert run(fed.with_policy(Policy(registered=everybody))).outputs
 
 
-@pytest.mark.parametrize("name", ["secagg", "plain-insecure"])
+@pytest.mark.parametrize("name", sums.SCHEMES)
 def test_a_suite_that_does_not_run_is_refused_before_anything_leaves(name: str) -> None:
-    fed, protocol = federation(), sums.scheme(name)
+    protocol = sums.scheme(name)
+    fed = federation(scheme=protocol)
     right = protocol.terms(fed.terms.occasion, fed.roster, fed.terms.parameters)
     for other in ("SecAgg_Other_Z14", right.suite + "0"):
         session = sums.client_session(protocol, fed.parties[1], replace(right, suite=other))

@@ -21,6 +21,7 @@ from protocols.primitives import prg
 from protocols.rand import Key, Replay
 from protocols.session import SERVER
 from protocols.suite import Occasion, Parameters
+from protocols.sums import SCHEMES
 from protocols.vector import Vector, checked_sum, with_count
 from protocols.wire import Decoder
 
@@ -93,7 +94,7 @@ def test_the_reference_refuses_a_stage_that_does_not_exist() -> None:
             case.reference(protocol)
 
 
-@given(st.integers(2, 6), st.sampled_from(["secagg", "plain-insecure"]), st.integers(1, 10**6), st.data())
+@given(st.integers(2, 6), st.sampled_from(list(SCHEMES)), st.integers(1, 10**6), st.data())
 @settings(max_examples=25)
 def test_five_lines_of_library_sum(parties: int, protocol: str, max_abs: int, data: st.DataObject) -> None:
     row = st.lists(st.integers(-max_abs, max_abs), min_size=3, max_size=3)

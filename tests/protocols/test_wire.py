@@ -148,10 +148,14 @@ def feed_in_pieces(data: bytes, cuts: Sequence[float], limits: Limits = LIMITS) 
     return outcome(feed)
 
 
+def is_raw(hint: Any) -> bool:
+    return isinstance(getattr(hint, "__metadata__", (None,))[0], Raw)
+
+
 def again(message: Message, epoch: int) -> bytes:
     """The wire bytes of a message that was received."""
-    bulks = [getattr(message, name) for name, _ in schema(type(message)) if isinstance(getattr(message, name), Bulk)]
-    packed = [LIMITS.vectors["masked"].dump(bulk.values) for bulk in bulks]
+    raw = [(getattr(message, name), hint.__metadata__[0].key) for name, hint in schema(type(message)) if is_raw(hint)]
+    bulks, packed = [bulk for bulk, _ in raw], [LIMITS.vectors[key].dump(bulk.values) for bulk, key in raw]
     assert [bulk.digest for bulk in bulks] == [hashlib.sha256(data).digest() for data in packed]
     return framed(canonical([type(message).__name__, epoch, *cbor2.loads(control_bytes(message))])) + b"".join(packed)
 

@@ -160,7 +160,7 @@ JOBS = st.fixed_dictionaries(
         "privacy": st.fixed_dictionaries(
             {},
             optional={
-                "protocol": st.sampled_from(["secagg", "plain-insecure"]),
+                "protocol": st.sampled_from(["secagg", "plain-insecure", "lightsecagg"]),
                 "mechanism": st.sampled_from(["local-record", "none"]),
                 "delta": st.floats(0, 1, exclude_min=True, exclude_max=True),
                 "clip": st.floats(1e-6, 1e6),

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from protocols.bulk import Bulk
+from protocols.flow import is_message
 from protocols.rand import Rand, Seed
 from protocols.session import client
 from protocols.suite import Parameters
@@ -84,8 +85,9 @@ def test_memory_holds_the_input_until_it_is_masked_and_not_after():
 @pytest.mark.parametrize("protocol", SCHEMES)
 def test_masked_picture_shows_wire_values(protocol):
     """The server's picture comes from the packed bytes: for the plain protocol they are the input."""
-    story = demo.play(SCHEMES[protocol], Parameters.of(3, demo.SIZE, demo.PEAK), [])
-    sent = [letter.message for letters in story.letters.values() for letter, _ in letters if letter.sender == client(story.shown)]
+    story = demo.play(SCHEMES[protocol], SCHEMES[protocol].parameters(3, demo.SIZE, demo.PEAK), [])
+    (kind,) = [p.type for step in SCHEMES[protocol].flow.steps if step.spends for p in step.gives if is_message(p)]
+    sent = [letter.message for letter, _ in story.letters[kind.__name__] if letter.sender == client(story.shown)]
     (bulk,) = [value for message in sent for value in vars(message).values() if isinstance(value, Bulk)]
     wire = story.parameters.ring.unpack(bulk.data, demo.SIZE + 1)[: demo.SIZE]
     assert (protocol == "plain-insecure") == np.array_equal(wire, story.inputs[story.shown])

@@ -89,10 +89,11 @@ def test_training_does_not_reach_the_global_model() -> None:
     assert np.abs(weights_of(runner.template) - start).max() == 0
 
 
+@pytest.mark.parametrize("protocol", ["secagg", "lightsecagg"])
 @pytest.mark.parametrize("mechanism", ["none", "local-record"])
-def test_plain_and_secagg_train_the_same_bits(mechanism: str) -> None:
+def test_every_secure_protocol_trains_the_same_bits_as_plain(mechanism: str, protocol: str) -> None:
     privacy = {"mechanism": mechanism, "sample_rate": 0.3}
-    masked, plain = run(sites(), **privacy), run(sites(), protocol="plain-insecure", **privacy)
+    masked, plain = run(sites(), protocol=protocol, **privacy), run(sites(), protocol="plain-insecure", **privacy)
     assert (weights(masked) == weights(plain)).all()
     assert [r.metrics for r in masked.rounds] == [r.metrics for r in plain.rounds]
 
