@@ -188,6 +188,12 @@ def secure_sum(
     sessions: dict[Address, Session] = {SERVER: server_session(chosen, terms)}
     sessions |= {client(p.index): client_session(chosen, p, terms) for p in parties}
     inputs = {client(i): [Vector(a)] for i, a in enumerate(arrays, 1)}
+    stages = {kind.__name__ for kind in chosen.flow.messages("server")}
+    for index, stage in (dropouts or {}).items():
+        if index not in roster.indexes or stage not in stages:
+            raise Misuse(
+                f"no party {index} drops out before {stage!r}: parties are 1 to {len(roster)}, stages {', '.join(sorted(stages))}"
+            )
     network = simulate.vanish({client(i): stage for i, stage in (dropouts or {}).items()})
     outcome = simulate.run(sessions, inputs, network=network, watch=watch)
     if outcome.abort is not None:

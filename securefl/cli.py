@@ -111,6 +111,8 @@ def _run(
     console.show_result(screen, result)
     for path in written:
         screen.print(f"written: {path}", markup=False, soft_wrap=True)
+    if result.aborted_rounds == len(result.rounds):
+        raise SecureSumError("every round was aborted: the scores are those of the untrained model")
 
 
 app.command("run")(with_job_options(_run))

@@ -13,8 +13,8 @@ from securefl.results import Opened
 COVERED, EXACT = "covered by ε", "exact"
 
 
-def opened_in_training(rounds: int, *, private: bool, sums: Sequence[str]) -> list[Opened]:
-    """The events of ``rounds`` finished rounds of training."""
+def opened_in_training(rounds: int, *, private: bool, sums: Sequence[str], hidden: bool = True) -> list[Opened]:
+    """The events of ``rounds`` finished rounds of training; without a protocol that hides them, every site's own values."""
     how = COVERED if private else EXACT
     events = [
         Opened("sum of weighted updates", rounds, how, "DP-SGD on every site" if private else "an exact sum can betray a member")
@@ -27,7 +27,15 @@ def opened_in_training(rounds: int, *, private: bool, sums: Sequence[str]) -> li
         events.append(Opened("row count of each site, through the size of its noise", rounds, EXACT, note))
     if sums:
         events.append(Opened(f"held-out metrics ({', '.join(sums)})", rounds, EXACT, "sums over all sites of held-out rows"))
-    return events
+    if hidden:
+        return events
+    bare = "in clear: no protocol hides it from the server or the network"
+    return [
+        Opened("every site's update", rounds, how, bare),
+        Opened("every site's weight (its rows)", rounds, EXACT, bare),
+        *([Opened("every site's held-out metrics", rounds, EXACT, bare)] if sums else []),
+        *events,
+    ]
 
 
 def opened_in_scaling(what: str, note: str) -> Opened:

@@ -278,5 +278,8 @@ def step(stepping: Stepping) -> Output[NextModel]:
     """The server's step along the mean update."""
     aggregate = stepping.aggregator.on_before_step(stepping.aggregate)
     models = stepping.aggregator.step(stepping.models, aggregate)
+    shapes = [model.shape for model in stepping.models]
+    if [np.shape(model) for model in models] != shapes or not all(np.isfinite(model).all() for model in models):
+        raise UserError(f"the server's step must give finite parameters of shapes {shapes}: the model was left as it was")
     stepping.aggregator.on_after_step(models, aggregate)
     return Output(NextModel(models, aggregate))

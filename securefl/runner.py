@@ -123,6 +123,10 @@ class Runner:
     def _private(self) -> bool:
         return self.job.privacy.mechanism == "local-record"
 
+    @property
+    def _insecure(self) -> bool:
+        return self.job.privacy.protocol == "plain-insecure"
+
     def _checked(self, model: nn.Module) -> nn.Module:
         from securefl.privacy import models as checks  # noqa: PLC0415
 
@@ -300,11 +304,16 @@ class Runner:
             delta=knobs.delta if self._private else None,
             unit="record" if self._private else None,
             accountant=knobs.accountant if self._private else None,
-            opened=opened_in_training(self._opened, private=self._private, sums=[spec.name for spec in self.plan.sums]),
+            opened=opened_in_training(
+                self._opened,
+                private=self._private,
+                sums=[spec.name for spec in self.plan.sums],
+                hidden=not self._insecure,
+            ),
             up=self._traffic.up,
             down=self._traffic.down,
             seconds=self._clock.total(),
-            server_saw=self._traffic.server_saw(self.flow, self._opened, self.plan.size),
+            server_saw=self._traffic.server_saw(self.flow, self._opened, self.plan.size, hidden=not self._insecure),
             warnings=list(self.warnings),
             wall=wall,
             state={p + k: v.detach().numpy() for p, m in zip(prefixes, models, strict=True) for k, v in m.state_dict().items()},

@@ -81,14 +81,15 @@ class Traffic:
         elif letter.sender == SERVER:
             self.down[self._names[to.index - 1]] += size
 
-    def server_saw(self, flow: Flow, sums: int, size: int) -> list[ServerSaw]:
+    def server_saw(self, flow: Flow, sums: int, size: int, *, hidden: bool = True) -> list[ServerSaw]:
         """What reached the server, and the one thing that it could open: ``sums`` sums of ``size`` values."""
         awaited = {kind: flow.receiver(kind).name for kind in flow.messages("server")}
         rows = [
             ServerSaw(kind.__name__, awaited.get(kind, "(leaves)"), count, self._bytes[kind], _shows(kind))
             for kind, count in self._count.items()
         ]
-        return [*rows, ServerSaw("Sum", "opened", sums, 8 * size * sums, "the sum over all survivors: the one thing it could open")]
+        what = "the one thing it could open" if hidden else "beside every vector itself, which came in clear"
+        return [*rows, ServerSaw("Sum", "opened", sums, 8 * size * sums, f"the sum over all survivors: {what}")]
 
 
 def _shows(kind: type) -> str:

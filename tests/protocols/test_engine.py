@@ -335,3 +335,11 @@ def test_the_secure_sum_is_embedded_in_a_flow_of_the_users_own(dropouts: dict[in
 @settings(max_examples=15)
 def test_a_copy_of_a_flow_runs_as_the_flow(case: Case) -> None:
     assert play(case, flow=secagg.flow.replace()).wire == play(case).wire
+
+
+@pytest.mark.parametrize("dropouts", [{1: "Maskd"}, {9: "Masked"}, {0: "Masked"}])
+def test_a_dropout_that_cannot_happen_is_refused(dropouts: dict[int, str]) -> None:
+    from protocols import secure_sum
+
+    with pytest.raises(Misuse, match="drops out before"):
+        secure_sum([[1], [2], [3]], max_abs=5, dropouts=dropouts)

@@ -422,3 +422,21 @@ def test_bytes_and_seconds_are_counted() -> None:
     assert seen["Masked"].count == 15
     assert set(result.seconds) >= {"train", "mask", "reveal"}
     assert result.picture.startswith("<svg")
+
+
+def test_without_protection_the_run_says_that_the_server_saw_everything() -> None:
+    plain, masked = run(sites(), protocol="plain-insecure"), run(sites())
+    assert [o.what for o in plain.opened][:2] == ["every site's update", "every site's weight (its rows)"]
+    assert not any("every site" in o.what for o in masked.opened)
+    assert "the one thing" in masked.server_saw[-1].shows
+    assert "in clear" in plain.server_saw[-1].shows
+
+
+@pytest.mark.parametrize("wrong", [np.full(FEATURES + 1, np.nan), np.zeros(2)])
+def test_a_server_step_that_gives_no_model_is_refused(wrong: np.ndarray[Any, Any]) -> None:
+    class Broken(ServerAggregator):
+        def step(self, models: Sequence[np.ndarray[Any, Any]], aggregate: Aggregate) -> list[np.ndarray[Any, Any]]:
+            return [wrong]
+
+    with pytest.raises(UserError, match="server's step must give finite parameters"):
+        Runner(linear, sites(), server=Broken(), job=job()).run()
