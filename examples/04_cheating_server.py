@@ -6,9 +6,10 @@ from unittest import mock
 from lying_server import ALL, Server
 
 from protocols import errors, secagg
+from protocols.agreement import Dropped
 from protocols.primitives import agree, seal
 from protocols.rand import fresh
-from protocols.secagg_types import Boxes, Dropped, Listed, Sealed
+from protocols.secagg_types import Boxes, Listed, Sealed
 from protocols.wire import canonical
 
 SECRET = [7, -3, 42, 0]

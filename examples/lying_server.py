@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 
 from protocols import sums
+from protocols.agreement import Agree, Agreed, Dropped, Signed
 from protocols.policy import Policy
 from protocols.primitives import agree, prg, shamir
 from protocols.rand import Seed
 from protocols.secagg import list_hash, pair_key
-from protocols.secagg_types import Advert, Agree, Agreed, Boxes, Dropped, Entry, Listed, Masked, Openings, Sealed, Signed
+from protocols.secagg_types import Advert, Boxes, Entry, Listed, Masked, Openings, Sealed
 from protocols.session import SERVER, Letter, client
 from protocols.suite import Occasion, Parameters
 from protocols.vector import Vector
@@ -66,8 +67,7 @@ class Server:
         y, signs = self.heard[Masked, u].y.values.copy(), {True: [], False: []}
         for v, pair in pairs.items():
             signs[u > v].append(pair_key(self.terms, L, pair, self.keys[u], v, u))
-        own = agree.derive(b, canonical(["self", self.terms.sid, L, u]))
-        prg.apply_masks(y, signs[True], [own, *signs[False]])
+        prg.apply_masks(y, signs[True], [agree.derive(b, canonical(["self", self.terms.sid, L, u])), *signs[False]])
         return self.terms.parameters.ring.centre(y)[:-1].tolist()
 
 

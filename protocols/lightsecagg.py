@@ -34,9 +34,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from protocols.agreement import (
+    Agree,
+    Agreed,
+    Dropped,
+    check_agree,
+    check_agreement,
+    gathered,
+    masked_statement,
+    sign_survivors,
+    survivors,
+)
 from protocols.bulk import Bulk, Packed
 from protocols.errors import Abort, Refused, require
 from protocols.flow import Arrived, Broadcast, Fanout, Flow, Inbox, Input, Output
+from protocols.handshake import box_aad, box_key, check_advert, check_invitation, check_list, check_sharing, list_hash, sign_keys
 from protocols.lagrange import alphas, betas, coefficients, misfits
 from protocols.lightsecagg_parameters import HEAD, SALT, LightParameters, layouts
 from protocols.lightsecagg_types import (
@@ -64,12 +76,11 @@ from protocols.lightsecagg_types import (
 )
 from protocols.primitives import agree, seal
 from protocols.primitives.sign import verify
-from protocols.rand import Key, Rand
+from protocols.rand import Rand
 from protocols.ring import Accumulator
-from protocols.secagg_types import Agree, Agreed, Dropped, Signed
 from protocols.suite import LIGHTSECAGG, Terms
 from protocols.vector import Sum, Vector, checked_sum, with_count
-from protocols.wire import canonical, control_bytes, digest
+from protocols.wire import digest
 
 flow = Flow("lightsecagg")
 LightTerms = Terms[LightParameters]
@@ -86,20 +97,14 @@ def suite(parameters: LightParameters) -> str:
 @flow.client
 def advertise(invited: Invited, rand: Rand) -> tuple[Advertised, KeyAdvert]:
     """Check the invitation against the own policy; make a fresh key pair and sign it."""
-    terms = invited.terms
-    require(terms.suite == suite(terms.parameters), "terms-suite", "the suite named is not the one that runs")
-    invited.policy.check(terms)
-    require(terms.roster.identity(invited.me) == invited.identity.public, "roster-own", "the roster has another key for this party")
+    check_invitation(invited, suite(invited.terms.parameters))
     c = agree.KeyPair.generate(rand, "c_sk")
-    return Advertised(invited, c), KeyAdvert(c.public, invited.identity.sign(terms.statement("keys", invited.me, c.public)))
+    return Advertised(invited, c), KeyAdvert(c.public, sign_keys(invited, [c.public]))
 
 
 def accept_advert(srv: Collecting, u: int, advert: KeyAdvert) -> Collecting:
     """Check one advert on arrival, with the checks that every party will make."""
-    _check_key(srv.terms, u, advert.c_pk, advert.signature, "advert-signature")
-    known = {other.c_pk for other in srv.adverts.values()}
-    require(advert.c_pk not in known, "advert-distinct", "a public key that another party has advertised")
-    return replace(srv, adverts={**srv.adverts, u: advert})
+    return replace(srv, adverts=check_advert(srv.terms, srv.adverts, u, advert))
 
 
 @flow.server(fold=accept_advert, quorum=lambda srv: srv.terms.parameters.threshold, within=60.0)
@@ -110,16 +115,6 @@ def collect(srv: Collecting, arrived: Arrived[KeyAdvert]) -> tuple[Relaying, Bro
     return Relaying(srv.terms, list_hash(listed), adverts), Broadcast(listed, arrived)
 
 
-def list_hash(listed: KeyList) -> bytes:
-    """L, the hash of the round-0 list."""
-    return hashlib.sha256(control_bytes(listed)).digest()
-
-
-def _check_key(terms: LightTerms, u: int, c_pk: bytes, signature: bytes, check: str) -> None:
-    agree.check_public_key(c_pk)
-    require(verify(terms.roster.identity(u), signature, terms.statement("keys", u, c_pk)), check, f"key of party {u}")
-
-
 # Round 1 · Share a mask
 
 
@@ -128,7 +123,7 @@ def share(adv: Advertised, listed: KeyList, rand: Rand) -> tuple[Shared, Shares]
     """Check the list; draw a mask, code it, seal one share for each other party."""
     invited = adv.invited
     me, terms, p = invited.me, invited.terms, invited.terms.parameters
-    L, entries = list_hash(listed), check_list(adv, listed)
+    L, entries = list_hash(listed), check_list(invited, (adv.c.public,), listed.entries)
     z, shares = draw_mask(p, sorted(entries), rand)
     slots, hashes, own_hash = slots_of(p), list[ShareHash](), b""
     for v, values in zip(sorted(entries), shares, strict=True):
@@ -163,40 +158,6 @@ def slots_of(p: LightParameters) -> NDArray[np.uint8]:
 def slot(me: int, peer: int) -> int:
     """Where the box to or from ``peer`` lies in a message of, or to, ``me``: others in the order of the roster."""
     return peer - 1 - (peer > me)
-
-
-def check_list(adv: Advertised, listed: KeyList) -> dict[int, KeyEntry]:
-    """The checks on the round-0 list; the entries by index."""
-    invited, entries = adv.invited, {entry.index: entry for entry in listed.entries}
-    me, terms, order = invited.me, invited.terms, [entry.index for entry in listed.entries]
-    require(order == sorted(entries) and order[-1] <= len(terms.roster), "listed-order", "indexes must ascend within the roster")
-    require(me in entries, "listed-own", "own entry is missing")
-    require(entries[me].c_pk == adv.c.public, "listed-own", "own key was changed")
-    require(
-        len(entries) >= smallest_set(invited), "listed-cohort", f"{len(entries)} parties where {smallest_set(invited)} are needed"
-    )
-    require(
-        len({entry.c_pk for entry in listed.entries}) == len(entries), "listed-distinct", "a public key stands twice in the list"
-    )
-    for entry in listed.entries:
-        _check_key(terms, entry.index, entry.c_pk, entry.signature, "listed-signature")
-    return entries
-
-
-def smallest_set(invited: Invited) -> int:
-    """Fewest parties in any set that this party goes along with: the threshold or its own smallest cohort."""
-    return max(invited.terms.parameters.threshold, invited.policy.min_cohort)
-
-
-def box_key(terms: LightTerms, L: bytes, pair: agree.KeyPair, theirs: bytes, u: int, v: int, *, mine: int) -> Key:
-    """The key of the one box from u to v; its label holds both ids and both public keys, in that order."""
-    keys = (pair.public, theirs) if mine == u else (theirs, pair.public)
-    return agree.derive(pair.exchange(theirs), canonical(["box", terms.sid, L, u, v, *keys]))
-
-
-def box_aad(terms: LightTerms, L: bytes, u: int, v: int) -> bytes:
-    """Associated data of the box from u to v."""
-    return canonical([terms.sid, L, u, v])
 
 
 def box_content(u: int, v: int, salt: bytes, packed: bytes) -> bytes:
@@ -251,7 +212,7 @@ def mask(shared: Shared, relayed: Relayed, x: Input[Vector]) -> tuple[Covered, P
     held, receipt = open_boxes(shared, relayed)
     p.ring.add_into(y, shared.z.values)
     bulk = Bulk.of(Packed(p.ring, p.size + 1), y)
-    signature = invited.identity.sign(terms.statement("masked", me, L, list(relayed.u2), bulk.digest, receipt))
+    signature = invited.identity.sign(masked_statement(terms, me, L, relayed.u2, bulk.digest, receipt))
     return Covered(invited, L, relayed.u2, held), Padded(bulk, receipt, signature)
 
 
@@ -259,9 +220,7 @@ def open_boxes(shared: Shared, relayed: Relayed) -> tuple[dict[int, Held], bytes
     """Check U2, open every box; the shares held by dealer, and a receipt: hash of the share hashes that they matched."""
     invited, L = shared.invited, shared.L
     me, terms, u2 = invited.me, invited.terms, relayed.u2
-    require(list(u2) == sorted(set(u2)) and set(u2) <= set(shared.entries), "sealed-set", "U2 ascends within U1")
-    require(me in u2, "sealed-own", "this party is not in U2")
-    require(len(u2) >= smallest_set(invited), "sealed-cohort", f"{len(u2)} parties where {smallest_set(invited)} are needed")
+    check_sharing(invited, shared.entries, u2)
     dealers = [u for u in u2 if u != me]
     require([x.peer for x in relayed.hashes] == dealers, "sealed-boxes", "one box from each other member of U2, ascending")
     _check_slots(relayed.boxes, [slot(me, u) for u in dealers])
@@ -290,7 +249,7 @@ def absorb(srv: Summing, u: int, padded: Padded) -> Summing:
     require(
         padded.receipt == receipt_of(srv.hashes[u]), "masked-receipt", "the party accepted other share hashes than were relayed"
     )
-    statement = srv.terms.statement("masked", u, srv.L, list(srv.u2), padded.y.digest, padded.receipt)
+    statement = masked_statement(srv.terms, u, srv.L, srv.u2, padded.y.digest, padded.receipt)
     require(verify(srv.terms.roster.identity(u), padded.signature, statement), "masked-signature", "over L, U2 and the vector")
     srv.total.add(padded.y.values)
     return srv
@@ -308,30 +267,20 @@ def survey(srv: Summing, arrived: Arrived[Padded]) -> tuple[Asking, Broadcast[Dr
 @flow.client
 def consent(covered: Covered, said: Dropped) -> tuple[Consenting, Agree]:
     """Check the dropped set and sign the one U3 that follows from it."""
-    invited, dropped = covered.invited, said.dropped
-    require(
-        list(dropped) == sorted(set(dropped)) and set(dropped) <= set(covered.u2),
-        "dropped-set",
-        "the dropped set ascends within U2",
-    )
-    require(invited.me not in dropped, "dropped-own", "this party is said to have dropped")
-    u3 = tuple(v for v in covered.u2 if v not in dropped)
-    require(len(u3) >= smallest_set(invited), "dropped-cohort", f"{len(u3)} survivors where {smallest_set(invited)} are needed")
-    signature = invited.identity.sign(invited.terms.statement("agree", invited.me, covered.L, list(u3)))
-    return Consenting(invited, covered.L, u3, {v: covered.held[v] for v in u3}), Agree(signature)
+    invited, L = covered.invited, covered.L
+    u3 = survivors(invited, covered.u2, said)
+    return Consenting(invited, L, u3, {v: covered.held[v] for v in u3}), sign_survivors(invited, L, u3)
 
 
 def accept_agree(srv: Asking, u: int, said: Agree) -> None:
     """Check one signature over L and U3 on arrival."""
-    terms = srv.summing.terms
-    statement = terms.statement("agree", u, srv.summing.L, list(srv.u3))
-    require(verify(terms.roster.identity(u), said.signature, statement), "agree-signature", "over L and U3")
+    check_agree(srv.summing.terms, srv.summing.L, srv.u3, u, said.signature, "agree-signature")
 
 
 @flow.server(admit=accept_agree, quorum=lambda srv: srv.summing.terms.parameters.threshold, within=60.0)
 def gather(srv: Asking, said: Inbox[Agree]) -> tuple[Opened, Broadcast[Agreed]]:
     """Show everybody the signatures."""
-    return Opened(srv.summing, srv.u3), Broadcast(Agreed(tuple(Signed(u, a.signature) for u, a in said.items())), tuple(said))
+    return Opened(srv.summing, srv.u3), Broadcast(gathered(said), tuple(said))
 
 
 # Round 4 · Recover the mask of the sum
@@ -341,26 +290,14 @@ def gather(srv: Asking, said: Inbox[Agree]) -> tuple[Opened, Broadcast[Agreed]]:
 def answer(consenting: Consenting, agreed: Agreed) -> tuple[Finished, Answer]:
     """With U signatures over the own L and U3: the sum of the shares of the survivors' masks; once."""
     invited, p = consenting.invited, consenting.invited.terms.parameters
-    check_agreement(consenting, agreed)
+    check_agreement(invited, consenting.L, consenting.u3, agreed)
+    require(not agreed.coverings, "agreed-coverings", "only on a sparse graph")
     total = Accumulator(p.ring, p.block)
     for v in consenting.u3:
         total.add(consenting.held[v].share)
     bulk = Bulk.of(layouts(p)["answer"], total.total())
     statement = answer_statement(invited.terms, invited.me, consenting.L, consenting.u3, bulk.digest)
     return Finished(invited.me), Answer(bulk, invited.identity.sign(statement))
-
-
-def check_agreement(consenting: Consenting, agreed: Agreed) -> None:
-    """At least U distinct members of U3 signed the own L and U3."""
-    terms, u3 = consenting.invited.terms, consenting.u3
-    signers = [signed.index for signed in agreed.signatures]
-    require(signers == sorted(set(signers)) and set(signers) <= set(u3), "agreed-signers", "distinct members of U3, ascending")
-    for signed in agreed.signatures:
-        statement = terms.statement("agree", signed.index, consenting.L, list(u3))
-        valid = verify(terms.roster.identity(signed.index), signed.signature, statement)
-        require(valid, "agreed-signature", f"party {signed.index} did not sign this U3")
-    need = terms.parameters.threshold
-    require(len(signers) >= need, "agreed-count", f"{len(signers)} signatures where {need} are needed")
 
 
 def answer_statement(terms: LightTerms, u: int, L: bytes, u3: Sequence[int], content: bytes) -> bytes:

@@ -6,6 +6,7 @@ lying server has one set of survivors at most.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -106,6 +107,16 @@ class LightParameters:
     def box(self) -> int:
         """Bytes of a sealed share."""
         return HEAD + self.ring.packed_size(self.block) + seal.OVERHEAD
+
+    @property
+    def security(self) -> float:
+        """Infinite: nothing is left to chance but the answers' check."""
+        return math.inf
+
+    @property
+    def lying_server(self) -> bool:
+        """True: 2U > n + |C|."""
+        return True
 
     @cached_property
     def content(self) -> list[object]:

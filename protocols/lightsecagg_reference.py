@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from protocols.agreement import Agree, Agreed, Dropped, Signed
 from protocols.bulk import Blobs, Bulk, Packed
 from protocols.lightsecagg_parameters import LightParameters
 from protocols.lightsecagg_types import Answer, KeyAdvert, KeyEntry, KeyList, Padded, Relayed, ShareHash, Shares
@@ -24,7 +25,6 @@ from protocols.primitives.agree import KeyPair, derive
 from protocols.primitives.sign import SigningKey
 from protocols.rand import Entropy, Rand
 from protocols.reference import Run, Transcript
-from protocols.secagg_types import Agree, Agreed, Dropped, Signed
 from protocols.suite import Terms
 from protocols.wire import canonical, control_bytes, digest
 
@@ -117,7 +117,7 @@ def lightsecagg(  # noqa: C901, PLR0915  (one loop that reads like the paper's a
     agreed = {u: Agree(identities[u].sign(canonical(["agree", sid, u, L, list(u3)]))) for u in u3}
     if (u4 := run.upload("Agree", agreed)) is None:
         return run.abort(_ABORTS["Agree"])
-    run.download(u4, Agreed(tuple(Signed(u, agreed[u].signature) for u in u4)))
+    run.download(u4, Agreed(tuple(Signed(u, agreed[u].signature) for u in u4), ()))
 
     # Round 4: each helper's sum of shares, and the sum
     sums, answers = dict[int, list[int]](), dict[int, Answer]()

@@ -11,11 +11,10 @@ from typing import Annotated, Any
 
 from numpy.typing import NDArray
 
+from protocols import handshake
 from protocols.bulk import Bulk
 from protocols.lightsecagg_parameters import LightParameters
-from protocols.policy import Policy
 from protocols.primitives import agree
-from protocols.primitives.sign import SigningKey
 from protocols.ring import Accumulator
 from protocols.schema import PARTIES, Count, Digest, Index, Message, PublicKey, Raw, Record, Signature
 from protocols.suite import Terms
@@ -30,6 +29,11 @@ class KeyAdvert(Message):
     c_pk: PublicKey
     signature: Signature
 
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """The public key."""
+        return (self.c_pk,)
+
 
 @dataclass(frozen=True)
 class KeyEntry(Record):
@@ -38,6 +42,11 @@ class KeyEntry(Record):
     index: Index
     c_pk: PublicKey
     signature: Signature
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """The public key."""
+        return (self.c_pk,)
 
 
 @dataclass(frozen=True)
@@ -95,13 +104,8 @@ class Answer(Message):
 
 
 @dataclass(frozen=True)
-class Invited:
+class Invited(handshake.Invited[LightParameters]):
     """A party that has been invited."""
-
-    me: int
-    identity: SigningKey
-    terms: Terms[LightParameters]
-    policy: Policy
 
 
 @dataclass(frozen=True)

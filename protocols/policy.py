@@ -22,6 +22,9 @@ class Policy:
         min_cohort: fewest parties in any set that the server announces (invited, sharing, surviving), at least 2.
         min_threshold: least share of the invited parties that must be needed to open, in (0, 1].
         min_corrupt: least number of colluding parties against which the parameters must hold; None: ⌈n/3⌉ − 1 of n invited.
+        min_security: least bits of statistical security of a sparse graph, whose order the server can grind: 80 unless it is drawn
+            from a public beacon.
+        semi_honest: whether parameters are accepted that only hold against a server which follows the protocol.
         registered: identities known to the party out of band; None accepts the roster that it is told, strangers included.
         suites: accepted suite strings; empty accepts any that the party's software runs.
         models: accepted model hashes; None accepts any (the hash is bound into the session in any case).
@@ -30,6 +33,8 @@ class Policy:
     min_cohort: int = 2
     min_threshold: float = 0.5
     min_corrupt: int | None = None
+    min_security: int = 80
+    semi_honest: bool = False
     registered: frozenset[bytes] | None = None
     suites: frozenset[str] = frozenset()
     models: frozenset[bytes] | None = None
@@ -38,8 +43,8 @@ class Policy:
         """Refuse an invitation that asks for less.
 
         Raises:
-            Refused: ``policy-suite``, ``policy-cohort``, ``policy-threshold``, ``policy-corrupt``, ``policy-roster`` or
-                ``policy-model``.
+            Refused: ``policy-suite``, ``policy-cohort``, ``policy-threshold``, ``policy-corrupt``, ``policy-security``,
+                ``policy-server``, ``policy-roster`` or ``policy-model``.
         """
         parameters = terms.parameters
         n, t, c = parameters.parties, parameters.threshold, parameters.corrupt
@@ -49,6 +54,9 @@ class Policy:
         require(n >= self.min_cohort, "policy-cohort", f"{n} invited, own smallest cohort {self.min_cohort}")
         require(t >= self.min_threshold * n, "policy-threshold", f"t = {t} of {n}, own smallest share {self.min_threshold:g}")
         require(c >= least, "policy-corrupt", f"|C| = {c}, own least {least}")
+        sigma, trusted = parameters.security, not parameters.lying_server
+        require(sigma >= self.min_security, "policy-security", f"σ = {sigma} bits, own least {self.min_security}")
+        require(not trusted or self.semi_honest, "policy-server", "the parameters trust the server to follow the protocol")
         require(known, "policy-roster", "a party that is not registered is invited")
         require(self.models is None or terms.occasion.model in self.models, "policy-model", "a model that was not approved")
 

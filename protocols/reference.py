@@ -19,30 +19,18 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from protocols.agreement import Agree, Agreed, Covering, Dropped, Signed
 from protocols.bulk import Bulk, Packed
 from protocols.errors import Misuse
 from protocols.plain import Clear
 from protocols.primitives import seal, shamir
 from protocols.primitives.agree import KeyPair, derive
+from protocols.primitives.graph import Harary, ring_order
 from protocols.primitives.sign import SigningKey
 from protocols.rand import Entropy, Key, Secret, Seed
 from protocols.ring import Ring
 from protocols.schema import Message
-from protocols.secagg_types import (
-    Advert,
-    Agree,
-    Agreed,
-    Box,
-    Boxes,
-    Dropped,
-    Entry,
-    Listed,
-    Masked,
-    Opening,
-    Openings,
-    Sealed,
-    Signed,
-)
+from protocols.secagg_types import Advert, Box, Boxes, Entry, Listed, Masked, Opening, Openings, Sealed
 from protocols.suite import SumParameters, Terms
 from protocols.wire import canonical, control_bytes, digest
 
@@ -102,6 +90,11 @@ class Run:
         self.sent += [Sent(u, (0,), messages[u]) for u in arrived]
         return arrived if len(arrived) >= self._threshold else None
 
+    def lose(self, parties: Iterable[int], stage: str) -> None:
+        """These parties stop before they send the message of this stage."""
+        at = self._stages.index(stage)
+        self._last |= {u: min(at, self._last.get(u, at)) for u in parties}
+
     def download(self, to: Iterable[int], message: Message) -> None:
         """The server says something."""
         self.sent.append(Sent(0, tuple(to), message))
@@ -111,7 +104,7 @@ class Run:
         return Transcript(tuple(self.sent), aborted=step)
 
 
-def secagg(  # noqa: C901, PLR0912, PLR0915  (one loop that reads like the paper's figure is the point)
+def secagg(  # noqa: C901, PLR0911, PLR0912, PLR0915  (one loop that reads like the paper's figure is the point)
     terms: Terms,
     identities: Mapping[int, SigningKey],
     inputs: Mapping[int, Sequence[int]],
@@ -133,7 +126,7 @@ def secagg(  # noqa: C901, PLR0912, PLR0915  (one loop that reads like the paper
     Raises:
         Misuse: for a stage that does not exist.
     """
-    p, sid, ring, t = terms.parameters, terms.sid, terms.parameters.ring, terms.parameters.threshold
+    p, sid, ring, t = terms.parameters, terms.sid, terms.parameters.ring, terms.parameters.shares
     everybody, length = list(terms.roster.indexes), p.size + 1
     run = Run(p, SECAGG_STAGES, dropouts or {})
 
@@ -150,11 +143,12 @@ def secagg(  # noqa: C901, PLR0912, PLR0915  (one loop that reads like the paper
     run.download(u1, listed)
     L = hashlib.sha256(control_bytes(listed)).digest()
     holders = {u: [v for v in p.graph.holders(u, u1, sid + L) if v in u1] for u in u1}
+    run.lose([u for u in u1 if len(holders[u]) < t], "Boxes")
 
     # Round 1: shares of s_sk and of a seed b, one box for each holder
     b, share_s, share_b = dict[int, Seed](), dict[tuple[int, int], bytes](), dict[tuple[int, int], bytes]()
     hash_s, hash_b, dealt = dict[tuple[int, int], bytes](), dict[tuple[int, int], bytes](), dict[int, Boxes]()
-    for u in u1:
+    for u in [u for u in u1 if len(holders[u]) >= t]:
         rand = entropy[u]()
         b[u] = rand.seed("b")
         s_dealt = shamir.share(s[u].secret().reveal(), t, holders[u], rand, "share s_sk")
@@ -168,7 +162,7 @@ def secagg(  # noqa: C901, PLR0912, PLR0915  (one loop that reads like the paper
             key = _key(c[u].exchange(c[v].public), "box", sid, L, u, v, c[u].public, c[v].public)
             sealed = seal.seal(key, canonical([u, v, share_s[u, v], share_b[u, v]]), canonical([sid, L, u, v]))
             boxes.append(Box(v, sealed, hash_s[u, v], hash_b[u, v]))
-        own = digest(["share", sid, L, u, u, "b", share_b[u, u]])
+        own = digest(["share", sid, L, u, u, "b", share_b[u, u]]) if u in holders[u] else b""
         commitment = _key(b[u], "commit", sid, L, u).reveal()
         content = canonical(["share", sid, u, L, commitment, own, [[x.peer, x.s_hash, x.b_hash] for x in boxes]])
         dealt[u] = Boxes(tuple(boxes), own, commitment, identities[u].sign(content))
@@ -177,10 +171,11 @@ def secagg(  # noqa: C901, PLR0912, PLR0915  (one loop that reads like the paper
     for v in u2:
         mail = [Box(u, x.box, x.s_hash, x.b_hash) for u in u2 for x in dealt[u].boxes if x.peer == v]
         run.download([v], Sealed(u2, tuple(mail)))
+    run.lose(few := [u for u in u2 if len(set(holders[u]) & set(u2)) < t], "Masked")
 
     # Round 2: y = x + PRG(b) ± Σ PRG(s_uv)
     y, masked = dict[int, list[int]](), dict[int, Masked]()
-    for u in u2:
+    for u in [u for u in u2 if u not in few]:
         y[u] = _add([*inputs[u], 1], _stream(_key(b[u], "self", sid, L, u), length, ring), 1, ring)
         for v in [v for v in u2 if v != u and v in holders[u]]:
             y[u] = _add(y[u], _stream(_pair(sid, L, s, u, v), length, ring), 1 if u < v else -1, ring)
@@ -189,13 +184,17 @@ def secagg(  # noqa: C901, PLR0912, PLR0915  (one loop that reads like the paper
         masked[u] = Masked(bulk, receipt, identities[u].sign(canonical(["masked", sid, u, L, list(u2), bulk.digest, receipt])))
     if (u3 := run.upload("Masked", masked)) is None:
         return run.abort(_ABORTS["Masked"])
+    if isinstance(p.graph, Harary) and _thin(p.graph, u3, sid + L):
+        return run.abort(_ABORTS["Masked"])
     run.download(u3, Dropped(tuple(v for v in u2 if v not in u3)))
 
     # Round 3: everybody signs U3
-    agreed = {u: Agree(identities[u].sign(canonical(["agree", sid, u, L, list(u3)]))) for u in u3}
+    left = [u for u in u3 if len(set(holders[u]) & set(u3)) >= t]
+    agreed = {u: Agree(identities[u].sign(canonical(["agree", sid, u, L, list(u3)]))) for u in left}
     if (u4 := run.upload("Agree", agreed)) is None:
         return run.abort(_ABORTS["Agree"])
-    run.download(u4, Agreed(tuple(Signed(u, agreed[u].signature) for u in u4)))
+    signed = [Covering(masked[u].y.digest, masked[u].receipt, masked[u].signature) for u in u3 if isinstance(p.graph, Harary)]
+    run.download(u4, Agreed(tuple(Signed(u, agreed[u].signature) for u in u4), tuple(signed)))
 
     # Round 4: one share of each dealer's one secret, and the sum
     opened = dict[int, Openings]()
@@ -211,12 +210,14 @@ def secagg(  # noqa: C901, PLR0912, PLR0915  (one loop that reads like the paper
         total = _add(total, y[u], 1, ring)
     for v in u2:
         points = {u: x.share for u in u5 for x in opened[u].shares if x.index == v}
+        if len(points) < t:
+            return run.abort(_ABORTS["Openings"])
         secret = Seed(_interpolate(dict(list(points.items())[:t])))
         if v in u3:
             total = _add(total, _stream(_key(secret, "self", sid, L, v), length, ring), -1, ring)
         else:
             rebuilt = {**s, v: KeyPair(secret)}
-            for u in u3:
+            for u in [u for u in u3 if u in holders[v]]:
                 total = _add(total, _stream(_pair(sid, L, rebuilt, v, u), length, ring), 1 if v < u else -1, ring)
     return Transcript(tuple(run.sent), u3, _signed(total, ring)[:-1])
 
@@ -243,6 +244,13 @@ def plain(terms: Terms, inputs: Mapping[int, Sequence[int]], dropouts: Mapping[i
         return run.abort("total")
     total = [sum(x[u][i] for u in arrived) % p.ring.modulus for i in range(p.size)]
     return Transcript(tuple(run.sent), arrived, _signed(total, p.ring))
+
+
+def _thin(graph: Harary, present: Sequence[int], seed: bytes) -> bool:
+    """Whether somewhere on the ring too few of the next k/2 places are of ``present``."""
+    order = [int(place) + 1 for place in ring_order(graph.parties, seed)[0]]
+    after = {u: [order[(i + step) % graph.parties] for step in range(1, graph.degree // 2 + 1)] for i, u in enumerate(order)}
+    return graph.gap is not None and any(len(set(after[u]) & set(present)) <= graph.gap for u in present)
 
 
 def _key(secret: Secret, *label: object) -> Key:

@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
+from protocols import handshake
+from protocols.agreement import Covering
 from protocols.bulk import Bulk
-from protocols.policy import Policy
 from protocols.primitives import agree, seal
 from protocols.primitives.shamir import SHARE_SIZE
-from protocols.primitives.sign import SigningKey
 from protocols.rand import Seed
 from protocols.ring import Accumulator
 from protocols.schema import PARTIES, Count, Digest, Index, Message, PublicKey, Raw, Record, Signature, Size
-from protocols.suite import Terms
+from protocols.suite import Parameters, Terms
 
 BOX = 2 * 9 + 2 * (SHARE_SIZE + 3) + seal.OVERHEAD
 
@@ -32,6 +32,11 @@ class Advert(Message):
     s_pk: PublicKey
     signature: Signature
 
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """Both public keys."""
+        return self.c_pk, self.s_pk
+
 
 @dataclass(frozen=True)
 class Entry(Record):
@@ -41,6 +46,11 @@ class Entry(Record):
     c_pk: PublicKey
     s_pk: PublicKey
     signature: Signature
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """Both public keys."""
+        return self.c_pk, self.s_pk
 
 
 @dataclass(frozen=True)
@@ -62,10 +72,13 @@ class Box(Record):
 
 @dataclass(frozen=True)
 class Boxes(Message):
-    """Round 1, u → server: a box for every holder, a commitment to b, and the hash of every share, signed."""
+    """Round 1, u → server: a box for every holder, a commitment to b, and the hash of every share, signed.
+
+    ``own_hash`` is of the share of b that u keeps; empty on a sparse graph, where it keeps none.
+    """
 
     boxes: Annotated[tuple[Box, ...], Count(1, PARTIES)]
-    own_hash: Digest
+    own_hash: Annotated[bytes, Size(0, 32)]
     commitment: Digest
     signature: Signature
 
@@ -88,35 +101,6 @@ class Masked(Message):
 
 
 @dataclass(frozen=True)
-class Dropped(Message):
-    """Round 2, server → U3: only the dropped set U2∖U3, so that "both shares of v" cannot be said."""
-
-    dropped: Annotated[tuple[Index, ...], Count(0, PARTIES)]
-
-
-@dataclass(frozen=True)
-class Agree(Message):
-    """Round 3, u → server: signature over L and U3."""
-
-    signature: Signature
-
-
-@dataclass(frozen=True)
-class Signed(Record):
-    """One agreeing party."""
-
-    index: Index
-    signature: Signature
-
-
-@dataclass(frozen=True)
-class Agreed(Message):
-    """Round 3, server → U4: the signatures."""
-
-    signatures: Annotated[tuple[Signed, ...], Count(1, PARTIES)]
-
-
-@dataclass(frozen=True)
 class Opening(Record):
     """One share of one secret of one party: of s_sk if it dropped, of b if not."""
 
@@ -136,13 +120,8 @@ class Openings(Message):
 
 
 @dataclass(frozen=True)
-class Invited:
+class Invited(handshake.Invited[Parameters]):
     """A party that has been invited."""
-
-    me: int
-    identity: SigningKey
-    terms: Terms
-    policy: Policy
 
 
 @dataclass(frozen=True)
@@ -164,12 +143,15 @@ class Shared:
     c: agree.KeyPair
     s: agree.KeyPair
     b: Seed
-    own_share: bytes = field(repr=False)
+    own_share: bytes | None = field(repr=False)
 
 
 @dataclass(frozen=True)
 class Held:
-    """Shares held for one dealer; never both are opened, and never one's own s_sk (it is not kept)."""
+    """Shares held for one dealer; never both are opened, and never one's own s_sk (it is not kept).
+
+    On a sparse graph a party holds none of its own.
+    """
 
     s_share: bytes | None
     b_share: bytes
@@ -194,6 +176,7 @@ class Consenting:
 
     invited: Invited
     L: bytes
+    u2: tuple[int, ...]
     u3: tuple[int, ...]
     held: Mapping[int, Held]
 
@@ -231,6 +214,7 @@ class Summing:
     adverts: Mapping[int, Advert]
     dealt: Mapping[int, Boxes]
     mail: Mapping[int, tuple[Box, ...]]
+    coverings: Mapping[int, Covering]
     total: Accumulator
 
 

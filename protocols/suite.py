@@ -17,14 +17,17 @@ from typing import Generic, Protocol
 
 from typing_extensions import TypeVar
 
+from protocols import degree
 from protocols.errors import Misuse
-from protocols.primitives.graph import Complete, Graph
+from protocols.primitives.graph import Complete, Graph, Harary
 from protocols.ring import Group, Ring
 from protocols.schema import MAX_PARTIES
 from protocols.wire import canonical, digest
 
 SECAGG = "SecAgg_X25519_Ed25519_HKDF-SHA256_AES256GCM_AES256CTR_Z"
 """Name of the whole configuration of `protocols.secagg`; the ring's width in bits follows."""
+SECAGG_PLUS = "SecAggPlus_X25519_Ed25519_HKDF-SHA256_AES256GCM_AES256CTR_Z"
+"""The same on a sparse graph."""
 LIGHTSECAGG = "LightSecAgg_X25519_Ed25519_HKDF-SHA256_AES256GCM_AES256CTR_F"
 """The same of `protocols.lightsecagg`; the field's width in bits follows."""
 PLAIN = "PlainInsecure_Z"
@@ -86,6 +89,10 @@ class Roster:
         return [[m.name, m.identity] for m in self.members]
 
 
+SPARSE_FROM = 64
+"""Parties from which on a sparse graph can be cheaper."""
+
+
 def default_corrupt(parties: int) -> int:
     """|C|, the number of corrupt parties tolerated by default: ⌈n/3⌉ − 1."""
     return math.ceil(parties / 3) - 1
@@ -138,6 +145,14 @@ class SumParameters(Protocol):
         """|C|, how many parties may collude with the server."""
 
     @property
+    def security(self) -> float:
+        """σ, bits of statistical security; infinite where nothing is left to chance."""
+
+    @property
+    def lying_server(self) -> bool:
+        """Whether the parameters hold against a server that does not follow the protocol."""
+
+    @property
     def content(self) -> list[object]:
         """What enters the session identity."""
 
@@ -151,9 +166,9 @@ class Parameters:
         size: d, coordinates of every input vector.
         max_abs: largest absolute value of an input coordinate, at least 1.
         ring: Z_2^b of the masked vectors.
-        threshold: t, Shamir threshold and smallest number of survivors.
+        threshold: parties that must agree, and smallest number of survivors; on the complete graph also the Shamir threshold t.
         corrupt: |C|, how many parties may collude with the server.
-        graph: who masks with whom.
+        graph: who masks with whom; a sparse one has its own Shamir threshold.
 
     Raises:
         Misuse: where a bound is broken, with the bound and the values.
@@ -179,10 +194,29 @@ class Parameters:
             raise Misuse(f"the number of corrupt parties must be in [0, {n - 1}], not {c}")
         if t > n:
             raise Misuse(f"the threshold t = {t} is above n = {n}: no sum could ever be opened")
-        if not 2 * t > n + c:
+        if isinstance(self.graph, Harary):
+            if self.graph.parties != n:
+                raise Misuse(f"the graph has {self.graph.parties} places for {n} parties")
+            degree.check(self.graph, c, t)
+        if self.lying_server and not 2 * t > n + c:
             raise Misuse(f"the threshold t = {t} breaks 2t > n + |C| = {n + c}: the server could open two different sums")
         if not t - c >= 2:
             raise Misuse(f"the threshold t = {t} breaks t − |C| ≥ 2 with |C| = {c}: one honest party would stand alone in the sum")
+
+    @property
+    def shares(self) -> int:
+        """t, shares that rebuild a secret: the threshold, or that of a neighbourhood."""
+        return self.graph.threshold if isinstance(self.graph, Harary) else self.threshold
+
+    @property
+    def lying_server(self) -> bool:
+        """Whether the parameters hold against a server that does not follow the protocol."""
+        return not (isinstance(self.graph, Harary) and self.graph.gap is None)
+
+    @property
+    def security(self) -> float:
+        """σ, bits of statistical security of the graph; infinite on the complete one."""
+        return self.graph.security if isinstance(self.graph, Harary) else math.inf
 
     @classmethod
     def of(
@@ -199,6 +233,77 @@ class Parameters:
         c = default_corrupt(parties) if corrupt is None else corrupt
         t = default_threshold(parties, c) if threshold is None else threshold
         return cls(parties, size, max_abs, Ring(ring_bits(parties, max_abs) if bits is None else bits), t, c)
+
+    @classmethod
+    def sparse(
+        cls,
+        parties: int,
+        size: int,
+        max_abs: int,
+        *,
+        bits: int | None = None,
+        threshold: int | None = None,
+        corrupt: int | None = None,
+        dropouts: int | None = None,
+        security: int = degree.SECURITY,
+        semi_honest: bool = False,
+    ) -> Parameters:
+        """Parameters on a sparse graph, its degree and threshold computed (`protocols.degree`).
+
+        |C| is ⌈n/3⌉ − 1 by default, dropouts are n/10.  The number that must agree is ⌊(n+|C|)/2⌋ + 1, the least that is safe;
+        with a semi-honest server it is n − D, as the graph is connected for so many survivors.
+        """
+        c = default_corrupt(parties) if corrupt is None else corrupt
+        lost = parties // 10 if dropouts is None else dropouts
+        graph = degree.graph(degree.Setting(parties, c, lost, security=security, semi_honest=semi_honest))
+        least = parties - lost if semi_honest else default_threshold(parties, c)
+        return cls(
+            parties,
+            size,
+            max_abs,
+            Ring(ring_bits(parties, max_abs) if bits is None else bits),
+            least if threshold is None else threshold,
+            c,
+            graph,
+        )
+
+    @classmethod
+    def preferably_sparse(
+        cls,
+        parties: int,
+        size: int,
+        max_abs: int,
+        *,
+        bits: int | None = None,
+        threshold: int | None = None,
+        corrupt: int | None = None,
+    ) -> Parameters:
+        """`sparse` parameters, or those of the complete graph where no sparser one is safe, as among few parties."""
+        try:
+            return cls.sparse(parties, size, max_abs, bits=bits, threshold=threshold, corrupt=corrupt)
+        except Misuse:
+            return cls.of(parties, size, max_abs, bits=bits, threshold=threshold, corrupt=corrupt)
+
+    @classmethod
+    def cheapest(
+        cls,
+        parties: int,
+        size: int,
+        max_abs: int,
+        *,
+        bits: int | None = None,
+        threshold: int | None = None,
+        corrupt: int | None = None,
+    ) -> Parameters:
+        """Parameters with the defaults filled in, on the sparse graph where it is cheaper: from `SPARSE_FROM` parties, if k ≤ n/2.
+
+        A threshold that was asked for is that of the complete graph.
+        """
+        if parties >= SPARSE_FROM and threshold is None:
+            sparse = cls.preferably_sparse(parties, size, max_abs, bits=bits, corrupt=corrupt)
+            if isinstance(sparse.graph, Harary) and sparse.graph.degree <= parties // 2:
+                return sparse
+        return cls.of(parties, size, max_abs, bits=bits, threshold=threshold, corrupt=corrupt)
 
     @cached_property
     def content(self) -> list[object]:

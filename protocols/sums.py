@@ -93,7 +93,16 @@ def _masked(parameters: SumParameters) -> Mapping[str, Layout]:
 SCHEMES = {
     "secagg": Scheme(
         "secagg",
-        Parameters.of,
+        Parameters.cheapest,
+        secagg.suite,
+        secagg.flow,
+        lambda party, terms: secagg_types.Invited(party.index, party.identity, terms, party.policy),
+        lambda terms: secagg_types.Collecting(terms, {}),
+        _masked,
+    ),
+    "secagg+": Scheme(
+        "secagg+",
+        Parameters.preferably_sparse,
         secagg.suite,
         secagg.flow,
         lambda party, terms: secagg_types.Invited(party.index, party.identity, terms, party.policy),

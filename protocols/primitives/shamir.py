@@ -10,7 +10,7 @@ What it does not protect: Python integers are not constant-time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
 from operator import mul
 
@@ -63,14 +63,14 @@ class Lagrange:
 
     __slots__ = ("_weights",)
 
-    def __init__(self, xs: Sequence[int]) -> None:
-        if not xs:
-            raise Misuse("interpolation needs at least one point")
-        _check_points(xs)
-        # w_i = Π_{j≠i} x_j / (x_j − x_i) = Π_j x_j / (x_i · Π_{j≠i} (x_j − x_i))
-        denominators = [x * prod([other - x for other in xs if other != x]) % P for x in xs]
-        numerator = prod(xs) % P
-        self._weights = [numerator * inverse % P for inverse in _invert(denominators)]
+    def __init__(self, xs: Sequence[int], weights: Sequence[int] | None = None) -> None:
+        self._weights = lagrange_weights([xs])[0] if weights is None else weights
+
+    @classmethod
+    def for_each(cls, point_sets: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], Lagrange]:
+        """The interpolation of each set of points; raises as the constructor."""
+        distinct = list(dict.fromkeys(point_sets))
+        return {xs: cls(xs, weights) for xs, weights in zip(distinct, lagrange_weights(distinct), strict=True)}
 
     def combine(self, shares: Sequence[bytes]) -> bytes:
         """The 32-byte secret that ``shares``, in the order of the points, interpolate to.
@@ -87,6 +87,22 @@ class Lagrange:
         secret: int = sum(map(mul, self._weights, values)) % P
         require(secret < 2**256, "share-range", "the rebuilt value has more than 256 bits")
         return secret.to_bytes(SECRET_SIZE, "big")
+
+
+def lagrange_weights(point_sets: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The weights w_i = Π_{j≠i} x_j / (x_j − x_i) of interpolation at zero for each set of points, with one inversion for all.
+
+    Raises:
+        Misuse: for a set without points, or points that are equal or out of range.
+    """
+    for xs in point_sets:
+        if not xs:
+            raise Misuse("interpolation needs at least one point")
+        _check_points(xs)
+    # w_i = Π_j x_j / (x_i · Π_{j≠i} (x_j − x_i))
+    inverses = iter(_invert([x * prod([other - x for other in xs if other != x]) % P for xs in point_sets for x in xs]))
+    numerators = [prod(xs) % P for xs in point_sets]
+    return [[top * next(inverses) % P for _ in xs] for top, xs in zip(numerators, point_sets, strict=True)]
 
 
 def _evaluate(chunks: list[list[int]], x: int) -> int:

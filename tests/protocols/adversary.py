@@ -16,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from protocols import errors, secagg, simulate, sums
+from protocols.agreement import Agree, Agreed, Dropped, Signed
 from protocols.flow import Flow
 from protocols.policy import Journal, MemoryJournal, Policy
 from protocols.primitives.agree import KeyPair, derive
@@ -23,7 +24,7 @@ from protocols.primitives.prg import apply_masks
 from protocols.primitives.shamir import Lagrange
 from protocols.rand import Key, Replay, Seed
 from protocols.schema import Message
-from protocols.secagg_types import Advert, Agree, Agreed, Boxes, Covered, Dropped, Entry, Listed, Masked, Openings, Sealed, Signed
+from protocols.secagg_types import Advert, Boxes, Covered, Entry, Listed, Masked, Openings, Sealed
 from protocols.session import SERVER, Address, Letter, Session, client
 from protocols.suite import Occasion, Roster, Terms
 from protocols.vector import Vector

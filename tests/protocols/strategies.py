@@ -106,7 +106,14 @@ class Play:
         return sorted(to.index for name, _, to in self.wire if name == "Dropped")
 
 
-def play(case: Case, *, protocol: str = "secagg", network: simulate.Network | None = None, flow: Flow | None = None) -> Play:
+def play(
+    case: Case,
+    *,
+    protocol: str = "secagg",
+    network: simulate.Network | None = None,
+    flow: Flow | None = None,
+    policy: Policy | None = None,
+) -> Play:
     """Run the flow's sessions against each other; by default the case's dropouts vanish and nothing else happens."""
     wire: Wire = {}
     letters: list[Letter] = []
@@ -116,7 +123,7 @@ def play(case: Case, *, protocol: str = "secagg", network: simulate.Network | No
         assert len(wire[type(letter.message).__name__, letter.sender, to]) == size
         letters.append(letter)
 
-    sessions = {address: case.session(address, protocol=protocol, flow=flow) for address in case.everybody}
+    sessions = {address: case.session(address, protocol=protocol, flow=flow, policy=policy) for address in case.everybody}
     inputs = {client(u): [case.vector(u)] for u in case.inputs}
     vanishing = simulate.vanish({client(u): stage for u, stage in case.dropouts.items()})
     return Play(simulate.run(sessions, inputs, network=network or vanishing, watch=watch), wire, letters)

@@ -13,11 +13,12 @@ import pytest
 from adversary import Federation, LyingServer, faults, federation, limits, run
 
 from protocols import secagg, simulate
+from protocols.agreement import Agree
 from protocols.bulk import Bulk
 from protocols.primitives.agree import KeyPair
 from protocols.rand import Replay
 from protocols.schema import Message
-from protocols.secagg_types import Advert, Agree, Boxes, Covered, Masked, Opening, Openings
+from protocols.secagg_types import Advert, Boxes, Covered, Masked, Opening, Openings
 from protocols.session import Address, Letter, Session, client
 
 EVERYBODY = (1, 2, 3, 4, 5, 6)

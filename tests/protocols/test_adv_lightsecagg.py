@@ -17,6 +17,7 @@ import pytest
 from adversary import Federation, LyingServer, ending, faults, federation, run
 
 from protocols import lagrange, lightsecagg, simulate, sums
+from protocols.agreement import Agree, Agreed, Dropped, Signed
 from protocols.bulk import Bulk
 from protocols.lightsecagg_parameters import LightParameters, layouts
 from protocols.lightsecagg_types import (
@@ -38,7 +39,6 @@ from protocols.primitives.agree import KeyPair
 from protocols.rand import Rand, Replay
 from protocols.ring import Ring
 from protocols.schema import Message
-from protocols.secagg_types import Agree, Agreed, Dropped, Signed
 from protocols.session import SERVER, Letter, Session, client
 
 SCHEME = sums.scheme("lightsecagg")

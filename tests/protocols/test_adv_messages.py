@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 from adversary import LyingServer, ending, federation
 
+from protocols.agreement import Agree, Agreed, Dropped, Signed
 from protocols.primitives.agree import KeyPair
 from protocols.rand import Replay
-from protocols.secagg_types import Advert, Agree, Agreed, Box, Boxes, Dropped, Entry, Listed, Masked, Openings, Sealed, Signed
+from protocols.secagg_types import Advert, Box, Boxes, Entry, Listed, Masked, Openings, Sealed
 
 FIELD = 2**255 - 19
 

@@ -9,10 +9,11 @@ import pytest
 from adversary import SCHEME, Federation, faults, federation, limits, run
 
 from protocols import simulate, sums, wire
+from protocols.agreement import Agree
 from protocols.errors import Refused
 from protocols.policy import Policy
 from protocols.schema import Message
-from protocols.secagg_types import Advert, Agree, Boxes, Covered, Masked
+from protocols.secagg_types import Advert, Boxes, Covered, Masked
 from protocols.session import SERVER, Address, Letter, Session, client
 from protocols.vector import Vector
 from protocols.wire import Decoder

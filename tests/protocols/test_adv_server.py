@@ -14,26 +14,13 @@ import pytest
 from adversary import Federation, LyingServer, ending, federation, pair_keys, rebuild, unmask, without_check
 
 from protocols import secagg
+from protocols.agreement import Agree, Agreed, Dropped, Signed
 from protocols.errors import Misuse
 from protocols.primitives import seal
 from protocols.primitives.agree import KeyPair
 from protocols.rand import Replay, Seed
 from protocols.schema import schema
-from protocols.secagg_types import (
-    Advert,
-    Agree,
-    Agreed,
-    Box,
-    Boxes,
-    Covered,
-    Dropped,
-    Masked,
-    Opening,
-    Openings,
-    Sealed,
-    Shared,
-    Signed,
-)
+from protocols.secagg_types import Advert, Box, Boxes, Covered, Masked, Opening, Openings, Sealed, Shared
 from protocols.session import Session
 from protocols.suite import Terms
 from protocols.wire import Limits, canonical, encode

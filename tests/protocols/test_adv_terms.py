@@ -27,10 +27,11 @@ from adversary import (
 from numpy.typing import NDArray
 
 from protocols import simulate, suite, sums
+from protocols.agreement import Agree, Agreed, Dropped, Signed
 from protocols.errors import Refused
 from protocols.policy import MemoryJournal, OccasionGuard, Policy
 from protocols.primitives.agree import KeyPair
-from protocols.secagg_types import Advert, Agree, Agreed, Boxes, Dropped, Masked, Openings, Signed
+from protocols.secagg_types import Advert, Boxes, Masked, Openings
 from protocols.session import SERVER, client
 from protocols.suite import Occasion, Parameters, Roster, Terms
 from protocols.vector import Vector

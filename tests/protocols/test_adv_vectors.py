@@ -20,20 +20,13 @@ from adversary import (
 )
 
 from protocols import secagg, simulate
+from protocols.agreement import Dropped
 from protocols.bulk import Bulk, Packed
 from protocols.errors import Abort, Misuse
 from protocols.flow import Flow
 from protocols.primitives.agree import KeyPair
 from protocols.rand import Seed
-from protocols.secagg_types import (
-    Advert,
-    Covered,
-    Dropped,
-    Masked,
-    Openings,
-    Sealed,
-    Shared,
-)
+from protocols.secagg_types import Advert, Covered, Masked, Openings, Sealed, Shared
 from protocols.session import SERVER, Address, Letter, Session, client
 from protocols.vector import Vector
 

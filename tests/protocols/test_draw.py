@@ -449,9 +449,8 @@ def test_table_mask_forgets_keys_seed_and_input():
 
 
 def test_table_follows_a_state_inside_a_state():
-    assert (
-        cells(draw.table(secagg.flow), "server", "gather")["remembers after"] == "Opened: terms, L, adverts, dealt, mail, total, u3"
-    )
+    remembered = cells(draw.table(secagg.flow), "server", "gather")["remembers after"]
+    assert remembered == "Opened: terms, L, adverts, dealt, mail, coverings, total, u3"
     assert cells(draw.table(secagg.flow), "client", "open_shares")["remembers after"] == "Finished: me"
 
 

@@ -111,7 +111,7 @@ def test_the_library_sum_names_what_is_wrong() -> None:
         secure_sum([[1, 2], [1, 4]], max_abs=3)
     with pytest.raises(Misuse, match="integer dtype"):
         secure_sum([[1.0], [1.0]], max_abs=3)
-    with pytest.raises(Misuse, match="secagg, plain-insecure"):
+    with pytest.raises(Misuse, match=r"secagg, secagg\+, plain-insecure"):
         secure_sum([[1], [1]], max_abs=3, protocol="hope")
     with pytest.raises(Misuse, match=r"2t > n \+ \|C\|"):
         secure_sum([[1]] * 5, max_abs=3, threshold=2)

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from strategies import SEEDS, client, identities, play, spoilt
 from tapes import CASE, CUTS, ME, Delivery, at_state, check_sane, in_pieces, tape
 
+from protocols.agreement import Agreed, Dropped
 from protocols.errors import Misuse
 from protocols.policy import MemoryJournal, Policy
 from protocols.schema import Message
-from protocols.secagg_types import Advert, Agreed, Dropped, Listed, Masked, Openings, Sealed
+from protocols.secagg_types import Advert, Listed, Masked, Openings, Sealed
 from protocols.session import SERVER, Address, Farewell, Letter, Session
 from protocols.suite import Occasion
 from protocols.sums import Party, client_session, scheme
@@ -34,9 +35,9 @@ def acceptable(honest: Message, said: Message, me: int) -> bool:
             return set(b) <= set(a) and indexes == sorted(set(indexes)) and me in indexes and len(b) >= t
         case Dropped(), Dropped(b):
             return list(b) == sorted(set(b)) and set(b) <= {1, 2, 3, 4} - {me} and 4 - len(b) >= t
-        case Agreed(a), Agreed(b):
+        case Agreed(a, _), Agreed(b, coverings):
             indexes = [signed.index for signed in b]
-            return set(b) <= set(a) and indexes == sorted(set(indexes)) and len(b) >= t
+            return not coverings and set(b) <= set(a) and indexes == sorted(set(indexes)) and len(b) >= t
     return False
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from strategies import Case, cases, client, play, same, spoilt
 from tapes import CASE, CUTS, Delivery, check_sane, in_pieces, tape
 
-from protocols.secagg_types import Boxes, Dropped
+from protocols.agreement import Dropped
+from protocols.secagg_types import Boxes
 from protocols.session import SERVER, Address, Letter, Session
 from protocols.wire import encode
 

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from messages import EVERY, KINDS, LIMITS, MESSAGES, Sample, framed, largest, outcome, parse
 from strategies import records, same
 
+from protocols.agreement import Agreed, Dropped
 from protocols.bulk import Bulk, Floats, Packed
 from protocols.errors import Misuse, Refused
 from protocols.flow import Flow, Inbox
 from protocols.ring import Ring
 from protocols.schema import Count, Message, Raw, Record, Size, Span, max_control, schema
-from protocols.secagg_types import Agreed, Boxes, Dropped, Listed, Masked
+from protocols.secagg_types import Boxes, Listed, Masked
 from protocols.session import Farewell
 from protocols.wire import FRAME, Decoder, Limits, canonical, control_bytes, encode
 

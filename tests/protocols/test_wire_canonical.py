@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from messages import KINDS, LIMITS, framed, outcome, parse
 from strategies import same
 
+from protocols.agreement import Dropped
 from protocols.errors import Refused
 from protocols.schema import schema
-from protocols.secagg_types import Advert, Dropped
+from protocols.secagg_types import Advert
 from protocols.wire import canonical, parse_control
 
 CBOR = st.recursive(

@@ -132,7 +132,7 @@ def test_figures_tell_noise_from_input():
 @pytest.mark.parametrize(
     ("arguments", "culprit"),
     [
-        ({"protocol": "nosuch"}, "no protocol 'nosuch': choose one of secagg, plain-insecure"),
+        ({"protocol": "nosuch"}, "no protocol 'nosuch': choose one of secagg, secagg+, plain-insecure"),
         ({"clients": 1}, "clients must be in 2..50, not 1"),
         ({"clients": 51}, "clients must be in 2..50, not 51"),
         ({"dropout": 3}, "dropout must be in 0..2 with 6 clients and threshold 4, not 3"),

@@ -1,0 +1,159 @@
+"""Round 0 and the sealed boxes, as every protocol with signed keys has them: who takes part, under which fresh keys.
+
+Source: Bonawitz et al., CCS 2017 (eprint 2017/281), figure 4, rounds 0 and 1 with the steps for active adversaries.  L is the hash
+of the round-0 list; it enters every label, signature and associated data from then on, so parties who were shown different lists
+share no key.
+
+Channel assumed: the server relays everything and may lie; identities are registered out of band.  What it does not protect: who
+took part, and that somebody takes part at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from protocols.errors import require
+from protocols.policy import Policy
+from protocols.primitives import agree
+from protocols.primitives.sign import SigningKey, verify
+from protocols.rand import Key
+from protocols.schema import Message
+from protocols.suite import P, Terms
+from protocols.wire import canonical, control_bytes
+
+
+@dataclass(frozen=True)
+class Invited(Generic[P]):
+    """A party that has been invited.
+
+    Attributes:
+        me: its roster index.
+        identity: its long-term signing key.
+        terms: of the sum.
+        policy: its own bounds.
+    """
+
+    me: int
+    identity: SigningKey
+    terms: Terms[P]
+    policy: Policy
+
+
+class Keyed(Protocol):
+    """Fresh public keys under a signature: an advert, or a line of the list."""
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """The public keys, in the order in which they are signed."""
+
+    @property
+    def signature(self) -> bytes:
+        """Over all of them."""
+
+
+class Line(Keyed, Protocol):
+    """One line of the round-0 list."""
+
+    @property
+    def index(self) -> int:
+        """Whose keys."""
+
+
+K = TypeVar("K", bound=Keyed)
+E = TypeVar("E", bound=Line)
+
+
+def check_invitation(invited: Invited[Any], suite: str) -> None:
+    """What a party asks before it makes a key.
+
+    Raises:
+        Refused: ``terms-suite``, ``roster-own``, or what `Policy.check` refuses.
+    """
+    terms = invited.terms
+    require(terms.suite == suite, "terms-suite", "the suite named is not the one that runs")
+    invited.policy.check(terms)
+    require(terms.roster.identity(invited.me) == invited.identity.public, "roster-own", "the roster has another key for this party")
+
+
+def sign_keys(invited: Invited[Any], keys: Sequence[bytes]) -> bytes:
+    """The party's signature over its fresh keys."""
+    return invited.identity.sign(invited.terms.statement("keys", invited.me, *keys))
+
+
+def check_advert(terms: Terms[Any], known: Mapping[int, K], u: int, advert: K) -> dict[int, K]:
+    """Server: check one advert on arrival, with the checks that every party will make; ``known`` with it.
+
+    Raises:
+        Refused: ``advert-signature``, ``advert-distinct``, ``public-key-canonical`` or ``public-key-order``.
+    """
+    _check_keys(terms, u, advert, "advert-signature")
+    taken = {key for other in known.values() for key in other.keys}
+    require(not taken.intersection(advert.keys), "advert-distinct", "a public key that another party has advertised")
+    return {**known, u: advert}
+
+
+def list_hash(listed: Message) -> bytes:
+    """L, the hash of the round-0 list, 32 bytes."""
+    return hashlib.sha256(control_bytes(listed)).digest()
+
+
+def check_list(invited: Invited[Any], own: tuple[bytes, ...], listed: Sequence[E]) -> dict[int, E]:
+    """The checks on the round-0 list; its lines by index.
+
+    Raises:
+        Refused: ``listed-order``, ``listed-own``, ``listed-cohort``, ``listed-distinct``, ``listed-signature``, or for a bad key.
+    """
+    entries, order = {entry.index: entry for entry in listed}, [entry.index for entry in listed]
+    me, terms = invited.me, invited.terms
+    require(order == sorted(entries) and order[-1] <= len(terms.roster), "listed-order", "indexes must ascend within the roster")
+    require(me in entries, "listed-own", "own entry is missing")
+    require(entries[me].keys == own, "listed-own", "own keys were changed")
+    check_cohort(invited, len(entries), "listed-cohort")
+    keys = [key for entry in listed for key in entry.keys]
+    require(len(set(keys)) == len(keys), "listed-distinct", "a public key stands twice in the list")
+    for entry in listed:
+        _check_keys(terms, entry.index, entry, "listed-signature")
+    return entries
+
+
+def _check_keys(terms: Terms[Any], u: int, signed: Keyed, check: str) -> None:
+    for key in signed.keys:
+        agree.check_public_key(key)
+    require(len(set(signed.keys)) == len(signed.keys), "advert-distinct", f"party {u} advertised one key twice")
+    statement = terms.statement("keys", u, *signed.keys)
+    require(verify(terms.roster.identity(u), signed.signature, statement), check, f"keys of party {u}")
+
+
+def check_cohort(invited: Invited[Any], size: int, check: str) -> None:
+    """No set that a party goes along with is smaller than the threshold, or than its own smallest cohort.
+
+    Raises:
+        Refused: ``check``.
+    """
+    smallest = max(invited.terms.parameters.threshold, invited.policy.min_cohort)
+    require(size >= smallest, check, f"{size} parties where {smallest} are needed")
+
+
+def check_sharing(invited: Invited[Any], u1: Sequence[int] | Mapping[int, object], u2: Sequence[int]) -> None:
+    """The checks on U2, who dealt shares.
+
+    Raises:
+        Refused: ``sealed-set``, ``sealed-own`` or ``sealed-cohort``.
+    """
+    require(list(u2) == sorted(set(u2)) and set(u2) <= set(u1), "sealed-set", "U2 ascends within U1")
+    require(invited.me in u2, "sealed-own", "this party is not in U2")
+    check_cohort(invited, len(u2), "sealed-cohort")
+
+
+def box_key(terms: Terms[Any], L: bytes, pair: agree.KeyPair, theirs: bytes, u: int, v: int, *, mine: int) -> Key:
+    """The key of the one box from u to v; its label holds both ids and both public keys, in that order."""
+    keys = (pair.public, theirs) if mine == u else (theirs, pair.public)
+    return agree.derive(pair.exchange(theirs), canonical(["box", terms.sid, L, u, v, *keys]))
+
+
+def box_aad(terms: Terms[Any], L: bytes, u: int, v: int) -> bytes:
+    """Associated data of the box from u to v."""
+    return canonical([terms.sid, L, u, v])
