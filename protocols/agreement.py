@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 from protocols.errors import require
 from protocols.handshake import Invited, check_cohort
+from protocols.once import once
 from protocols.primitives.sign import verify
 from protocols.schema import PARTIES, Count, Digest, Index, Message, Record, Signature
 from protocols.suite import Terms
@@ -103,10 +104,14 @@ def check_agreement(invited: Invited[Any], L: bytes, u3: Sequence[int], agreed: 
     """
     terms, signers = invited.terms, [signed.index for signed in agreed.signatures]
     require(signers == sorted(set(signers)) and set(signers) <= set(u3), "agreed-signers", "distinct members of U3, ascending")
-    for signed in agreed.signatures:
-        check_agree(terms, L, u3, signed.index, signed.signature, "agreed-signature")
+    once(("agreed", terms.sid, L, tuple(u3)), lambda: _check_signed(terms, L, u3, agreed.signatures), of=agreed.signatures)
     need = terms.parameters.threshold
     require(len(signers) >= need, "agreed-count", f"{len(signers)} signatures where {need} are needed")
+
+
+def _check_signed(terms: Terms[Any], L: bytes, u3: Sequence[int], signatures: Sequence[Signed]) -> None:
+    for signed in signatures:
+        check_agree(terms, L, u3, signed.index, signed.signature, "agreed-signature")
 
 
 def masked_statement(terms: Terms[Any], u: int, L: bytes, u2: Sequence[int], vector: bytes, receipt: bytes) -> bytes:
@@ -121,6 +126,10 @@ def check_coverings(terms: Terms[Any], L: bytes, u2: Sequence[int], u3: Sequence
         Refused: ``agreed-coverings`` or ``agreed-masked``.
     """
     require(len(coverings) == len(u3), "agreed-coverings", "one for each member of U3")
+    once(("masked", terms.sid, L, tuple(u2), tuple(u3)), lambda: _check_masked(terms, L, u2, u3, coverings), of=coverings)
+
+
+def _check_masked(terms: Terms[Any], L: bytes, u2: Sequence[int], u3: Sequence[int], coverings: Sequence[Covering]) -> None:
     for u, said in zip(u3, coverings, strict=True):
         statement = masked_statement(terms, u, L, u2, said.vector, said.receipt)
         valid = verify(terms.roster.identity(u), said.signature, statement)

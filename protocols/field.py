@@ -33,6 +33,8 @@ class _Split:
     terms: int
 
 
+_DOT_LIMBS = {31: (16, 2), 61: (21, 3)}
+"""Bits and number of limbs of both factors of a dot product."""
 _SPLITS = {31: _Split(16, 2, 1, 127), 61: _Split(21, 3, 3, 2048)}
 
 
@@ -205,6 +207,34 @@ class Field:
                 else:
                     self.add_into(block, part)
         return out
+
+    def dots(self, rows: NDArray[Any], vectors: NDArray[Any]) -> NDArray[Any]:
+        """The dot product of each of a few long rows with each of a few vectors, exact.
+
+        Args:
+            rows: shape (m, c).
+            vectors: shape (v, c).
+
+        Returns:
+            Shape (m, v), dtype `dtype`.
+        """
+        limb, count = _DOT_LIMBS[self.bits]
+        longest, powers = 2 ** (53 - 2 * limb), range(2 * count - 1)
+        sums = [np.zeros((len(rows), len(vectors)), dtype=np.int64) for _ in powers]
+        for start in range(0, rows.shape[1], longest):
+            a = [_limb(rows[:, start : start + longest], i, limb).astype(np.float64) for i in range(count)]
+            b = [_limb(vectors[:, start : start + longest], i, limb).astype(np.float64) for i in range(count)]
+            for i in range(count):
+                for j in range(count):
+                    part = (a[i] @ b[j].T).astype(np.int64)
+                    self._settle(part)
+                    sums[i + j] += part
+                    self._settle(sums[i + j])
+        total = sums[-1]
+        for lower in reversed(sums[:-1]):
+            total = self._shifted(total, limb) + lower
+            self._settle(total)
+        return total.astype(self.dtype)
 
     def _left_limbs(self, matrix: NDArray[Any]) -> list[NDArray[np.float64]]:
         split = _SPLITS[self.bits]

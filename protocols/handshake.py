@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from protocols.errors import require
+from protocols.once import once
 from protocols.policy import Policy
 from protocols.primitives import agree
 from protocols.primitives.sign import SigningKey, verify
@@ -97,26 +98,35 @@ def check_advert(terms: Terms[Any], known: Mapping[int, K], u: int, advert: K) -
 
 def list_hash(listed: Message) -> bytes:
     """L, the hash of the round-0 list, 32 bytes."""
-    return hashlib.sha256(control_bytes(listed)).digest()
+    return once("list", lambda: hashlib.sha256(control_bytes(listed)).digest(), of=listed)
 
 
-def check_list(invited: Invited[Any], own: tuple[bytes, ...], listed: Sequence[E]) -> dict[int, E]:
+def check_list(invited: Invited[Any], own: tuple[bytes, ...], listed: Sequence[E]) -> Mapping[int, E]:
     """The checks on the round-0 list; its lines by index.
 
     Raises:
         Refused: ``listed-order``, ``listed-own``, ``listed-cohort``, ``listed-distinct``, ``listed-signature``, or for a bad key.
     """
-    entries, order = {entry.index: entry for entry in listed}, [entry.index for entry in listed]
     me, terms = invited.me, invited.terms
-    require(order == sorted(entries) and order[-1] <= len(terms.roster), "listed-order", "indexes must ascend within the roster")
+    entries = once(("entries", len(terms.roster)), lambda: _by_index(terms, listed), of=listed)
     require(me in entries, "listed-own", "own entry is missing")
     require(entries[me].keys == own, "listed-own", "own keys were changed")
     check_cohort(invited, len(entries), "listed-cohort")
+    once(("keys", terms.sid), lambda: _check_all_keys(terms, listed), of=listed)
+    return entries
+
+
+def _by_index(terms: Terms[Any], listed: Sequence[E]) -> Mapping[int, E]:
+    entries, order = {entry.index: entry for entry in listed}, [entry.index for entry in listed]
+    require(order == sorted(entries) and order[-1] <= len(terms.roster), "listed-order", "indexes must ascend within the roster")
+    return entries
+
+
+def _check_all_keys(terms: Terms[Any], listed: Sequence[E]) -> None:
     keys = [key for entry in listed for key in entry.keys]
     require(len(set(keys)) == len(keys), "listed-distinct", "a public key stands twice in the list")
     for entry in listed:
         _check_keys(terms, entry.index, entry, "listed-signature")
-    return entries
 
 
 def _check_keys(terms: Terms[Any], u: int, signed: Keyed, check: str) -> None:

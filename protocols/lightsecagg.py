@@ -335,8 +335,8 @@ def find_wrong(p: LightParameters, shares: dict[int, NDArray[Any]], rand: Rand) 
     if len(helpers) == p.threshold:
         return ()
     vectors = np.stack([p.ring.uniform(rand, f"projection {i}", p.block) for i in range(2)])
-    rows = p.ring.product(vectors, np.stack([shares[u] for u in helpers]).T)
-    wrong = misfits(p.ring, betas(helpers), rows.tolist(), p.threshold)
+    rows = p.ring.dots(np.stack([shares[u] for u in helpers]), vectors)
+    wrong = misfits(p.ring, betas(helpers), rows.T.tolist(), p.threshold)
     if wrong is None:
         raise Abort("answers-fit", f"more than {(len(helpers) - p.threshold) // 2} of {len(helpers)} answers are wrong")
     return tuple(wrong)

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from protocols.errors import Abort, Misuse
 from protocols.suite import SumParameters
 
+_BLOCK = 32 * 1024
+
 
 @dataclass(frozen=True, eq=False)
 class Vector:
@@ -51,11 +53,15 @@ def with_count(x: Vector, parameters: SumParameters) -> NDArray[Any]:
     values = np.asarray(x.values)
     if values.shape != (parameters.size,) or values.dtype.kind not in "iu":
         raise Misuse(f"an input has shape ({parameters.size},) and an integer dtype, not {values.shape} and {values.dtype}")
-    low, high = int(values.min()), int(values.max())
+    out = np.empty(parameters.size + 1, dtype=parameters.ring.dtype)
+    low, high = 0, 0
+    for start in range(0, parameters.size, _BLOCK):  # of values that stay in cache
+        block = values[start : start + _BLOCK]
+        low, high = min(low, int(block.min())), max(high, int(block.max()))
+        if -parameters.max_abs <= low and high <= parameters.max_abs:
+            out[start : start + block.size] = parameters.ring.lift(block.astype(np.int64, copy=False))
     if low < -parameters.max_abs or high > parameters.max_abs:
         raise Misuse(f"an input value of {low if low < -parameters.max_abs else high} is past max_abs = {parameters.max_abs}")
-    out = np.empty(parameters.size + 1, dtype=parameters.ring.dtype)
-    out[:-1] = parameters.ring.lift(values.astype(np.int64, copy=False))
     out[-1] = 1
     return out
 

@@ -35,10 +35,11 @@ class KeyPair:
         public: the public key, 32 bytes.
     """
 
-    __slots__ = ("_private", "_secret", "public")
+    __slots__ = ("_exchanged", "_private", "_secret", "public")
 
     def __init__(self, secret: Seed) -> None:
         self._secret = secret
+        self._exchanged = dict[bytes, SharedSecret]()
         self._private = X25519PrivateKey.from_private_bytes(secret.reveal())
         self.public = self._private.public_key().public_bytes_raw()
 
@@ -57,16 +58,20 @@ class KeyPair:
         return self._secret
 
     def exchange(self, theirs: bytes) -> SharedSecret:
-        """The secret shared with the owner of the public key ``theirs``.
+        """The secret shared with the owner of the public key ``theirs``; computed once.
 
         Raises:
             Refused: ``public-key-canonical`` if it has not 32 bytes, ``public-key-order`` if the result is all zero.
         """
+        if (known := self._exchanged.get(theirs)) is not None:
+            return known
         require(len(theirs) == PUBLIC_SIZE, "public-key-canonical", f"a public key has 32 bytes, not {len(theirs)}")
         try:
-            return SharedSecret(self._private.exchange(X25519PublicKey.from_public_bytes(theirs)))
+            shared = SharedSecret(self._private.exchange(X25519PublicKey.from_public_bytes(theirs)))
         except ValueError:  # the library's own check of RFC 7748, section 6.1
             raise Refused("public-key-order", "the exchange gives zero") from None
+        self._exchanged[theirs] = shared
+        return shared
 
     def __repr__(self) -> str:
         return f"KeyPair(public={self.public.hex()}, [redacted])"

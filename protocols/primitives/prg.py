@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from protocols.errors import Misuse
 from protocols.rand import Key
 
-BLOCK = 128 * 1024
+BLOCK = 256 * 1024
 _ZEROS = memoryview(bytes(BLOCK))
 
 

@@ -252,3 +252,14 @@ def test_an_error_that_shows_in_one_row_only_is_found() -> None:
     assert lagrange.misfits(field, points, rows, 3) == [4]
     rows[0][0] += 1  # a second one, elsewhere: more than can be located
     assert lagrange.misfits(field, points, rows, 3) is None
+
+
+@given(st.sampled_from([31, 61]), st.integers(1, 4), st.integers(1, 3), st.integers(1, 5000), st.integers(0, 2**32))
+@settings(max_examples=40, deadline=None)
+def test_dot_products_of_long_rows_are_exact(bits: int, m: int, v: int, c: int, seed: int) -> None:
+    field = Field(bits)
+    words = Replay(f"dots {seed}")().words("rows", (m + v) * c) % np.uint64(field.modulus)
+    words[::3] = field.modulus - 1  # the worst case for every limb
+    rows, vectors = np.split(words.astype(field.dtype).reshape(m + v, c), [m])
+    exact = rows.astype(object) @ vectors.astype(object).T % field.modulus
+    assert field.dots(rows, vectors).tolist() == exact.tolist()

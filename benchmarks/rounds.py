@@ -1,0 +1,227 @@
+"""One secure sum in one process, every party measured: what `secure_sum.py` and `targets.py` report.
+
+Parties take their turns one after another, as bytes, so that no more than one vector is under way.  A party's CPU seconds are those
+of taking a message, of its step, and of laying out its answer; the server's likewise.  Nothing is remembered between parties: each
+checks all signatures and makes all key agreements, as on machines of their own.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import statistics
+import time
+import tracemalloc
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from protocols import sums
+from protocols.errors import Abort
+from protocols.handshake import list_hash
+from protocols.policy import Policy
+from protocols.session import SERVER, Letter, Session, client
+from protocols.suite import Occasion, SumParameters, Terms
+from protocols.vector import Vector
+
+MIB = 1 << 20
+PERMISSIVE = Policy(min_threshold=0.0, min_corrupt=0, min_security=1, semi_honest=True)
+"""Benchmarks run settings that a party would refuse."""
+
+
+@dataclass
+class Measured:
+    """What one sum cost.
+
+    Attributes:
+        client_s: for each step, CPU seconds of every party that ran it.
+        server_s: CPU seconds by step.
+        sent: (messages, bytes) by kind, in both directions.
+        server_peak: peak bytes that the server's steps allocated, or None.
+        streams: keystreams as long as the vector that the server had to expand.
+        masks: the same of every party.
+        exact: whether the sum is right.
+    """
+
+    client_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    server_s: Counter[str] = field(default_factory=Counter)
+    sent: dict[str, tuple[int, int]] = field(default_factory=dict)
+    upload: int = 0
+    server_peak: int | None = None
+    streams: int = 0
+    masks: int = 0
+    exact: bool = False
+
+    def median(self, step: str) -> float:
+        """CPU seconds of the median party in one step."""
+        return statistics.median(self.client_s[step])
+
+
+class _Memory:
+    """Bytes that the server's calls allocate and keep, told apart from what parties in the same process hold."""
+
+    def __init__(self, *, on: bool) -> None:
+        self.on, self.held, self.peak = on, 0, 0
+        if on:
+            tracemalloc.start()
+
+    def call(self, fn: Callable[[], Any]) -> Any:
+        if not self.on:
+            return fn()
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        out = fn()
+        after, peak = tracemalloc.get_traced_memory()
+        self.peak = max(self.peak, self.held + peak - before)
+        self.held += after - before
+        return out
+
+    def stop(self) -> int | None:
+        if not self.on:
+            return None
+        tracemalloc.stop()
+        return self.peak
+
+
+class _Run:
+    def __init__(self, scheme: sums.Scheme, terms: Terms[Any], lost: set[int], stage: str, *, memory: bool) -> None:
+        self.scheme, self.terms, self.lost, self.stage = scheme, terms, lost, stage
+        self.out, self.letters, self.now = Measured(), list[Letter](), 0.0
+        self.memory = _Memory(on=memory)
+        self.server = sums.server_session(scheme, terms)
+        self.clients: dict[int, Session] = {}
+
+    def turn(self, u: int, step: str, act: Callable[[], list[Letter]]) -> None:
+        """One party acts; what it says goes to the server at once."""
+        began = time.process_time()
+        frames = [(letter, list(letter.chunks())) for letter in act()]
+        self.out.client_s[step].append(time.process_time() - began)
+        for letter, chunks in frames:
+            kind = type(letter.message)
+            if kind.__name__ == self.stage and u in self.lost:
+                continue
+            self.count(kind.__name__, sum(map(len, chunks)))
+            if kind.__name__ == self.stage:
+                self.out.upload = sum(map(len, chunks))
+            name = "leaves" if kind.__name__ == "Farewell" else self.scheme.flow.receiver(kind).name
+            for chunk in chunks:
+                self.serve(name, lambda chunk=chunk: self.server.feed(client(u), chunk, self.now))
+
+    def serve(self, step: str, act: Callable[[], list[Letter]]) -> None:
+        """The server acts; its letters wait."""
+        began = time.process_time()
+        self.letters += self.memory.call(act)
+        self.out.server_s[step] += time.process_time() - began
+
+    def deliver(self, letter: Letter, vector: Any) -> None:
+        """Bytes of one letter to all who get it."""
+        kind = type(letter.message)
+        began = time.process_time()
+        chunks = list(letter.chunks())
+        self.out.server_s[self.scheme.flow.sender(kind).name] += time.process_time() - began
+        step = self.scheme.flow.receiver(kind).name
+        for to in letter.to:
+            self.count(kind.__name__, sum(map(len, chunks)))
+            session = self.clients[to.index]
+            if any(port.carrier == "input" for port in self.scheme.flow.receiver(kind).takes):
+                session.provide(vector)
+
+            def act(session: Session = session) -> list[Letter]:
+                return [letter for chunk in chunks for letter in session.feed(SERVER, chunk, self.now)]
+
+            self.turn(to.index, step, act)
+
+    def count(self, kind: str, size: int) -> None:
+        messages, total = self.out.sent.get(kind, (0, 0))
+        self.out.sent[kind] = messages + 1, total + size
+
+
+def measure(
+    protocol: str, parameters: SumParameters, *, dropout: float = 0.0, memory: bool = False, value: int | None = None
+) -> Measured:
+    """Run one sum and measure it.
+
+    Args:
+        protocol: name of a scheme.
+        parameters: of the sum.
+        dropout: share of the parties that vanish with their vector in hand.
+        memory: trace the server's allocations (slows everything down; seconds are then of no use).
+        value: bound of the inputs; by default the largest that is allowed.
+    """
+    scheme, n = sums.scheme(protocol), parameters.parties
+    roster, parties = sums.enrol(n)
+    terms = scheme.terms(Occasion("benchmark", 0), roster, parameters)
+    stage = next(k for k in ("Masked", "Padded", "Clear", "Sealed") if k in {m.__name__ for m in scheme.flow.messages("server")})
+    gone = round(dropout * n)
+    lost = {1 + i * n // gone for i in range(gone)} if gone else set[int]()
+    run = _Run(scheme, terms, lost, stage, memory=memory)
+    bound = parameters.max_abs if value is None else value
+    x = np.random.default_rng(0).integers(-bound, bound, parameters.size, endpoint=True)
+    vector, listed = Vector(x), b""
+    for party in parties:
+        run.clients[party.index] = sums.client_session(scheme, replace(party, policy=PERMISSIVE), terms)
+        run.turn(party.index, "advertise", run.clients[party.index].begin)
+    while not run.server.finished:
+        waiting, run.letters = run.letters, []
+        if not waiting and (at := run.server.deadline) is not None:
+            run.now = at
+            step = next(name for name, since in run.server._armed.items() if since is not None)  # noqa: SLF001
+            run.serve(step, lambda: run.server.tick(run.now))
+            continue
+        if not waiting:
+            break
+        for letter in waiting:
+            if type(letter.message).__name__ == "Listed":
+                listed = list_hash(letter.message)
+            run.deliver(letter, vector)
+    out = run.out
+    out.server_peak = run.memory.stop()
+    if run.server.ended is not None:
+        raise run.server.ended
+    total = run.server.outputs[0]
+    out.exact = bool(np.array_equal(total.values, x * (n - gone))) and total.contributors == n - gone
+    if listed:
+        _count_streams(out, terms, listed, lost)
+    return out
+
+
+def _count_streams(out: Measured, terms: Terms[Any], L: bytes, lost: set[int]) -> None:
+    """Keystreams of a masked sum: of each survivor's own mask, and of each pair of a lost party and a survivor."""
+    everybody = list(terms.roster.indexes)
+    graph, seed = terms.parameters.graph, terms.sid + L
+    near = {v: [u for u in graph.holders(v, everybody, seed) if u != v] for v in (lost | {1})}
+    out.masks = 1 + len(near[1])
+    out.streams = len(everybody) - len(lost) + sum(u not in lost for v in lost for u in near[v])
+
+
+def keystream_s(nbytes: int) -> float:
+    """CPU seconds of AES-256-CTR for so many bytes: `update_into` on a reused buffer of 1 MiB, median of 7 takes of 32 MiB."""
+    stream = Cipher(algorithms.AES(bytes(32)), modes.CTR(bytes(16))).encryptor()
+    zeros, out = bytes(MIB), bytearray(MIB)
+    return nbytes * _rate(lambda: stream.update_into(zeros, out), MIB)
+
+
+def additions_s(nbytes: int) -> float:
+    """CPU seconds of adding so many bytes of uint32 in place, in blocks that stay in cache."""
+    total, words = np.zeros(MIB // 32, np.uint32), np.ones(MIB // 32, np.uint32)
+    return nbytes * _rate(lambda: np.add(total, words, out=total), total.nbytes)
+
+
+def _rate(act: Callable[[], object], nbytes: int, takes: int = 7) -> float:
+    act()
+    seconds = list[float]()
+    for _ in range(takes):
+        began, times = time.process_time(), max(1, 32 * MIB // nbytes)
+        for _ in range(times):
+            act()
+        seconds.append((time.process_time() - began) / (times * nbytes))
+    return statistics.median(seconds)
+
+
+__all__ = ["Abort", "Measured", "additions_s", "keystream_s", "measure"]
