@@ -34,18 +34,37 @@ def count_rows(data: Dataset[Any]) -> int:
 
 def sample(data: Dataset[Any], rand: Rand, label: str, rate: float) -> Batch:
     """One Poisson batch: every row is in with probability ``rate``.  An empty one is two tensors with zero rows."""
-    return _take(data, poisson_sample(rand, label, count_rows(data), rate))
+    return take(data, poisson_sample(rand, label, count_rows(data), rate))
 
 
-def _take(data: Dataset[Any], rows: NDArray[np.int64]) -> Batch:
+def take(data: Dataset[Any], rows: NDArray[np.int64]) -> Batch:
+    """The rows of these numbers, shape (rows,), as two tensors.
+
+    Raises:
+        UserError: where a row is no pair of features and label, or rows differ in shape.
+    """
     if isinstance(data, TensorDataset):
         if len(data.tensors) != 2:
             raise UserError(f"the training data has {len(data.tensors)} tensors a row: 2 are needed, features and label")
         index = torch.from_numpy(rows)
         x, y = (tensor[index.to(tensor.device)] for tensor in data.tensors)
         return x, y
-    pairs = [tuple(map(torch.as_tensor, data[int(row)])) for row in (rows if len(rows) else [0])]
+    pairs = [_pair(data, int(row)) for row in (rows if len(rows) else [0])]
     if any(len(pair) != 2 for pair in pairs):
         raise UserError(f"the training data gives {len(pairs[0])} values a row: 2 are needed, features and label")
-    x, y = (torch.stack(column)[: len(rows)] for column in zip(*pairs, strict=True))
+    columns = list(zip(*pairs, strict=True))
+    for what, column in zip(("features", "label"), columns, strict=True):
+        odd = next((i for i, value in enumerate(column) if value.shape != column[0].shape), None)
+        if odd is not None:
+            shapes = f"{tuple(column[odd].shape)}, row {rows[0]} of shape {tuple(column[0].shape)}"
+            raise UserError(f"the {what} of row {rows[odd]} are of shape {shapes}: all rows need one shape")
+    x, y = (torch.stack(column)[: len(rows)] for column in columns)
     return x, y
+
+
+def _pair(data: Dataset[Any], row: int) -> tuple[torch.Tensor, ...]:
+    values = data[row]
+    try:
+        return tuple(map(torch.as_tensor, values))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"row {row} of the data is no pair of tensors or numbers: {' '.join(str(error).split())}") from error

@@ -19,7 +19,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from opacus import GradSampleModule
@@ -29,13 +29,26 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
-from protocols.rand import Entropy, fresh
+from protocols.rand import Entropy, Rand, fresh
 from securefl.errors import UserError
 from securefl.privacy.accountant import History, check_accountant, epsilon_of_history
 from securefl.privacy.batches import Batch, count_rows, sample
 from securefl.privacy.models import check_model
 from securefl.privacy.noise import gaussian
 from securefl.privacy.plain import Trained, check_steps
+
+
+class Observer(Protocol):
+    """Watches the steps of a `SecureDPOptimizer`."""
+
+    def admit(self) -> int:
+        """Before a step: the number of records in its batch; raises where the step must not be taken."""
+
+    def left_out(self, records: int) -> None:
+        """So many records of the batch were left out, as their gradients are not finite."""
+
+    def stepped(self) -> None:
+        """After a step."""
 
 
 class SecureDPOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no types
@@ -47,8 +60,7 @@ class SecureDPOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no t
         max_grad_norm: L2 bound of a record's gradient over all parameters.
         expected_batch_size: sampling rate × rows; the noised sum is divided by it.
         entropy: gives fresh randomness for each step.
-        admit: called before each step; returns the number of records in the batch, or raises.  None: taken from the gradients.
-        stepped: called after each step.
+        observer: watches every step; None takes the size of the batch from the gradients.
     """
 
     def __init__(
@@ -59,8 +71,7 @@ class SecureDPOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no t
         max_grad_norm: float,
         expected_batch_size: float,
         entropy: Entropy = fresh,
-        admit: Callable[[], int] | None = None,
-        stepped: Callable[[], None] | None = None,
+        observer: Observer | None = None,
     ) -> None:
         super().__init__(
             optimizer,
@@ -69,8 +80,7 @@ class SecureDPOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no t
             expected_batch_size=expected_batch_size,
         )
         self._entropy = entropy
-        self._admit = admit
-        self._stepped = stepped
+        self._observer = observer
 
     def pre_step(self, closure: Callable[[], float] | None = None) -> bool | None:
         """Check the gradients, then clip, add noise and scale.
@@ -79,7 +89,7 @@ class SecureDPOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no t
             UserError: for gradients that were not cleared, come from several batches, or are not one a record.
         """
         seen = [len(p.grad_sample) for p in self.params if isinstance(p.grad_sample, torch.Tensor)]
-        rows = self._admit() if self._admit else max(seen, default=0)
+        rows = self._observer.admit() if self._observer else max(seen, default=0)
         for number, parameter in enumerate(self.params):
             self._check_gradient(f"parameter {number} of shape {tuple(parameter.shape)}", parameter, rows)
         self._drop_unbounded()
@@ -96,12 +106,14 @@ class SecureDPOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no t
             for p in self.params:
                 keep = bounded.to(p.grad_sample.device).reshape(-1, *[1] * (p.grad_sample.ndim - 1))
                 p.grad_sample = torch.where(keep, p.grad_sample, torch.zeros_like(p.grad_sample))
+            if self._observer is not None:
+                self._observer.left_out(int((~bounded).sum()))
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One noised step; the weights it gives are remembered, so that a change beside it is noticed."""
+        """One noised step."""
         result: float | None = super().step(closure)
-        if self._stepped is not None:
-            self._stepped()
+        if self._observer is not None:
+            self._observer.stepped()
         return result
 
     def add_noise(self) -> None:
@@ -146,10 +158,12 @@ class LocalRecordDP:
         delta: δ in (0, 1) at which ε is stated.
         accountant: ``rdp`` or ``prv``.
         planned_steps: steps over all rounds for which the noise was calibrated; one more is refused.
+        expected_rows: public number by whose share the noised sum is divided; None: the site's rows, which its size then tells.
         entropy: gives fresh randomness for each round's sampling and each step's noise.
 
     Attributes:
         account: Opacus' accountant; its history is what happened.
+        left_out: records, counted anew in every batch, that were left out as their gradients are not finite.
 
     Raises:
         UserError: for a value out of range.
@@ -164,6 +178,7 @@ class LocalRecordDP:
         delta: float,
         accountant: str,
         planned_steps: int,
+        expected_rows: int | None = None,
         entropy: Entropy = fresh,
     ) -> None:
         check_accountant(accountant)
@@ -175,27 +190,30 @@ class LocalRecordDP:
         if not 0 < delta < 1:
             raise UserError(f"delta is {delta}: it must lie in (0, 1), both ends excluded")
         check_steps(planned_steps)
+        if expected_rows is not None and expected_rows < 1:
+            raise UserError(f"expected_rows is {expected_rows}: it must be at least 1")
         self.noise_multiplier, self.sample_rate, self.clip, self.delta = noise_multiplier, sample_rate, clip, delta
-        self.accountant, self.planned_steps = accountant, planned_steps
+        self.accountant, self.planned_steps, self.expected_rows = accountant, planned_steps, expected_rows
         self.account = create_accountant(mechanism=accountant)
+        self.left_out = 0
         self._entropy = entropy
-        self._waiting: int | None = None
-        self._weights: dict[int, list[torch.Tensor]] = {}
-        self._open: set[int] = set()
+        self._blocks: list[_Block] = []
 
     @property
     def steps_taken(self) -> int:
         """Steps charged so far."""
-        return sum(steps for _, _, steps in self.account.history)
+        return _steps(self.history)
 
     @property
     def history(self) -> History:
         """What happened: runs of equal steps."""
         return tuple((float(sigma), float(rate), int(steps)) for sigma, rate, steps in self.account.history)
 
-    def epsilon(self) -> float:
-        """ε spent so far at ``delta`` by a record that takes part in this model only; 0.0 before any step."""
-        return epsilon_of_history(self.history, self.delta, self.accountant)
+    @property
+    def planned(self) -> History:
+        """What will have happened once all planned steps are taken."""
+        left = self.planned_steps - self.steps_taken
+        return (*self.history, (self.noise_multiplier, self.sample_rate, left)) if left else self.history
 
     @contextmanager
     def private(self, model: nn.Module, optimizer: Optimizer, data: Dataset[Any], steps: int) -> Iterator[Trained]:
@@ -216,7 +234,7 @@ class LocalRecordDP:
         """
         check_steps(steps)
         if self.steps_taken + steps > self.planned_steps:
-            raise self._over_plan(self.steps_taken + steps)
+            raise self.over_plan(self.steps_taken + steps)
         check_model(model)
         _check_parameters(model, optimizer)
         narrow = {str(p.dtype) for p in model.parameters() if p.dtype not in (torch.float32, torch.float64)}
@@ -226,46 +244,30 @@ class LocalRecordDP:
         optimizer.zero_grad(set_to_none=True)
         model.train()
         before = {id(layer) for layer in model.modules() if "activations" in vars(layer)}
+        block = _Block(self, model)
         wrapped = GradSampleModule(model, loss_reduction="mean")
         wrapped.forbid_grad_accumulation()
         noisy = SecureDPOptimizer(
             optimizer,
             noise_multiplier=self.noise_multiplier,
             max_grad_norm=self.clip,
-            expected_batch_size=self.sample_rate * rows,
+            expected_batch_size=self.sample_rate * (self.expected_rows or rows),
             entropy=self._entropy,
-            admit=lambda: self._admit(model),
-            stepped=lambda: self._remember(model),
+            observer=block,
         )
-        noisy.attach_step_hook(self._charge)
-        self._weights = {key: weights for key, weights in self._weights.items() if key in self._open}
-        self._open.add(id(model))
-        self._remember(model)
-        self._waiting = None
+        noisy.attach_step_hook(block.charge)
+        self._blocks = [*(earlier for earlier in self._blocks if earlier.open), block]
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Full backward hook is firing")
-                yield wrapped, noisy, self._batches(data, steps)
-            self._check_stepped()
+                yield wrapped, noisy, block.batches(data, self._entropy(), steps)
+            block.check_stepped()
             self.check_untouched(model)
         finally:
-            self._waiting = None
-            self._open.discard(id(model))
+            block.open = False
             wrapped.to_standard_module()
             _drop_records(model, before)
             model.train(was_training)
-
-    def _batches(self, data: Dataset[Any], steps: int) -> Iterator[Batch]:
-        rand = self._entropy()
-        for number in range(steps):
-            self._check_stepped()
-            batch = sample(data, rand, f"batch {number}", self.sample_rate)
-            self._waiting = len(batch[0])
-            yield batch
-        self._check_stepped()
-
-    def _remember(self, model: nn.Module) -> None:
-        self._weights[id(model)] = [parameter.detach().clone() for parameter in model.parameters()]
 
     def check_untouched(self, model: nn.Module) -> None:
         """The weights of ``model`` are those that the last noised step gave; a model that was not trained here passes.
@@ -273,37 +275,66 @@ class LocalRecordDP:
         Raises:
             UserError: where something else changed them: ε would not cover that.
         """
-        given = self._weights.get(id(model), [])
-        same = (
-            torch.allclose(now, then, rtol=0, atol=0, equal_nan=True) for now, then in zip(model.parameters(), given, strict=False)
-        )
-        if not all(same):
-            raise UserError("the weights were changed beside the noised steps: ε would not cover that change")
+        for block in self._blocks:
+            if block.model is model:
+                block.check_untouched()
 
-    def _admit(self, model: nn.Module) -> int:
-        self.check_untouched(model)
-        if self.steps_taken >= self.planned_steps:
-            raise self._over_plan(self.steps_taken + 1)
-        if self._waiting is None:
-            raise UserError("an optimizer step without a new batch: every step needs a Poisson batch of its own")
-        return self._waiting
-
-    def _charge(self, optimizer: SecureDPOptimizer) -> None:
-        self.account.step(noise_multiplier=optimizer.noise_multiplier, sample_rate=self.sample_rate)
-        self._waiting = None
-
-    def _check_stepped(self) -> None:
-        if self._waiting is not None:
-            raise UserError(f"a batch of {self._waiting} records got no optimizer step: every batch needs one, the empty one too")
-
-    def _over_plan(self, wanted: int) -> UserError:
+    def over_plan(self, wanted: int) -> UserError:
+        """The error for a step that the noise was not calibrated for."""
         return UserError(
             f"step {wanted} is beyond the plan: the noise was calibrated for {self.planned_steps} steps (rounds × local steps) "
             f"and {self.steps_taken} are taken"
         )
 
 
-def site_epsilon(models: Sequence[LocalRecordDP], models_per_record: int) -> float:
+class _Block:
+    """One ``with training.private(…)``: watches that every batch gets its one step, and that nothing else moves the weights."""
+
+    def __init__(self, training: LocalRecordDP, model: nn.Module) -> None:
+        self.training, self.model, self.open = training, model, True
+        self._waiting: int | None = None
+        self.stepped()
+
+    def admit(self) -> int:
+        self.check_untouched()
+        if self.training.steps_taken >= self.training.planned_steps:
+            raise self.training.over_plan(self.training.steps_taken + 1)
+        if self._waiting is None:
+            raise UserError("an optimizer step without a new batch: every step needs a Poisson batch of its own")
+        return self._waiting
+
+    def left_out(self, records: int) -> None:
+        self.training.left_out += records
+
+    def charge(self, optimizer: SecureDPOptimizer) -> None:
+        self.training.account.step(noise_multiplier=optimizer.noise_multiplier, sample_rate=self.training.sample_rate)
+        self._waiting = None
+
+    def stepped(self) -> None:
+        self._weights = [parameter.detach().clone() for parameter in self.model.parameters()]
+
+    def batches(self, data: Dataset[Any], rand: Rand, steps: int) -> Iterator[Batch]:
+        for number in range(steps):
+            self.check_stepped()
+            batch = sample(data, rand, f"batch {number}", self.training.sample_rate)
+            self._waiting = len(batch[0])
+            yield batch
+        self.check_stepped()
+
+    def check_stepped(self) -> None:
+        if self._waiting is not None:
+            raise UserError(f"a batch of {self._waiting} records got no optimizer step: every batch needs one, the empty one too")
+
+    def check_untouched(self) -> None:
+        same = (
+            torch.allclose(now, then, rtol=0, atol=0, equal_nan=True)
+            for now, then in zip(self.model.parameters(), self._weights, strict=True)
+        )
+        if not all(same):
+            raise UserError("the weights were changed beside the noised steps: ε would not cover that change")
+
+
+def site_epsilon(models: Sequence[LocalRecordDP], models_per_record: int, *, planned: bool = False) -> float:
     """ε of a site whose models, trained side by side, each leave out other records (cross-validation).
 
     A record takes part in ``models_per_record`` of them; the composition of those with the most steps bounds the ε of every record.
@@ -311,6 +342,7 @@ def site_epsilon(models: Sequence[LocalRecordDP], models_per_record: int) -> flo
     Args:
         models: one account a model, with equal noise, rate, δ and accountant.
         models_per_record: in how many of them one record takes part, 1 … ``len(models)``.
+        planned: whether to count every planned step, or those taken so far (0.0 before any).
 
     Raises:
         UserError: for accounts that differ or a number out of range.
@@ -319,12 +351,16 @@ def site_epsilon(models: Sequence[LocalRecordDP], models_per_record: int) -> flo
         raise UserError(f"models_per_record is {models_per_record}: it must lie in 1 … {len(models)}, the number of models")
     if len({(m.noise_multiplier, m.sample_rate, m.delta, m.accountant) for m in models}) > 1:
         raise UserError("the models of a site differ in noise, sampling rate, delta or accountant: they must be equal")
-    most = sorted(models, key=lambda model: model.steps_taken, reverse=True)[:models_per_record]
+    histories = sorted((m.planned if planned else m.history for m in models), key=_steps, reverse=True)
     merged: dict[tuple[float, float], int] = {}
-    for sigma, rate, steps in (run for model in most for run in model.history):
+    for sigma, rate, steps in (run for history in histories[:models_per_record] for run in history):
         merged[sigma, rate] = merged.get((sigma, rate), 0) + steps
     history = tuple((sigma, rate, steps) for (sigma, rate), steps in merged.items())
     return epsilon_of_history(history, models[0].delta, models[0].accountant)
+
+
+def _steps(history: History) -> int:
+    return sum(steps for _, _, steps in history)
 
 
 def _check_parameters(model: nn.Module, optimizer: Optimizer) -> None:

@@ -3,6 +3,9 @@
 Opacus' own check (`ModuleValidator`) looks at trainable layers of exactly the types it knows.  It lets through batch normalisation
 without trainable parameters, which mixes the records of a batch all the same; here it is refused.
 
+What a look at the layers cannot tell, `try_model` finds on one row: operations in place, random numbers drawn by a layer that owns
+parameters, layers with more than one input.
+
 What it does not find: a loss or a forward pass of the user's own that mixes records (a contrastive loss, a mean over the batch).
 """
 
@@ -11,7 +14,10 @@ from __future__ import annotations
 import copy
 import difflib
 import math
+import warnings
+from collections.abc import Callable
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.parameter import is_lazy
@@ -22,7 +28,7 @@ _STATISTICS = ("running_mean", "running_var")
 
 
 class ModelUnsupported(UserError):
-    """The model has layers that cannot be trained as asked.
+    """The model has layers that cannot be trained as asked.  The diff stands below the line in a traceback.
 
     Attributes:
         diff: unified diff of ``repr(model)`` that `fix_model` would make, empty if it changes nothing.
@@ -31,6 +37,8 @@ class ModelUnsupported(UserError):
     def __init__(self, text: str, diff: str = "") -> None:
         super().__init__(text)
         self.diff = diff
+        if diff:
+            self.add_note(diff)
 
 
 def check_model(model: nn.Module) -> None:
@@ -41,7 +49,7 @@ def check_model(model: nn.Module) -> None:
     """
     reasons = _reasons(model)
     if reasons:
-        raise ModelUnsupported(_headline("DP-SGD cannot train", reasons), _diff(model, _fixed(model)))
+        raise _refusal("DP-SGD cannot train", reasons, model)
 
 
 def refuse_running_statistics(model: nn.Module) -> None:
@@ -56,15 +64,55 @@ def refuse_running_statistics(model: nn.Module) -> None:
         if any(name in dict(layer.named_buffers(recurse=False)) for name in _STATISTICS)
     }
     if reasons:
-        raise ModelUnsupported(_headline("federated averaging refuses", reasons), _diff(model, _fixed(model)))
+        raise _refusal("federated averaging refuses", reasons, model)
+
+
+def try_model(
+    model: nn.Module, loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], x: torch.Tensor, y: torch.Tensor
+) -> None:
+    """One forward and backward pass of DP-SGD on a copy of ``model``.
+
+    Args:
+        model: passes `check_model`, and takes ``x`` in plain training.
+        loss: mean loss of a batch, from the model's output and labels.
+        x: features, shape (rows, …).
+        y: labels, shape (rows, …).
+
+    Raises:
+        ModelUnsupported: one line with the reason.
+    """
+    from opacus import GradSampleModule  # noqa: PLC0415  (loads in 3 s)
+
+    trial = copy.deepcopy(model).train()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            loss(GradSampleModule(trial, loss_reduction="mean")(x), y).backward()  # type: ignore[no-untyped-call]
+    except Exception as error:
+        raise ModelUnsupported(f"DP-SGD cannot train {type(model).__name__}: {_why(error)}") from error
+
+
+def _why(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if "modified inplace" in text:
+        return "it changes the output of a layer in place: write x = x + y for x += y, and relu(x) for relu(x, inplace=True)"
+    if "random operation" in text:
+        return (
+            "a layer that owns parameters draws random numbers (dropout) in its forward pass, and gradients per record repeat that "
+            "pass with others: keep parameters and random numbers in layers of their own"
+        )
+    return (
+        f"one row does not pass ({_first_sentence(text)}): "
+        "a layer of your own that owns parameters must take one tensor and give one, with records in dimension 0"
+    )
 
 
 def fix_model(model: nn.Module) -> tuple[nn.Module, str]:
     """A copy of ``model`` that can be trained, and the unified diff of ``repr`` (empty if nothing had to change).
 
     Layers are replaced by `opacus.validators.ModuleValidator.fix`; what it leaves is mended here: batch normalisation without
-    trainable parameters becomes group normalisation, and instance normalisation loses its running statistics.  Group
-    normalisation starts with new weights.
+    trainable parameters becomes group normalisation, instance normalisation loses its running statistics, and layers that work
+    in place no longer do.  Group normalisation starts with new weights.
 
     Raises:
         ModelUnsupported: if a layer remains that cannot be replaced; the one line names it.
@@ -82,17 +130,7 @@ def _reasons(model: nn.Module) -> dict[str, str]:
     from opacus.utils.module_utils import trainable_modules  # noqa: PLC0415  (loads in 3 s)
     from opacus.validators import ModuleValidator  # noqa: PLC0415
 
-    reasons: dict[str, str] = {}
-    for name, layer in model.named_modules():
-        kind = type(layer).__name__
-        if not any(layer.children()) and _is_unshaped(layer):
-            reasons[name] = f"{kind} has no shape yet: pass one batch through the model first"
-        elif isinstance(layer, _BatchNorm):
-            reasons[name] = f"{kind} normalises a record by the others in its batch"
-        elif isinstance(layer, _NormBase) and layer.track_running_stats:
-            reasons[name] = f"{kind} keeps running statistics of the records"
-        elif isinstance(layer, nn.RNNBase) and any(parameter.requires_grad for parameter in layer.parameters()):
-            reasons[name] = f"{kind} computes no gradient per record, Opacus' DP{kind} does"
+    reasons = {name: reason for name, layer in model.named_modules() if (reason := _reason(layer))}
     for name, layer in trainable_modules(model):
         found = ModuleValidator.VALIDATORS.get(type(layer), lambda _: [])(layer)
         if name not in reasons and found:
@@ -104,12 +142,30 @@ def _reasons(model: nn.Module) -> dict[str, str]:
     return reasons
 
 
+def _reason(layer: nn.Module) -> str:
+    kind = type(layer).__name__
+    if not any(layer.children()) and _is_unshaped(layer):
+        return f"{kind} has no shape yet: pass one batch through the model first"
+    if isinstance(layer, _BatchNorm):
+        return f"{kind} normalises a record by the others in its batch"
+    if isinstance(layer, _NormBase) and layer.track_running_stats:
+        return f"{kind} keeps running statistics of the records"
+    if isinstance(layer, nn.RNNBase) and any(parameter.requires_grad for parameter in layer.parameters()):
+        return f"{kind} computes no gradient per record, Opacus' DP{kind} does"
+    if _is_in_place(layer):
+        return f"{kind}(inplace=True) overwrites an output that gradients per record are computed from"
+    return ""
+
+
 def _fixed(model: nn.Module) -> nn.Module:
     from opacus.validators import ModuleValidator  # noqa: PLC0415  (loads in 3 s)
 
     if _is_unshaped(model):
         return model
     root = copy.deepcopy(model)
+    for layer in root.modules():
+        if _is_in_place(layer):
+            layer.inplace = False  # type: ignore[assignment]
     known = (*ModuleValidator.FIXERS, _NormBase)
     names = [name for name, layer in root.named_modules() if isinstance(layer, known)]
     for name in names:
@@ -121,6 +177,10 @@ def _fixed(model: nn.Module) -> nn.Module:
         parent, _, attribute = name.rpartition(".")
         setattr(root.get_submodule(parent), attribute, replaced)
     return root
+
+
+def _is_in_place(layer: nn.Module) -> bool:
+    return getattr(layer, "inplace", False) is True
 
 
 def _is_unshaped(layer: nn.Module) -> bool:
@@ -136,6 +196,13 @@ def _without_statistics(layer: nn.Module) -> nn.Module:
         layer.track_running_stats = False
         layer.running_mean = layer.running_var = layer.num_batches_tracked = None
     return layer
+
+
+def _refusal(verdict: str, reasons: dict[str, str], model: nn.Module) -> ModelUnsupported:
+    fixed = _fixed(model)
+    diff = _diff(model, fixed)
+    mended = "; model.fix (--fix-model) makes the change below" if diff and not _reasons(fixed) else ""
+    return ModelUnsupported(_headline(verdict, reasons) + mended, diff)
 
 
 def _headline(verdict: str, reasons: dict[str, str]) -> str:

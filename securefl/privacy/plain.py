@@ -35,13 +35,16 @@ class LocalTraining(Protocol):
     def private(self, model: nn.Module, optimizer: Optimizer, data: Dataset[Any], steps: int) -> AbstractContextManager[Trained]:
         """Model, optimizer and exactly ``steps`` batches, for the time of a ``with`` block."""
 
-    def epsilon(self) -> float | None:
-        """ε spent so far, None without differential privacy."""
-
 
 @runtime_checkable
 class Watched(Protocol):
-    """Training that knows which weights it gave."""
+    """Training that knows which weights it gave.
+
+    Attributes:
+        left_out: records, counted anew in every batch, that were left out as their gradients are not finite.
+    """
+
+    left_out: int
 
     def check_untouched(self, model: nn.Module) -> None:
         """Raise `UserError` where the weights of ``model`` are others."""
@@ -86,10 +89,6 @@ class PlainTraining:
             yield model, optimizer, (sample(data, rand, f"batch {number}", self._rate) for number in range(steps))
         finally:
             model.train(was_training)
-
-    def epsilon(self) -> None:
-        """None: nothing bounds what a result tells about a record."""
-        return
 
 
 def check_steps(steps: int) -> None:

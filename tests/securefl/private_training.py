@@ -96,11 +96,25 @@ class Scaled(nn.Module):
         return (x * self.scale).sum(1, keepdim=True)
 
 
+class Owning(nn.Module):
+    """A parameter of its own beside layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.inner, self.outer = nn.Parameter(torch.tensor([0.5, -1.0, 2.0])), nn.Linear(3, 4), nn.Linear(4, 1)
+        for number, layer in enumerate((self.inner, self.outer)):
+            layer.weight.data = torch.linspace(-1, 1 + number, layer.weight.numel()).reshape(layer.weight.shape)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.outer(torch.tanh(self.inner(x * self.scale)))
+
+
 def mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 5), nn.GroupNorm(1, 5), nn.Tanh(), nn.Linear(5, 1))
 
 
-MODELS: dict[str, Callable[[], nn.Module]] = {"logistic": logistic, "mlp": mlp, "parameter": Scaled}
+MODELS: dict[str, Callable[[], nn.Module]] = {"logistic": logistic, "mlp": mlp, "parameter": Scaled, "owning": Owning}
 
 
 def assert_plain(model: nn.Module) -> None:

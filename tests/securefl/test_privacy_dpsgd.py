@@ -79,6 +79,14 @@ def test_the_noise_of_a_step_is_sigma_times_clip_over_the_expected_batch(rows: i
     check_noise(noise_of_one_step(rows, sigma, clip, rate), sigma * clip / (rate * rows))
 
 
+@pytest.mark.parametrize("rows", [1, 40, 300])
+def test_with_a_public_number_of_rows_the_noise_tells_nothing_of_the_sites_own(rows: int) -> None:
+    model = nn.Linear(20_000, 1)
+    start = flat(model)
+    fit(account(expected_rows=50), model, TensorDataset(torch.zeros(rows, 20_000), torch.ones(rows, 1)), 1)
+    check_noise(released(model, start)[:-1].double(), 1.5 / (0.5 * 50))
+
+
 def test_the_noise_check_fails_for_less_noise_and_without_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AssertionError):
         check_noise(noise_of_one_step(40, 1.4, 1.0, 0.5), 1.5 / 20)
@@ -240,12 +248,13 @@ def test_a_record_whose_gradient_is_not_finite_is_left_out() -> None:
     x, y = (tensor.clone() for tensor in table(20).tensors)
     x[3] = float("inf")
     for removed in (False, True):
-        model = logistic()
+        model, dp = logistic(), account(sample_rate=1.0)
         with pytest.MonkeyPatch.context() as patch:
             if removed:
                 patch.setattr(SecureDPOptimizer, "_drop_unbounded", lambda self: None)
-            fit(account(sample_rate=1.0), model, TensorDataset(x, y), 1)
+            fit(dp, model, TensorDataset(x, y), 2, rate=1e-3)
         assert torch.isfinite(flat(model)).all() != removed
+        assert dp.left_out == (0 if removed else 2), "one record in each of two batches"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

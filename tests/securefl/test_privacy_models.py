@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import traceback
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from opacus.layers import DPLSTM
 from torch import nn
 
 from securefl.errors import UserError
-from securefl.privacy.models import ModelUnsupported, check_model, fix_model, refuse_running_statistics
+from securefl.privacy.models import ModelUnsupported, check_model, fix_model, refuse_running_statistics, try_model
 
 
 class WithBuffer(nn.Module):
@@ -167,6 +168,114 @@ def test_every_bad_layer_is_named() -> None:
     with pytest.raises(ModelUnsupported, match=r"this layer: 2\.1 ") as caught:
         fix_model(model)
     assert caught.value.diff.count("\n+ ") == 2
+
+
+@pytest.mark.parametrize("layer", [nn.ReLU(inplace=True), nn.Dropout(0.5, inplace=True), nn.SELU(inplace=True)])
+def test_a_layer_that_works_in_place_is_refused_and_mended(layer: nn.Module) -> None:
+    model = nn.Sequential(nn.Linear(3, 8), nn.Sequential(layer), nn.Linear(8, 1))
+    with pytest.raises(ModelUnsupported, match=rf"this layer: 1\.0 .{type(layer).__name__}.inplace=True. .* model\.fix") as caught:
+        check_model(model)
+    fixed, diff = fix_model(model)
+    assert diff == caught.value.diff
+    assert "-    (0): " in diff
+    assert "inplace=True" not in repr(fixed)
+    assert layer.inplace, "the given model is left as it was"
+    x = torch.randn(5, 3)
+    assert torch.equal(model.eval()(x), fixed.eval()(x))
+    check_model(fixed)
+    try_model(fixed, loss, torch.randn(1, 3), torch.ones(1))
+
+
+def loss(output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return nn.functional.binary_cross_entropy_with_logits(output.reshape(-1), y)
+
+
+def test_the_refusal_names_both_ways_to_mend_and_shows_the_diff_in_a_traceback() -> None:
+    for check in (check_model, refuse_running_statistics):
+        with pytest.raises(ModelUnsupported) as caught:
+            check(mlp(nn.BatchNorm1d(8)))
+        assert str(caught.value).endswith("; model.fix (--fix-model) makes the change below")
+        shown = "".join(traceback.format_exception(caught.value))
+        assert caught.value.diff in shown
+        assert "GroupNorm" in shown
+
+
+def test_no_mending_is_promised_that_would_fail() -> None:
+    with pytest.raises(ModelUnsupported) as caught:
+        check_model(nn.Sequential(nn.BatchNorm1d(3), WithBuffer()))
+    assert "model.fix" not in str(caught.value)
+
+
+class Own(nn.Module):
+    """Owns a parameter beside layers."""
+
+    def __init__(self, dropout: float = 0.0, *, functional: float = 0.0) -> None:
+        super().__init__()
+        self.scale, self.fc = nn.Parameter(torch.ones(3)), nn.Linear(3, 1)
+        self.dropout, self.functional = nn.Dropout(dropout), functional
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(nn.functional.dropout(self.dropout(x * self.scale), self.functional, self.training))
+
+
+class Residual(nn.Module):
+    def __init__(self, *, in_place: bool) -> None:
+        super().__init__()
+        self.inner, self.outer, self.in_place = nn.Linear(3, 3), nn.Linear(3, 1), in_place
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.inner(x)
+        if self.in_place:
+            y += x
+            return self.outer(nn.functional.relu(y, inplace=True))
+        return self.outer(torch.relu(y + x))
+
+
+class Pair(nn.Module):
+    """Two tensors in."""
+
+    class Inner(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3))
+
+        def forward(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+            return x * self.weight + z
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = self.Inner(), nn.Linear(3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.outer(self.inner(x, x))
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (Own(0.3), "Own: a layer that owns parameters draws random numbers"),
+        (Own(functional=0.3), "Own: a layer that owns parameters draws random numbers"),
+        (Residual(in_place=True), "Residual: it changes the output of a layer in place"),
+        (Pair(), "Pair: one row does not pass .* one tensor"),
+    ],
+)
+def test_what_only_a_trial_shows_is_refused_in_one_line(model: nn.Module, reason: str) -> None:
+    check_model(model)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ModelUnsupported, match=f"^DP-SGD cannot train {reason}") as caught:
+        try_model(model, loss, torch.randn(1, 3), torch.ones(1))
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("model", [Own(), Residual(in_place=False), mlp(nn.Dropout(0.3)), *GOOD[:4]])
+def test_what_can_be_trained_passes_the_trial_and_stays_plain(model: nn.Module) -> None:
+    rng = torch.get_rng_state()
+    try_model(model.eval(), loss, torch.randn(1, 3), torch.ones(1))
+    torch.set_rng_state(rng)
+    assert not model.training
+    assert all(p.grad is None and not vars(p) for p in model.parameters())
+    assert not any(layer._forward_hooks or layer._backward_hooks for layer in model.modules())
 
 
 def test_a_model_of_a_local_class_can_be_mended() -> None:

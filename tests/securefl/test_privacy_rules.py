@@ -24,16 +24,16 @@ from securefl.privacy.plain import LocalTraining, PlainTraining
 def test_epsilon_is_that_of_opacus_on_the_same_history_and_grows() -> None:
     dp, books, spent = account(sample_rate=0.2), RDPAccountant(), [0.0]
     model = logistic()
-    assert dp.epsilon() == 0.0
+    assert site_epsilon([dp], 1) == 0.0
     for _ in range(4):
         fit(dp, model, table(30), 3)
         for _ in range(3):
             books.step(noise_multiplier=1.5, sample_rate=0.2)
-        assert dp.epsilon() == pytest.approx(books.get_epsilon(DELTA), rel=1e-12)
-        assert dp.epsilon() > spent[-1]
-        spent.append(dp.epsilon())
+        assert site_epsilon([dp], 1) == pytest.approx(books.get_epsilon(DELTA), rel=1e-12)
+        assert site_epsilon([dp], 1) > spent[-1]
+        spent.append(site_epsilon([dp], 1))
     assert dp.history == ((1.5, 0.2, 12),)
-    assert dp.epsilon() == epsilon_of(1.5, 0.2, 12, DELTA, "rdp")
+    assert site_epsilon([dp], 1) == epsilon_of(1.5, 0.2, 12, DELTA, "rdp")
 
 
 def test_rounds_compose_to_the_calibrated_target() -> None:
@@ -43,8 +43,8 @@ def test_rounds_compose_to_the_calibrated_target() -> None:
         fit(rounds, logistic(), table(30), 3)  # a new model and optimizer each round, one account
     once = account(noise_multiplier=sigma, sample_rate=0.2, planned_steps=12)
     fit(once, logistic(), table(30), 12)
-    assert rounds.epsilon() == once.epsilon()
-    assert 2.97 <= rounds.epsilon() <= 3.0
+    assert site_epsilon([rounds], 1) == site_epsilon([once], 1)
+    assert 2.97 <= site_epsilon([rounds], 1) <= 3.0
 
 
 def test_a_round_that_breaks_off_stays_charged_and_leaves_a_plain_model() -> None:
@@ -250,6 +250,7 @@ def test_an_optimizer_of_another_model_is_refused() -> None:
         *(({"delta": value}, "delta") for value in (0.0, 1.0, math.nan)),
         *(({"planned_steps": value}, "steps") for value in (0, 1.5)),
         ({"accountant": "gdp"}, "gdp"),
+        ({"expected_rows": 0}, "expected_rows"),
     ],
 )
 def test_a_knob_out_of_range_is_refused(change: dict[str, Any], culprit: str) -> None:
@@ -265,6 +266,11 @@ def test_a_site_in_cross_validation_spends_what_its_most_used_record_spends() ->
     for share, steps in ((1, 5), (2, 9), (3, 11)):
         assert site_epsilon(models, share) == epsilon_of(1.5, 0.5, steps, DELTA, "rdp")
     assert site_epsilon([account()], 1) == 0.0
+    for share in (1, 2, 3):
+        assert site_epsilon(models, share, planned=True) == epsilon_of(1.5, 0.5, 1000 * share, DELTA, "rdp")
+    full = account(planned_steps=3)
+    fit(full, logistic(), table(10), 3, rate=0.01)
+    assert site_epsilon([full], 1, planned=True) == site_epsilon([full], 1)
     for share in (0, 4):
         with pytest.raises(UserError, match="models_per_record"):
             site_epsilon(models, share)
@@ -282,7 +288,6 @@ def test_plain_training_is_gradient_descent_on_the_batches() -> None:
         bce(twin(data.tensors[0]), data.tensors[1]).backward()
         sgd.step()
     assert torch.allclose(flat(model), flat(twin))
-    assert training.epsilon() is None
 
 
 def test_plain_training_samples_from_its_own_randomness() -> None:
