@@ -7,6 +7,7 @@ then, abort or not, and no further attempt of that round is joined.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -28,6 +29,12 @@ class Policy:
         registered: identities known to the party out of band; None accepts the roster that it is told, strangers included.
         suites: accepted suite strings; empty accepts any that the party's software runs.
         models: accepted model hashes; None accepts any (the hash is bound into the session in any case).
+        max_epsilon: largest ε that one record may cost over all rounds of a run, by the party's own account; None accepts any ε,
+            and training without differential privacy.
+        max_delta: largest δ at which that ε may be stated; None accepts any.
+
+    Raises:
+        Misuse: for a bound that nothing could keep.
     """
 
     min_cohort: int = 2
@@ -38,6 +45,13 @@ class Policy:
     registered: frozenset[bytes] | None = None
     suites: frozenset[str] = frozenset()
     models: frozenset[bytes] | None = None
+    max_epsilon: float | None = None
+    max_delta: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, bound in (("max_epsilon", self.max_epsilon), ("max_delta", self.max_delta)):
+            if bound is not None and not 0 < bound < math.inf:
+                raise Misuse(f"{name} is {bound}: it must be above 0 and finite, or None")
 
     def check(self, terms: Terms[Any]) -> None:
         """Refuse an invitation that asks for less.
@@ -59,6 +73,20 @@ class Policy:
         require(not trusted or self.semi_honest, "policy-server", "the parameters trust the server to follow the protocol")
         require(known, "policy-roster", "a party that is not registered is invited")
         require(self.models is None or terms.occasion.model in self.models, "policy-model", "a model that was not approved")
+
+    def check_epsilon(self, epsilon: float, delta: float) -> None:
+        """Refuse to train at a price above the own bound.  No sum knows its ε: who trains calls this before anything leaves.
+
+        Args:
+            epsilon: what all rounds together cost by the party's own account; infinite without differential privacy.
+            delta: the δ that ``epsilon`` is stated at; 0 without differential privacy.
+
+        Raises:
+            Refused: ``policy-epsilon``.
+        """
+        most, at = self.max_epsilon, self.max_delta
+        require(most is None or epsilon <= most, "policy-epsilon", f"ε = {epsilon:g} over all rounds, own largest {most}")
+        require(at is None or delta <= at, "policy-epsilon", f"δ = {delta:g}, own largest {at}")
 
 
 class Journal(Protocol):

@@ -1,6 +1,6 @@
 """Federated learning in which the server opens the sum over enough parties, and nothing else.
 
-    from securefl import Runner, ClientTrainer, ServerAggregator
+    from securefl import Runner, Fold, ClientTrainer, ServerAggregator
 
 The names are loaded on first use, so that importing the package stays cheap.
 """
@@ -15,18 +15,25 @@ from typing import TYPE_CHECKING, Any
 import protocols
 
 if TYPE_CHECKING:
-    from securefl.aggregator import ServerAggregator
+    from securefl.aggregator import Aggregate, ServerAggregator
+    from securefl.encode import SumSpec
+    from securefl.errors import UserError
     from securefl.job import Job
+    from securefl.round import Fold
     from securefl.runner import Runner
     from securefl.trainer import ClientTrainer
 
-__all__ = ["ClientTrainer", "Job", "Runner", "ServerAggregator"]
+__all__ = ["Aggregate", "ClientTrainer", "Fold", "Job", "Runner", "ServerAggregator", "SumSpec", "UserError"]
 
 _HOMES = {
+    "Aggregate": "securefl.aggregator",
     "ClientTrainer": "securefl.trainer",
+    "Fold": "securefl.round",
     "Job": "securefl.job",
     "Runner": "securefl.runner",
     "ServerAggregator": "securefl.aggregator",
+    "SumSpec": "securefl.encode",
+    "UserError": "securefl.errors",
 }
 
 

@@ -22,17 +22,18 @@ from protocols.simulate import Watch
 from protocols.suite import Occasion
 from protocols.sums import scheme
 from securefl import data as datasets
+from securefl.cohort import abort_probability, smallest_cohort
 from securefl.data import Dataset, Split
 from securefl.encode import Decoded, SumSpec, limit_of
 from securefl.evaluation import evaluate
-from securefl.job import Job
+from securefl.job import DataKnobs, Job, ModelKnobs, SimulationKnobs
 from securefl.ledger import opened_in_scaling
 from securefl.models import build, threads_for
 from securefl.parties import Consortium
 from securefl.privacy.plain import PlainTraining
 from securefl.results import Opened, RoundRecord, RunResult, SiteBaseline
 from securefl.round import Fold
-from securefl.runner import Runner, abort_probability
+from securefl.runner import Runner
 from securefl.scaling import Exponents, Moments, Scaler, from_ranges
 from securefl.statistics import secure_totals
 from securefl.trainer import ClientTrainer
@@ -59,25 +60,33 @@ def expected_aborts(job: Job, parties: int) -> float:
     """How many of the job's rounds are expected to abort because too few parties stay.
 
     Raises:
+        UserError: for a smallest cohort that is larger than all parties.
         Misuse: for a threshold that is not safe with so many parties.
     """
-    threshold = scheme(job.privacy.protocol).parameters(parties, 1, 1, threshold=job.privacy.threshold).threshold
-    return job.privacy.rounds * abort_probability(parties, threshold, job.simulation.dropout)
+    return job.privacy.rounds * abort_probability(job.privacy, parties, job.simulation.dropout)
 
 
-def run_job(job: Job, *, dataset: Dataset | None = None, on_event: Callable[[RoundRecord], None] | None = None) -> RunResult:
+def run_job(
+    job: Job,
+    *,
+    dataset: Dataset | None = None,
+    on_event: Callable[[RoundRecord], None] | None = None,
+    on_notice: Callable[[str], None] = lambda _line: None,
+) -> RunResult:
     """Run a job in this process.
 
     Args:
         job: the knobs.
         dataset: its data, if they are loaded already.
         on_event: called after each round.
+        on_notice: called with a line that the user should see, before training where that can be.
 
     Raises:
         UserError, Misuse: for bad input, before training.
     """
     began = time.perf_counter()
     loaded = dataset or datasets.of_job(job)
+    smallest_cohort(job.privacy, len(loaded.sites))
     splits = split(job, loaded)
     consortium = Consortium.of([s.name for s in loaded.sites], Policy(min_cohort=job.privacy.min_cohort or 2))
     scalers, opened = scale(job, loaded, splits, consortium)
@@ -89,15 +98,23 @@ def run_job(job: Job, *, dataset: Dataset | None = None, on_event: Callable[[Rou
         for s in loaded.sites
     }
     model = build(job.model, len(loaded.features), job.simulation.seed)
-    trainer = ClientTrainer(learning_rate=job.performance.learning_rate)
-    models_per_record = max(1, job.data.splits - 1)
-    runner = Runner(model, folds, trainer=trainer, job=job, models_per_record=models_per_record, consortium=consortium)
+    simulation = SimulationKnobs(dropout=job.simulation.dropout)
+    done = {"data": DataKnobs(), "model": ModelKnobs(fix=job.model.fix), "simulation": simulation}
+    runner = Runner(
+        model,
+        folds,
+        job=job.model_copy(update=done),
+        name=loaded.name,
+        models_per_record=max(1, job.data.splits - 1),
+        consortium=consortium,
+        on_notice=on_notice,
+    )
     result = runner.run(on_event)
     with threads_for(model):
-        pooled, local = baselines(job, trainer, runner.template, folds) if job.simulation.baselines else ({}, [])
+        pooled, local = baselines(job, runner.trainer, runner.template, folds) if job.simulation.baselines else ({}, [])
     return replace(
         result,
-        title=f"{loaded.name} · {job.privacy.protocol}",
+        job=job.plain(),
         pooled=pooled,
         local=local,
         opened=[*opened, *result.opened],

@@ -129,6 +129,12 @@ class PrivacyKnobs(Knobs):
     w_max: int = Field(
         default=256, ge=1, le=32_767, description="public bound of a site's weight (its rows); larger sites are cut to it"
     )
+    rows: int | None = Field(
+        default=None,
+        ge=1,
+        le=10**9,
+        description="public number of rows a site, for noise and weight (default: each site's own, which they can tell)",
+    )
     precision: int = Field(default=16, ge=8, le=24, description="bits of one coordinate of one party")
     threshold: int | None = Field(
         default=None, ge=2, le=10_000, description="parties needed to open a sum (default: from the cohort)"
@@ -136,6 +142,12 @@ class PrivacyKnobs(Knobs):
     min_cohort: int | None = Field(
         default=None, ge=2, le=10_000, description="smallest cohort that a party joins (default: the threshold)"
     )
+
+    @model_validator(mode="after")
+    def _fitting(self) -> PrivacyKnobs:
+        if self.rows is not None and self.mechanism == "none":
+            raise ValueError("privacy.rows is refused without differential privacy: there is no noise that it could be for")
+        return self
 
 
 class PerformanceKnobs(Knobs):

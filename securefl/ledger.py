@@ -13,16 +13,26 @@ from securefl.results import Opened
 COVERED, EXACT = "covered by ε", "exact"
 
 
-def opened_in_training(rounds: int, *, private: bool, sums: Sequence[str], hidden: bool = True) -> list[Opened]:
-    """The events of ``rounds`` finished rounds of training; without a protocol that hides them, every site's own values."""
+def opened_in_training(
+    rounds: int, *, private: bool, sums: Sequence[str], hidden: bool = True, public_rows: bool = False
+) -> list[Opened]:
+    """The events of ``rounds`` finished rounds of training.
+
+    Args:
+        rounds: in which a sum was opened.
+        private: whether updates are covered by ε.
+        sums: names of the metrics.
+        hidden: whether the protocol hides every site's own values.
+        public_rows: whether weights and noise follow a public number, the same for all sites, in place of a site's rows.
+    """
     how = COVERED if private else EXACT
     events = [
         Opened("sum of weighted updates", rounds, how, "DP-SGD on every site" if private else "an exact sum can betray a member")
     ]
-    events.append(
-        Opened("sum of weights (row total)", rounds, EXACT, "differs between rounds by the rows of sites that dropped out")
-    )
-    if private:
+    if not public_rows:
+        note = "differs between rounds by the rows of sites that dropped out"
+        events.append(Opened("sum of weights (row total)", rounds, EXACT, note))
+    if private and not public_rows:
         note = "the noise on the mean gradient of a site is divided by its rows, which its size can tell"
         events.append(Opened("row count of each site, through the size of its noise", rounds, EXACT, note))
     if sums:
@@ -32,7 +42,7 @@ def opened_in_training(rounds: int, *, private: bool, sums: Sequence[str], hidde
     bare = "in clear: no protocol hides it from the server or the network"
     return [
         Opened("every site's update", rounds, how, bare),
-        Opened("every site's weight (its rows)", rounds, EXACT, bare),
+        *([] if public_rows else [Opened("every site's weight (its rows)", rounds, EXACT, bare)]),
         *([Opened("every site's held-out metrics", rounds, EXACT, bare)] if sums else []),
         *events,
     ]

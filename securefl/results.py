@@ -102,6 +102,7 @@ class RunResult:
         wall: wall seconds of the whole run.
         state: final model as safetensors-ready arrays.
         picture: SVG of the flow that ran.
+        data: what the data are called; empty stands for the job's.
     """
 
     job: dict[str, Any]
@@ -124,6 +125,7 @@ class RunResult:
     wall: float
     state: dict[str, Any] = field(repr=False, default_factory=dict)
     picture: str = field(repr=False, default="")
+    data: str = ""
 
     @property
     def aborted_rounds(self) -> int:
@@ -145,7 +147,7 @@ class RunResult:
 
     def _tree(self) -> dict[str, Any]:
         return {
-            "data": self.job["data"]["name"],
+            "data": self.data or self.job["data"]["name"],
             "protocol": self.job["privacy"]["protocol"],
             "sites": self.sites,
             "rounds": len(self.rounds),

@@ -7,7 +7,8 @@ on each other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -56,6 +57,9 @@ class Site:
         model: makes an untrained model.
         plan: the public layout of the vector.
         steps: optimizer steps in a round.
+        weight: public weight of every site, or None: its rows.
+        epsilon: what all planned rounds together cost by the site's own account, at ``delta``; infinite without an account.
+        delta: 0 without an account.
         run: name of the run.
         terms: from an occasion, the terms that this site expects.
         entropy: randomness of stochastic rounding.
@@ -72,6 +76,9 @@ class Site:
     model: ModelFactory
     plan: Plan
     steps: int
+    weight: int | None
+    epsilon: float
+    delta: float
     run: str
     terms: Callable[[Occasion], Terms[Any]]
     entropy: Entropy
@@ -188,7 +195,8 @@ def broadcast(start: Starting) -> tuple[Entering, Averaging, Broadcast[GlobalMod
 
 
 def receive(site: Site, model: GlobalModel) -> tuple[Joining, Task]:
-    """Take the model; expect a sum that is bound to exactly this model."""
+    """Hold ε to the own policy; take the model; expect a sum that is bound to exactly it."""
+    site.party.policy.check_epsilon(site.epsilon, site.delta)
     require(np.isfinite(model.weights.values).all(), "model-finite", "a weight of the global model is not finite")
     terms = site.terms(Occasion(site.run, model.round, model.attempt, model.weights.digest))
     ends = np.cumsum(site.plan.blocks)[:-1]
@@ -199,7 +207,8 @@ def train(task: Task) -> Contribution:
     """Train on the own rows, measure the global model on the held-out ones."""
     site = task.site
     updates = [local_update(task, number) for number in range(len(site.folds))]
-    return Contribution(site, updates, [len(f.train) for f in site.folds], held_out(task))  # type: ignore[arg-type]
+    weights = [len(f.train) if site.weight is None else site.weight for f in site.folds]  # type: ignore[arg-type]
+    return Contribution(site, updates, weights, held_out(task))
 
 
 def local_update(task: Task, number: int) -> NDArray[np.float64]:
@@ -211,16 +220,21 @@ def local_update(task: Task, number: int) -> NDArray[np.float64]:
     site, training = task.site, task.site.training[number]
     model, data = site.model(), site.folds[number].train
     from_vector(model, task.models[number])
-    site.trainer.on_before_training(model, data)
-    if (to_vector(model) != task.models[number]).any():
-        raise UserError(f"the trainer of {site.name} changed the global model before training: its update would hold that change")
-    site.trainer.train(model, data, training, site.steps)
-    site.trainer.on_after_training(model, data)
-    if isinstance(training, Watched):
-        training.check_untouched(model)
-    update = to_vector(model).astype(np.float64) - task.models[number]
-    if not np.isfinite(update).all():
-        raise UserError(f"the update of {site.name} has a value that is not finite: lower the learning rate")
+    with named(site.name):
+        site.trainer.on_before_training(model, data)
+        if (to_vector(model) != task.models[number]).any():
+            raise UserError("the trainer changed the global model before training: its update would hold that change")
+        site.trainer.train(model, data, training, site.steps)
+        site.trainer.on_after_training(model, data)
+        if isinstance(training, Watched):
+            training.check_untouched(model)
+            if training.left_out:
+                site.notices(
+                    f"{site.name}: records whose gradient is not finite were left out of training; look for extreme values"
+                )
+        update = to_vector(model).astype(np.float64) - task.models[number]
+        if not np.isfinite(update).all():
+            raise UserError("the update has a value that is not finite: lower the learning rate")
     return update
 
 
@@ -234,19 +248,34 @@ def held_out(task: Task) -> Sums:
                 site.notices(f"{site.name} holds out more than {most} rows: evenly spaced ones were scored")
             model = site.model()
             from_vector(model, vector)
-            for name, values in site.trainer.evaluate(model, fold.test).items():
-                total[name] = total[name] + values
+            with named(site.name):
+                sums = site.trainer.evaluate(model, fold.test)
+                if sums.keys() != total.keys():
+                    odd = ", ".join(sorted(sums.keys() ^ total.keys()))
+                    raise UserError(f"the trainer's evaluate must give what its sums declares: {odd} is missing or unknown")
+                total = {name: total[name] + values for name, values in sums.items()}
     return total
 
 
 def encode_update(contribution: Contribution) -> Vector:
     """Clip, weight, scale and round to integers; the weights and metrics are further coordinates."""
     site = contribution.site
-    check_charged(site)
-    encoded = encode(site.plan, contribution.updates, contribution.weights, contribution.sums, site.entropy())
+    with named(site.name):
+        check_charged(site)
+        encoded = encode(site.plan, contribution.updates, contribution.weights, contribution.sums, site.entropy())
     if encoded.cut:
-        site.notices(f"{site.name} has more than w_max = {site.plan.w_max} rows: its weight was cut")
+        site.notices(weight_was_cut(site.name, site.plan.w_max))
+    if any(encoded.clipped):
+        site.notices(
+            f"{site.name}: an update was longer than privacy.update_clip = {site.plan.clip:g} and was cut to it; "
+            "lower the learning rate, or raise privacy.update_clip"
+        )
     return Vector(encoded.vector)
+
+
+def weight_was_cut(name: str, w_max: int) -> str:
+    """What the operator of a site with more rows than ``w_max`` is told."""
+    return f"{name}: more than privacy.w_max = {w_max} rows, so it counts like one of {w_max}; a larger w_max would count them all"
 
 
 def check_charged(site: Site) -> None:
@@ -257,9 +286,20 @@ def check_charged(site: Site) -> None:
     """
     for training, before in zip(site.training, site.charged, strict=True):
         if before is not None and (took := charged(training) or 0) != before + site.steps:
-            raise UserError(
-                f"{site.name} took {took - before} of {site.steps} steps through training.private: ε would not cover its update"
-            )
+            raise UserError(f"{took - before} of {site.steps} steps went through training.private: ε would not cover the update")
+
+
+@contextmanager
+def named(site: str) -> Iterator[None]:
+    """Errors inside name the site: ours in their one line, others in a note below their traceback."""
+    try:
+        yield
+    except UserError as error:
+        error.args = (f"{site}: {error}", *error.args[1:])
+        raise
+    except Exception as error:
+        error.add_note(f"This was raised at the site {site}.")
+        raise
 
 
 def charged(training: LocalTraining) -> int | None:

@@ -7,8 +7,10 @@ bytes, counted.  A round that aborts leaves the model as it was, is not retried,
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,9 +27,11 @@ from protocols.suite import Occasion, Terms
 from protocols.sums import Party, scheme
 from protocols.wire import Limits
 from securefl.aggregator import ServerAggregator
+from securefl.cohort import smallest_cohort
 from securefl.encode import Plan, limit_of
 from securefl.errors import UserError
 from securefl.evaluation import evaluate
+from securefl.inputs import effective, folds_of, look_through
 from securefl.job import Job
 from securefl.ledger import opened_in_training
 from securefl.metrics import BinaryMetrics
@@ -35,10 +39,13 @@ from securefl.models import from_vector, threads_for, to_vector
 from securefl.parties import Consortium
 from securefl.privacy.plain import LocalTraining, PlainTraining
 from securefl.results import RoundRecord, RunResult
-from securefl.round import Fold, NextModel, Site, Starting, charged, round_flow
+from securefl.round import Fold, NextModel, Site, Starting, charged, round_flow, weight_was_cut
 from securefl.secure import secured
 from securefl.timing import StepClock, Traffic
 from securefl.trainer import ClientTrainer
+
+OWN_DATA = "own data"
+"""What a user's data are called where no name is given."""
 
 Dropouts = Callable[[int, Sequence[str]], Mapping[str, str]]
 """From the number of a round and the stages (messages that a party sends), who vanishes in it, and before which message."""
@@ -53,12 +60,17 @@ class Runner:
             each model that is trained side by side in cross-validation.
         trainer: what a site does; every site gets a copy of its own.
         server: what the server does with the sum.
-        job: the knobs; ``job.data`` and ``job.model`` describe built-in sets and models and are only recorded here.
+        job: the knobs; those that name built-in data, models and baselines belong to ``securefl run`` and are refused here.
+        name: what the data are called in the result.
         flow: a local flow of your own from `securefl.round.Task` to `securefl.round.Contribution`.
         models_per_record: in how many of the models one record takes part; by default in all.
         consortium: registered parties; by default made up.
         entropy: by site name, where its sampling, noise and rounding come from; by default the operating system.
         dropouts: who vanishes; by default each party with probability ``job.simulation.dropout`` before a random message.
+        on_notice: called with each new line of ``warnings``, as it comes up.
+
+    Attributes:
+        warnings: lines that the user should see; what is known before training is there before it.
 
     Raises:
         UserError, Misuse: for anything that cannot work, before training.
@@ -72,52 +84,54 @@ class Runner:
         trainer: ClientTrainer | None = None,
         server: ServerAggregator | None = None,
         job: Job | None = None,
+        name: str = OWN_DATA,
         flow: Flow | None = None,
         models_per_record: int | None = None,
         consortium: Consortium | None = None,
         entropy: Callable[[str], Entropy] = lambda _name: fresh,
         dropouts: Dropouts | None = None,
+        on_notice: Callable[[str], None] = lambda _line: None,
     ) -> None:
-        self.job = job or Job()
+        self.job, self.name = effective(job or Job(), trainer, server, own_dropouts=dropouts is not None), name
         knobs, performance = self.job.privacy, self.job.performance
-        self.trainer = trainer or ClientTrainer(learning_rate=performance.learning_rate)
+        self.trainer = copy.deepcopy(trainer) if trainer is not None else ClientTrainer(learning_rate=performance.learning_rate)
         self.server = server or ServerAggregator(learning_rate=performance.server_learning_rate)
-        self.folds = {name: (f,) if isinstance(f, Fold) else tuple(f) for name, f in data.items()}
-        self.trainer.metrics = BinaryMetrics(limit=limit_of(knobs.precision), folds=self._models)
+        self.folds = folds_of(data)
+        metrics = getattr(self.trainer, "metrics", BinaryMetrics())
+        self.trainer.metrics = replace(metrics, limit=limit_of(knobs.precision), folds=self._models)
         self.models_per_record = self._models if models_per_record is None else models_per_record
         if not 1 <= self.models_per_record <= self._models:
             raise UserError(f"models_per_record is {models_per_record}: it must lie in 1 … {self._models}, the number of folds")
-        self.warnings: list[str] = []
+        self.warnings, self._on_notice = list[str](), on_notice
         self.template = self._checked(model if isinstance(model, nn.Module) else model())
         self.protocol = scheme(knobs.protocol)
-        policy = Policy(min_cohort=knobs.min_cohort or 2)
-        self.consortium = consortium or Consortium.of(list(self.folds), policy)
+        self.consortium = consortium or Consortium.of(list(self.folds), Policy(min_cohort=knobs.min_cohort or 2))
         if [member.name for member in self.consortium.roster.members] != list(self.folds):
             raise UserError("the consortium has other names than the data, or another order: each site needs its own party")
         vector, n = to_vector(self.template), len(self.folds)
-        if (knobs.min_cohort or 2) > n:
-            raise UserError(f"min_cohort is {knobs.min_cohort}, but only {n} sites are invited: no round could finish")
+        smallest_cohort(knobs, n)
         sums = self.trainer.sums()
         self.plan = Plan(n, (vector.size,) * self._models, knobs.update_clip, knobs.w_max, sums, knobs.precision)
         self.parameters = self.protocol.parameters(
             n, self.plan.size, self.plan.limit, bits=self.plan.bits, threshold=knobs.threshold
         )
+        if flow is None:
+            look_through(self.folds, self.trainer, self.template, sample_rate=knobs.sample_rate, private=self._private)
         self.models: list[NDArray[np.float32]] = [vector.copy() for _ in range(self._models)]
         self._clock, self._traffic = StepClock(time.perf_counter), Traffic([*self.folds])
         self.flow = secured(round_flow(flow), self.protocol)
         self._timed = self._clock.timed(self.flow)
         self.run_name = f"run-{fresh().bytes('run', 8).hex()}"
         self._entropy, self._dropouts = {name: entropy(name) for name in self.folds}, dropouts or self._random_dropouts
-        self._opened = 0
+        self._opened, self._begun, self._wall, self._done, self._records = 0, 0, 0.0, False, list[RoundRecord]()
+        self._weight = knobs.w_max if knobs.rows is not None and flow is None else None
         self._training = self._prepare_training()
         self._trainers = {name: copy.deepcopy(self.trainer) for name in self.folds}
+        self._say_beforehand()
 
     @property
     def _models(self) -> int:
-        counts = {len(folds) for folds in self.folds.values()}
-        if len(counts) != 1 or 0 in counts:
-            raise UserError(f"every site needs the same number of folds, at least 1; they have {sorted(counts)}")
-        return counts.pop()
+        return len(next(iter(self.folds.values())))
 
     @property
     def _private(self) -> bool:
@@ -133,7 +147,8 @@ class Runner:
         model = copy.deepcopy(model)
         if self.job.model.fix:
             model, diff = checks.fix_model(model)
-            self.warnings += [f"the model was changed:\n{diff}"] if diff else []
+            if diff:
+                self._notice(f"the model was changed:\n{diff}")
         checks.refuse_running_statistics(model)
         if self._private:
             checks.check_model(model)
@@ -167,12 +182,24 @@ class Runner:
                     delta=knobs.delta,
                     accountant=knobs.accountant,
                     planned_steps=steps,
+                    expected_rows=knobs.rows,
                     entropy=self._entropy[name],
                 )
                 for _ in folds
             )
             for name, folds in self.folds.items()
         }
+
+    def _say_beforehand(self) -> None:
+        knobs = self.job.privacy
+        for name, folds in self.folds.items():
+            rows = [len(fold.train) for fold in folds]  # type: ignore[arg-type]
+            if max(rows) > knobs.w_max and self._weight is None:
+                self._notice(weight_was_cut(name, knobs.w_max))
+            if self._private and knobs.delta * min(rows) >= 1:
+                self._notice(
+                    f"{name}: privacy.delta = {knobs.delta:g} is not below one over its rows: it would let a row be shown; lower it"
+                )
 
     @property
     def stages(self) -> list[str]:
@@ -192,29 +219,43 @@ class Runner:
 
     def epsilon(self) -> dict[str, float]:
         """ε spent by each site so far; empty without differential privacy."""
+        return {name: self._site_epsilon(name, planned=False) for name in self.folds} if self._private else {}
+
+    def _site_epsilon(self, name: str, *, planned: bool) -> float:
         if not self._private:
-            return {}
+            return math.inf
         from securefl.privacy.dpsgd import site_epsilon  # noqa: PLC0415
 
-        return {name: site_epsilon(books, self.models_per_record) for name, books in self._training.items()}  # type: ignore[arg-type]
+        return site_epsilon(self._training[name], self.models_per_record, planned=planned)  # type: ignore[arg-type]
 
     def run(self, on_event: Callable[[RoundRecord], None] | None = None) -> RunResult:
-        """Train all rounds and score the final model.
+        """Train all rounds and score the final model.  A run that was broken off goes on after the round that broke off.
 
         Args:
             on_event: called after each round.
 
         Raises:
-            UserError: for an update that cannot be used.
+            UserError: for an update that cannot be used, or where this Runner has given its result.
         """
-        began, records = time.perf_counter(), list[RoundRecord]()
+        rounds = self.job.privacy.rounds
+        if self._done:
+            raise UserError(
+                f"all {rounds} rounds have run, and the noise was made for no more: go on with a new Runner that starts from "
+                "final_models(); what it spends of ε adds to what was spent"
+            )
         with threads_for(self.template):
-            for number in range(1, self.job.privacy.rounds + 1):
-                record = self._round(number)
-                records.append(record)
-                if on_event is not None:
-                    on_event(record)
-            return self._result(records, time.perf_counter() - began)
+            began = time.perf_counter()
+            try:
+                while self._begun < rounds:
+                    self._begun += 1
+                    self._records.append(self._round(self._begun))
+                    if on_event is not None:
+                        on_event(self._records[-1])
+            finally:
+                self._wall += time.perf_counter() - began
+            result = self._result()
+        self._done = True
+        return result
 
     def _round(self, number: int) -> RoundRecord:
         self._clock.start_round()
@@ -222,6 +263,10 @@ class Runner:
         index = {name: i for i, name in enumerate(self.folds, 1)}
         network = simulate.vanish({client(index[name]): stage for name, stage in gone.items()})
         outcome = simulate.run(self._sessions(number), network=network, watch=self._traffic.watch)
+        for name, place in index.items():
+            left = outcome.sessions[client(place)].ended
+            if left is not None and left.check.startswith("policy-"):
+                self._notice(f"{name} does not take part, by its own policy: {left.check} ({left.detail})")
         abort = outcome.abort
         self._opened += abort is None or (abort.step in self._after_opening and abort.check not in ("quorum", "deadline"))
         metrics, contributors = dict[str, float](), 0
@@ -267,6 +312,9 @@ class Runner:
             model=lambda: copy.deepcopy(self.template),
             plan=self.plan,
             steps=self.job.privacy.local_steps,
+            weight=self._weight,
+            epsilon=self._site_epsilon(name, planned=True),
+            delta=self.job.privacy.delta if self._private else 0.0,
             run=self.run_name,
             terms=self._terms,
             entropy=self._entropy[name],
@@ -278,6 +326,7 @@ class Runner:
     def _notice(self, line: str) -> None:
         if line not in self.warnings:
             self.warnings.append(line)
+            self._on_notice(line)
 
     def final_models(self) -> list[nn.Module]:
         """The global models as modules, one for each fold."""
@@ -288,14 +337,14 @@ class Runner:
             out.append(model)
         return out
 
-    def _result(self, records: list[RoundRecord], wall: float) -> RunResult:
+    def _result(self) -> RunResult:
         models, knobs = self.final_models(), self.job.privacy
         metrics, site_metrics = evaluate(self.trainer, models, self.folds)
         prefixes = [f"fold{i}." for i in range(len(models))] if len(models) > 1 else [""]
         return RunResult(
             job=self.job.plain(),
-            title=f"{self.job.data.name} · {knobs.protocol}",
-            rounds=records,
+            title=f"{self.name} · {knobs.protocol}",
+            rounds=list(self._records),
             metrics=metrics,
             site_metrics=site_metrics,
             local=[],
@@ -309,20 +358,15 @@ class Runner:
                 private=self._private,
                 sums=[spec.name for spec in self.plan.sums],
                 hidden=not self._insecure,
+                public_rows=self._weight is not None,
             ),
             up=self._traffic.up,
             down=self._traffic.down,
             seconds=self._clock.total(),
             server_saw=self._traffic.server_saw(self.flow, self._opened, self.plan.size, hidden=not self._insecure),
             warnings=list(self.warnings),
-            wall=wall,
+            wall=self._wall,
             state={p + k: v.detach().numpy() for p, m in zip(prefixes, models, strict=True) for k, v in m.state_dict().items()},
             picture=draw.svg(self.flow),
+            data=self.name,
         )
-
-
-def abort_probability(parties: int, threshold: int, dropout: float) -> float:
-    """Probability that fewer than ``threshold`` of ``parties`` stay for a round if each leaves with probability ``dropout``."""
-    from scipy.stats import binom  # noqa: PLC0415
-
-    return float(binom.cdf(threshold - 1, parties, 1 - dropout))

@@ -63,18 +63,6 @@ class Scaler:
             raise UserError(f"feature {np.argwhere(~np.isfinite(z))[0, 1]} has values that are too far out to be scaled")
         return z
 
-    def outside(self, x: ArrayLike) -> NDArray[np.int64]:
-        """How many values of each feature `apply` would clamp, shape (features,).
-
-        Raises:
-            UserError: as for `apply`.
-        """
-        rows = _rows(x, len(self.shift))
-        out = np.zeros(rows.shape[1], dtype=np.int64)
-        out += 0 if self.low is None else np.sum(rows < self.low, axis=0)
-        out += 0 if self.high is None else np.sum(rows > self.high, axis=0)
-        return out
-
 
 def from_ranges(ranges: ArrayLike) -> Scaler:
     """A scaler from public ranges: the middle becomes 0, a `RANGE_DIVISOR`-th of the width 1, values outside are clamped.

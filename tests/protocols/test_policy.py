@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SEEDS, client, play, roster, simple_case
 
-from protocols.errors import Refused
+from protocols.errors import Misuse, Refused
 from protocols.policy import MemoryJournal, OccasionGuard, Policy
 from protocols.suite import SECAGG, Occasion, Parameters, Terms
 
@@ -53,6 +54,38 @@ def test_the_default_policy_takes_the_default_parameters_and_none_that_hold_agai
 )
 def test_each_bound_is_checked_and_named(policy: dict[str, Any], check: str | None) -> None:
     assert refusal(Policy(**policy)) == check
+
+
+@pytest.mark.parametrize(
+    ("bounds", "epsilon", "delta", "refused"),
+    [
+        ({}, math.inf, 0.0, False),
+        ({}, 1e6, 0.9, False),
+        ({"max_epsilon": 3.0}, 3.0, 0.9, False),
+        ({"max_epsilon": 3.0}, 3.0000001, 0.0, True),
+        ({"max_epsilon": 3.0}, math.inf, 0.0, True),
+        ({"max_epsilon": 3.0}, math.nan, 0.0, True),
+        ({"max_delta": 1e-5}, math.inf, 1e-5, False),
+        ({"max_delta": 1e-5}, 1.0, 1.1e-5, True),
+        ({"max_epsilon": 3.0, "max_delta": 1e-5}, 1.0, math.nan, True),
+    ],
+)
+def test_the_largest_epsilon_and_delta_are_the_partys_own(
+    bounds: dict[str, float], epsilon: float, delta: float, refused: bool
+) -> None:
+    policy = Policy(**bounds)
+    if refused:
+        with pytest.raises(Refused, match="policy-epsilon"):
+            policy.check_epsilon(epsilon, delta)
+    else:
+        policy.check_epsilon(epsilon, delta)
+
+
+@pytest.mark.parametrize("bound", [0.0, -1.0, math.inf, math.nan])
+def test_a_bound_on_epsilon_that_is_none_is_refused(bound: float) -> None:
+    for name in ("max_epsilon", "max_delta"):
+        with pytest.raises(Misuse, match=name):
+            Policy(**{name: bound})
 
 
 def test_the_smallest_cohort_holds_for_every_set_that_the_server_announces() -> None:

@@ -17,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from protocols.policy import Policy
+from securefl import UserError
 from securefl import data as datasets
 from securefl.experiment import expected_aborts, run_job, scale, split
 from securefl.job import Job
@@ -100,6 +101,35 @@ def test_scaling_out_of_secure_sums_is_the_pooled_scaling(folds: int) -> None:
             assert np.allclose(scaler.scale, want.scale_, rtol=1e-5)
 
 
+def test_a_smallest_cohort_that_cannot_be_is_refused_before_anything_is_summed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from securefl import experiment
+
+    sums: list[object] = []
+    monkeypatch.setattr(experiment, "scale", lambda *_: sums.append(1))
+    for mechanism in ("none", "local-record"):
+        with pytest.raises(UserError, match="privacy.min_cohort is 6, but only 5 sites"):
+            run_job(Job.parse({"privacy": {"min_cohort": 6, "mechanism": mechanism}}))
+    assert sums == []
+
+
+def test_the_result_has_the_whole_job_and_the_data_s_name() -> None:
+    job = Job.parse(
+        {
+            "data": {"clients": 4},
+            "model": {"name": "mlp", "hidden": 3},
+            "privacy": {"mechanism": "none", "rounds": 1, "w_max": 64},
+            "performance": {"learning_rate": 0.25},
+            "simulation": {"seed": 3, "baselines": False},
+        }
+    )
+    told: list[str] = []
+    result = run_job(job, on_notice=told.append)
+    assert Job.parse(result.job) == job
+    assert (result.title, result.as_json()["data"]) == ("breast-cancer · secagg", "breast-cancer")
+    assert told == result.warnings
+    assert [line.partition(":")[0] for line in told] == [f"site {i}" for i in range(1, 5)]
+
+
 def test_mlp_trains() -> None:
     job = Job.parse({"model": {"name": "mlp"}, "privacy": {"mechanism": "none", "rounds": 10}, "simulation": {"baselines": False}})
     assert run_job(job).metrics["auroc"] > 0.95
@@ -170,6 +200,9 @@ def test_with_privacy_and_no_public_ranges_the_table_shows_what_epsilon_leaves_o
         (["--data", "none.csv", "--label", "a", "--site", "b"], "none.csv"),
         (["--clients", "40"], "40"),
         (["--threshold", "9"], "t = 9"),
+        (["--min-cohort", "9"], "min_cohort is 9"),
+        (["--min-cohort", "9", "--no-dp"], "min_cohort is 9"),
+        (["--rows", "100", "--no-dp"], "privacy.rows"),
         (["--epsilon", "-1"], "--epsilon"),
         (["--precision", "24", "--w-max", "40000"], "w-max"),
         (["broken.toml"], "broken.toml"),

@@ -1,0 +1,215 @@
+"""What a user hands to `Runner`, looked through before anything is trained: every refusal is one line that names the site.
+
+Rows and features are counted from 0.  Values are looked at where they are used as they are: a local flow of the user's own may
+mend or scale its rows, and a trainer may have a training loop, a loss or metrics of its own.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Dataset, TensorDataset
+
+from securefl.aggregator import ServerAggregator
+from securefl.errors import UserError
+from securefl.job import DataKnobs, Job
+from securefl.privacy.batches import Batch, count_rows, take
+from securefl.privacy.models import try_model
+from securefl.round import Fold, named
+from securefl.trainer import ClientTrainer
+
+Sites = Mapping[str, tuple[Fold, ...]]
+_Labels = tuple[int, bool, str]
+"""Largest label, whether only whole numbers go, and both in words; the smallest is 0."""
+BLOCK = 1024
+"""Rows of a data set of the user's own that are looked at together."""
+BELONG_TO_THE_COMMAND: dict[str, tuple[str, ...]] = {
+    "data": tuple(DataKnobs.model_fields),
+    "model": ("name", "hidden"),
+    "simulation": ("seed", "baselines"),
+}
+"""Keys of a job that ``securefl run`` acts upon, and a `Runner` does not."""
+
+
+def effective(job: Job, trainer: ClientTrainer | None, server: ServerAggregator | None, *, own_dropouts: bool) -> Job:
+    """The job as it runs with these objects: what they have of their own stands in it, and nothing in it goes unheard.
+
+    Raises:
+        UserError: for a key that would be ignored.
+    """
+    for section, keys in BELONG_TO_THE_COMMAND.items():
+        given, default = getattr(job, section), type(getattr(job, section))()
+        for key in keys:
+            if getattr(given, key) != getattr(default, key):
+                raise UserError(f"{section}.{key} is for securefl run: a Runner is handed its model and data; leave the key out")
+    if own_dropouts and job.simulation.dropout:
+        raise UserError("simulation.dropout is given, and so are dropouts of your own: leave one of them out")
+    rates = {"learning_rate": trainer, "server_learning_rate": server}
+    own = {key: getattr(owner, "learning_rate", None) for key, owner in rates.items() if owner is not None}
+    for key, rate in own.items():
+        if key in job.performance.model_fields_set and rate != getattr(job.performance, key):
+            what = type(rates[key]).__name__
+            raise UserError(f"performance.{key} is {getattr(job.performance, key)}, but {what} comes with {rate}: name it once")
+    known = {key: rate for key, rate in own.items() if isinstance(rate, float | int) and 0 < rate <= 1e6}
+    return job.model_copy(update={"performance": job.performance.model_copy(update=known)})
+
+
+def folds_of(data: Mapping[str, Fold | Sequence[Fold]]) -> dict[str, tuple[Fold, ...]]:
+    """The folds of every site.
+
+    Raises:
+        UserError: for something else than folds by site, unequal numbers of folds, or a training part without rows.
+    """
+    if not isinstance(data, Mapping) or not all(isinstance(name, str) for name in data):
+        raise UserError(f"data must map the name of every site to its Fold, not be a {type(data).__name__}")
+    folds: dict[str, tuple[Fold, ...]] = {}
+    for name, given in data.items():
+        parts = given if isinstance(given, list | tuple) else (given,)
+        odd = next((part for part in parts if not isinstance(part, Fold)), None)
+        if odd is not None:
+            raise UserError(f"{name}: its data must be a Fold(train, test), or a list of them, not a {type(odd).__name__}")
+        folds[name] = tuple(parts)
+    counts = {len(parts) for parts in folds.values()}
+    if len(counts) != 1 or 0 in counts:
+        raise UserError(f"every site needs the same number of folds, at least 1; they have {sorted(counts)}")
+    for name, parts in folds.items():
+        with named(name):
+            for part in parts:
+                count_rows(part.train)
+    return folds
+
+
+def look_through(sites: Sites, trainer: ClientTrainer, model: nn.Module, *, sample_rate: float, private: bool) -> None:
+    """All that can be seen before training: `try_step`, then `check_rows`, with their arguments and errors."""
+    check_rows(sites, trainer, try_step(sites, trainer, model, sample_rate=sample_rate, private=private))
+
+
+def try_step(sites: Sites, trainer: ClientTrainer, model: nn.Module, *, sample_rate: float, private: bool) -> int | None:
+    """A first step of training on one row of every site, on copies: do shapes and types of features and labels fit model and loss?
+
+    Only where the trainer has no training loop of its own; with differential privacy once also as DP-SGD would do it.
+
+    Args:
+        sites: the folds of every site.
+        trainer: gives the loss.
+        model: the model at the start.
+        sample_rate: probability with which a row is in a batch; below 1 a batch may have a single row.
+        private: whether training is with differential privacy.
+
+    Returns:
+        How many outputs a row the model gives; None where nothing was tried or the output is no tensor.
+
+    Raises:
+        UserError: naming the site; `ModelUnsupported` for a model that DP-SGD cannot train.
+    """
+    if type(trainer).train is not ClientTrainer.train:
+        return None
+    trainer, outputs, tried = copy.deepcopy(trainer), None, False
+    for name, parts in sites.items():
+        for part in parts:
+            with named(name):
+                x, y = take(part.train, np.arange(1 if sample_rate < 1 else min(2, count_rows(part.train))))
+                _refuse_not_finite(x, y, "training", 0)
+                shape = _step(trainer, copy.deepcopy(model), x, y)
+                if _has_built_in_metrics(trainer):
+                    trainer.scores(model, TensorDataset(x, y))
+            if private and not tried:
+                try_model(model, trainer.loss, x, y)
+            outputs, tried = (1 if len(shape) < 2 else shape[-1]) if shape is not None else None, True
+    return outputs
+
+
+def _step(trainer: ClientTrainer, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Size | None:
+    try:
+        with warnings.catch_warnings():
+            # Labels of another shape than the outputs would spread over them, row by row; torch only warns.
+            warnings.filterwarnings("error", message="Using a target size")
+            output = model.eval()(x)
+            trainer.loss(output, y).backward()  # type: ignore[no-untyped-call]
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        given = f"features of shape {tuple(x.shape)}, {x.dtype}, labels of shape {tuple(y.shape)}, {y.dtype}"
+        raise UserError(f"model and loss do not take its rows ({given}): {type(error).__name__}: {reason}") from error
+    return output.shape if isinstance(output, torch.Tensor) else None
+
+
+def check_rows(sites: Sites, trainer: ClientTrainer, outputs: int | None) -> None:
+    """Refuse values that are not finite, labels that built-in loss and metrics would misread, and one class over all sites.
+
+    With differential privacy a row that is not finite would be left out of every step.  A site with one class is normal.  A loss
+    and metrics of the user's own read labels as they like.
+
+    Args:
+        sites: the folds of every site.
+        trainer: what reads the labels.
+        outputs: how many outputs a row the model gives, if that is known.
+
+    Raises:
+        UserError: naming site and row of the first.
+    """
+    allowed: dict[str, _Labels] = {}
+    if type(trainer).loss is ClientTrainer.loss and outputs is not None:
+        whole = f"a whole number from 0 to {outputs - 1}, as the model gives {outputs} outputs"
+        allowed["training"] = (1, False, "0, 1 or between them") if outputs == 1 else (outputs - 1, True, whole)
+    if _has_built_in_metrics(trainer):
+        allowed["held-out"] = (1, True, "0 or 1")
+    classes = set[float]()
+    for name, part, what in _parts(sites):
+        with named(name):
+            for start, (x, y) in _blocks(part):
+                _refuse_not_finite(x, y, what, start)
+                if what in allowed:
+                    _refuse_labels(y, allowed[what], what, start)
+                if what == "training" and len(classes) < 2:
+                    classes.update(torch.unique(y.double())[:2].tolist())
+    if allowed and len(classes) == 1:
+        raise UserError(f"every training row of all sites has the label {classes.pop():g}: there is nothing to tell apart")
+
+
+def _refuse_not_finite(x: torch.Tensor, y: torch.Tensor, what: str, start: int) -> None:
+    for value, who in ((x, "feature"), (y, "label")):
+        bad = torch.nonzero(~torch.isfinite(value))
+        if len(bad):
+            row, *place = bad[0].tolist()
+            index = "" if who == "label" else f" {place[0] if len(place) == 1 else tuple(place)}"
+            number = value[tuple(bad[0])].item()
+            raise UserError(f"{who}{index} is {number} in {what} row {start + row}: every value must be finite")
+
+
+def _refuse_labels(y: torch.Tensor, allowed: _Labels, what: str, start: int) -> None:
+    largest, whole_only, text = allowed
+    labels = y.double().reshape(len(y), -1)
+    wrong = torch.nonzero((labels < 0) | (labels > largest) | (whole_only & (labels != labels.round())))
+    if len(wrong):
+        row, place = wrong[0].tolist()
+        raise UserError(
+            f"the label is {labels[row, place]:g} in {what} row {start + row}: it must be {text}; "
+            "labels of another kind need a loss and metrics of your own"
+        )
+
+
+def _has_built_in_metrics(trainer: ClientTrainer) -> bool:
+    return all(getattr(type(trainer), name) is getattr(ClientTrainer, name) for name in ("evaluate", "scores"))
+
+
+def _parts(sites: Sites) -> Iterator[tuple[str, Dataset[Any], str]]:
+    for name, folds in sites.items():
+        for fold in folds:
+            yield name, fold.train, "training"
+            if fold.test is not None:
+                yield name, fold.test, "held-out"
+
+
+def _blocks(data: Dataset[Any]) -> Iterator[tuple[int, Batch]]:
+    """All rows, some at a time, with the number of the first."""
+    rows = len(data)  # type: ignore[arg-type]
+    for start in range(0, rows, BLOCK):
+        yield start, take(data, np.arange(start, min(start + BLOCK, rows)))
