@@ -14,10 +14,8 @@ from sklearn.datasets import load_breast_cancer
 from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
-from securefl import ClientTrainer, Job, Runner, ServerAggregator
-from securefl.aggregator import Aggregate
+from securefl import Aggregate, ClientTrainer, Fold, Job, Runner, ServerAggregator
 from securefl.data.breast_cancer import RANGES
-from securefl.round import Fold
 
 SITES = ("north", "east", "south", "west")
 

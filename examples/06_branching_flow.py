@@ -12,10 +12,9 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from protocols.flow import Flow
-from securefl import ClientTrainer, Job, Runner
+from securefl import ClientTrainer, Fold, Job, Runner, SumSpec
 from securefl.data import load
-from securefl.encode import SumSpec
-from securefl.round import Contribution, Fold, Task, held_out, local_update
+from securefl.round import Contribution, Task, held_out, local_update
 
 DATA, BINS = load("breast-cancer", clients=4), 10
 LOW, HIGH = torch.from_numpy(DATA.ranges).T  # public; a site's own means would be outside ε

@@ -14,6 +14,7 @@ from typing import get_args
 import pytest
 import typer
 
+import securefl
 from protocols import draw
 from protocols.lightsecagg_parameters import LightParameters
 from protocols.primitives import shamir
@@ -179,6 +180,23 @@ def test_readme_secure_sum_example():
     survivors = [vector for number, vector in enumerate(space["counts"], 1) if number != 4]
     assert space["total"].contributors == 9
     assert space["total"].values.tolist() == [sum(column) for column in zip(*survivors, strict=True)]
+
+
+def test_library_examples():
+    """Noise is never seeded: in 10 runs accuracies were 0.81 to 0.86, errors 0.29 to 0.35; the best constant has 0.59."""
+    digits, regression, policy = (executed(source)[0]["result"] for source in blocks(text("docs/library.md"), "python"))
+    assert digits.metrics["accuracy"] > 0.6
+    assert regression.metrics["mse"] < 0.55
+    assert [result.title for result in (digits, regression)] == ["digits · secagg", "diabetes · secagg"]
+    assert all(0 < epsilon <= 3 for result in (digits, regression) for epsilon in result.epsilon)
+    assert {record.contributors for record in policy.rounds} == {4}
+    assert policy.epsilon[-1] == 0
+    assert "policy-epsilon" in policy.warnings[0]
+
+
+def test_library_names():
+    documented = {name for cells in rows(text("docs/library.md")) for name in code(cells[0]) if name.isidentifier()}
+    assert set(securefl.__all__) <= documented
 
 
 @pytest.mark.parametrize("name", ["secagg", "fedavg"])
