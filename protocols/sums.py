@@ -188,10 +188,15 @@ def secure_sum(
         Abort: where fewer than the threshold survived.
     """
     arrays: list[NDArray[Any]] = [np.asarray(v) for v in vectors]
+    if len(arrays) < 2:
+        raise Misuse(f"a secure sum needs the vectors of at least 2 parties, not of {len(arrays)}")
+    most = (2**63 - 1) // len(arrays)
+    if not isinstance(max_abs, int | np.integer) or not 1 <= max_abs <= most:
+        raise Misuse(f"max_abs must be a whole number, 1 to {most} with {len(arrays)} parties, not {max_abs}")
     if len({a.shape for a in arrays}) != 1:
         raise Misuse(f"the vectors differ in shape: {sorted({a.shape for a in arrays})}")
     chosen = scheme(protocol)
-    parameters = chosen.parameters(len(arrays), arrays[0].size, max_abs, threshold=threshold)
+    parameters = chosen.parameters(len(arrays), arrays[0].size, int(max_abs), threshold=threshold)
     roster, parties = enrol(len(arrays))
     terms = chosen.terms(Occasion("secure_sum", 0), roster, parameters)
     sessions: dict[Address, Session] = {SERVER: server_session(chosen, terms)}

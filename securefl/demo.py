@@ -29,6 +29,8 @@ from securefl.errors import UserError
 
 SIZE, COLUMNS, HEIGHT, PEAK = 4096, 64, 4, 100
 """Coordinates of an input, columns and rows of its picture, and its largest value."""
+MOST = 50
+"""Parties at most: more tell nothing new."""
 BINS, CHI_LIMIT = 16, 37.7
 """Bins of the chi-square test, and what a uniform vector stays under in 999 of 1000 runs (15 degrees of freedom)."""
 ROWS = 3
@@ -63,13 +65,13 @@ class Story:
         return min(set(self.inputs) - set(self.dropped))
 
 
-def run(protocol: str, *, clients: int = 6, dropout: int = 2, step: bool = False, console: Console | None = None) -> None:
+def run(protocol: str, *, clients: int = 6, dropout: int | None = None, step: bool = False, console: Console | None = None) -> None:
     """Tell a protocol round by round.
 
     Args:
         protocol: a name out of `protocols.sums.SCHEMES`.
         clients: number of parties, 2 to 50.
-        dropout: how many of them vanish before their vector leaves; at most as many as the threshold allows.
+        dropout: how many of them vanish before their vector leaves; at most as many as the threshold allows, by default up to 2.
         step: wait for Enter between rounds; without effect where stdin is no terminal.
         console: where to; by default stdout.
 
@@ -79,10 +81,11 @@ def run(protocol: str, *, clients: int = 6, dropout: int = 2, step: bool = False
     """
     if protocol not in SCHEMES:
         raise UserError(f"no protocol {protocol!r}: choose one of {', '.join(SCHEMES)}")
-    if not 2 <= clients <= 50:
-        raise UserError(f"clients must be in 2..50, not {clients}")
+    if not 2 <= clients <= MOST:
+        raise UserError(f"clients must be in 2..{MOST}, not {clients}")
     parameters = SCHEMES[protocol].parameters(clients, SIZE, PEAK)
     most = clients - parameters.threshold
+    dropout = min(2, most) if dropout is None else dropout
     if not 0 <= dropout <= most:
         raise UserError(f"dropout must be in 0..{most} with {clients} clients and threshold {parameters.threshold}, not {dropout}")
     story = play(SCHEMES[protocol], parameters, [int((k + 0.5) * clients / dropout) + 1 for k in range(dropout)])

@@ -9,10 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from protocols.errors import Misuse
 from protocols.flow import Flow, Port, Step
 from protocols.policy import OccasionGuard
 from protocols.suite import Terms
 from protocols.sums import SCHEMES, Party, Scheme, scheme
+
+FLOWS = (*SCHEMES, "fedavg")
+"""Names that `flow` knows."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ def flow(name: str) -> Flow:
     Raises:
         Misuse: for a name that is neither.
     """
+    if name not in FLOWS:
+        raise Misuse(f"no flow {name!r}; there are {', '.join(FLOWS)}")
     if name == "fedavg":
         from securefl.round import round_flow  # noqa: PLC0415  (loads torch)
 

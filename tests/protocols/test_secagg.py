@@ -111,6 +111,14 @@ def test_the_library_sum_names_what_is_wrong() -> None:
         secure_sum([[1, 2], [1, 4]], max_abs=3)
     with pytest.raises(Misuse, match="integer dtype"):
         secure_sum([[1.0], [1.0]], max_abs=3)
+    for vectors in ([], [[1]]):
+        with pytest.raises(Misuse, match=rf"at least 2 parties, not of {len(vectors)}"):
+            secure_sum(vectors, max_abs=3)
+    most = (2**63 - 1) // 3
+    for max_abs in (0, -1, most + 1, 2**63, 1.5):
+        with pytest.raises(Misuse, match=rf"max_abs must be a whole number, 1 to {most} with 3 parties, not {max_abs}"):
+            secure_sum([[1]] * 3, max_abs=max_abs)
+    assert secure_sum([[most]] * 3, max_abs=most).values.tolist() == [3 * most]
     with pytest.raises(Misuse, match=r"secagg, secagg\+, plain-insecure"):
         secure_sum([[1], [1]], max_abs=3, protocol="hope")
     with pytest.raises(Misuse, match=r"2t > n \+ \|C\|"):

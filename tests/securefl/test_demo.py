@@ -146,6 +146,11 @@ def test_bad_numbers_are_refused_with_their_range(arguments, culprit):
     assert str(caught.value).startswith(culprit)
 
 
+@pytest.mark.parametrize(("clients", "stay"), [(2, 2), (3, 2), (5, 4), (6, 4), (7, 5), (demo.MOST, demo.MOST - 2)])
+def test_by_default_two_vanish_or_as_many_as_the_threshold_allows(clients, stay):
+    assert f"the sum of {stay} " in told("plain-insecure", clients=clients)
+
+
 @pytest.mark.parametrize("clients", [2, 3, 6, 7, 11])
 def test_most_dropouts_that_are_allowed_still_open_the_sum(clients):
     most = clients - Parameters.of(clients, demo.SIZE, demo.PEAK).threshold
