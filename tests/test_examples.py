@@ -83,6 +83,10 @@ def test_every_fact_belongs_to_an_example():
     assert set(FACTS) <= set(EXAMPLES)
 
 
+def test_what_an_example_writes_is_ignored_by_git():
+    assert "masks_cancel.png" in (ROOT / ".gitignore").read_text().splitlines()
+
+
 def test_picture_goes_where_the_argument_says(tmp_path):
     (tmp_path / "there").mkdir()
     start("02_watch_masks_cancel.py", tmp_path, "there")
