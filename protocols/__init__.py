@@ -14,10 +14,7 @@ if TYPE_CHECKING:
     from protocols.sums import secure_sum
     from protocols.vector import Sum
 
-SECUREFL = True
-"""Marks this package as the one that securefl needs: a user's own folder named ``protocols`` would shadow it."""
-
-__all__ = ["SECUREFL", "Abort", "Misuse", "Refused", "SecureSumError", "Sum", "secure_sum"]
+__all__ = ["Abort", "Misuse", "Refused", "SecureSumError", "Sum", "secure_sum"]
 
 _HOMES = {
     "Abort": "protocols.errors",

@@ -7,6 +7,7 @@ interrupt is 130.  Learning libraries take seconds to import, so every command i
 from __future__ import annotations
 
 import sys
+import time
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from protocols.errors import Misuse, SecureSumError
+from securefl import terminal
 from securefl.errors import UserError
 from securefl.options import read_job, with_job_options
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
     from securefl.job import Job
     from securefl.results import RunResult
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 app = typer.Typer(
     name="securefl",
@@ -32,10 +37,15 @@ app = typer.Typer(
 )
 
 
+class _Interrupted(Exception):
+    """Ctrl-C after results were written."""
+
+
 def main(args: list[str] | None = None) -> int:
     """Run the command line and return its exit code; ``args`` are those of the process unless given."""
+    terminal.spell_out(sys.stdout, sys.stderr)
     try:
-        return int(app(args, prog_name="securefl", standalone_mode=False) or 0)
+        code = int(app(args, prog_name="securefl", standalone_mode=False) or 0)
     except (UserError, Misuse) as error:
         _complain(error)
         return 2
@@ -45,8 +55,12 @@ def main(args: list[str] | None = None) -> int:
     except (SecureSumError, OSError) as error:
         _complain(error)
         return 1
-    except (KeyboardInterrupt, typer.Abort):
-        return 130
+    except (_Interrupted, typer.Abort) as stop:
+        _complain(str(stop) or "interrupted; nothing written")
+        return INTERRUPTED
+    if code == INTERRUPTED:  # what typer makes of Ctrl-C
+        _complain("interrupted; nothing written")
+    return code
 
 
 def _complain(what: object) -> None:
@@ -81,15 +95,6 @@ def _version() -> str:
 
 def _run(
     job: Annotated[Path | None, typer.Argument(metavar="JOB.toml", help="Job file; options that are given override it.")] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", metavar="DIR", help="Write report.html, metrics.json and model.safetensors.", rich_help_panel="Output"
-        ),
-    ] = None,
-    json: Annotated[  # noqa: FBT002
-        bool, typer.Option("--json", help="Print one JSON object and nothing else.", rich_help_panel="Output")
-    ] = False,
     *,
     given: dict[str, Any],
 ) -> None:
@@ -99,18 +104,23 @@ def _run(
     from securefl import console, files, report  # noqa: PLC0415
 
     checked = read_job(job, given)
+    out, json = checked.output.dir, checked.output.json
     if out:
         files.check_folder(out, report.FILES)
     screen, progress = Console(highlight=False, quiet=json), Console(stderr=True, highlight=False)
     with redirect_stdout(sys.stderr if json else sys.stdout):
         result = _train(checked, screen, progress, lines=not json)
-    written = files.write_all(out, report.outputs(result)) if out else []
-    if json:
-        typer.echo(report.to_json(result), nl=False)
-        return
-    console.show_result(screen, result)
-    for path in written:
-        screen.print(f"written: {path}", markup=False, soft_wrap=True)
+        contents = report.outputs(result) if out else {}
+    written = files.write_all(out, contents) if out else []
+    try:
+        if json:
+            typer.echo(report.to_json(result, ascii_only=True), nl=False)
+            return
+        console.show_result(screen, result)
+        for path in written:
+            screen.print(f"written: {path}", markup=False, soft_wrap=True)
+    except KeyboardInterrupt:
+        raise _Interrupted(f"interrupted; written: {out}" if written else "interrupted; nothing written") from None
     if result.aborted_rounds == len(result.rounds):
         raise SecureSumError("every round was aborted: the scores are those of the untrained model")
 
@@ -120,22 +130,27 @@ app.command("run")(with_job_options(_run))
 
 def _train(job: Job, screen: Console, progress: Console, *, lines: bool) -> RunResult:
     from securefl import console  # noqa: PLC0415
-    from securefl.data import of_job  # noqa: PLC0415
 
+    times = [time.perf_counter()]
     with progress.status("loading the data"):
+        from securefl.data import of_job  # noqa: PLC0415
+
         dataset = of_job(job)
     console.show_data(screen, dataset)
+    times.append(time.perf_counter())
     with progress.status("loading the learning libraries"):
         from securefl.experiment import expected_aborts, run_job  # noqa: PLC0415
+    times.append(time.perf_counter())
     parties = len(dataset.sites)
     console.show_plan(screen, job, parties=parties, aborts=expected_aborts(job, parties))
     with console.progress(progress, job, lines=lines) as on_event:
-        return run_job(job, dataset=dataset, on_event=on_event)
+        result = run_job(job, dataset=dataset, on_event=on_event, on_notice=lambda line: console.show_warning(progress, line))
+    return result.after({"load_data": times[1] - times[0], "load_libraries": times[2] - times[1]})
 
 
 @app.command()
 def draw(
-    protocol: Annotated[str, typer.Argument(help="Name of the protocol, such as secagg.")] = "secagg",
+    protocol: Annotated[str, typer.Argument(help="A protocol, such as secagg; or fedavg, a round of training.")] = "secagg",
     form: Annotated[Literal["svg", "mermaid", "table"], typer.Option("--format", help="Form of the picture.")] = "svg",
 ) -> None:
     """Print a protocol's picture, drawn from its code: who sends what to whom, who remembers what."""
@@ -143,19 +158,24 @@ def draw(
     from securefl.secure import flow  # noqa: PLC0415
 
     makers = {"svg": pictures.svg, "mermaid": pictures.mermaid, "table": pictures.table}
-    typer.echo(makers[form](flow(protocol)).rstrip("\n"))
+    text = makers[form](flow(protocol)).rstrip("\n")
+    if form == "svg":  # XML has a spelling of its own for letters that the terminal lacks
+        coding = sys.stdout.encoding or "utf-8"
+        text = text.encode(coding, "xmlcharrefreplace").decode(coding)
+    typer.echo(text)
 
 
 @app.command()
 def demo(
     protocol: Annotated[str, typer.Argument(help="Name of the protocol, such as secagg.")] = "secagg",
-    clients: Annotated[int, typer.Option(min=2, max=100, help="Number of parties.")] = 6,
-    dropout: Annotated[int, typer.Option(min=0, help="Number of parties that vanish.")] = 2,
+    clients: Annotated[int, typer.Option(help="Number of parties, 2 to 50.")] = 6,
+    dropout: Annotated[
+        int | None,
+        typer.Option(help="Number of parties that vanish; at most what the threshold allows (default: 2, or fewer where it must)."),
+    ] = None,
     step: Annotated[bool, typer.Option("--step", help="Wait for the return key after every step.")] = False,  # noqa: FBT002
 ) -> None:
     """Tell a protocol round by round with real bytes: who sends what to whom, and what each party remembers."""
     from securefl import demo as story  # noqa: PLC0415
 
-    if dropout >= clients:
-        raise UserError(f"--dropout {dropout} is refused; allowed: 0 to {clients - 1} with {clients} clients")
     story.run(protocol, clients=clients, dropout=dropout, step=step)

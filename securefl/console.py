@@ -10,11 +10,12 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from securefl.job import Job
-from securefl.results import RoundRecord, RunResult
-from securefl.tables import Sheet, figure, outcome, sheets
+from securefl.results import NOTICE, RoundRecord, RunResult
+from securefl.tables import Sheet, counted, figure, outcome, sheets
 
 if TYPE_CHECKING:
     from securefl.data.types import Dataset
@@ -22,15 +23,22 @@ if TYPE_CHECKING:
 OnRound = Callable[[RoundRecord], None]
 
 
+def _say(console: Console, heading: str, text: str, style: str = "") -> None:
+    """A paragraph beside its heading; further lines start where the first does."""
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=9, no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row(Text(heading, "bold"), Text(text, style))
+    console.print(grid)
+
+
 def show_data(console: Console, dataset: Dataset) -> None:
     """The data set in one line, then what the user should know about it before training."""
     rows = [len(site.y) for site in dataset.sites]
-    console.print(
-        f"[bold]Data[/bold]      {escape(dataset.name)}: {sum(rows)} rows, {len(dataset.features)} features, "
-        f"{len(rows)} sites of {min(rows)} to {max(rows)} rows"
-    )
+    size = f"{counted(sum(rows), 'row')}, {counted(len(dataset.features), 'feature')}"
+    _say(console, "Data", f"{dataset.name}: {size}, {len(rows)} sites of {min(rows)} to {counted(max(rows), 'row')}")
     for note in (dataset.source, *dataset.notes):
-        console.print(f"          {escape(note)}", style="dim")
+        _say(console, "", note, "dim")
 
 
 def show_plan(console: Console, job: Job, *, parties: int, aborts: float) -> None:
@@ -43,30 +51,31 @@ def show_plan(console: Console, job: Job, *, parties: int, aborts: float) -> Non
         aborts: rounds that are expected to abort.
     """
     knobs, splits = job.privacy, job.data.splits
-    model = "logistic regression" if job.model.name == "logistic" else f"MLP with {job.model.hidden} hidden units"
+    model = "logistic regression" if job.model.name == "logistic" else f"MLP with {counted(job.model.hidden, 'hidden unit')}"
     score = f"{splits}-fold cross-validation inside each site" if splits > 1 else f"{job.data.holdout:.0%} of the rows held out"
-    console.print(
-        f"[bold]Training[/bold]  {model}, {knobs.rounds} rounds × {knobs.local_steps} local steps on {parties} sites; {score}"
-    )
+    work = f"{counted(knobs.rounds, 'round')} × {counted(knobs.local_steps, 'local step')} on {counted(parties, 'site')}"
+    _say(console, "Training", f"{model}, {work}; {score}; scores shown meanwhile are of the model before the round")
     if knobs.protocol != "plain-insecure":
-        console.print(
-            f"[bold]Sum[/bold]       {knobs.protocol}: the server opens the sum over enough parties, never one party's update"
-        )
+        _say(console, "Sum", f"{knobs.protocol}: the server opens the sum over enough parties, never one party's update")
     else:
-        console.print("[bold]Sum[/bold]       [bold red]plain-insecure: the server sees every party's update[/bold red]")
+        _say(console, "Sum", "plain-insecure: the server sees every party's update", "bold red")
     if knobs.mechanism == "none":
-        console.print("[bold]Privacy[/bold]   [yellow]no differential privacy: the model may show single records[/yellow]")
+        _say(console, "Privacy", "no differential privacy: the model may show single records", "yellow")
     else:
-        console.print(
-            f"[bold]Privacy[/bold]   DP-SGD on every site: ε = {knobs.epsilon:g}, δ = {knobs.delta:g} for one record over all "
-            f"rounds; clip {knobs.clip:g}, sampling rate {knobs.sample_rate:g}, accountant {knobs.accountant}"
+        _say(
+            console,
+            "Privacy",
+            f"DP-SGD on every site: ε = {knobs.epsilon:g}, δ = {knobs.delta:g} for one record over all rounds; "
+            f"clip {knobs.clip:g}, sampling rate {knobs.sample_rate:g}, accountant {knobs.accountant}",
         )
     dropout = job.simulation.dropout
     if dropout > 0:
         after = "it leaves the model as it was" + (", and its training is charged to ε" if knobs.mechanism != "none" else "")
-        console.print(
-            f"[bold]Dropout[/bold]   each party vanishes with probability {dropout:g} in a round: expect about "
-            f"{aborts:.1f} of {knobs.rounds} rounds to abort. An aborted round is not retried: {after}"
+        _say(
+            console,
+            "Dropout",
+            f"each party vanishes with probability {dropout:g} in a round: expect about {aborts:.1f} of "
+            f"{counted(knobs.rounds, 'round')} to abort. An aborted round is not retried: {after}",
         )
 
 
@@ -91,10 +100,9 @@ def progress(console: Console, job: Job, *, lines: bool) -> Iterator[OnRound]:
 
     if console.is_terminal:
         columns = (
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=None),  # what the others leave
             MofNCompleteColumn(),
-            TextColumn("{task.fields[state]}", markup=False),
+            TextColumn("{task.fields[state]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
             TimeElapsedColumn(),
         )
         with Progress(*columns, console=console, transient=True) as bar:
@@ -111,18 +119,24 @@ def progress(console: Console, job: Job, *, lines: bool) -> Iterator[OnRound]:
 
 
 def _state(record: RoundRecord, aborted: int) -> str:
-    parts = [f"{record.contributors} of {record.invited} parties"]
+    """One round in so few letters that a line of 80 has room for it."""
+    parts = [f"{record.contributors}/{record.invited} parties"]
     if record.dropped:
-        parts.append(f"{len(record.dropped)} vanished")
+        parts.append(f"{len(record.dropped)} gone")
     if record.aborted:
-        parts.append(f"aborted: {record.aborted}")
+        parts.append(f"aborted ({record.aborted})")
     if aborted:
-        parts.append(f"{aborted} aborted so far")
+        parts.append(counted(aborted, "abort"))
     if "auroc" in record.metrics:
         parts.append(f"AUROC {figure(record.metrics['auroc'])}")
     if record.epsilon:
         parts.append(f"ε {max(record.epsilon.values()):.2f}")
     return ", ".join(parts)
+
+
+def show_warning(console: Console, warning: str) -> None:
+    """A line that the user must see: when it happens, and again among the results."""
+    console.print(f"[bold yellow]warning[/bold yellow]  {escape(warning)}")
 
 
 def show_result(console: Console, result: RunResult) -> None:
@@ -131,7 +145,8 @@ def show_result(console: Console, result: RunResult) -> None:
     for sheet in sheets(result):
         _show_sheet(console, sheet)
     for warning in result.warnings:
-        console.print(f"[bold yellow]warning[/bold yellow]  {escape(warning)}")
+        show_warning(console, warning)
+    console.print(f"\n{NOTICE}", style="dim")
 
 
 def _show_sheet(console: Console, sheet: Sheet) -> None:

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 
 class UserError(ValueError):
     """Bad input.  The text is one line that names the culprit and the allowed range."""
+
+
+def quoted(name: str) -> str:
+    """A name as it stands in a list: in quotes where it could be taken for more or less than one name."""
+    return name if re.fullmatch(r"[\w.%/()<>=+-]+( [\w.%/()<>=+-]+)*", name) else repr(name)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -18,12 +19,12 @@ from torch.utils.data import TensorDataset
 
 from protocols.policy import Policy
 from protocols.rand import fresh
-from protocols.simulate import Watch
 from protocols.suite import Occasion
 from protocols.sums import scheme
 from securefl import data as datasets
 from securefl.cohort import abort_probability, smallest_cohort
 from securefl.data import Dataset, Split
+from securefl.data.types import Coding
 from securefl.encode import Decoded, SumSpec, limit_of
 from securefl.evaluation import evaluate
 from securefl.job import DataKnobs, Job, ModelKnobs, SimulationKnobs
@@ -31,11 +32,12 @@ from securefl.ledger import opened_in_scaling
 from securefl.models import build, threads_for
 from securefl.parties import Consortium
 from securefl.privacy.plain import PlainTraining
-from securefl.results import Opened, RoundRecord, RunResult, SiteBaseline
+from securefl.results import DataSummary, Opened, Preparation, RoundRecord, RunResult, SiteBaseline
 from securefl.round import Fold
 from securefl.runner import Runner
 from securefl.scaling import Exponents, Moments, Scaler, from_ranges
 from securefl.statistics import secure_totals
+from securefl.timing import Gauge
 from securefl.trainer import ClientTrainer
 
 Splits = dict[str, tuple[Split, ...]]
@@ -84,12 +86,16 @@ def run_job(
     Raises:
         UserError, Misuse: for bad input, before training.
     """
-    began = time.perf_counter()
-    loaded = dataset or datasets.of_job(job)
+    began, spent = time.perf_counter(), dict[str, float]()
+    with _timed(spent, "load_data"):
+        loaded = dataset or datasets.of_job(job)
     smallest_cohort(job.privacy, len(loaded.sites))
-    splits = split(job, loaded)
-    consortium = Consortium.of([s.name for s in loaded.sites], Policy(min_cohort=job.privacy.min_cohort or 2))
-    scalers, opened = scale(job, loaded, splits, consortium)
+    splits, names = split(job, loaded), [s.name for s in loaded.sites]
+    consortium = Consortium.of(names, Policy(min_cohort=job.privacy.min_cohort or 2))
+    gauge = Gauge(names)
+    with _timed(spent, "scale_features"):
+        scalers, opened = scale(job, loaded, splits, consortium, gauge)
+    spent["scale_features"] -= sum(gauge.clock.total().values())  # the steps of its secure sums stand for themselves
     folds = {
         s.name: tuple(
             Fold(_rows(scaler, s.x[part.train], s.y[part.train]), _rows(scaler, s.x[part.test], s.y[part.test]))
@@ -100,18 +106,20 @@ def run_job(
     model = build(job.model, len(loaded.features), job.simulation.seed)
     simulation = SimulationKnobs(dropout=job.simulation.dropout)
     done = {"data": DataKnobs(), "model": ModelKnobs(fix=job.model.fix), "simulation": simulation}
-    runner = Runner(
-        model,
-        folds,
-        job=job.model_copy(update=done),
-        name=loaded.name,
-        models_per_record=max(1, job.data.splits - 1),
-        consortium=consortium,
-        on_notice=on_notice,
-    )
+    with _timed(spent, "prepare_training"):
+        runner = Runner(
+            model,
+            folds,
+            job=job.model_copy(update=done),
+            name=loaded.name,
+            models_per_record=max(1, job.data.splits - 1),
+            consortium=consortium,
+            on_notice=on_notice,
+        )
     result = runner.run(on_event)
-    with threads_for(model):
+    with _timed(spent, "train_baselines"), threads_for(model):
         pooled, local = baselines(job, runner.trainer, runner.template, folds) if job.simulation.baselines else ({}, [])
+    result = gauge.added_to(result.after(spent), runner.protocol.flow)
     return replace(
         result,
         job=job.plain(),
@@ -119,17 +127,37 @@ def run_job(
         local=local,
         opened=[*opened, *result.opened],
         wall=time.perf_counter() - began,
+        data=DataSummary(
+            loaded.source,
+            loaded.notes,
+            {s.name: len(s.y) for s in loaded.sites},
+            {name: sum(len(part.test) for part in parts) for name, parts in splits.items()},
+        ),
+        preparation=_preparation(loaded, scalers[0]),
     )
+
+
+@contextmanager
+def _timed(spent: dict[str, float], step: str) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    spent[step] = time.perf_counter() - began
+
+
+def _preparation(loaded: Dataset, scaler: Scaler) -> Preparation:
+    shift, scale, low, high = (
+        None if part is None else tuple(map(float, part)) for part in (scaler.shift, scaler.scale, scaler.low, scaler.high)
+    )
+    columns = tuple(asdict(coding) for coding in loaded.codings or map(Coding, loaded.features))
+    return Preparation(loaded.features, loaded.classes, columns, shift or (), scale or (), low, high)
 
 
 def _rows(scaler: Scaler, x: NDArray[Any], y: NDArray[Any]) -> TensorDataset:
     return TensorDataset(torch.from_numpy(scaler.apply(x)), torch.from_numpy(y.astype("float32")))
 
 
-def scale(
-    job: Job, loaded: Dataset, splits: Splits, consortium: Consortium, watch: Watch | None = None
-) -> tuple[list[Scaler], list[Opened]]:
-    """One scaler for each fold, and what was opened for it.
+def scale(job: Job, loaded: Dataset, splits: Splits, consortium: Consortium, gauge: Gauge) -> tuple[list[Scaler], list[Opened]]:
+    """The same scaler for each fold, and what was opened for it; ``gauge`` measures the secure sums.
 
     With differential privacy, public ranges.  Without, means and variances out of one secure sum: of the training rows, or in
     cross-validation of all rows, as sums for each fold would differ by its held-out rows.  Where a table has no public ranges,
@@ -137,9 +165,11 @@ def scale(
     """
     folds, opened, bounds = len(next(iter(splits.values()))), list[Opened](), loaded.ranges
     run, protocol = f"scaling-{fresh().bytes('run', 8).hex()}", scheme(job.privacy.protocol)
+    protocol = replace(protocol, flow=gauge.clock.timed(protocol.flow))
 
     def totals(number: int, specs: Sequence[SumSpec], values: Sequence[Mapping[str, ArrayLike]]) -> Decoded:
-        threshold = job.privacy.threshold
+        threshold, watch = job.privacy.threshold, gauge.traffic.watch
+        gauge.sizes.append(sum(spec.size for spec in specs))
         return secure_totals(
             consortium, protocol, Occasion(run, number), specs, values, precision=PRECISION, threshold=threshold, watch=watch
         )

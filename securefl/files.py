@@ -18,6 +18,11 @@ def atomic_write(path: Path, content: bytes) -> None:
     Raises:
         OSError: the folder is missing or full, or may not be written.
     """
+    _rename({path: _staged(path, content)})
+
+
+def _staged(path: Path, content: bytes) -> Path:
+    """The content on the disk under a temporary name beside ``path``."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     part = Path(name)
     try:
@@ -26,10 +31,27 @@ def atomic_write(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.chmod(0o666 & ~_umask())
-        part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+    return part
+
+
+def _rename(parts: Mapping[Path, Path]) -> None:
+    """Give staged files their names.  Ctrl-C comes too late here and is ignored; on a failure what has no name yet is removed."""
+    left = dict(parts)
+    while left:
+        path, part = next(iter(left.items()))
+        try:
+            if part.exists():
+                part.replace(path)
+            del left[path]
+        except KeyboardInterrupt:
+            continue
+        except BaseException:
+            for part in left.values():
+                part.unlink(missing_ok=True)
+            raise
 
 
 def check_folder(folder: Path, names: tuple[str, ...] = ()) -> None:
@@ -46,25 +68,34 @@ def check_folder(folder: Path, names: tuple[str, ...] = ()) -> None:
     while not (existing.exists() or existing.is_symlink()):
         existing = existing.parent
     if not existing.is_dir():
-        raise UserError(f"--out {folder}: {existing} is not a folder")
+        raise UserError(f"output into {folder}: {existing} is not a folder")
     try:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        raise UserError(f"--out {folder}: cannot write in {existing}: {error.strerror or error}") from None
+        raise UserError(f"output into {folder}: cannot write in {existing}: {error.strerror or error}") from None
     for name in names:
         if (folder / name).is_dir():
-            raise UserError(f"--out {folder}: {folder / name} is a folder, and a file of that name is to be written")
+            raise UserError(f"output into {folder}: {folder / name} is a folder, and a file of that name is to be written")
 
 
 def write_all(folder: Path, contents: Mapping[str, bytes]) -> list[Path]:
-    """Create the folder if needed and write every file with `atomic_write`; returns their paths."""
+    """Create the folder if needed and write every file as `atomic_write` does, all of them before the first gets its name.
+
+    Returns:
+        Their paths.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name, content in contents.items():
-        atomic_write(folder / name, content)
-        paths.append(folder / name)
-    return paths
+    parts = dict[Path, Path]()
+    try:
+        for name, content in contents.items():
+            parts[folder / name] = _staged(folder / name, content)
+    except BaseException:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+        raise
+    _rename(parts)
+    return list(parts)
 
 
 def _umask() -> int:

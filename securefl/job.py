@@ -1,15 +1,17 @@
-"""The job: everything that decides a run, in five groups, so that knobs which can hurt privacy and knobs which cannot never mix.
+"""The job: everything that decides a run, in groups, so that knobs which can hurt privacy and knobs which cannot never mix.
 
-A job file is TOML with the sections ``[data] [model] [privacy] [performance] [simulation]`` and exactly these keys.  The command
-line fills the same models, so both are checked once, here.  Whatever is refused is a one-line `UserError` with the key's full
-name.  Relative paths in a job file are taken from the file's own folder.
+A job file is TOML with the sections ``[data] [model] [privacy] [performance] [simulation] [output]`` and exactly these keys.  The
+command line fills the same models, so both are checked once, here.  Whatever is refused is a one-line `UserError` with the key's
+full name; so is a key that would say nothing (`IDLE`).  Relative paths in a job file are taken from the file's own folder.
 """
 
 from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -49,7 +51,11 @@ class DataKnobs(Knobs):
         description="folds of the cross-validation inside each site; 1 = one split (default: 5 for heart, else 1)",
     )
     holdout: Unit = Field(default=0.3, description="share of each site's rows that is held out in one split")
-    ranges: dict[str, Range] = Field(default_factory=dict, description="publicly known range of a column of a CSV")
+    ranges: dict[str, Range] = Field(
+        default_factory=dict,
+        description="publicly known range of a column of a CSV; a missing number becomes its middle (without a range the row is "
+        "left out)",
+    )
 
     @field_validator("name")
     @classmethod
@@ -64,6 +70,8 @@ class DataKnobs(Knobs):
     @classmethod
     def _ordered(cls, ranges: dict[str, Range]) -> dict[str, Range]:
         for column, (low, high) in ranges.items():
+            if not column:
+                raise ValueError("a range needs the name of its column")
             if not low < high:
                 raise ValueError(
                     f"the range of column {_quote(column)} must have its lower end below its upper end, not {low}:{high}"
@@ -84,6 +92,8 @@ class DataKnobs(Knobs):
                     raise ValueError(f"data.{key} is refused for {self.name}: it belongs to a CSV")
             if self.name == "heart" and self.clients is not None:
                 raise ValueError("data.clients is refused for heart: the data fix the sites, four hospitals")
+        if self.dir is not None and self.name != "heart":
+            raise ValueError(f"data.dir is refused for {self.name}: it belongs to heart")
         return self
 
     @property
@@ -112,7 +122,7 @@ class PrivacyKnobs(Knobs):
     (``clip``) or one party's whole update (``update_clip``).
     """
 
-    protocol: Literal["secagg", "plain-insecure", "lightsecagg"] = Field(
+    protocol: Literal["secagg", "secagg+", "plain-insecure", "lightsecagg"] = Field(
         default="secagg", description="how the sum is formed; plain-insecure shows every update to the server"
     )
     mechanism: Literal["local-record", "none"] = Field(
@@ -120,7 +130,9 @@ class PrivacyKnobs(Knobs):
     )
     epsilon: float = Field(default=3.0, gt=0, le=1e6, description="ε over all rounds")
     delta: Unit = Field(default=1e-5, description="δ over all rounds")
-    accountant: Literal["rdp", "prv"] = Field(default="rdp", description="how ε is accounted")
+    accountant: Literal["rdp", "prv"] = Field(
+        default="rdp", description="how ε is accounted; prv is a little tighter and takes 3 s longer for 20 rounds"
+    )
     clip: Positive = Field(default=1.0, description="L2 bound of one example's gradient")
     sample_rate: float = Field(default=0.2, gt=0, le=1, description="probability with which a row enters a training step")
     rounds: int = Field(default=20, ge=1, le=100_000, description="rounds, aborted ones included")
@@ -143,12 +155,6 @@ class PrivacyKnobs(Knobs):
         default=None, ge=2, le=10_000, description="smallest cohort that a party joins (default: the threshold)"
     )
 
-    @model_validator(mode="after")
-    def _fitting(self) -> PrivacyKnobs:
-        if self.rows is not None and self.mechanism == "none":
-            raise ValueError("privacy.rows is refused without differential privacy: there is no noise that it could be for")
-        return self
-
 
 class PerformanceKnobs(Knobs):
     """Nothing here can hurt privacy."""
@@ -167,6 +173,18 @@ class SimulationKnobs(Knobs):
     baselines: bool = Field(default=True, description="also train each site's own model and the pooled model, without noise")
 
 
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", message='Field name "json" in "OutputKnobs" shadows')  # a method that pydantic has given up
+
+    class OutputKnobs(Knobs):
+        """Where results go; nothing here changes one."""
+
+        dir: Path | None = Field(
+            default=None, strict=False, description="write report.html, metrics.json and model.safetensors into this folder"
+        )
+        json: bool = Field(default=False, description="print one JSON object and nothing else")  # type: ignore[assignment]
+
+
 class Job(Knobs):
     """One run, complete and checked."""
 
@@ -175,6 +193,7 @@ class Job(Knobs):
     privacy: PrivacyKnobs = Field(default_factory=PrivacyKnobs)
     performance: PerformanceKnobs = Field(default_factory=PerformanceKnobs)
     simulation: SimulationKnobs = Field(default_factory=SimulationKnobs)
+    output: OutputKnobs = Field(default_factory=OutputKnobs)
 
     @classmethod
     def parse(cls, tree: Mapping[str, Any], *, where: str = "", names: Mapping[str, str] | None = None) -> Job:
@@ -183,15 +202,28 @@ class Job(Knobs):
         Args:
             tree: section → key → value; missing keys take their defaults.
             where: what an error line starts with, such as the file's name.
-            names: how an error names a key that did not come from there, such as ``{"privacy.epsilon": "--epsilon"}``.
+            names: how an error names a key that did not come from there but overrides it, such as
+                ``{"privacy.epsilon": "--epsilon"}``.  A key of ``tree`` that such a key makes idle is left out.
 
         Raises:
-            UserError: a key is unknown or its value is refused; the line names the key and what is allowed.
+            UserError: a key is unknown, its value is refused, or another key makes it idle; the line names the key and what is
+                allowed.
         """
+        names = names or {}
         try:
-            return cls.model_validate(dict(tree))
+            job = cls.model_validate(dict(tree))
         except ValidationError as error:
-            raise UserError(_explain(error, where, names or {})) from None
+            raise UserError(_explain(error, where, names)) from None
+        kept = {section: dict(tree.get(section) or {}) for section in SECTIONS}
+        for rule in IDLE:
+            for full in rule.keys if rule.holds(job) else ():
+                section, key = full.split(".")
+                overruled = full not in names and any(decider in names for decider in rule.because)
+                if key in kept[section] and not overruled:
+                    start = f"{where}: " if where and full not in names else ""
+                    raise UserError(f"{start}{names.get(full, full)} is refused {rule.reason(job)}")
+                kept[section].pop(key, None)
+        return cls.model_validate(kept)
 
     @classmethod
     def load(cls, path: Path) -> Job:
@@ -199,8 +231,12 @@ class Job(Knobs):
         return cls.parse(read_toml(path), where=str(path))
 
     def plain(self) -> dict[str, Any]:
-        """The job as JSON-ready data, every key present; `parse` reads it back."""
-        return self.model_dump(mode="json")
+        """The job as JSON-ready data, every key present that is not idle; `parse` reads it back."""
+        tree = self.model_dump(mode="json")
+        for full in (key for rule in IDLE if rule.holds(self) for key in rule.keys):
+            section, key = full.split(".")
+            del tree[section][key]
+        return tree
 
 
 SECTIONS: dict[str, type[Knobs]] = {
@@ -209,7 +245,47 @@ SECTIONS: dict[str, type[Knobs]] = {
     "privacy": PrivacyKnobs,
     "performance": PerformanceKnobs,
     "simulation": SimulationKnobs,
+    "output": OutputKnobs,
 }
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Keys that would be ignored, and are refused instead.
+
+    Attributes:
+        keys: full names.
+        because: full names of the keys that make them idle.
+        holds: whether they are, in a job.
+        reason: the rest of the line after "… is refused".
+    """
+
+    keys: tuple[str, ...]
+    because: tuple[str, ...]
+    holds: Callable[[Job], bool]
+    reason: Callable[[Job], str]
+
+
+IDLE = (
+    Idle(
+        ("data.holdout",),
+        ("data.folds", "data.name"),
+        lambda job: job.data.splits > 1,
+        lambda job: f"with {job.data.splits} folds: it is for one split (--folds 1)",
+    ),
+    Idle(
+        ("model.hidden",),
+        ("model.name",),
+        lambda job: job.model.name != "mlp",
+        lambda job: f"for {job.model.name}: it belongs to mlp",
+    ),
+    Idle(
+        ("privacy.epsilon", "privacy.delta", "privacy.accountant", "privacy.clip", "privacy.rows"),
+        ("privacy.mechanism",),
+        lambda job: job.privacy.mechanism == "none",
+        lambda _: 'without differential privacy (--no-dp, mechanism = "none"), to which it belongs',
+    ),
+)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -232,13 +308,11 @@ def read_toml(path: Path) -> dict[str, Any]:
     except ValueError as error:
         reason = " ".join(str(error).split()).replace("at end of document", f"at line {text.count(chr(10)) + 1}, end of file")
         raise UserError(f"{path}: damaged job file: {reason}") from None
-    data = tree.get("data")
-    if isinstance(data, dict):
-        name, folder = data.get("name"), data.get("dir")
-        if isinstance(name, str) and name.lower().endswith(".csv"):
-            data["name"] = str(path.parent / name)
-        if isinstance(folder, str):
-            data["dir"] = str(path.parent / folder)
+    for section, key in (("data", "name"), ("data", "dir"), ("output", "dir")):
+        knobs = tree.get(section)
+        value = knobs.get(key) if isinstance(knobs, dict) else None
+        if isinstance(value, str) and (key == "dir" or value.lower().endswith(".csv")):
+            tree[section][key] = str(path.parent / value)
     return tree
 
 

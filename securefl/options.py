@@ -25,6 +25,8 @@ FLAGS = {
     "model.fix": "--fix-model/--no-fix-model",
     "privacy.mechanism": "--dp/--no-dp",
     "simulation.baselines": "--baselines/--no-baselines",
+    "output.dir": "--out",
+    "output.json": "--json/--no-json",
 }
 """Options whose names are not just the key's."""
 
@@ -34,8 +36,10 @@ PANELS = {
     "privacy": "What can hurt privacy",
     "performance": "What cannot hurt privacy",
     "simulation": "Simulation only",
+    "output": "Output",
 }
-NEEDS_DP = ("epsilon", "delta", "accountant", "clip")
+LONGEST = 16
+"""Letters of the longest list of values that stands beside an option; a longer one follows the description."""
 
 
 def flag(section: str, key: str) -> str:
@@ -68,6 +72,8 @@ def _parameter(section: str, key: str) -> inspect.Parameter:
     field = SECTIONS[section].model_fields[key]
     kind, metavar = _kind(section, key, field.annotation)
     text = f"{field.description}".replace("[", "\\[")
+    if get_origin(field.annotation) is Literal and len("|".join(get_args(field.annotation))) > LONGEST:
+        text += f": {', '.join(get_args(field.annotation))}"
     if kind is not bool and field.default not in (None, ""):
         default = field.default if not field.default_factory else None
         text += f" [dim](default {default})[/dim]" if default is not None else ""
@@ -89,7 +95,8 @@ def _kind(section: str, key: str, annotation: Any) -> tuple[Any, str | None]:
     if key == "ranges":
         return list[str], "COLUMN=LOW:HIGH"
     if get_origin(annotation) is Literal:
-        return str, "|".join(get_args(annotation))
+        values = "|".join(get_args(annotation))
+        return str, values if len(values) <= LONGEST else "NAME"
     metavars = {"name": "NAME|FILE.csv", "dir": "DIR", "label": "COLUMN", "site": "COLUMN", "dropout": "P"}
     return (annotation if annotation in (int, float, str) else str), metavars.get(key)
 
@@ -104,28 +111,40 @@ def read_job(path: Path | None, given: Mapping[str, Any]) -> Job:
     Raises:
         UserError: a key, a value or a combination is refused.
     """
-    if given.get("privacy.mechanism") is False:
-        for key in NEEDS_DP:
-            if f"privacy.{key}" in given:
-                raise UserError(f"--{key} is refused beside --no-dp: it belongs to differential privacy")
+    for what, value in {"JOB.toml": str(path or ""), **{flag(*full.split(".")): value for full, value in given.items()}}.items():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and not _unicode(text):
+                raise UserError(f"{what} {text!r} is refused: it is not UTF-8 text")
     tree = read_toml(path) if path else {}
     for full, value in given.items():
         section, key = full.split(".")
         knobs = tree.setdefault(section, {})
         if isinstance(knobs, dict):
-            knobs[key] = _value(full, value)
-    job = Job.parse(tree, where=str(path or ""), names={full: flag(*full.split(".")) for full in given})
-    if "data.holdout" in given and job.data.splits > 1:
-        raise UserError(
-            f"--holdout is refused with {job.data.splits} folds: it is for one split; use --folds 1, or drop one of the two"
-        )
-    return job
+            knobs[key] = _value(full, value, knobs.get(key))
+    return Job.parse(tree, where=str(path or ""), names={full: flag(*full.split(".")) for full in given})
 
 
-def _value(full: str, value: Any) -> Any:
+def _unicode(text: str) -> bool:
+    """Whether a word of the command line was UTF-8: Python smuggles other bytes in as half characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _value(full: str, value: Any, before: Any) -> Any:
+    """The value of a key out of its option; ``before`` is the job file's."""
     if full == "privacy.mechanism":
         return "local-record" if value else "none"
-    return dict(_range(text) for text in value) if full == "data.ranges" else value
+    if full != "data.ranges":
+        return value
+    pairs = [_range(text) for text in value]
+    columns = [column for column, _ in pairs]
+    twice = next((column for column in columns if columns.count(column) > 1), None)
+    if twice is not None:
+        raise UserError(f"--range is refused twice for the column {twice!r}: a column has one range")
+    return {**(before if isinstance(before, dict) else {}), **dict(pairs)}
 
 
 def _range(text: str) -> tuple[str, tuple[float, float]]:
@@ -139,13 +158,12 @@ def _range(text: str) -> tuple[str, tuple[float, float]]:
 
 
 def command(job: Job) -> list[str]:
-    """The shortest ``securefl run`` line that gives this job: no key at its default, and without noise none that noise needs."""
+    """The shortest ``securefl run`` line that gives this job: no key at its default, and none that is idle."""
     words, default = ["securefl", "run"], Job()
-    for section, knobs in SECTIONS.items():
-        for key in knobs.model_fields:
+    for section, knobs in job.plain().items():
+        for key in knobs:
             value = getattr(getattr(job, section), key)
-            idle = section == "privacy" and key in NEEDS_DP and job.privacy.mechanism == "none"
-            if idle or value == getattr(getattr(default, section), key):
+            if value == getattr(getattr(default, section), key):
                 continue
             name = flag(section, key)
             if "/" in name:

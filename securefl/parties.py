@@ -9,7 +9,7 @@ from protocols.policy import Policy
 from protocols.rand import Entropy, fresh
 from protocols.suite import Member, Roster
 from protocols.sums import Party, enrol
-from securefl.errors import UserError
+from securefl.errors import UserError, quoted
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,9 @@ class Consortium:
             UserError: for fewer than two parties, doubled names, or a name of more than 64 bytes.
         """
         if len(names) < 2 or len(set(names)) != len(names):
-            raise UserError(f"a federation needs at least 2 sites with names of their own, not {len(names)}: {', '.join(names)}")
+            raise UserError(
+                f"a federation needs at least 2 sites with names of their own, not {len(names)}: {', '.join(map(quoted, names))}"
+            )
         for name in names:
             if not 1 <= len(name.encode()) <= 64:
                 raise UserError(f"the site name {name!r} must have 1 to 64 bytes")

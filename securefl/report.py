@@ -13,8 +13,8 @@ import shlex
 from typing import TYPE_CHECKING
 
 from securefl import options, tables
-from securefl.job import SECTIONS, Job
-from securefl.results import RunResult
+from securefl.job import Job
+from securefl.results import NOTICE, RunResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,18 +29,21 @@ def outputs(result: RunResult) -> dict[str, bytes]:
     return dict(zip(FILES, (html(result).encode(), to_json(result, indent=2).encode(), weights(result)), strict=True))
 
 
-def to_json(result: RunResult, *, indent: int | None = None) -> str:
+def to_json(result: RunResult, *, indent: int | None = None, ascii_only: bool = False) -> str:
     """`RunResult.as_json` as text that every JSON parser reads (no NaN), with a newline at the end."""
-    return json.dumps(result.as_json(), indent=indent, allow_nan=False, ensure_ascii=False) + "\n"
+    return json.dumps(result.as_json(), indent=indent, allow_nan=False, ensure_ascii=ascii_only) + "\n"
 
 
 def weights(result: RunResult) -> bytes:
-    """The final model as safetensors; the job stands in the file's metadata as JSON."""
+    """The final model as safetensors; job and preparation stand in the file's metadata as JSON, for `securefl.load_model`."""
     import numpy as np  # noqa: PLC0415 - slow imports wait for their use
     from safetensors.numpy import save  # noqa: PLC0415
 
     arrays = {name: np.ascontiguousarray(array) for name, array in result.state.items()}
-    content: bytes = save(arrays, metadata={"job": json.dumps(result.job)})
+    metadata = {"job": json.dumps(result.job), "notice": NOTICE}
+    if result.preparation is not None:
+        metadata["preparation"] = json.dumps(result.preparation.plain())
+    content: bytes = save(arrays, metadata=metadata)
     return content
 
 
@@ -60,6 +63,8 @@ def html(result: RunResult) -> str:
         curves=Markup(curves(result)),  # noqa: S704
         picture=Markup(_bare(result.picture)) if result.picture else "",  # noqa: S704
         sheets=tables.sheets(result),
+        notice=NOTICE,
+        data=tables.data(result),
         rounds=tables.rounds(result),
         command=command(result),
         versions=versions(),
@@ -68,7 +73,7 @@ def html(result: RunResult) -> str:
 
 def command(result: RunResult) -> str:
     """The shell line that repeats the run; keys and noise will differ, as they must."""
-    return shlex.join(options.command(Job.parse({section: result.job[section] for section in SECTIONS})))
+    return shlex.join(options.command(Job.parse(result.job)))
 
 
 def versions() -> dict[str, str]:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+NOTICE = "Nobody has audited this yet: treat it as research software until somebody independent has."
+SIMULATION_ONLY = ("metrics", "site_metrics", "baselines", "dataset.rows", "dataset.held_out")
+"""Keys of the JSON object that need the rows of all sites in one place: nobody could know them outside of a simulation."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +84,59 @@ class SiteBaseline:
 
 
 @dataclass(frozen=True)
+class DataSummary:
+    """The data of a run.
+
+    Attributes:
+        source: where the rows come from, and their licence.
+        notes: what the loader had to say: types, missing values, constant columns.
+        rows: rows of each site, by name (simulation only).
+        held_out: how many of them were held out, in cross-validation once each (simulation only).
+    """
+
+    source: str
+    notes: tuple[str, ...]
+    rows: Mapping[str, int]
+    held_out: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How rows become the numbers that the model takes; it goes into the model's file.
+
+    A feature x becomes (x − shift) / scale, after it was clamped to [low, high] where these are given.
+
+    Attributes:
+        features: names, in order.
+        classes: what 0 and 1 stand for.
+        columns: how each column becomes features: the fields of `securefl.data.types.Coding`.
+        shift, scale: for each feature.
+        low, high: for each feature, or None.
+    """
+
+    features: tuple[str, ...]
+    classes: tuple[str, str]
+    columns: tuple[Mapping[str, Any], ...]
+    shift: tuple[float, ...]
+    scale: tuple[float, ...]
+    low: tuple[float, ...] | None = None
+    high: tuple[float, ...] | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON-ready data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class RunResult:
     """Everything that a run leaves behind.
 
     Attributes:
-        job: the job as plain data, every key present (`securefl.job.Job.plain`).
+        job: the job as plain data, every key present that is not idle (`securefl.job.Job.plain`).
         title: name of the data set and protocol, for headings.
         rounds: one record a round, aborted ones included.
-        metrics: final model on held-out rows: ``auroc``, ``accuracy``, with folds also ``auroc_site_mean``.
+        metrics: final model on held-out rows: ``auroc``, ``accuracy``, with folds also ``auroc_site_mean``.  Exact, from the rows
+            of all sites in one place, so in a simulation only; what a server reads out of the secure sum is in ``rounds``.
         site_metrics: the same per site (simulation only).
         local: each site's own model.
         pooled: metrics of the model trained on all rows together (simulation only; empty if not computed).
@@ -102,7 +152,10 @@ class RunResult:
         wall: wall seconds of the whole run.
         state: final model as safetensors-ready arrays.
         picture: SVG of the flow that ran.
-        data: what the data are called; empty stands for the job's.
+        data_name: what the data are called; empty stands for the job's.
+        noise_multiplier: standard deviation of the noise on the sum of a step's clipped gradients, divided by the clip; or None.
+        data: the data, where `securefl.experiment.run_job` loaded them.
+        preparation: how rows were made features, where `securefl.experiment.run_job` did it.
     """
 
     job: dict[str, Any]
@@ -125,7 +178,14 @@ class RunResult:
     wall: float
     state: dict[str, Any] = field(repr=False, default_factory=dict)
     picture: str = field(repr=False, default="")
-    data: str = ""
+    data_name: str = ""
+    noise_multiplier: float | None = None
+    data: DataSummary | None = None
+    preparation: Preparation | None = field(repr=False, default=None)
+
+    def after(self, seconds: Mapping[str, float]) -> RunResult:
+        """The same result with the seconds of steps that came before the run."""
+        return replace(self, seconds=added(self.seconds, seconds), wall=self.wall + sum(seconds.values()))
 
     @property
     def aborted_rounds(self) -> int:
@@ -147,7 +207,8 @@ class RunResult:
 
     def _tree(self) -> dict[str, Any]:
         return {
-            "data": self.data or self.job["data"]["name"],
+            "data": self.data_name or self.job["data"]["name"],
+            "dataset": self._dataset(),
             "protocol": self.job["privacy"]["protocol"],
             "sites": self.sites,
             "rounds": len(self.rounds),
@@ -167,20 +228,25 @@ class RunResult:
                 "epsilon": list(self.epsilon),
                 "delta": self.delta,
                 "accountant": self.accountant,
+                "noise_multiplier": self.noise_multiplier,
                 "opened": [{"what": o.what, "rounds": o.rounds, "coverage": o.coverage, "note": o.note} for o in self.opened],
             },
             "bytes": {
-                "up_per_client": list(self.up.values()),
-                "down_per_client": [self.down[name] for name in self.sites],
+                "up_per_client": round(sum(self.up.values()) / max(1, len(self.up))),
+                "down_per_client": round(sum(self.down.values()) / max(1, len(self.down))),
+                "up": list(self.up.values()),
+                "down": [self.down[name] for name in self.sites],
             },
             "server_saw": [
                 {"message": s.message, "step": s.step, "count": s.count, "bytes": s.size, "shows": s.shows} for s in self.server_saw
             ],
-            "seconds": {"total": self.wall, **self.seconds},
+            "seconds": self.wall,
+            "seconds_by_step": dict(self.seconds),
             "warnings": list(self.warnings),
             "history": [
                 {
                     "round": r.number,
+                    "invited": r.invited,
                     "contributors": r.contributors,
                     "dropped": r.dropped,
                     "aborted": r.aborted,
@@ -188,8 +254,28 @@ class RunResult:
                 }
                 for r in self.rounds
             ],
+            "simulation_only": list(SIMULATION_ONLY),
+            "notice": NOTICE,
             "job": self.job,
         }
+
+    def _dataset(self) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        if self.data is not None:
+            out |= {
+                "source": self.data.source,
+                "notes": list(self.data.notes),
+                "rows": [self.data.rows[name] for name in self.sites],
+                "held_out": [self.data.held_out[name] for name in self.sites],
+            }
+        if self.preparation is not None:
+            out |= {"features": list(self.preparation.features), "classes": list(self.preparation.classes)}
+        return out
+
+
+def added(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
+    """The sum of two tables of seconds by step."""
+    return {step: first.get(step, 0.0) + second.get(step, 0.0) for step in {**first, **second}}
 
 
 def _finite(tree: Any) -> Any:

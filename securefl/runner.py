@@ -228,6 +228,12 @@ class Runner:
 
         return site_epsilon(self._training[name], self.models_per_record, planned=planned)  # type: ignore[arg-type]
 
+    @property
+    def noise_multiplier(self) -> float | None:
+        """Standard deviation of the noise on the sum of a step's clipped gradients, divided by the clip; None without noise."""
+        first: Any = next(iter(self._training.values()))[0]
+        return first.noise_multiplier if self._private else None
+
     def run(self, on_event: Callable[[RoundRecord], None] | None = None) -> RunResult:
         """Train all rounds and score the final model.  A run that was broken off goes on after the round that broke off.
 
@@ -368,5 +374,6 @@ class Runner:
             wall=self._wall,
             state={p + k: v.detach().numpy() for p, m in zip(prefixes, models, strict=True) for k, v in m.state_dict().items()},
             picture=draw.svg(self.flow),
-            data=self.name,
+            data_name=self.name,
+            noise_multiplier=self.noise_multiplier,
         )

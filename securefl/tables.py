@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from rich.filesize import decimal
 
+from securefl.errors import quoted
 from securefl.results import RunResult
 
 SCORES = {"auroc": "AUROC", "accuracy": "accuracy", "auroc_site_mean": "AUROC, mean of sites", "loss": "loss"}
@@ -56,9 +57,14 @@ def duration(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, in the singular where it is 1."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def outcome(result: RunResult) -> str:
     """One line: rounds, aborts with their checks, and time."""
-    line = f"{len(result.rounds)} rounds in {duration(result.wall)}"
+    line = f"{counted(len(result.rounds), 'round')} in {duration(result.wall)}"
     if result.aborted_rounds:
         checks = Counter(record.aborted for record in result.rounds if record.aborted)
         why = ", ".join(f"{check} ×{count}" for check, count in checks.most_common())
@@ -75,11 +81,11 @@ def _scores(result: RunResult) -> Sheet:
         total = str(sum(site.rows for site in result.local)) if result.local else ""
         rows.append(["pooled: all rows in one place", total, *(figure(result.pooled.get(key)) for key in shown)])
     rows += [[f"{site.name} alone", str(site.rows), *(figure(site.metrics.get(key)) for key in shown)] for site in result.local]
-    note = ""
+    note = "Simulation only: exact, from the rows of all sites in one place. Scores of single rounds come out of the secure sum."
     if result.pooled or result.local:
-        note = "The pooled model and the sites' own exist in a simulation only and are trained without noise."
+        note += " The pooled model and the sites' own are trained without noise."
     return Sheet(
-        "Score on held-out rows",
+        "Score on held-out rows (simulation only)",
         ["model", "rows to train on", *(SCORES[key] for key in shown)],
         rows,
         note,
@@ -92,10 +98,10 @@ def _by_site(result: RunResult) -> Sheet:
     shown = [key for key in SCORES if any(key in metrics for metrics in result.site_metrics.values())]
     rows = [[name, *(figure(metrics.get(key)) for key in shown)] for name, metrics in result.site_metrics.items()]
     return Sheet(
-        "The federated model on each site's held-out rows",
+        "The federated model on each site's held-out rows (simulation only)",
         ["site", *(SCORES[key] for key in shown)],
         rows,
-        "Seen in a simulation only; a dash: a class is missing there.",
+        "A dash: a class is missing there.",
         frozenset(range(1, 1 + len(shown))),
     )
 
@@ -110,6 +116,8 @@ def _privacy(result: RunResult) -> Sheet:
         for name, epsilon in zip(result.sites, result.epsilon, strict=False)
     ]
     note = "Spent over all rounds, aborted ones included. What ε leaves out stands in the next table as exact."
+    if result.noise_multiplier is not None:
+        note += f" Noise on the sum of a step's gradients: {result.noise_multiplier:.3f} times the clip."
     return Sheet(title, ["site", "ε", "δ", "protects", "accountant"], rows, note, frozenset({1, 2}))
 
 
@@ -125,14 +133,23 @@ def _traffic(result: RunResult) -> Sheet:
 
 def _time(result: RunResult) -> Sheet:
     longest_first = sorted(result.seconds.items(), key=lambda item: -item[1])
+    rest = result.wall - sum(result.seconds.values())
+    longest_first += [("everything else", rest)] if result.seconds and rest > 0 else []
     rows = [[step, duration(seconds), f"{seconds / result.wall:.0%}" if result.wall else "–"] for step, seconds in longest_first]
-    return Sheet("Time by step, over the whole run", ["step", "time", "share"], rows, figures=frozenset({1, 2}))
+    return Sheet("Time by step, all parties together", ["step", "time", "share"], rows, figures=frozenset({1, 2}))
 
 
 def _server_saw(result: RunResult) -> Sheet:
     rows = [[row.message, row.step, str(row.count), size(row.size), row.shows] for row in result.server_saw]
     columns = ["message", "step", "count", "size", "what the server can read from it"]
     return Sheet("What the server saw", columns, rows, figures=frozenset({2, 3}))
+
+
+def data(result: RunResult) -> Sheet:
+    """Rows of each site, for the report."""
+    rows = [] if result.data is None else [[name, str(n), str(result.data.held_out[name])] for name, n in result.data.rows.items()]
+    columns = ["site", "rows", "held out"]
+    return Sheet("Rows by site (simulation only)", columns, rows, figures=frozenset({1, 2}))
 
 
 def rounds(result: RunResult) -> Sheet:
@@ -142,7 +159,7 @@ def rounds(result: RunResult) -> Sheet:
         [
             str(record.number),
             f"{record.contributors} of {record.invited}",
-            ", ".join(f"{name} ({stage})" for name, stage in record.dropped.items()),
+            ", ".join(f"{quoted(name)} ({stage})" for name, stage in record.dropped.items()),
             record.aborted or "",
             *(figure(record.metrics.get(key)) if record.metrics else "–" for key in shown),
             f"{max(record.epsilon.values()):.3f}" if record.epsilon else "–",
@@ -154,6 +171,6 @@ def rounds(result: RunResult) -> Sheet:
         "Round by round",
         columns,
         rows,
-        "Scores are those of the model before the round.",
+        "Scores are those of the model before the round, out of the secure sum.",
         frozenset({0, 1, *range(4, 5 + len(shown))}),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import Any
 
 from protocols.flow import Flow, Step
 from protocols.session import SERVER, Address, Letter
-from securefl.results import ServerSaw
+from securefl.results import RunResult, ServerSaw, added
 
 
 class StepClock:
@@ -81,15 +82,48 @@ class Traffic:
         elif letter.sender == SERVER:
             self.down[self._names[to.index - 1]] += size
 
-    def server_saw(self, flow: Flow, sums: int, size: int, *, hidden: bool = True) -> list[ServerSaw]:
-        """What reached the server, and the one thing that it could open: ``sums`` sums of ``size`` values."""
+    def arrived(self, flow: Flow) -> list[ServerSaw]:
+        """The messages that reached the server."""
         awaited = {kind: flow.receiver(kind).name for kind in flow.messages("server")}
-        rows = [
+        return [
             ServerSaw(kind.__name__, awaited.get(kind, "(leaves)"), count, self._bytes[kind], _shows(kind))
             for kind, count in self._count.items()
         ]
+
+    def server_saw(self, flow: Flow, sums: int, size: int, *, hidden: bool = True) -> list[ServerSaw]:
+        """What reached the server, and the one thing that it could open: ``sums`` sums of ``size`` values."""
         what = "the one thing it could open" if hidden else "beside every vector itself, which came in clear"
-        return [*rows, ServerSaw("Sum", "opened", sums, 8 * size * sums, f"the sum over all survivors: {what}")]
+        return [*self.arrived(flow), ServerSaw("Sum", "opened", sums, 8 * size * sums, f"the sum over all survivors: {what}")]
+
+
+class Gauge:
+    """What the sums before training measure: seconds, bytes, and the size of each sum that was opened.
+
+    Args:
+        names: names of the parties, in the order of the roster.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.clock, self.traffic, self.sizes = StepClock(time.perf_counter), Traffic(names), list[int]()
+
+    def added_to(self, result: RunResult, flow: Flow) -> RunResult:
+        """The result of the training with these sums counted in; ``flow`` is the protocol's."""
+        rows = {(row.message, row.step): row for row in self.traffic.arrived(flow)}
+        if self.sizes:
+            rows["Sum", ""] = ServerSaw(
+                "Sum", "before training", len(self.sizes), 8 * sum(self.sizes), "sums of feature statistics"
+            )
+        saw = list[ServerSaw]()
+        for row in result.server_saw:
+            more = rows.pop((row.message, row.step), None)
+            saw.append(replace(row, count=row.count + more.count, size=row.size + more.size) if more else row)
+        return replace(
+            result,
+            up={name: size + self.traffic.up[name] for name, size in result.up.items()},
+            down={name: size + self.traffic.down[name] for name, size in result.down.items()},
+            seconds=added(result.seconds, self.clock.total()),
+            server_saw=[*saw, *rows.values()],
+        )
 
 
 def _shows(kind: type) -> str:

@@ -100,4 +100,5 @@ def load(*, clients: int | None, seed: int) -> Dataset:
         fixed_sites=False,
         source="Wisconsin breast cancer (diagnostic), UCI doi:10.24432/C5DW2B, CC BY 4.0, as bundled with scikit-learn",
         notes=(f"{y.size} real rows dealt out to {count} made-up sites with unequal shares of malignant rows",),
+        classes=("benign", "malignant"),
     )

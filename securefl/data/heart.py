@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from securefl.data.types import Dataset, Site
+from securefl.data.types import Coding, Dataset, Site
 from securefl.errors import UserError
 
 UCI = "https://archive.ics.uci.edu/ml/machine-learning-databases/heart-disease/"
@@ -109,6 +109,12 @@ def load(*, clients: int | None = None, directory: Path | None = None, base_url:
             "chol is 0, which stands for not measured and is kept as a value as in FLamby, in: "
             + ", ".join(f"{count} rows of {name}" for name, count in zeros.items() if count),
         ),
+        codings=(
+            *(Coding(name) for name in RANGES if "=" not in name),
+            Coding("cp", ("1", "2", "3", "4")),
+            Coding("restecg", ("0", "1", "2")),
+        ),
+        classes=("no heart disease", "heart disease"),
     )
 
 

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from securefl.data.columns import Column, Mask, check_finite, labels, ordered, read, site_names, some
-from securefl.data.types import Dataset, Site
-from securefl.errors import UserError
+from securefl.data.types import Coding, Dataset, Site
+from securefl.errors import UserError, quoted
 
 MOST_VALUES = 20
 """A text column with more distinct values is not encoded."""
@@ -78,7 +78,7 @@ def load(path: Path, *, label: str | None, site: str | None, ranges: Ranges) -> 
     titles = tuple(title for title, _, _ in encoded)
     if len(set(titles)) < len(titles):
         twice = sorted({title for title in titles if titles.count(title) > 1})
-        raise UserError(f"{path} has a column named like an encoded value of another: {some(twice)}; rename it")
+        raise UserError(f"{path} has a column named like an encoded value of another: {some(map(quoted, twice))}; rename it")
     x = np.column_stack([values for _, values, _ in encoded])
     bounds = [bound for _, _, bound in encoded if bound is not None]
     return Dataset(
@@ -89,12 +89,17 @@ def load(path: Path, *, label: str | None, site: str | None, ranges: Ranges) -> 
         fixed_sites=True,
         source=f"{path}, the user's own table; its licence is not known",
         notes=(
-            *(f"label {label}: {i} is {name} ({np.sum(y[rows] == i)} rows)" for i, name in enumerate(classes)),
+            *(
+                f"label {quoted(str(label))}: {i} is {quoted(name)} ({n} row{'s' * (n != 1)})"
+                for i, (name, n) in enumerate(zip(classes, np.bincount(y[rows], minlength=2).tolist(), strict=True))
+            ),
             *_type_notes(choice, rows, sum(not column.name for column in columns)),
             *_missing_notes((outcome, *features), choice.used, ranges, rows, sites),
             f"constant columns, not used: {some(choice.constant) or 'none'}",
             *_outside_notes(choice.used, rows, ranges),
         ),
+        codings=tuple(_coding(column, rows, ranges) for column in choice.used),
+        classes=classes,
     )
 
 
@@ -102,10 +107,10 @@ def _roles(columns: Sequence[Column], label: str | None, site: str | None, path:
     """The label, the site and the columns that may be features."""
     by_name = {column.name: column for column in columns if column.name}
     if label is None or site is None:
-        raise UserError(f"{path} needs a label column and a site column; its columns: {some(by_name)}")
+        raise UserError(f"{path} needs a label column and a site column; its columns: {some(map(quoted, by_name))}")
     for role, name in {"label": label, "site": site}.items():
         if name not in by_name:
-            raise UserError(f"the {role} column {name!r} is not in {path}; its columns: {some(by_name)}")
+            raise UserError(f"the {role} column {name!r} is not in {path}; its columns: {some(map(quoted, by_name))}")
     if label == site:
         raise UserError(f"the column {label!r} is named as label and as site: two columns are needed")
     return by_name[label], by_name[site], tuple(c for name, c in by_name.items() if name not in {label, site})
@@ -115,7 +120,7 @@ def _check_ranges(ranges: Ranges, features: Sequence[Column], path: Path) -> Non
     by_name = {column.name: column for column in features}
     for name, (low, high) in ranges.items():
         if name not in by_name:
-            raise UserError(f"a range is given for {name!r}, no feature column of {path}; these are: {some(by_name)}")
+            raise UserError(f"a range is given for {name!r}, no feature column of {path}; these are: {some(map(quoted, by_name))}")
         if by_name[name].numbers is None and by_name[name].present.any():
             raise UserError(f"a range is given for {name!r}, which holds text: a range goes with a column of numbers")
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
@@ -128,12 +133,12 @@ def _choose(columns: Sequence[Column], rows: Mask) -> _Choice:
     for column in columns:
         values = column.values(rows)
         if not values:
-            unusable.append(f"{column.name} (no values)")
+            unusable.append(f"{quoted(column.name)} (no values)")
         elif len(values) == 1:
-            constant.append(f"{column.name} (always {values[0]})")
+            constant.append(f"{quoted(column.name)} (always {quoted(values[0])})")
         elif column.numbers is None and len(values) > MOST_VALUES:
             reason = column.stray or f"text with {len(values)} distinct values, at most {MOST_VALUES}"
-            unusable.append(f"{column.name} ({reason})")
+            unusable.append(f"{quoted(column.name)} ({reason})")
         else:
             used.append(column)
     used.sort(key=lambda column: column.numbers is None)
@@ -152,29 +157,34 @@ def _complete(label: Column, used: Sequence[Column], ranges: Ranges) -> Mask:
 def _check_sites(sites: Mapping[str, Mask], rows: Mask, used: Sequence[Column]) -> None:
     for name, own in sites.items():
         if not (rows & own).any():
-            gaps = some((c.name for c in used if not c.present[own].all()), 5) or "the label"
+            gaps = some((quoted(c.name) for c in used if not c.present[own].all()), 5) or "the label"
             raise UserError(f"site {name!r} is empty once rows with missing values are left out; missing in: {gaps}")
+
+
+def _coding(column: Column, rows: Mask, ranges: Ranges) -> Coding:
+    bound = ranges.get(column.name)
+    values = tuple(column.values(rows)) if column.numbers is None else ()
+    return Coding(column.name, values, None if bound is None or values else bound[0] / 2 + bound[1] / 2)
 
 
 def _encode(column: Column, rows: Mask, ranges: Ranges) -> list[tuple[str, NDArray[np.float64], tuple[float, float] | None]]:
     """A column's features: name, values of all rows of the file, shape (rows,), and public range."""
+    coding = _coding(column, rows, ranges)
     if column.numbers is None:
-        return [
-            (f"{column.name}={value}", (column.cells == value).astype(np.float64), (0.0, 1.0)) for value in column.values(rows)[1:]
-        ]
-    bound = ranges.get(column.name)
-    middle = math.nan if bound is None else bound[0] / 2 + bound[1] / 2
-    return [(column.name, np.where(column.present, column.numbers, middle), bound)]
+        present = zip(coding.features, coding.values[1:], strict=True)
+        return [(title, (column.cells == value).astype(np.float64), (0.0, 1.0)) for title, value in present]
+    middle = math.nan if coding.fill is None else coding.fill
+    return [(column.name, np.where(column.present, column.numbers, middle), ranges.get(column.name))]
 
 
 def _type_notes(choice: _Choice, rows: Mask, nameless: int) -> list[str]:
-    numeric = [column.name for column in choice.used if column.numbers is not None]
-    text = [f"{c.name} ({len(c.values(rows))} values)" for c in choice.used if c.numbers is None]
+    numeric = [quoted(column.name) for column in choice.used if column.numbers is not None]
+    text = [f"{quoted(c.name)} ({len(c.values(rows))} values)" for c in choice.used if c.numbers is None]
     notes = [
         f"columns of numbers: {some(numeric) or 'none'}",
         f"columns of text, one 0/1 feature for every value but the first: {some(text) or 'none'}",
     ]
-    notes += [f"column {c.name} is taken as text: {c.stray}" for c in choice.used if c.stray]
+    notes += [f"column {quoted(c.name)} is taken as text: {c.stray}" for c in choice.used if c.stray]
     if nameless:
         notes.append(f"columns without a name, not used: {nameless}")
     if choice.unusable:
@@ -186,12 +196,12 @@ def _missing_notes(
     columns: Sequence[Column], used: Sequence[Column], ranges: Ranges, rows: Mask, sites: Mapping[str, Mask]
 ) -> list[str]:
     counts = {column.name: int(np.sum(~column.present)) for column in columns}
-    notes = ["missing values: " + (some(f"{name} {count}" for name, count in counts.items() if count) or "none")]
-    filled = [f"{c.name} {sum(ranges[c.name]) / 2:g}" for c in used if c.name in ranges and not c.present[rows].all()]
+    notes = ["missing values: " + (some(f"{quoted(name)} {count}" for name, count in counts.items() if count) or "none")]
+    filled = [f"{quoted(c.name)} {sum(ranges[c.name]) / 2:g}" for c in used if c.name in ranges and not c.present[rows].all()]
     if filled:
         notes.append(f"missing numbers replaced by the middle of the public range: {some(filled)}")
     if not rows.all():
-        lost = [f"{name} {np.sum(own & ~rows)} of {np.sum(own)}" for name, own in sites.items() if (own & ~rows).any()]
+        lost = [f"{quoted(name)} {np.sum(own & ~rows)} of {np.sum(own)}" for name, own in sites.items() if (own & ~rows).any()]
         notes.append(f"rows with missing values, left out: {some(lost)}")
     return notes
 
@@ -205,5 +215,5 @@ def _outside_notes(used: Sequence[Column], rows: Mask, ranges: Ranges) -> list[s
         numbers = column.numbers[rows & column.present]
         count = int(np.sum((numbers < low) | (numbers > high)))
         if count:
-            notes.append(f"values of {column.name} outside its public range {low:g} to {high:g}: {count}")
+            notes.append(f"values of {quoted(column.name)} outside its public range {low:g} to {high:g}: {count}")
     return notes

@@ -24,6 +24,27 @@ class Site:
 
 
 @dataclass(frozen=True)
+class Coding:
+    """How a column becomes features.
+
+    Attributes:
+        column: its name.
+        values: () for a column of numbers, which is one feature; else all values that it has, the first of which has no feature and
+            the others ``column=value``, 0 or 1.
+        fill: what stands in for a missing number, or None.
+    """
+
+    column: str
+    values: tuple[str, ...] = ()
+    fill: float | None = None
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the features, in order."""
+        return tuple(f"{self.column}={value}" for value in self.values[1:]) if self.values else (self.column,)
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Sites and public knowledge.
 
@@ -35,6 +56,8 @@ class Dataset:
         fixed_sites: whether the data fix the sites (``--clients`` is refused).
         source: where the rows come from, and their licence.
         notes: lines that a user should see before training (types, missing values, constant columns).
+        codings: how columns became ``features``, in the same order; empty: each feature is a column of numbers.
+        classes: what the labels 0 and 1 stand for.
     """
 
     name: str
@@ -44,6 +67,8 @@ class Dataset:
     fixed_sites: bool
     source: str
     notes: tuple[str, ...] = field(default=())
+    codings: tuple[Coding, ...] = field(default=())
+    classes: tuple[str, str] = ("0", "1")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from securefl.job import Job
-from securefl.results import Opened, RoundRecord, RunResult, ServerSaw, SiteBaseline
+from securefl.results import DataSummary, Opened, Preparation, RoundRecord, RunResult, ServerSaw, SiteBaseline
 
 
 def job(**sections: dict[str, Any]) -> Job:
@@ -21,7 +21,7 @@ def record(number: int, *, aborted: str | None = None, epsilon: float = 0.0, **m
 
 
 def result(job: Job | None = None, **changes: Any) -> RunResult:
-    """Three sites, four rounds of which the third aborted, with differential privacy."""
+    """Three sites, four rounds of which the third aborted, with differential privacy: nothing of it is consistent."""
     job = job or Job()
     values: dict[str, Any] = {
         "job": job.plain(),
@@ -52,6 +52,17 @@ def result(job: Job | None = None, **changes: Any) -> RunResult:
         "warnings": ["site east has one class"],
         "wall": 2.0,
         "state": {"weight": np.arange(6, dtype=np.float32).reshape(2, 3).T, "bias": np.zeros(1, dtype=np.float32)},
+        "noise_multiplier": 1.25,
+        "data": DataSummary(
+            "made by hand", ("age is made up",), {"north": 57, "south": 71, "east": 86}, {"north": 17, "south": 21, "east": 26}
+        ),
+        "preparation": Preparation(
+            ("age", "sex=m"),
+            ("well", "ill"),
+            ({"column": "age", "values": (), "fill": None}, {"column": "sex", "values": ("f", "m"), "fill": None}),
+            (50.0, 0.5),
+            (10.0, 0.25),
+        ),
         "picture": '<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><text>the flow</text></svg>',
     }
     return RunResult(**{**values, **changes})

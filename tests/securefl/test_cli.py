@@ -2,84 +2,46 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import shlex
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from made_result import record, result
-from rich.console import Console
+from made_result import result
+from stub_runner import Runner, refused
 
-import securefl.data
 from protocols.errors import Abort, Misuse
-from securefl import console, options
+from securefl import demo
 from securefl.cli import main
-from securefl.data.types import Dataset, Site
 from securefl.errors import UserError
-from securefl.job import SECTIONS, Job
-from securefl.results import RoundRecord, RunResult
+from securefl.job import Job
+from securefl.results import RunResult
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class Runner:
-    """Stands for securefl.experiment: remembers the job, tells two rounds, returns or raises what it is told to."""
-
-    def __init__(self) -> None:
-        self.jobs: list[Job] = []
-        self.answer: Callable[[Job], RunResult] = result
-
-    def run_job(self, job: Job, *, dataset: Dataset, on_event: Callable[[RoundRecord], None] | None = None) -> RunResult:
-        assert dataset.name == "made data"
-        self.jobs.append(job)
-        print("noise of a library")
-        if on_event:
-            on_event(record(1, auroc=0.5))
-            on_event(record(job.privacy.rounds, aborted="too-few-survivors", epsilon=1.5))
-        return self.answer(job)
-
-    def expected_aborts(self, job: Job, parties: int) -> float:
-        return parties * job.simulation.dropout
+def printed(text: str) -> dict[str, Any]:
+    """The object that was printed, without the seconds, which hold those of loading."""
+    tree = json.loads(text)
+    assert tree.pop("seconds") >= result().wall
+    assert set(tree.pop("seconds_by_step")) == {"train", "mask", "load_data", "load_libraries"}
+    return tree
 
 
-@pytest.fixture
-def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
-    made, module = Runner(), ModuleType("securefl.experiment")
-    module.run_job, module.expected_aborts = made.run_job, made.expected_aborts  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "securefl.experiment", module)
-    sites = tuple(Site(name, np.zeros((4, 2)), np.array([0, 1, 0, 1])) for name in ("north", "south", "east"))
-    notes = ("column [age] has 3 missing values",)
-    data = Dataset("made data", ("a", "b"), sites, None, fixed_sites=True, source="made by hand", notes=notes)
-    monkeypatch.setattr(securefl.data, "load", lambda *_, **__: data)
-    monkeypatch.setenv("COLUMNS", "160")
-    return made
-
-
-def refused(capsys: pytest.CaptureFixture[str], *args: str, code: int = 2) -> str:
-    """The one line of a refusal; stdout stays empty."""
-    assert main(list(args)) == code
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("securefl: ")
-    assert captured.err.count("\n") == 1
-    assert captured.err.endswith("\n")
-    return captured.err
+def expected(runner: Runner) -> dict[str, Any]:
+    tree = json.loads(json.dumps(result(runner.jobs[0]).as_json()))
+    return {key: value for key, value in tree.items() if not key.startswith("seconds")}
 
 
 def test_json_prints_one_object_and_nothing_else(runner: Runner, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--json"]) == 0
     captured = capsys.readouterr()
-    assert json.loads(captured.out) == json.loads(json.dumps(result().as_json()))
+    assert printed(captured.out) == expected(runner)
     assert captured.out.count("\n") == 1
     assert captured.err == "noise of a library\n"
 
@@ -94,9 +56,11 @@ def test_the_published_keys_are_there(runner: Runner, capsys: pytest.CaptureFixt
     assert tree["privacy"]["epsilon"] == [2.75, 1.375, 0.6875]
     assert tree["privacy"]["delta"] == 1e-5
     assert tree["sites"] == ["north", "south", "east"]
-    assert tree["bytes"] == {"up_per_client": [1000, 2000, 3_000_000], "down_per_client": [10, 20, 30]}
+    assert (tree["bytes"]["up_per_client"], tree["bytes"]["down_per_client"]) == (1_001_000, 20)
+    assert (tree["bytes"]["up"], tree["bytes"]["down"]) == ([1000, 2000, 3_000_000], [10, 20, 30])
     assert (tree["rounds"], tree["aborted_rounds"], tree["protocol"]) == (4, 1, "secagg")
-    assert tree["seconds"]["total"] == 2.0
+    assert isinstance(tree["seconds"], float)
+    assert tree["seconds_by_step"]["train"] == 1.5
 
 
 def test_the_terminal_shows_the_plan_first_and_every_table_after(runner: Runner, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,102 +84,6 @@ def test_without_noise_or_masks_the_plan_says_so(runner: Runner, capsys: pytest.
     assert "no differential privacy" in out
     assert "the server sees every party's update" in out
     assert "expect" not in out
-
-
-def test_options_override_the_file_only_where_given(runner: Runner, tmp_path: Path) -> None:
-    path = tmp_path / "job.toml"
-    path.write_text("[privacy]\nrounds = 7\nepsilon = 2\n[model]\nname = 'mlp'\n[simulation]\nbaselines = false\n")
-    assert main(["run", str(path), "--rounds", "9", "--seed", "3"]) == 0
-    job = runner.jobs[0]
-    assert (job.privacy.rounds, job.privacy.epsilon, job.model.name) == (9, 2.0, "mlp")
-    assert (job.simulation.seed, job.simulation.baselines) == (3, False)
-
-
-def test_every_key_of_a_job_has_an_option(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "300")
-    assert main(["run", "--help"]) == 0
-    out = capsys.readouterr().out
-    flags = [
-        name for section, knobs in SECTIONS.items() for key in knobs.model_fields for name in options.flag(section, key).split("/")
-    ]
-    assert len(flags) == len(set(flags))
-    for flag in flags:
-        assert f" {flag} " in out
-
-
-TEXT = st.text(st.characters(blacklist_categories=["Cs", "Cc"]), min_size=1, max_size=8)
-NUMBERS = st.floats(-1e9, 1e9)
-TABLE = st.fixed_dictionaries(
-    {"name": TEXT.map(lambda text: f"{text}.csv"), "label": TEXT, "site": TEXT},
-    optional={
-        "ranges": st.dictionaries(TEXT, st.tuples(NUMBERS, NUMBERS).map(sorted).filter(lambda ends: ends[0] < ends[1]), max_size=3)
-    },
-)
-HEART = st.fixed_dictionaries({"name": st.just("heart")}, optional={"dir": TEXT})
-JOBS = st.fixed_dictionaries(
-    {},
-    optional={
-        "data": st.tuples(TABLE | HEART, st.integers(2, 9) | st.none()).map(lambda pair: {**pair[0], "folds": pair[1]}),
-        "model": st.fixed_dictionaries({"name": st.sampled_from(["logistic", "mlp"]), "fix": st.booleans()}),
-        "privacy": st.fixed_dictionaries(
-            {},
-            optional={
-                "protocol": st.sampled_from(["secagg", "plain-insecure", "lightsecagg"]),
-                "mechanism": st.sampled_from(["local-record", "none"]),
-                "delta": st.floats(0, 1, exclude_min=True, exclude_max=True),
-                "clip": st.floats(1e-6, 1e6),
-                "w_max": st.integers(1, 32767),
-                "threshold": st.integers(2, 9),
-            },
-        ),
-        "simulation": st.fixed_dictionaries({"seed": st.integers(0, 2**63 - 1), "baselines": st.booleans()}),
-    },
-)
-
-
-@given(JOBS)
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_the_command_that_repeats_a_job_gives_that_job(runner: Runner, tree: dict[str, Any]) -> None:
-    job = Job.parse(tree)
-    words = options.command(job)
-    if job.privacy.mechanism == "none":  # what noise needs says nothing without noise, and is left out
-        job = Job.parse({**tree, "privacy": {k: v for k, v in tree["privacy"].items() if k not in options.NEEDS_DP}})
-    runner.jobs.clear()
-    assert main([*words[1:], "--json"]) == 0
-    assert runner.jobs == [job]
-    assert shlex.split(shlex.join(words)) == words
-
-
-@pytest.mark.parametrize(
-    ("args", "words"),
-    [
-        (["--rounds", "0"], ["--rounds", "0", ">= 1"]),
-        (["--rounds", "many"], ["--rounds", "integer"]),
-        (["--epsilon", "nan"], ["--epsilon", "nan"]),
-        (["--epsilon", "-1"], ["--epsilon", "-1", "> 0"]),
-        (["--dropout", "1"], ["--dropout", "< 1"]),
-        (["--protocol", "secag"], ["--protocol", "secagg or plain-insecure", "did you mean secagg?"]),
-        (["--data", "hearts"], ["--data", "did you mean heart?"]),
-        (["--data", "heart", "--clients", "4"], ["clients", "heart"]),
-        (["--data", "heart", "--holdout", "0.2"], ["--holdout", "5 folds", "--folds 1"]),
-        (["--data", "rows.csv"], ["--label"]),
-        (["--no-dp", "--epsilon", "2"], ["--epsilon", "--no-dp"]),
-        (["--range", "age=1"], ["--range", "COLUMN=LOW:HIGH"]),
-        (["--range", "age=a:b"], ["--range", "COLUMN=LOW:HIGH"]),
-        (["--epsilonn", "3"], ["--epsilonn", "--epsilon"]),
-        (["a.toml", "b.toml"], ["b.toml"]),
-        (["none.toml"], ["none.toml", "cannot read"]),
-    ],
-)
-def test_bad_options_are_one_line_and_nothing_runs(
-    runner: Runner, capsys: pytest.CaptureFixture[str], tmp_path: Path, args: list[str], words: list[str]
-) -> None:
-    out = tmp_path / "out"
-    line = refused(capsys, "run", *args, "--out", str(out))
-    for word in words:
-        assert word in line
-    assert runner.jobs == []
-    assert not out.exists()
 
 
 def test_a_bad_job_file_is_one_line_with_file_and_key(runner: Runner, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -258,20 +126,72 @@ def test_a_refused_models_diff_follows_the_line(runner: Runner, capsys: pytest.C
     assert capsys.readouterr().err.endswith("securefl: BatchNorm1d is refused\n-BatchNorm1d\n+GroupNorm\n")
 
 
-def test_an_interrupt_is_130(runner: Runner, tmp_path: Path) -> None:
+def test_an_interrupt_is_one_line_and_130(runner: Runner, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     def stop(job: Job) -> RunResult:
+        capsys.readouterr()
         raise KeyboardInterrupt
 
     runner.answer = stop
-    assert main(["run", "--json", "--out", str(tmp_path / "out")]) == 130
+    assert refused(capsys, "run", "--json", "--out", str(tmp_path / "out"), code=130) == "securefl: interrupted; nothing written\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupt_between_two_files_leaves_none(
+    runner: Runner, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = os.fsync, list[int]()
+
+    def stop(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", stop)
+    assert main(["run", "--json", "--out", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err.endswith("securefl: interrupted; nothing written\n")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_an_interrupt_after_the_files_says_where_they_are(
+    runner: Runner, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("securefl.console.show_result", stop)
+    out = tmp_path / "out"
+    assert main(["run", "--out", str(out)]) == 130
+    assert capsys.readouterr().err.endswith(f"securefl: interrupted; written: {out}\n")
+    assert len(list(out.iterdir())) == 3
+
+
+def test_ctrl_c_at_a_process(tmp_path: Path) -> None:
+    """A real signal, in the middle of training."""
+    words = ["run", "--no-dp", "--no-baselines", "--rounds", "2000", "--out", "out"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "securefl", *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        while not (line := process.stderr.readline()).startswith("round "):
+            assert line, "ended before its first round"
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert [line for line in rest.splitlines() if not line.startswith("round ")] == ["securefl: interrupted; nothing written"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_out_writes_three_complete_files(runner: Runner, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "out"
     assert main(["run", "--out", str(folder)]) == 0
     assert {path.name for path in folder.iterdir()} == {"report.html", "metrics.json", "model.safetensors"}
-    assert json.loads((folder / "metrics.json").read_text()) == json.loads(json.dumps(result().as_json()))
+    assert printed((folder / "metrics.json").read_text()) == expected(runner)
     assert str(folder / "report.html") in capsys.readouterr().out
 
 
@@ -283,24 +203,6 @@ def test_a_place_that_cannot_be_written_is_refused_before_training(
     assert "is not a folder" in refused(capsys, "run", "--out", str(tmp_path / "file" / "out"))
     assert "metrics.json is a folder" in refused(capsys, "run", "--out", str(tmp_path / "out"))
     assert runner.jobs == []
-
-
-def test_progress_is_live_in_a_terminal_and_plain_lines_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "xterm")
-    told = [record(1, auroc=0.5), record(2, aborted="too-few-survivors", epsilon=1.5), record(20, auroc=0.75, epsilon=2.0)]
-    for terminal in (True, False):
-        target = io.StringIO()
-        with console.progress(Console(file=target, force_terminal=terminal, width=160), Job(), lines=True) as tell:
-            for event in told:
-                tell(event)
-        text = target.getvalue()
-        assert ("\x1b" in text) is terminal
-        for word in ("AUROC 0.750", "ε 2.00", "3 of 3 parties", "1 aborted so far", "20/20"):
-            assert word in text
-    target = io.StringIO()
-    with console.progress(Console(file=target, force_terminal=False), Job(), lines=False) as tell:
-        tell(told[0])
-    assert target.getvalue() == ""
 
 
 def test_draw_and_demo_hand_on_what_they_were_given(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -321,10 +223,24 @@ def test_draw_and_demo_hand_on_what_they_were_given(monkeypatch: pytest.MonkeyPa
     assert main(["demo"]) == 0
     assert calls == [
         ("secagg", {"clients": 5, "dropout": 1, "step": True}),
-        ("secagg", {"clients": 6, "dropout": 2, "step": False}),
+        ("secagg", {"clients": 6, "dropout": None, "step": False}),
     ]
-    assert "--dropout 3" in refused(capsys, "demo", "--clients", "3", "--dropout", "3")
     assert "--format" in refused(capsys, "draw", "secagg", "--format", "png")
+
+
+def test_demo_says_its_limits_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--help"]) == 0
+    assert f"2 to {demo.MOST}" in " ".join(capsys.readouterr().out.split())
+    assert f"2..{demo.MOST}" in refused(capsys, "demo", "--clients", str(demo.MOST + 1))
+    assert "0..2 with 6 clients and threshold 4, not 5" in refused(capsys, "demo", "--dropout", "5")
+
+
+def test_draw_names_every_flow(capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, "draw", "nosuch")
+    for name in ("secagg", "plain-insecure", "lightsecagg", "fedavg"):
+        assert name in line
+        assert main(["draw", name, "--format", "table"]) == 0
+        assert capsys.readouterr().out
 
 
 def python(*args: str, path: list[Path], cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -353,11 +269,16 @@ def test_the_module_runs_as_a_command(tmp_path: Path) -> None:
     assert ended.stderr.startswith("securefl: --rounds = 0 ")
 
 
+MINE = "import pathlib\npathlib.Path({ran!r}).write_text('ran')\nraise RuntimeError('of the user')\n"
+"""A package of the user's own that fails as soon as anything imports it, and tells that it ran."""
+
+
+@pytest.mark.parametrize("source", ["", MINE], ids=["empty", "raises"])
 @pytest.mark.parametrize("kind", ["package", "module"])
-def test_a_foreign_package_named_protocols_is_named_in_one_line(tmp_path: Path, kind: str) -> None:
-    place = tmp_path / "mine" / ("protocols/__init__.py" if kind == "package" else "protocols.py")
+def test_a_foreign_package_named_protocols_is_named_in_one_line_and_not_run(tmp_path: Path, kind: str, source: str) -> None:
+    place, ran = tmp_path / "mine" / ("protocols/__init__.py" if kind == "package" else "protocols.py"), tmp_path / "ran"
     place.parent.mkdir(parents=True)
-    place.write_text("")
+    place.write_text(source.format(ran=str(ran)))
     script = tmp_path / "bin" / "securefl"
     script.parent.mkdir()
     script.write_text("import sys\nfrom securefl.cli import main\nsys.exit(main())\n")
@@ -370,3 +291,20 @@ def test_a_foreign_package_named_protocols_is_named_in_one_line(tmp_path: Path, 
         ended = python("-c", line, path=[tmp_path / "mine", ROOT], cwd=tmp_path)
         assert ended.returncode == 1
         assert ended.stderr.splitlines()[-1].startswith(f"ImportError: {place} shadows ")
+    assert not ran.exists()
+
+
+def test_a_shadow_that_was_imported_before_is_named_too(tmp_path: Path) -> None:
+    place = tmp_path / "protocols.py"
+    place.write_text("")
+    ended = python("-c", "import protocols, securefl", path=[tmp_path, ROOT], cwd=tmp_path)
+    assert ended.stderr.splitlines()[-1].startswith(f"ImportError: {place} shadows ")
+    made = "import sys, types; sys.modules['protocols'] = types.ModuleType('protocols'); import securefl"
+    ended = python("-c", made, path=[ROOT], cwd=tmp_path / "..")
+    assert "made by hand, shadows" in ended.stderr.splitlines()[-1]
+
+
+def test_a_folder_of_data_named_protocols_does_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "protocols").mkdir()
+    ended = python("-m", "securefl", "--version", path=[ROOT], cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -16,6 +16,7 @@ from securefl.experiment import expected_aborts
 
 EARLY = {"secagg": ("Advert", "Boxes", "Masked"), "lightsecagg": ("KeyAdvert", "Shares", "Padded"), "plain-insecure": ("Clear",)}
 LATE = {"secagg": ("Agree", "Openings"), "lightsecagg": ("Agree", "Answer"), "plain-insecure": ()}
+EARLY["secagg+"], LATE["secagg+"] = EARLY["secagg"], LATE["secagg"]
 
 
 def by_enumeration(parties: int, threshold: int, cohort: int, dropout: float, early: float) -> float:

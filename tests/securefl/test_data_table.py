@@ -104,13 +104,22 @@ def test_the_larger_of_two_label_values_is_one(table, low, high):
     assert [site.y.tolist() for site in dataset.sites] == [[1, 0], [0]]
     assert dataset.notes[0].startswith("label ill: 0 is ")
     assert dataset.notes[0].endswith(" (2 rows)")
-    assert dataset.notes[1].endswith(" (1 rows)")
+    assert dataset.notes[1].endswith(" (1 row)")
 
 
 def test_yes_and_true_are_read_in_any_case_and_numbers_by_value(table):
     for values in (["Yes", "NO", "yes", "no"], ["TRUE", "False", "true", "FALSE"], ["1", "0.0", "1.0", "0"]):
         rows = "".join(f"{i},{value},{site}\n" for i, (value, site) in enumerate(zip(values, "ABAB", strict=True)))
         assert [site.y.tolist() for site in table("a,ill,hospital\n" + rows).sites] == [[1, 1], [0, 0]]
+
+
+def test_a_name_that_could_be_two_stands_in_quotes(table):
+    text = '"age, years",say: ill,"Zürich, ""Nord"""\n1,0,"B, C"\n2,1,A\n,1,"B, C"\n'
+    dataset = table(text, label="say: ill", site='Zürich, "Nord"')
+    assert "columns of numbers: 'age, years'" in dataset.notes
+    assert "missing values: 'age, years' 1" in dataset.notes
+    assert "rows with missing values, left out: 'B, C' 1 of 2" in dataset.notes
+    assert dataset.notes[0] == "label 'say: ill': 0 is 0 (1 row)"
 
 
 def test_a_site_with_one_class_is_normal(table):
@@ -201,7 +210,7 @@ def test_a_byte_order_mark_quotes_and_spaces_are_no_part_of_a_name(table):
         ("a,a ,ill,hospital\n1,1,0,A\n2,2,1,B\n", "more than one column named 'a'"),
         ("a,y,hospital\n1,0,A\n2,1,B\n", "the label column 'ill' is not in"),
         ("a,ill,clinic\n1,0,A\n2,1,B\n", "the site column 'hospital' is not in"),
-        ("a;ill;hospital\n1;0;A\n2;1;B\n", "its columns: a;ill;hospital"),
+        ("a;ill;hospital\n1;0;A\n2;1;B\n", "its columns: 'a;ill;hospital'"),
         ("a,ill,hospital\n1,0,A\n2,1,B\n3,2,B\n", "the label column 'ill' has 3 distinct values: two are needed"),
         ("a,ill,hospital\n1,x,A\n2,y,B\n3,z,B\n", "the label column 'ill' has 3 distinct values: two are needed"),
         ("a,ill,hospital\n1,0,A\n2,0,B\n", "the label column 'ill' is 0 over all sites"),

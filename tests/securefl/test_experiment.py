@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
 from math import comb
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,17 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
+from protocols import simulate
 from protocols.policy import Policy
+from protocols.session import SERVER
 from securefl import UserError
 from securefl import data as datasets
 from securefl.experiment import expected_aborts, run_job, scale, split
 from securefl.job import Job
 from securefl.parties import Consortium
+from securefl.privacy.accountant import calibrate, epsilon_of
 from securefl.results import RunResult
+from securefl.timing import Gauge
 
 needs_data = pytest.mark.skipif("SECUREFL_DATA" not in os.environ, reason="SECUREFL_DATA names no folder with the heart data")
 
@@ -88,9 +94,7 @@ def test_scaling_out_of_secure_sums_is_the_pooled_scaling(folds: int) -> None:
     splits = split(job, loaded)
     consortium = Consortium.of([s.name for s in loaded.sites], Policy())
     for ranges in (loaded.ranges, None):
-        from dataclasses import replace
-
-        scalers, opened = scale(job, replace(loaded, ranges=ranges), splits, consortium)
+        scalers, opened = scale(job, replace(loaded, ranges=ranges), splits, consortium, Gauge([s.name for s in loaded.sites]))
         assert len(opened) == (1 if ranges is not None else 2)
         low, high = (-np.inf, np.inf) if ranges is None else ranges.T
         parts = [s.x[splits[s.name][0].train] if folds == 1 else s.x for s in loaded.sites]
@@ -128,6 +132,71 @@ def test_the_result_has_the_whole_job_and_the_data_s_name() -> None:
     assert (result.title, result.as_json()["data"]) == ("breast-cancer · secagg", "breast-cancer")
     assert told == result.warnings
     assert [line.partition(":")[0] for line in told] == [f"site {i}" for i in range(1, 5)]
+
+
+@pytest.mark.parametrize(("ranges", "before"), [(True, 1), (False, 2)])
+@pytest.mark.parametrize("protocol", ["secagg", "plain-insecure"])
+def test_the_sums_before_training_are_in_bytes_and_in_what_the_server_saw(
+    monkeypatch: pytest.MonkeyPatch, protocol: str, before: int, *, ranges: bool
+) -> None:
+    """Every delivery of every simulation, counted from outside."""
+    traffic, real = list[Any](), simulate.run
+
+    def counted(*args: Any, **kwargs: Any) -> simulate.Outcome:
+        outcome = real(*args, **kwargs)
+        traffic.extend(outcome.traffic)
+        return outcome
+
+    monkeypatch.setattr(simulate, "run", counted)
+    job = Job.parse(
+        {
+            "privacy": {"mechanism": "none", "rounds": 2, "protocol": protocol},
+            "simulation": {"baselines": False},
+            "data": {"clients": 4},
+        }
+    )
+    loaded = datasets.of_job(job)
+    result = run_job(job, dataset=loaded if ranges else replace(loaded, ranges=None))
+    sent, got = Counter[str](), Counter[str]()
+    for _, sender, to, size in traffic:
+        if to == SERVER:
+            sent[f"site {sender.index}"] += size
+        else:
+            got[f"site {to.index}"] += size
+    assert (result.up, result.down) == (sent, got)
+    seen = {row.message: row for row in result.server_saw if row.message != "Sum"}
+    assert {name: row.count for name, row in seen.items()} == Counter(name for name, _, to, _ in traffic if to == SERVER)
+    assert sum(row.size for row in seen.values()) == sum(sent.values())
+    assert [(row.step, row.count) for row in result.server_saw if row.message == "Sum"] == [
+        ("opened", 2),
+        ("before training", before),
+    ]
+    spending = "Masked" if protocol == "secagg" else next(iter(seen))
+    assert seen[spending].count == 4 * (2 + before)
+
+
+def test_time_by_step_covers_preparation_and_never_more_than_all() -> None:
+    result = run_job(Job.parse({"privacy": {"mechanism": "none", "rounds": 2}}))
+    assert {"load_data", "scale_features", "prepare_training", "train_baselines", "mask", "train"} <= set(result.seconds)
+    assert all(seconds >= 0 for seconds in result.seconds.values())
+    assert sum(result.seconds.values()) <= result.wall
+
+
+def test_a_run_says_with_how_much_noise_and_on_which_rows() -> None:
+    result = run(rounds=2)
+    steps = 2 * 3
+    assert result.noise_multiplier is not None
+    assert epsilon_of(result.noise_multiplier, 0.2, steps, 1e-5, "rdp") == pytest.approx(max(result.epsilon))
+    assert run(mechanism="none", rounds=1).noise_multiplier is None
+    assert sum(result.data.rows.values()) == 569
+    assert sum(result.data.held_out.values()) == result.metrics["rows"]
+
+
+def test_the_prv_accountant_works_at_the_defaults() -> None:
+    result = run(accountant="prv")
+    assert all(2.9 < epsilon <= 3 for epsilon in result.epsilon)
+    assert result.accountant == "prv"
+    assert result.noise_multiplier < calibrate(epsilon=3.0, delta=1e-5, sample_rate=0.2, steps=60, accountant="rdp")
 
 
 def test_mlp_trains() -> None:

@@ -233,7 +233,6 @@ def test_looking_through_leaves_model_trainer_and_data_as_they_are() -> None:
         ({"data": {"name": "heart"}}, "data.name"),
         ({"data": {"clients": 3}}, "data.clients"),
         ({"model": {"name": "mlp"}}, "model.name"),
-        ({"model": {"hidden": 3}}, "model.hidden"),
         ({"simulation": {"seed": 1}}, "simulation.seed"),
         ({"simulation": {"baselines": False}}, "simulation.baselines"),
     ],

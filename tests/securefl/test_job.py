@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from securefl.errors import UserError
-from securefl.job import SECTIONS, Job, allowed, read_toml
+from securefl.job import IDLE, SECTIONS, Job, allowed, read_toml
 
 
 def refusal(toml: str, **options: Any) -> str:
@@ -102,15 +104,35 @@ def test_a_job_is_frozen() -> None:
         Job().privacy.epsilon = 100.0
 
 
-def test_plain_data_has_every_key_and_reads_back() -> None:
-    job = Job.parse(
-        {"data": {"name": "a/b.csv", "label": "l", "site": "s", "ranges": {"age": [0, 1.5]}}, "simulation": {"seed": 7}}
-    )
+def test_plain_data_has_every_key_that_is_not_idle_and_reads_back() -> None:
+    table = {"name": "a/b.csv", "label": "l", "site": "s", "ranges": {"age": [0, 1.5]}}
+    job = Job.parse({"data": table, "model": {"name": "mlp"}, "simulation": {"seed": 7}, "output": {"dir": "x", "json": True}})
     plain = json.loads(json.dumps(job.plain()))
     assert {section: set(keys) for section, keys in plain.items()} == {s: set(knobs.model_fields) for s, knobs in SECTIONS.items()}
     assert Job.parse(plain) == job
-    heart = Job.parse({"data": {"name": "heart", "dir": Path("somewhere")}})
+    heart = Job.parse({"data": {"name": "heart", "dir": Path("somewhere")}, "privacy": {"mechanism": "none"}})
     assert Job.parse(heart.plain()) == heart
+    left_out = {(s, k) for s, knobs in SECTIONS.items() for k in knobs.model_fields} - {
+        (s, k) for s, keys in heart.plain().items() for k in keys
+    }
+    assert left_out == {
+        ("data", "holdout"),
+        ("model", "hidden"),
+        *(("privacy", k) for k in ("epsilon", "delta", "accountant", "clip")),
+    }
+
+
+def test_a_rule_names_keys_that_exist() -> None:
+    names = {f"{section}.{key}" for section, knobs in SECTIONS.items() for key in knobs.model_fields}
+    for rule in IDLE:
+        assert {*rule.keys, *rule.because} <= names
+
+
+def test_importing_the_job_warns_of_nothing() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", "import securefl.job"], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.lists(st.integers(), max_size=2)
@@ -198,3 +220,5 @@ def test_relative_paths_are_taken_from_the_files_own_folder(tmp_path: Path) -> N
     assert Job.load(path).data.dir == tmp_path / "d"
     path.write_text("[data]\nname = 'heart'\ndir = '/d'")
     assert Job.load(path).data.dir == Path("/d")
+    path.write_text("[output]\ndir = 'o'")
+    assert Job.load(path).output.dir == tmp_path / "o"

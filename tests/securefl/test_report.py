@@ -7,8 +7,10 @@ import os
 import re
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +18,10 @@ from made_result import job, record, result
 from safetensors.numpy import load
 
 from securefl import report, tables
-from securefl.errors import UserError
+from securefl.errors import UserError, quoted
 from securefl.files import atomic_write, check_folder, write_all
 from securefl.options import command
-from securefl.results import RunResult, SiteBaseline
+from securefl.results import SIMULATION_ONLY, DataSummary, RunResult, SiteBaseline
 
 VOID = {"meta", "br", "img", "link", "hr"}
 
@@ -99,6 +101,7 @@ def test_names_from_data_are_text_never_markup() -> None:
         warnings=[hostile],
         up={hostile: 1},
         down={hostile: 1},
+        data=DataSummary(hostile, (hostile,), {hostile: 3}, {hostile: 1}),
         epsilon=[1.0],
     )
     page = Page(report.html(made))
@@ -132,7 +135,85 @@ def test_json_has_null_where_there_is_no_figure() -> None:
 
 def test_lists_by_site_are_in_the_order_of_the_sites() -> None:
     tree = result(down={"east": 3, "north": 1, "south": 2}).as_json()
-    assert tree["bytes"]["down_per_client"] == [{"north": 1, "south": 2, "east": 3}[name] for name in tree["sites"]]
+    assert tree["bytes"]["down"] == [{"north": 1, "south": 2, "east": 3}[name] for name in tree["sites"]]
+    assert tree["dataset"]["rows"] == [{"north": 57, "south": 71, "east": 86}[name] for name in tree["sites"]]
+
+
+def test_bytes_per_client_are_the_mean_in_whole_bytes() -> None:
+    tree = result(up={"a": 10, "b": 20, "c": 21}, down={"a": 1, "b": 1, "c": 3}, data=None).as_json()
+    assert (tree["bytes"]["up_per_client"], tree["bytes"]["down_per_client"]) == (17, 2)
+    assert isinstance(result().as_json()["seconds"], float)
+
+
+def test_the_report_names_data_noise_and_that_nobody_has_audited_it() -> None:
+    made = result(title="t")
+    page = Page(report.html(made))
+    for words in ("made by hand", "age is made up", "1.250 times the clip", "obody has audited this yet", "simulation only"):
+        assert words in page.text
+    for name, rows in made.data.rows.items():
+        assert re.search(rf"{name}\s*{rows}\s*{made.data.held_out[name]}", page.text)
+    tree = made.as_json()
+    assert tree["privacy"]["noise_multiplier"] == 1.25
+    assert tree["dataset"]["source"] == "made by hand"
+    assert tree["dataset"]["notes"] == ["age is made up"]
+    assert "obody has audited this yet" in tree["notice"]
+    assert "Data" not in list(re.findall(r"<h2>(.*?)</h2>", report.html(result(data=None))))
+
+
+def keys(tree: dict[str, Any], prefix: str = "") -> set[str]:
+    """Dotted names of every key; what has names from the data, or is a list of objects, is one."""
+    out = set()
+    for key, value in tree.items():
+        name = prefix + key
+        if isinstance(value, dict) and name not in {"site_metrics", "seconds_by_step", "job"}:
+            out |= keys(value, f"{name}.")
+        else:
+            out.add(name)
+    return out
+
+
+def test_every_key_of_the_json_object_is_documented_and_no_other() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\| (`[^|]+) \|", page, re.MULTILINE)
+    documented = {name for cell in named for name in re.findall(r"`([^`]+)`", cell)}
+    made = result(
+        metrics={"auroc": 1.0, "accuracy": 1.0, "rows": 9.0, "auroc_site_mean": 1.0}, pooled={"auroc": 1.0, "accuracy": 1.0}
+    )
+    tree = made.as_json()
+    assert documented == keys(tree)
+    for name in SIMULATION_ONLY:
+        assert any(key == name or key.startswith(f"{name}.") for key in keys(tree))
+        rows = [line for line in page.splitlines() if line.startswith(f"| `{name}")]
+        assert rows
+        assert all("simulation only" in line for line in rows)
+
+
+def test_names_in_a_list_are_quoted_where_they_could_be_two() -> None:
+    plain, odd = (
+        ["site 1", "mean radius", "cp=2", "Zürich", "a (b)", "50%"],
+        ["a, b", "x;y", " a", "a ", "", "q'", 'q"', "a\nb", "[b]"],
+    )
+    assert [quoted(name) for name in plain] == plain
+    assert [quoted(name) for name in odd] == [repr(name) for name in odd]
+    sheet = tables.rounds(result(rounds=[replace(record(1), dropped={"a, b": "Masked", "c": "Agree"})]))
+    assert sheet.rows[0][2] == "'a, b' (Masked), c (Agree)"
+
+
+def test_time_by_step_adds_up_to_the_whole() -> None:
+    made = result(seconds={"train": 1.5, "mask": 0.25}, wall=2.0).after({"load_data": 0.5, "mask": 0.25})
+    assert made.wall == 2.75
+    assert made.seconds == {"train": 1.5, "mask": 0.5, "load_data": 0.5}
+    sheet = next(sheet for sheet in tables.sheets(made) if sheet.title.startswith("Time"))
+    assert sheet.rows[-1] == ["everything else", "0.25 s", "9%"]
+    assert sum(float(row[1].split()[0]) for row in sheet.rows) == 2.75
+
+
+def test_a_round_s_scores_and_the_final_ones_say_where_they_come_from() -> None:
+    made = result()
+    assert "out of the secure sum" in tables.rounds(made).note
+    final = next(sheet for sheet in tables.sheets(made) if sheet.title.startswith("Score"))
+    assert "simulation only" in final.title
+    assert "secure sum" in final.note
 
 
 def test_the_model_reads_back_bit_for_bit() -> None:
@@ -153,6 +234,25 @@ def test_a_missing_class_is_a_dash() -> None:
 def test_without_differential_privacy_the_table_says_so() -> None:
     sheet = next(sheet for sheet in tables.sheets(result(epsilon=[])) if sheet.title == "Differential privacy")
     assert sheet.rows[0][0].startswith("none")
+
+
+def test_ctrl_c_while_files_get_their_names_comes_too_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = Path.replace, list[Path]()
+
+    def stop(self: Path, target: Path) -> Path:
+        calls.append(target)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        moved = real(self, target)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return moved
+
+    monkeypatch.setattr(Path, "replace", stop)
+    contents = {name: name.encode() for name in "abc"}
+    paths = write_all(tmp_path / "out", contents)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == contents
+    assert [path.name for path in paths] == list(contents)
 
 
 @pytest.mark.parametrize("broken", ["fsync", "replace"])
