@@ -12,7 +12,18 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from protocols import lightsecagg, lightsecagg_parameters, lightsecagg_types, plain, secagg, secagg_types, simulate
+from protocols import (
+    he,
+    he_parameters,
+    he_types,
+    lightsecagg,
+    lightsecagg_parameters,
+    lightsecagg_types,
+    plain,
+    secagg,
+    secagg_types,
+    simulate,
+)
 from protocols.bulk import Layout, Packed
 from protocols.errors import Misuse
 from protocols.flow import Flow
@@ -71,6 +82,7 @@ class Scheme:
         client_start: the value with which a party starts.
         server_start: the value with which the server starts.
         layouts: layouts of the raw fields of its messages.
+        shared_key: whether every party holds the one key, so that each of them could open all with the server.
     """
 
     name: str
@@ -80,6 +92,12 @@ class Scheme:
     client_start: Callable[[Party, Terms[Any]], object]
     server_start: Callable[[Terms[Any]], object]
     layouts: Callable[[Any], Mapping[str, Layout]]
+    shared_key: bool = False
+
+    @property
+    def policy(self) -> Policy:
+        """The policy of a made-up party that goes along with this protocol, and with a shared key only where it has one."""
+        return Policy(min_corrupt=0) if self.shared_key else Policy()
 
     def terms(self, occasion: Occasion, roster: Roster, parameters: SumParameters) -> Terms[Any]:
         """The terms of one sum under this protocol."""
@@ -88,6 +106,19 @@ class Scheme:
 
 def _masked(parameters: SumParameters) -> Mapping[str, Layout]:
     return {"masked": Packed(parameters.ring, parameters.size + 1)}
+
+
+def _homomorphic(name: str, parameters: Build, flow: Flow) -> Scheme:
+    return Scheme(
+        name,
+        parameters,
+        he.suite,
+        flow,
+        lambda party, terms: he_types.Invited(party.index, party.identity, terms, party.policy),
+        lambda terms: he_types.Collecting(terms, {}),
+        he_parameters.layouts,
+        shared_key=True,
+    )
 
 
 SCHEMES = {
@@ -127,6 +158,8 @@ SCHEMES = {
         lambda terms: lightsecagg_types.Collecting(terms, {}),
         lightsecagg_parameters.layouts,
     ),
+    "bfv": _homomorphic("bfv", he_parameters.HeParameters.bfv, he.flow),
+    "ckks": _homomorphic("ckks", he_parameters.HeParameters.ckks, he.ckks),
 }
 """Protocols by name."""
 
@@ -154,11 +187,11 @@ def server_session(protocol: Scheme, terms: Terms[Any], *, entropy: Entropy = fr
     return Session(flow or protocol.flow, SERVER, peers, [protocol.server_start(terms)], limits, entropy=entropy)
 
 
-def enrol(count: int, *, entropy: Entropy = fresh) -> tuple[Roster, list[Party]]:
-    """A roster of ``count`` made-up parties with fresh identities, for simulation."""
+def enrol(count: int, *, entropy: Entropy = fresh, policy: Policy | None = None) -> tuple[Roster, list[Party]]:
+    """A roster of ``count`` made-up parties with fresh identities and one policy, for simulation."""
     keys = [SigningKey.generate(entropy(), "identity") for _ in range(count)]
     roster = Roster(tuple(Member(f"party-{i}", key.public) for i, key in enumerate(keys, 1)))
-    return roster, [Party(i, key) for i, key in enumerate(keys, 1)]
+    return roster, [Party(i, key, policy or Policy()) for i, key in enumerate(keys, 1)]
 
 
 def secure_sum(
@@ -197,7 +230,7 @@ def secure_sum(
         raise Misuse(f"the vectors differ in shape: {sorted({a.shape for a in arrays})}")
     chosen = scheme(protocol)
     parameters = chosen.parameters(len(arrays), arrays[0].size, int(max_abs), threshold=threshold)
-    roster, parties = enrol(len(arrays))
+    roster, parties = enrol(len(arrays), policy=chosen.policy)
     terms = chosen.terms(Occasion("secure_sum", 0), roster, parameters)
     sessions: dict[Address, Session] = {SERVER: server_session(chosen, terms)}
     sessions |= {client(p.index): client_session(chosen, p, terms) for p in parties}

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
+from protocols.sums import SCHEMES
 from securefl.job import Job
 from securefl.results import NOTICE, RoundRecord, RunResult
 from securefl.tables import Sheet, counted, figure, outcome, sheets
@@ -57,6 +58,8 @@ def show_plan(console: Console, job: Job, *, parties: int, aborts: float) -> Non
     _say(console, "Training", f"{model}, {work}; {score}; scores shown meanwhile are of the model before the round")
     if knobs.protocol != "plain-insecure":
         _say(console, "Sum", f"{knobs.protocol}: the server opens the sum over enough parties, never one party's update")
+        if SCHEMES[knobs.protocol].shared_key:
+            _say(console, "", "all sites share one key: one that helps the server opens every site's update", "yellow")
     else:
         _say(console, "Sum", "plain-insecure: the server sees every party's update", "bold red")
     if knobs.mechanism == "none":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,9 @@ from rich.table import Table
 from rich.text import Text
 
 from protocols import draw, simulate
-from protocols.bulk import Bulk
+from protocols.bulk import Bulk, Packed
 from protocols.flow import Flow
+from protocols.schema import Message, schema
 from protocols.session import SERVER, Address, Letter, Session, client
 from protocols.suite import Occasion, SumParameters
 from protocols.sums import SCHEMES, Scheme, client_session, enrol, server_session
@@ -102,7 +103,7 @@ def play(scheme: Scheme, parameters: SumParameters, dropped: Iterable[int]) -> S
         parameters: of the sum.
         dropped: parties that vanish before their vector leaves.
     """
-    roster, parties = enrol(parameters.parties)
+    roster, parties = enrol(parameters.parties, policy=scheme.policy)
     terms = scheme.terms(Occasion("demo", 0), roster, parameters)
     sessions: dict[Address, Session] = {SERVER: server_session(scheme, terms)}
     sessions |= {client(p.index): client_session(scheme, p, terms) for p in parties}
@@ -139,6 +140,16 @@ def bars(values: NDArray[Any], low: int, high: int) -> list[str]:
     sample = values[len(values) // COLUMNS // 2 :: len(values) // COLUMNS][:COLUMNS].astype(float)
     levels = np.clip(np.rint((sample - low) / max(high - low, 1) * 8 * HEIGHT), 0, 8 * HEIGHT).astype(int)
     return ["".join(" ▁▂▃▄▅▆▇█"[min(8, max(0, level - 8 * row))] for level in levels) for row in reversed(range(HEIGHT))]
+
+
+def on_the_wire(story: Story, message: Message) -> tuple[NDArray[Any], int]:
+    """The first `SIZE` values of the packed vector in a message, read off its bytes, and their modulus."""
+    layouts = story.scheme.layouts(story.parameters)
+    for name, hint in schema(type(message)):
+        value, layout = getattr(message, name), layouts.get(getattr((*get_args(hint), None)[1], "key", ""))
+        if isinstance(value, Bulk) and isinstance(layout, Packed):
+            return layout.ring.unpack(value.data or b"", layout.size)[:SIZE], layout.ring.modulus
+    raise UserError(f"{type(message).__name__} holds no packed vector to show")
 
 
 def figures(x: NDArray[np.int64], masked: NDArray[Any], modulus: int) -> tuple[float, float]:
@@ -223,12 +234,10 @@ def _masked(story: Story, kind: str, console: Console) -> None:
     """The input of one party beside what left it."""
     u = story.shown
     message = next(letter.message for letter, _ in story.letters[kind] if letter.sender == client(u))
-    bulk = next(v for f in fields(message) if isinstance(v := getattr(message, f.name), Bulk))  # type: ignore[arg-type]
-    ring = story.parameters.ring
-    x, y = story.inputs[u], ring.unpack(bulk.data or b"", SIZE + 1)[:SIZE]
+    x, (y, modulus) = story.inputs[u], on_the_wire(story, message)
     _picture(f"what client {u} holds", bars(x, 0, PEAK), "green", console)
-    _picture(f"what the server gets from client {u}", bars(y, 0, ring.modulus - 1), "red", console)
-    correlation, chi = figures(x, y, ring.modulus)
+    _picture(f"what the server gets from client {u}", bars(y, 0, modulus - 1), "red", console)
+    correlation, chi = figures(x, y, modulus)
     hidden = abs(correlation) < 6 / SIZE**0.5 and chi < 100  # a false alarm once in 10^8 runs
     lines = (
         f"correlation with the input {correlation:+.3f} (chance: within ±{2 / SIZE**0.5:.3f} in 19 of 20 runs)",

@@ -17,7 +17,6 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from protocols.policy import Policy
 from protocols.rand import fresh
 from protocols.suite import Occasion
 from protocols.sums import scheme
@@ -91,7 +90,8 @@ def run_job(
         loaded = dataset or datasets.of_job(job)
     smallest_cohort(job.privacy, len(loaded.sites))
     splits, names = split(job, loaded), [s.name for s in loaded.sites]
-    consortium = Consortium.of(names, Policy(min_cohort=job.privacy.min_cohort or 2))
+    policy = replace(scheme(job.privacy.protocol).policy, min_cohort=job.privacy.min_cohort or 2)
+    consortium = Consortium.of(names, policy)
     gauge = Gauge(names)
     with _timed(spent, "scale_features"):
         scalers, opened = scale(job, loaded, splits, consortium, gauge)

@@ -122,8 +122,9 @@ class PrivacyKnobs(Knobs):
     (``clip``) or one party's whole update (``update_clip``).
     """
 
-    protocol: Literal["secagg", "secagg+", "plain-insecure", "lightsecagg"] = Field(
-        default="secagg", description="how the sum is formed; plain-insecure shows every update to the server"
+    protocol: Literal["secagg", "secagg+", "plain-insecure", "lightsecagg", "bfv", "ckks"] = Field(
+        default="secagg",
+        description="how the sum is formed; plain-insecure shows every update to the server, bfv and ckks to one that a site helps",
     )
     mechanism: Literal["local-record", "none"] = Field(
         default="local-record", description="differential privacy: DP-SGD on every site, or none"

@@ -20,7 +20,7 @@ from torch import nn
 from protocols import draw, simulate
 from protocols.bulk import Bulk, Floats
 from protocols.flow import Flow
-from protocols.policy import OccasionGuard, Policy
+from protocols.policy import OccasionGuard
 from protocols.rand import Entropy, fresh
 from protocols.session import SERVER, Session, client
 from protocols.suite import Occasion, Terms
@@ -105,7 +105,8 @@ class Runner:
         self.warnings, self._on_notice = list[str](), on_notice
         self.template = self._checked(model if isinstance(model, nn.Module) else model())
         self.protocol = scheme(knobs.protocol)
-        self.consortium = consortium or Consortium.of(list(self.folds), Policy(min_cohort=knobs.min_cohort or 2))
+        policy = replace(self.protocol.policy, min_cohort=knobs.min_cohort or 2)
+        self.consortium = consortium or Consortium.of(list(self.folds), policy)
         if [member.name for member in self.consortium.roster.members] != list(self.folds):
             raise UserError("the consortium has other names than the data, or another order: each site needs its own party")
         vector, n = to_vector(self.template), len(self.folds)

@@ -15,11 +15,12 @@ import pytest
 import typer
 
 import securefl
-from protocols import draw
+from protocols import draw, he
+from protocols.he_parameters import LARGEST, SUITE, HeParameters, layouts
 from protocols.lightsecagg_parameters import LightParameters
 from protocols.primitives import shamir
 from protocols.schema import MAX_PARTIES
-from protocols.suite import LIGHTSECAGG, SECAGG, default_corrupt, default_threshold
+from protocols.suite import LIGHTSECAGG, SECAGG, Parameters, default_corrupt, default_threshold
 from securefl.cli import app, main
 from securefl.job import BUILT_IN, SECTIONS, Job, allowed
 from securefl.options import flag, read_job
@@ -280,6 +281,37 @@ def test_cost_of_lightsecagg():
         assert 0 < down - (n - 1) * p.box < 100 + 220 * n
 
 
+def test_parameters_of_the_homomorphic_sums():
+    page = section(text("docs/protocols.md"), "bfv and ckks")
+    sets = [cells for cells in rows(page) if cells[0] in ("bfv", "ckks") and len(cells) == 8 and cells[3] == "60"]
+    assert len(sets) == 6
+    for scheme, n, degree, modulus, level, values, size, error in sets:
+        p = getattr(HeParameters, scheme)(int(n), 10**6, 2**15 - 1)
+        assert [degree, modulus, level] == [str(p.degree), str(p.modulus), str(p.security)]
+        assert float(values) == p.digits / p.limbs
+        assert size == f"{p.upload / p.size:.2f}"
+        assert error == f"{p.error:.2g}"
+    bounds = re.search(
+        r"log q ≤ (\d+), (\d+) and (\d+) for 128, 192 and 256 bits at\s+N = 4096, and (\d+), (\d+) and (\d+) at 16384", page
+    )
+    assert [int(x) for x in bounds.groups()] == [LARGEST[n][level] for n in (4096, 16384) for level in (128, 192, 256)]
+    secagg = Parameters.of(100, 10**6, 2**15 - 1)
+    assert f"holds against |C| = {secagg.corrupt} that help the server, and t − 1 = {secagg.threshold - 1} shares" in page
+    assert f"it sends {secagg.ring.bits / 8:.1f} bytes a value" in page
+    assert f"takes t of n parties, {secagg.threshold} of 100, and up to |C| = {secagg.corrupt}" in text("SECURITY.md")
+
+
+def test_cost_of_the_homomorphic_sums():
+    space, _ = executed(blocks(text("docs/protocols.md"), "python")[0])
+    for n in (3, 20):
+        p = HeParameters.bfv(n, 1000, 2**15 - 1)
+        up, down = space["cost"](n, 1000, "bfv")
+        beside = up - p.upload - 390 - 60 * (n - 1)
+        opened = layouts(p)["opened"].nbytes
+        assert min(abs(beside), abs(beside - opened - 90)) < 60
+        assert min(abs(down - 270 * n), abs(down - 270 * n - layouts(p)["total"].nbytes)) < 400
+
+
 def test_thresholds_of_secagg():
     figures = [tuple(map(int, c)) for c in rows(text("docs/protocols.md")) if len(c) == 5 and c[0].isdigit() and int(c[1]) < 1000]
     assert len(figures) == 7
@@ -292,6 +324,10 @@ def test_parameters_in_the_security_policy():
     page = section(text("SECURITY.md"), "Parameters")
     assert f"`{SECAGG}<b>`" in page
     assert f"`{LIGHTSECAGG}<b>`" in page
+    for make in (HeParameters.bfv, HeParameters.ckks):
+        scheme = re.sub(r"_N\d+_", "_N<N>_", he.suite(make(5, 1, 1))).split("X25519")[0]
+        assert f"`{scheme}`" in page
+    assert f"`{SUITE}<b>`" in page
     assert f"2 to {MAX_PARTIES}" in page
     assert f"2^256 + {shamir.P - 2**256}" in page
     waits = {step.name: step.within for step in flow("secagg").steps if step.within is not None}

@@ -1,1 +1,1 @@
-"""Cryptographic primitives: thin wrappers over `cryptography` that fix one choice each."""
+"""Cryptographic primitives: thin wrappers that fix one choice each, over `cryptography`; over TenSEAL in `homomorphic`."""

@@ -18,7 +18,18 @@ from protocols.ring import Ring
 from protocols.schema import PARTIES, Count, Digest, Index, Message, Raw, Record, Size, Span, schema
 from protocols.wire import Decoder, Limits
 
-LIMITS = Limits(5, {"masked": Packed(Ring(23), 67), "answer": Packed(Field(31), 67), "boxes": Blobs(4, 30)})
+LIMITS = Limits(
+    5,
+    {
+        "masked": Packed(Ring(23), 67),
+        "answer": Packed(Field(31), 67),
+        "boxes": Blobs(4, 30),
+        "seeds": Blobs(2, 64),
+        "words": Packed(Ring(60), 67),
+        "total": Packed(Ring(60), 67),
+        "opened": Packed(Ring(23), 67),
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -83,10 +94,10 @@ def largest(hint: Any, limits: Limits) -> Any:
             return high if high > -low else low
         case Count(_, high):
             return (largest(base.__args__[0], limits),) * (limits.parties if high == PARTIES else high)
-    layout = limits.vectors[mark.key]
+    layout: Any = limits.vectors[mark.key]
     if isinstance(layout, Blobs):
         return Bulk.of(layout, np.zeros((layout.count, layout.size), dtype=np.uint8))
-    return Bulk.of(layout, np.zeros(67, dtype=np.uint32))
+    return Bulk.of(layout, np.zeros(67, dtype=layout.ring.dtype))
 
 
 def outcome(act: Callable[[], Any]) -> tuple[str, Any]:

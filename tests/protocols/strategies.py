@@ -11,9 +11,10 @@ from typing import Annotated, Any, get_args, get_origin
 import numpy as np
 from hypothesis import strategies as st
 
-from protocols import lightsecagg_reference, reference, simulate
+from protocols import he_reference, lightsecagg_reference, reference, simulate
 from protocols.bulk import Blobs, Bulk, Layout
 from protocols.flow import Flow
+from protocols.he_parameters import HeParameters
 from protocols.lightsecagg_parameters import LightParameters
 from protocols.policy import Policy
 from protocols.primitives.sign import SigningKey
@@ -45,7 +46,7 @@ def roster(parties: int) -> Roster:
 class Case:
     """One secure sum with everything that determines it."""
 
-    parameters: Parameters | LightParameters
+    parameters: Parameters | LightParameters | HeParameters
     inputs: Mapping[int, Sequence[int]] = field(repr=False)
     dropouts: Mapping[int, str] = field(default_factory=dict)
     seed: int = 0
@@ -64,6 +65,8 @@ class Case:
         entropy, run = {u: self.entropy(u) for u in self.inputs}, reference.secagg
         if protocol == "lightsecagg":
             run = lightsecagg_reference.lightsecagg
+        elif protocol in ("bfv", "ckks"):
+            run = he_reference.homomorphic_sum
         return run(terms, identities(n), self.inputs, entropy, self.dropouts)
 
     def sum_over(self, parties: Sequence[int]) -> list[int]:
@@ -81,7 +84,8 @@ class Case:
 
     @property
     def limits(self) -> Limits:
-        name = "lightsecagg" if isinstance(self.parameters, LightParameters) else "secagg"
+        p = self.parameters
+        name = p.scheme if isinstance(p, HeParameters) else "lightsecagg" if isinstance(p, LightParameters) else "secagg"
         return Limits(self.parameters.parties, scheme(name).layouts(self.parameters))
 
     @property
@@ -165,6 +169,16 @@ def light_parameters(draw: st.DrawFn, *, parties: tuple[int, int] = (2, 6), size
     largest = (2**bits - 2) // (2 * n)
     max_abs = draw(st.sampled_from([1, largest]) | st.integers(1, largest))
     return LightParameters.of(n, draw(st.integers(*size)), max_abs, bits=bits, threshold=threshold, corrupt=corrupt, noise=noise)
+
+
+@st.composite
+def he_parameters(draw: st.DrawFn, *, parties: tuple[int, int] = (2, 6), size: tuple[int, int] = (1, 40)) -> HeParameters:
+    """Parameters of a homomorphic sum: either scheme, values of any width, any threshold that is allowed."""
+    n = draw(st.integers(*parties))
+    largest = (2**62 - 1) // n
+    max_abs = draw(st.sampled_from([1, largest]) | st.integers(1, 62).flatmap(lambda bits: st.integers(1, min(largest, 2**bits))))
+    make = draw(st.sampled_from([HeParameters.bfv, HeParameters.ckks]))
+    return make(n, draw(st.integers(*size)), max_abs, threshold=draw(st.integers(n // 2 + 1, n)))
 
 
 @st.composite

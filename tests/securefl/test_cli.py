@@ -43,7 +43,7 @@ def test_json_prints_one_object_and_nothing_else(runner: Runner, capsys: pytest.
     captured = capsys.readouterr()
     assert printed(captured.out) == expected(runner)
     assert captured.out.count("\n") == 1
-    assert captured.err == "noise of a library\n"
+    assert captured.err == "warning  told when it happens\nnoise of a library\n"
 
 
 def test_the_published_keys_are_there(runner: Runner, capsys: pytest.CaptureFixture[str]) -> None:

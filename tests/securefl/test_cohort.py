@@ -17,6 +17,8 @@ from securefl.experiment import expected_aborts
 EARLY = {"secagg": ("Advert", "Boxes", "Masked"), "lightsecagg": ("KeyAdvert", "Shares", "Padded"), "plain-insecure": ("Clear",)}
 LATE = {"secagg": ("Agree", "Openings"), "lightsecagg": ("Agree", "Answer"), "plain-insecure": ()}
 EARLY["secagg+"], LATE["secagg+"] = EARLY["secagg"], LATE["secagg"]
+for homomorphic in ("bfv", "ckks"):
+    EARLY[homomorphic], LATE[homomorphic] = ("KeyAdvert", "Dealt", "Upload"), ("Agree", "Decrypted")
 
 
 def by_enumeration(parties: int, threshold: int, cohort: int, dropout: float, early: float) -> float:

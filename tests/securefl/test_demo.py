@@ -12,6 +12,7 @@ from rich.console import Console
 from protocols.bulk import Bulk
 from protocols.flow import is_message
 from protocols.rand import Rand, Seed
+from protocols.ring import Ring
 from protocols.session import client
 from protocols.suite import Parameters
 from protocols.sums import SCHEMES
@@ -88,12 +89,14 @@ def test_masked_picture_shows_wire_values(protocol):
     story = demo.play(SCHEMES[protocol], SCHEMES[protocol].parameters(3, demo.SIZE, demo.PEAK), [])
     (kind,) = [p.type for step in SCHEMES[protocol].flow.steps if step.spends for p in step.gives if is_message(p)]
     sent = [letter.message for letter, _ in story.letters[kind.__name__] if letter.sender == client(story.shown)]
-    (bulk,) = [value for message in sent for value in vars(message).values() if isinstance(value, Bulk)]
-    wire = story.parameters.ring.unpack(bulk.data, demo.SIZE + 1)[: demo.SIZE]
+    wire, modulus = demo.on_the_wire(story, sent[0])
+    (bulk,) = [v for v in vars(sent[0]).values() if isinstance(v, Bulk) and np.array_equal(v.values[: demo.SIZE], wire)]
+    packed = Ring(modulus.bit_length() - (modulus & (modulus - 1) == 0)).unpack(bulk.data, bulk.values.size)
+    assert np.array_equal(packed[: demo.SIZE], wire)
     assert (protocol == "plain-insecure") == np.array_equal(wire, story.inputs[story.shown])
     out = io.StringIO()
     demo._tell(story, Console(file=out, width=100), step=False)
-    for line in demo.bars(wire, 0, story.parameters.ring.modulus - 1):
+    for line in demo.bars(wire, 0, modulus - 1):
         assert f"  {line}\n" in out.getvalue()
 
 
