@@ -25,7 +25,7 @@ sender can try many: 2^40 tries eat 40 bits.  So σ = 80 is the default; σ = 40
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -42,7 +42,10 @@ SECURITY = 80
 """σ of a flow that runs without a public beacon."""
 BROKEN_RINGS = 0.01
 """Largest share of rounds in which honest dropouts may leave a thin place on the ring."""
-_NEAREST = 0.005
+
+
+class Infeasible(Misuse):
+    """No sparse graph stands so many corrupt parties and dropouts."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ class Setting:
         semi_honest: whether the server is trusted to follow the protocol.
 
     Raises:
-        Misuse: for numbers outside these bounds, or with A + D > 0.9 n (semi-honest) or A + 2D > 0.9 n.
+        Misuse: for numbers outside these bounds.
+        Infeasible: with A + D > 0.9 n (semi-honest) or A + 2D > 0.9 n.
     """
 
     parties: int
@@ -76,17 +80,26 @@ class Setting:
             raise Misuse(f"the security parameter σ must be in [1, 128], not {self.security}")
         used, formula = (a + d, "γ + δ") if self.semi_honest else (a + 2 * d, "γ + 2δ")
         if used > 0.9 * n:
-            raise Misuse(f"no sparse graph stands this: {formula} = {used / n:.3g} must be at most 0.9 (n = {n}, A = {a}, D = {d})")
+            values = f"n = {n}, A = {a}, D = {d}"
+            raise Infeasible(f"no sparse graph stands this: {formula} = {used / n:.3g} must be at most 0.9 ({values})")
 
     @classmethod
     def of(cls, parties: int, gamma: float, delta: float, *, security: int = SECURITY, semi_honest: bool = False) -> Setting:
-        """The setting of a corrupt share γ and a dropout share δ, both in [0, 1)."""
+        """The setting of a corrupt share γ and a dropout share δ, both in [0, 1).
+
+        Raises:
+            Misuse: for numbers outside these bounds.
+            Infeasible: as the constructor, with the nearest shares for which there is a graph.
+        """
         for name, value in (("corrupt", gamma), ("dropout", delta)):
             if not 0 <= value < 1:
                 raise Misuse(f"the {name} share must be in [0, 1), not {value:g}")
         # a share such as 0.29 of 100 parties is 28.999… in floating point
         corrupt, dropouts = (math.floor(share * parties + 1e-9) for share in (gamma, delta))
-        return cls(parties, corrupt, dropouts, security, semi_honest)
+        try:
+            return cls(parties, corrupt, dropouts, security, semi_honest)
+        except Infeasible as error:
+            raise Infeasible(f"{error}{_nearest(parties, corrupt, dropouts, security, semi_honest)}") from None
 
     @property
     def survivors(self) -> int:
@@ -98,11 +111,11 @@ def graph(setting: Setting) -> Harary:
     """The sparse graph of least degree that stands ``setting``.
 
     Raises:
-        Misuse: where no degree below n − 1 does, with the nearest corrupt share that would.
+        Infeasible: where no degree below n − 1 does, with the nearest corrupt and dropout shares that would.
     """
     found = _search(setting)
     if found is None:
-        raise Misuse(f"no degree below n − 1 = {setting.parties - 1} stands {_words(setting)}{_nearest(setting)}")
+        raise Infeasible(f"no degree below n − 1 = {setting.parties - 1} stands {_words(setting)}{_nearest(*astuple(setting))}")
     return found
 
 
@@ -187,17 +200,25 @@ def too_few_stay(s: Setting, k: int, t: int) -> float:
     return min(1.0, s.parties * float(_hypergeometric(s.parties, s.survivors, k)[:t].sum()))
 
 
-def _nearest(s: Setting) -> str:
-    """The largest corrupt share, then dropout share, that would do, found by bisection over whole parties."""
-    for what in ("corrupt", "dropouts"):
-        low, high = -1, getattr(s, what)
+def _nearest(parties: int, corrupt: int, dropouts: int, security: int, semi_honest: bool) -> str:  # noqa: FBT001
+    """The largest number of corrupt parties, and of dropouts, that would do, found by bisection."""
+
+    def stands(a: int, d: int) -> bool:
+        try:
+            return _search(Setting(parties, a, d, security, semi_honest)) is not None
+        except Infeasible:
+            return False
+
+    found = []
+    for what, most in (("corrupt", corrupt), ("dropouts", dropouts)):
+        low, high = -1, most
         while high - low > 1:
             middle = (low + high) // 2
-            found = _search(replace(s, corrupt=middle) if what == "corrupt" else replace(s, dropouts=middle))
-            low, high = (middle, high) if found else (low, middle)
+            fits = stands(middle, dropouts) if what == "corrupt" else stands(corrupt, middle)
+            low, high = (middle, high) if fits else (low, middle)
         if low >= 0:
-            return f"; with {low} {what} ({low / s.parties:.3g} of n) there is one"
-    return "; use the complete graph"
+            found.append(f"{low} {what} ({low / parties:.3g} of n)")
+    return f"; with {' or '.join(found)} there is one" if found else "; use the complete graph"
 
 
 def _words(s: Setting) -> str:
@@ -215,7 +236,7 @@ def _above(n: int, marked: int, k: int) -> NDArray[np.float64]:
     return np.concatenate([np.cumsum(pmf[:0:-1])[::-1], [0.0]])
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=64)
 def _hypergeometric(n: int, marked: int, k: int) -> NDArray[np.float64]:
     """Pr[X = i] for i = 0 … k, shape (k + 1,)."""
     ln, i = _log_factorials(n), np.arange(max(0, k - (n - marked)), min(k, marked) + 1)

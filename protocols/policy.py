@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from protocols.errors import Misuse, require
-from protocols.suite import Occasion, Terms, default_corrupt
+from protocols.primitives.graph import Harary
+from protocols.suite import Occasion, Parameters, SumParameters, Terms, default_corrupt
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Policy:
 
     Attributes:
         min_cohort: fewest parties in any set that the server announces (invited, sharing, surviving), at least 2.
-        min_threshold: least share of the invited parties that must be needed to open, in (0, 1].
+        min_threshold: least share of the invited parties that must be needed to open, in (0, 1]; on a sparse graph also of the
+            holders of a secret.
         min_corrupt: least number of colluding parties against which the parameters must hold; None: ⌈n/3⌉ − 1 of n invited.
         min_security: least bits of statistical security of a sparse graph, whose order the server can grind: 80 unless it is drawn
             from a public beacon.
@@ -61,12 +63,14 @@ class Policy:
                 ``policy-server``, ``policy-roster`` or ``policy-model``.
         """
         parameters = terms.parameters
-        n, t, c = parameters.parties, parameters.threshold, parameters.corrupt
+        n, c = parameters.parties, parameters.corrupt
         least = default_corrupt(n) if self.min_corrupt is None else self.min_corrupt
         known = self.registered is None or all(member.identity in self.registered for member in terms.roster.members)
         require(not self.suites or terms.suite in self.suites, "policy-suite", f"{terms.suite} is not accepted")
         require(n >= self.min_cohort, "policy-cohort", f"{n} invited, own smallest cohort {self.min_cohort}")
-        require(t >= self.min_threshold * n, "policy-threshold", f"t = {t} of {n}, own smallest share {self.min_threshold:g}")
+        for needed, of in thresholds(parameters):
+            enough = needed >= self.min_threshold * of
+            require(enough, "policy-threshold", f"t = {needed} of {of}, own smallest share {self.min_threshold:g}")
         require(c >= least, "policy-corrupt", f"|C| = {c}, own least {least}")
         sigma, trusted = parameters.security, not parameters.lying_server
         require(sigma >= self.min_security, "policy-security", f"σ = {sigma} bits, own least {self.min_security}")
@@ -87,6 +91,14 @@ class Policy:
         most, at = self.max_epsilon, self.max_delta
         require(most is None or epsilon <= most, "policy-epsilon", f"ε = {epsilon:g} over all rounds, own largest {most}")
         require(at is None or delta <= at, "policy-epsilon", f"δ = {delta:g}, own largest {at}")
+
+
+def thresholds(parameters: SumParameters) -> list[tuple[int, int]]:
+    """What is needed to open, out of how many: parties who agree, and on a sparse graph the holders who rebuild one secret."""
+    out = [(parameters.threshold, parameters.parties)]
+    if isinstance(parameters, Parameters) and isinstance(parameters.graph, Harary):
+        out.append((parameters.graph.threshold, parameters.graph.degree))
+    return out
 
 
 class Journal(Protocol):

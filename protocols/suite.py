@@ -11,6 +11,7 @@ sections 6.2 and 7 for the threshold against an active server; the headroom rule
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Generic, Protocol
@@ -90,7 +91,9 @@ class Roster:
 
 
 SPARSE_FROM = 64
-"""Parties from which on a sparse graph can be cheaper."""
+"""Fewest parties for whom a sparse graph is taken: among fewer it has nearly as many edges and survives fewer dropouts."""
+LOST = 10
+"""One of so many parties may vanish on a sparse graph where nothing else is said."""
 
 
 def default_corrupt(parties: int) -> int:
@@ -194,6 +197,8 @@ class Parameters:
             raise Misuse(f"the number of corrupt parties must be in [0, {n - 1}], not {c}")
         if t > n:
             raise Misuse(f"the threshold t = {t} is above n = {n}: no sum could ever be opened")
+        if type(self.graph) not in (Complete, Harary):
+            raise Misuse(f"no bounds are known for a graph of type {type(self.graph).__name__}")
         if isinstance(self.graph, Harary):
             if self.graph.parties != n:
                 raise Misuse(f"the graph has {self.graph.parties} places for {n} parties")
@@ -254,7 +259,7 @@ class Parameters:
         with a semi-honest server it is n − D, as the graph is connected for so many survivors.
         """
         c = default_corrupt(parties) if corrupt is None else corrupt
-        lost = parties // 10 if dropouts is None else dropouts
+        lost = parties // LOST if dropouts is None else dropouts
         graph = degree.graph(degree.Setting(parties, c, lost, security=security, semi_honest=semi_honest))
         least = parties - lost if semi_honest else default_threshold(parties, c)
         return cls(
@@ -278,11 +283,11 @@ class Parameters:
         threshold: int | None = None,
         corrupt: int | None = None,
     ) -> Parameters:
-        """`sparse` parameters, or those of the complete graph where no sparser one is safe, as among few parties."""
-        try:
-            return cls.sparse(parties, size, max_abs, bits=bits, threshold=threshold, corrupt=corrupt)
-        except Misuse:
-            return cls.of(parties, size, max_abs, bits=bits, threshold=threshold, corrupt=corrupt)
+        """`sparse` parameters, or those of the complete graph where no sparser one is safe, and below `SPARSE_FROM` parties."""
+        if parties >= SPARSE_FROM:
+            with suppress(degree.Infeasible):
+                return cls.sparse(parties, size, max_abs, bits=bits, threshold=threshold, corrupt=corrupt)
+        return cls.of(parties, size, max_abs, bits=bits, threshold=threshold, corrupt=corrupt)
 
     @classmethod
     def cheapest(
@@ -295,11 +300,11 @@ class Parameters:
         threshold: int | None = None,
         corrupt: int | None = None,
     ) -> Parameters:
-        """Parameters with the defaults filled in, on the sparse graph where it is cheaper: from `SPARSE_FROM` parties, if k ≤ n/2.
+        """Parameters with the defaults filled in, on the sparse graph where it is cheaper: if k ≤ n/2.
 
         A threshold that was asked for is that of the complete graph.
         """
-        if parties >= SPARSE_FROM and threshold is None:
+        if threshold is None:
             sparse = cls.preferably_sparse(parties, size, max_abs, bits=bits, corrupt=corrupt)
             if isinstance(sparse.graph, Harary) and sparse.graph.degree <= parties // 2:
                 return sparse

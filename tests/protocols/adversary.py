@@ -222,9 +222,10 @@ class LyingServer:
         out = {}
         for u, sent in self.all(Openings).items():
             if (dealer in opened[u]) == (secret == "b"):
-                out[u] = next(s.share for s in sent.shares if s.index == dealer)
+                out.update((u, s.share) for s in sent.shares if s.index == dealer)
         for u, state in covered.items():
-            share = state.held[dealer].b_share if secret == "b" else state.held[dealer].s_share
+            held = state.held.get(dealer)
+            share = None if held is None else held.b_share if secret == "b" else held.s_share
             if share is not None:
                 out[u] = share
         return out

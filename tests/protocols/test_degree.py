@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from fractions import Fraction
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import hypergeom
 
 from protocols import degree
-from protocols.degree import Setting
+from protocols.degree import Infeasible, Setting
 from protocols.errors import Misuse
 from protocols.primitives.graph import Harary
 
@@ -102,16 +103,11 @@ def test_tails_are_those_of_scipy(n: int, data: st.DataObject) -> None:
 
 
 def test_too_many_are_refused_with_the_nearest_that_would_do() -> None:
-    with pytest.raises(Misuse, match=r"γ \+ 2δ = 1 must be at most 0.9"):
+    with pytest.raises(Infeasible, match=r"γ \+ 2δ = 1 must be at most 0.9"):
         Setting.of(100, 0.4, 0.3)
-    with pytest.raises(Misuse, match=r"γ \+ δ = 0.95 must be at most 0.9"):
+    with pytest.raises(Infeasible, match=r"γ \+ δ = 0.95 must be at most 0.9"):
         Setting.of(100, 0.6, 0.35, semi_honest=True)
-    with pytest.raises(Misuse, match=r"with \d+ corrupt \(0\.\d+ of n\) there is one") as error:
-        degree.graph(Setting.of(70, 0.4, 0.2))
-    nearest = int(str(error.value).rpartition("with ")[2].split()[0])
-    assert searched(Setting(70, nearest, 14)) is not None
-    assert searched(Setting(70, nearest + 1, 14)) is None
-    with pytest.raises(Misuse, match="use the complete graph"):
+    with pytest.raises(Infeasible, match="no degree below n − 1 = 2 .* use the complete graph$"):
         degree.graph(Setting(3, 0, 0))
     for wrong in (Setting(100, 0, 0), replace(Setting(100, 0, 0), parties=3)):
         assert wrong.survivors == wrong.parties
@@ -121,6 +117,23 @@ def test_too_many_are_refused_with_the_nearest_that_would_do() -> None:
     for share in (-0.1, 1.0):
         with pytest.raises(Misuse, match="share must be in"):
             Setting.of(100, share, 0.1)
+
+
+@pytest.mark.parametrize(("n", "gamma", "delta", "trusted"), [(70, 0.4, 0.2, False), (100, 0.4, 0.3, False), (90, 0.6, 0.35, True)])
+def test_the_nearest_numbers_that_are_named_would_do_and_one_more_would_not(
+    n: int, gamma: float, delta: float, trusted: bool
+) -> None:
+    with pytest.raises(Infeasible) as error:
+        degree.graph(Setting.of(n, gamma, delta, semi_honest=trusted))
+    named = re.search(r"; with (\d+) corrupt \(0\.\d+ of n\) or (\d+) dropouts \(0\.\d+ of n\) there is one$", str(error.value))
+    assert named is not None
+    corrupt, dropouts = map(int, named.groups())
+    a, d = int(gamma * n), int(delta * n)
+    for numbers in ((corrupt, d), (a, dropouts)):
+        assert degree.graph(Setting(n, *numbers, semi_honest=trusted)).parties == n
+    for numbers in ((corrupt + 1, d), (a, dropouts + 1)):
+        with pytest.raises(Infeasible):
+            degree.graph(Setting(n, *numbers, semi_honest=trusted))
 
 
 def test_a_share_in_decimals_means_whole_parties() -> None:

@@ -24,7 +24,7 @@ from protocols.suite import Parameters, Terms
 from protocols.sums import secure_sum
 
 SCHEME = sums.scheme("secagg+")
-TRUSTING = Policy(min_corrupt=0, min_security=1, semi_honest=True)
+TRUSTING = Policy(min_corrupt=0, min_threshold=0.1, min_security=1, semi_honest=True)
 
 
 def sparse(n: int, size: int, corrupt: int, dropouts: int, *, security: int = 10, semi_honest: bool = False) -> Parameters:
@@ -96,8 +96,16 @@ def test_secagg_takes_the_sparse_graph_where_it_is_cheaper() -> None:
     assert isinstance(sums.scheme("secagg").parameters(63, 1, 1, corrupt=1).graph, Complete)  # type: ignore[attr-defined]
     assert isinstance(sums.scheme("secagg").parameters(100, 1, 1).graph, Complete)  # type: ignore[attr-defined]
     assert isinstance(sums.scheme("secagg").parameters(1000, 1, 1, threshold=700).graph, Complete)  # type: ignore[attr-defined]
-    assert isinstance(sums.scheme("secagg+").parameters(5, 1, 1).graph, Complete)  # type: ignore[attr-defined]
+    for n, kind in ((5, Complete), (14, Complete), (63, Complete), (64, Harary)):
+        assert isinstance(sums.scheme("secagg+").parameters(n, 1, 1).graph, kind)  # type: ignore[attr-defined]
+    assert isinstance(sums.scheme("secagg+").parameters(80, 1, 1, corrupt=70).graph, Complete)  # type: ignore[attr-defined]
     assert secure_sum([[u] for u in range(1, 6)], max_abs=9, protocol="secagg+").values.tolist() == [15]
+
+
+def test_among_few_parties_secagg_plus_survives_as_many_dropouts_as_secagg() -> None:
+    """A sparse graph of 14 parties would have 12 neighbours each, and stand one dropout."""
+    lost = dict.fromkeys((2, 5, 9, 12), "Masked")
+    assert secure_sum([[u] for u in range(1, 15)], max_abs=14, protocol="secagg+", dropouts=lost).contributors == 10
 
 
 def test_parameters_that_break_a_bound_are_refused() -> None:
@@ -114,6 +122,12 @@ def test_parameters_that_break_a_bound_are_refused() -> None:
         replace(good, threshold=20)
     with pytest.raises(Misuse):
         Parameters(40, 3, 1000, Ring(20), 30, 20, good.graph)
+    with pytest.raises(Misuse, match="graph of type Star"):
+        replace(good, graph=Star())  # type: ignore[arg-type]
+
+
+class Star(Complete):
+    """A graph of whose safety nothing is known."""
 
 
 def test_the_session_identity_holds_the_graph() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from strategies import parameters, roster
 
 from protocols.errors import Misuse
-from protocols.primitives.graph import Complete
+from protocols.primitives.graph import Complete, Harary
 from protocols.ring import Ring
 from protocols.schema import MAX_PARTIES
 from protocols.suite import (
@@ -31,20 +31,6 @@ from protocols.suite import (
 from protocols.wire import canonical
 
 GOOD = Parameters(10, 5, 100, Ring(23), 7, 3)
-
-
-@dataclass(frozen=True)
-class Ringlike:
-    """Another graph, for what enters the identity."""
-
-    degree: int
-
-    @property
-    def content(self) -> list[object]:
-        return ["ring", self.degree]
-
-    def holders(self, index: int, members: Any, seed: bytes) -> tuple[int, ...]:
-        return tuple(members)
 
 
 @pytest.mark.parametrize(
@@ -194,8 +180,8 @@ OTHERS = {
     "ring": replace(BASE, parameters=replace(GOOD, ring=Ring(24))),
     "threshold": replace(BASE, parameters=replace(GOOD, threshold=8)),
     "corrupt": replace(BASE, parameters=replace(GOOD, corrupt=2)),
-    "graph": replace(BASE, parameters=replace(GOOD, graph=Ringlike(4))),
-    "degree": replace(BASE, parameters=replace(GOOD, graph=Ringlike(6))),
+    "graph": replace(BASE, parameters=replace(GOOD, graph=Harary(10, 8, 6, 1, 3))),
+    "degree": replace(BASE, parameters=replace(GOOD, graph=Harary(10, 6, 5, 1, 2))),
     "one fewer": replace(BASE, roster=Roster(BASE.roster.members[:9]), parameters=replace(GOOD, parties=9)),
 }
 
