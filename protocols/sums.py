@@ -28,11 +28,12 @@ from protocols.bulk import Layout, Packed
 from protocols.errors import Misuse
 from protocols.flow import Flow
 from protocols.policy import Journal, MemoryJournal, OccasionGuard, Policy
+from protocols.primitives.graph import Harary
 from protocols.primitives.sign import SigningKey
 from protocols.rand import Entropy, fresh
 from protocols.ring import Accumulator
 from protocols.session import SERVER, Address, Session, client
-from protocols.suite import Member, Occasion, Parameters, Roster, SumParameters, Terms
+from protocols.suite import LOST, Member, Occasion, Parameters, Roster, SumParameters, Terms
 from protocols.vector import Sum, Vector
 from protocols.wire import Limits
 
@@ -171,6 +172,19 @@ def scheme(name: str) -> Scheme:
     return SCHEMES[name]
 
 
+def notice(name: str, parameters: SumParameters) -> str:
+    """What whoever runs a protocol by name must know of the graph that was taken for it; empty where there is nothing to say."""
+    graph = getattr(parameters, "graph", None)
+    if isinstance(graph, Harary):
+        return (
+            f"{name} takes the sparse graph for {graph.parties} parties: each masks with {graph.degree} others, {graph.threshold} "
+            f"of whom rebuild a secret, and {parameters.threshold} must agree; if more than one in {LOST} vanish, rounds may abort"
+        )
+    if name == "secagg+":
+        return f"secagg+ takes the complete graph for {parameters.parties} parties: no sparser one is safe and worth it"
+    return ""
+
+
 def client_session(
     protocol: Scheme, party: Party, terms: Terms[Any], *, entropy: Entropy = fresh, flow: Flow | None = None
 ) -> Session:
@@ -208,8 +222,10 @@ def secure_sum(
     Args:
         vectors: one per party, equal shapes (d,), integer dtypes, |value| ≤ max_abs.
         max_abs: public bound of every coordinate.
-        protocol: name of the protocol.
-        threshold: t; by default the least that is safe against ⌈n/3⌉ − 1 colluding parties.
+        protocol: name of the protocol.  ``secagg`` takes the sparse graph of ``secagg+`` by itself where a party then has at most
+            n/2 neighbours, which is from about 400 parties on; `notice` says so.  It stands n/10 dropouts, not n/3.
+        threshold: t; by default the least that is safe against ⌈n/3⌉ − 1 colluding parties.  With a threshold of your own
+            ``secagg`` keeps the complete graph.
         dropouts: for a party (from 1), the name of the message before which it vanishes, such as ``"Masked"``.
         watch: called on every delivery.
 

@@ -168,7 +168,7 @@ def draw(
 @app.command()
 def demo(
     protocol: Annotated[str, typer.Argument(help="Name of the protocol, such as secagg.")] = "secagg",
-    clients: Annotated[int, typer.Option(help="Number of parties, 2 to 50.")] = 6,
+    clients: Annotated[int, typer.Option(help="Number of parties, 2 to 100.")] = 6,
     dropout: Annotated[
         int | None,
         typer.Option(help="Number of parties that vanish; at most what the threshold allows (default: 2, or fewer where it must)."),
@@ -179,3 +179,29 @@ def demo(
     from securefl import demo as story  # noqa: PLC0415
 
     story.run(protocol, clients=clients, dropout=dropout, step=step)
+
+
+@app.command()
+def params(
+    clients: Annotated[int, typer.Option(metavar="N", help="Number of parties.")],
+    corrupt: Annotated[float, typer.Option(metavar="γ", help="Share of the parties that may collude with the server.")],
+    dropout: Annotated[float, typer.Option(metavar="δ", help="Share of the parties that may vanish.")],
+    semi_honest: Annotated[bool, typer.Option("--semi-honest", help="Trust the server to follow the protocol.")] = False,  # noqa: FBT002
+    dim: Annotated[int, typer.Option(metavar="D", help="Values of a vector.")] = 100_000,
+    bits: Annotated[int, typer.Option(metavar="B", help="Bits of one value of the masked vector.")] = 23,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,  # noqa: FBT002
+) -> None:
+    """Compute degree and threshold of SecAgg+ for a cohort, how likely they fail, and what a party pays."""
+    from json import dumps  # noqa: PLC0415
+
+    from rich.console import Console  # noqa: PLC0415
+
+    from securefl import console  # noqa: PLC0415
+    from securefl import params as parameters  # noqa: PLC0415
+
+    found = parameters.answer(clients, corrupt, dropout, semi_honest=semi_honest, dim=dim, bits=bits)
+    if json:
+        typer.echo(dumps(found.as_json(), ensure_ascii=False))
+        return
+    for sheet in parameters.sheets(found):
+        console.show_sheet(Console(highlight=False), sheet)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from protocols.he_parameters import OPENERS, HeParameters
+from protocols.primitives.graph import Harary
+from protocols.suite import SumParameters
 from protocols.sums import scheme
 from securefl.errors import UserError
 from securefl.job import PrivacyKnobs
@@ -16,30 +19,45 @@ def smallest_cohort(knobs: PrivacyKnobs, parties: int) -> int:
     """
     if (knobs.min_cohort or 0) > parties:
         raise UserError(f"privacy.min_cohort is {knobs.min_cohort}, but only {parties} sites are invited: no round could finish")
-    return max(_threshold(knobs, parties), knobs.min_cohort or 0)
+    return max(_parameters(knobs, parties).threshold, knobs.min_cohort or 0)
 
 
 def abort_probability(knobs: PrivacyKnobs, parties: int, dropout: float) -> float:
     """Probability that a round aborts if each party vanishes with probability ``dropout``, before a random one of its messages.
 
     Who vanishes before the masked vector leaves is not in the sum; who vanishes later is, and does not help to open it.  A round
-    ends well if the smallest cohort is in the sum and the threshold stays to the end.
+    ends well if the smallest cohort is in the sum and the threshold stays to the end, or, under homomorphic encryption, agrees and
+    two openers answer.  On a sparse graph it is an upper bound, as neighbourhoods may run short too.
 
     Raises:
         UserError, Misuse: as for `smallest_cohort`.
     """
     from scipy.stats import binom  # noqa: PLC0415
 
-    cohort, threshold, early = smallest_cohort(knobs, parties), _threshold(knobs, parties), _share_before_the_sum(knobs)
+    parameters = _parameters(knobs, parties)
+    cohort, threshold, early = smallest_cohort(knobs, parties), parameters.threshold, _share_before_the_sum(knobs)
     least = cohort if early < 1 else threshold  # who sends nothing after its vector never hears who stayed
-    in_sum = 1 - dropout * early
-    sizes = range(least, parties + 1)
-    well = sum(binom.pmf(k, parties, in_sum) * binom.sf(threshold - 1, k, (1 - dropout) / in_sum) for k in sizes)
-    return max(0.0, 1 - float(well))
+    in_sum, stay = 1 - dropout * early, 1 - dropout
+    well = 0.0
+    for k in range(least, parties + 1):
+        in_time = float(binom.pmf(k, parties, in_sum))
+        if isinstance(parameters, HeParameters):  # who agreed, and enough of those chosen to open
+            agreed = 1 - dropout * (1 - 1 / len(scheme(knobs.protocol).flow.messages("server")))
+            for m in range(threshold, k + 1):
+                opened = float(binom.sf(1, min(OPENERS, m), stay / agreed))
+                well += in_time * float(binom.pmf(m, k, agreed / in_sum)) * opened
+        else:
+            well += in_time * float(binom.sf(threshold - 1, k, stay / in_sum))
+    bound = max(0.0, 1 - well)
+    graph = getattr(parameters, "graph", None)
+    if isinstance(graph, Harary):  # too few in some neighbourhood, or at some place of the ring
+        bound += parties * float(binom.cdf(graph.threshold - 1, graph.degree, stay))
+        bound += parties * float(binom.cdf(graph.gap, graph.degree // 2, stay)) if graph.gap is not None else 0.0
+    return min(1.0, bound)
 
 
-def _threshold(knobs: PrivacyKnobs, parties: int) -> int:
-    return scheme(knobs.protocol).parameters(parties, 1, 1, threshold=knobs.threshold).threshold
+def _parameters(knobs: PrivacyKnobs, parties: int) -> SumParameters:
+    return scheme(knobs.protocol).parameters(parties, 1, 1, threshold=knobs.threshold)
 
 
 def _share_before_the_sum(knobs: PrivacyKnobs) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
-from protocols.sums import SCHEMES
+from protocols.errors import Misuse
+from protocols.sums import SCHEMES, notice, scheme
 from securefl.job import Job
 from securefl.results import NOTICE, RoundRecord, RunResult
 from securefl.tables import Sheet, counted, figure, outcome, sheets
@@ -62,6 +63,10 @@ def show_plan(console: Console, job: Job, *, parties: int, aborts: float) -> Non
             _say(console, "", "all sites share one key: one that helps the server opens every site's update", "yellow")
     else:
         _say(console, "Sum", "plain-insecure: the server sees every party's update", "bold red")
+    with suppress(Misuse):  # a threshold that is not safe is refused by the run
+        line = notice(knobs.protocol, scheme(knobs.protocol).parameters(parties, 1, 1, threshold=knobs.threshold))
+        if line:
+            _say(console, "", line, "dim")
     if knobs.mechanism == "none":
         _say(console, "Privacy", "no differential privacy: the model may show single records", "yellow")
     else:
@@ -146,13 +151,14 @@ def show_result(console: Console, result: RunResult) -> None:
     """Every table of the result, then the warnings."""
     console.print(f"\n[bold]{escape(result.title)}[/bold]: {escape(outcome(result))}")
     for sheet in sheets(result):
-        _show_sheet(console, sheet)
+        show_sheet(console, sheet)
     for warning in result.warnings:
         show_warning(console, warning)
     console.print(f"\n{NOTICE}", style="dim")
 
 
-def _show_sheet(console: Console, sheet: Sheet) -> None:
+def show_sheet(console: Console, sheet: Sheet) -> None:
+    """One table."""
     console.print(f"\n[bold]{escape(sheet.title)}[/bold]")
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for number, heading in enumerate(sheet.columns):

@@ -21,16 +21,17 @@ from rich.text import Text
 from protocols import draw, simulate
 from protocols.bulk import Bulk, Packed
 from protocols.flow import Flow
+from protocols.primitives.graph import Harary
 from protocols.schema import Message, schema
 from protocols.session import SERVER, Address, Letter, Session, client
-from protocols.suite import Occasion, SumParameters
-from protocols.sums import SCHEMES, Scheme, client_session, enrol, server_session
+from protocols.suite import LOST, Occasion, SumParameters
+from protocols.sums import SCHEMES, Scheme, client_session, enrol, notice, server_session
 from protocols.vector import Sum, Vector
 from securefl.errors import UserError
 
 SIZE, COLUMNS, HEIGHT, PEAK = 4096, 64, 4, 100
 """Coordinates of an input, columns and rows of its picture, and its largest value."""
-MOST = 50
+MOST = 100
 """Parties at most: more tell nothing new."""
 BINS, CHI_LIMIT = 16, 37.7
 """Bins of the chi-square test, and what a uniform vector stays under in 999 of 1000 runs (15 degrees of freedom)."""
@@ -71,8 +72,9 @@ def run(protocol: str, *, clients: int = 6, dropout: int | None = None, step: bo
 
     Args:
         protocol: a name out of `protocols.sums.SCHEMES`.
-        clients: number of parties, 2 to 50.
-        dropout: how many of them vanish before their vector leaves; at most as many as the threshold allows, by default up to 2.
+        clients: number of parties, 2 to 100.
+        dropout: how many of them vanish before their vector leaves; at most as many as the threshold, or a sparse graph, allows, by
+            default up to 2.
         step: wait for Enter between rounds; without effect where stdin is no terminal.
         console: where to; by default stdout.
 
@@ -85,7 +87,8 @@ def run(protocol: str, *, clients: int = 6, dropout: int | None = None, step: bo
     if not 2 <= clients <= MOST:
         raise UserError(f"clients must be in 2..{MOST}, not {clients}")
     parameters = SCHEMES[protocol].parameters(clients, SIZE, PEAK)
-    most = clients - parameters.threshold
+    sparse = isinstance(getattr(parameters, "graph", None), Harary)
+    most = clients // LOST if sparse else clients - parameters.threshold
     dropout = min(2, most) if dropout is None else dropout
     if not 0 <= dropout <= most:
         raise UserError(f"dropout must be in 0..{most} with {clients} clients and threshold {parameters.threshold}, not {dropout}")
@@ -168,6 +171,8 @@ def _tell(story: Story, console: Console, *, step: bool) -> None:
     console.print(Text(f"{story.scheme.name}: {parameters.parties} parties, one server, threshold {parameters.threshold}", "bold"))
     say = f"Every party holds a vector of {SIZE} values in 0..{PEAK}; sums are taken modulo {parameters.ring.title}."
     console.print(Text(say + " All bytes below are real and new in every run.", "dim"))
+    if line := notice(story.scheme.name, parameters):
+        console.print(Text(f"{line}.", "dim"))
     number, fresh = 0, True
     for scene in plan.scenes:
         if fresh:
@@ -280,8 +285,8 @@ def _memory(story: Story, role: str, held: Sequence[object], forgets: Sequence[s
 
 def shown(value: object) -> str:
     """A remembered value by its type; secrets and bytes never by content."""
-    if isinstance(value, bool | int):
-        return str(value)
+    if value is None or isinstance(value, bool | int):
+        return "none" if value is None else str(value)
     if isinstance(value, bytes):
         return f"{len(value)} bytes"
     if isinstance(value, tuple) and all(isinstance(item, int) for item in value):

@@ -24,7 +24,7 @@ from protocols.policy import OccasionGuard
 from protocols.rand import Entropy, fresh
 from protocols.session import SERVER, Session, client
 from protocols.suite import Occasion, Terms
-from protocols.sums import Party, scheme
+from protocols.sums import Party, notice, scheme
 from protocols.wire import Limits
 from securefl.aggregator import ServerAggregator
 from securefl.cohort import smallest_cohort
@@ -116,6 +116,7 @@ class Runner:
         self.parameters = self.protocol.parameters(
             n, self.plan.size, self.plan.limit, bits=self.plan.bits, threshold=knobs.threshold
         )
+        self.warnings += [line] if (line := notice(knobs.protocol, self.parameters)) else []
         if flow is None:
             look_through(self.folds, self.trainer, self.template, sample_rate=knobs.sample_rate, private=self._private)
         self.models: list[NDArray[np.float32]] = [vector.copy() for _ in range(self._models)]

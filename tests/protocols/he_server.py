@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from adversary import Federation, LyingServer, federation
 
-from protocols import he, sums
+from protocols import handshake, he, sums
 from protocols.agreement import Agree
 from protocols.bulk import Bulk
 from protocols.he_parameters import HeParameters, layouts

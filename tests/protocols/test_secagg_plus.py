@@ -102,6 +102,20 @@ def test_secagg_takes_the_sparse_graph_where_it_is_cheaper() -> None:
     assert secure_sum([[u] for u in range(1, 6)], max_abs=9, protocol="secagg+").values.tolist() == [15]
 
 
+def test_the_graph_that_was_taken_is_said_in_words() -> None:
+    for name, n, says in (
+        ("secagg", 399, "secagg takes the sparse graph for 399 parties: each masks with 194 others, 154 of whom rebuild a secret"),
+        ("secagg+", 64, "secagg+ takes the sparse graph for 64 parties: each masks with 56 others"),
+        ("secagg+", 6, "secagg+ takes the complete graph for 6 parties"),
+        ("secagg", 64, ""),
+        ("plain-insecure", 64, ""),
+        ("lightsecagg", 64, ""),
+    ):
+        line = sums.notice(name, sums.scheme(name).parameters(n, 1, 1))
+        assert line.startswith(says)
+        assert bool(line) == bool(says)
+
+
 def test_among_few_parties_secagg_plus_survives_as_many_dropouts_as_secagg() -> None:
     """A sparse graph of 14 parties would have 12 neighbours each, and stand one dropout."""
     lost = dict.fromkeys((2, 5, 9, 12), "Masked")

@@ -86,6 +86,13 @@ def test_without_noise_or_masks_the_plan_says_so(runner: Runner, capsys: pytest.
     assert "expect" not in out
 
 
+def test_the_plan_says_which_graph_is_taken(runner: Runner, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["run", "--protocol", "secagg+"])
+    assert "secagg+ takes the complete graph for 3 parties" in capsys.readouterr().out
+    main(["run"])
+    assert "graph" not in capsys.readouterr().out
+
+
 def test_a_bad_job_file_is_one_line_with_file_and_key(runner: Runner, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "job.toml"
     path.write_text("[privacy]\nepsilonn = 1\n")

@@ -39,6 +39,17 @@ def test_every_protocol_is_told_to_its_sum(protocol):
     assert "wiring check, not a proof" in text
 
 
+def test_secagg_plus_says_which_graph_it_takes():
+    """Among 64 parties the sparse one, with nothing of its own kept; among six the complete one."""
+    text = re.sub(r"\s+", " ", told("secagg+", clients=64, dropout=2))
+    assert "secagg+ takes the sparse graph for 64 parties: each masks with 56 others, 39 of whom rebuild a secret" in text
+    assert "own_share: none" in text
+    assert "held: 56 × Held" in text
+    assert "the 62 inputs that stayed, value by value: yes" in text
+    assert "secagg+ takes the complete graph for 6 parties" in re.sub(r"\s+", " ", told("secagg+"))
+    assert "graph" not in told("secagg", clients=4, dropout=1)
+
+
 def test_secagg_looks_like_noise_and_plain_does_not():
     assert "looks like noise" in told("secagg", clients=3, dropout=0)
     assert "does not look like noise: the input shows" in told("plain-insecure", clients=3, dropout=0)
@@ -136,8 +147,9 @@ def test_figures_tell_noise_from_input():
     ("arguments", "culprit"),
     [
         ({"protocol": "nosuch"}, "no protocol 'nosuch': choose one of secagg, secagg+, plain-insecure"),
-        ({"clients": 1}, "clients must be in 2..50, not 1"),
-        ({"clients": 51}, "clients must be in 2..50, not 51"),
+        ({"clients": 1}, "clients must be in 2..100, not 1"),
+        ({"clients": 101}, "clients must be in 2..100, not 101"),
+        ({"protocol": "secagg+", "clients": 64, "dropout": 7}, "dropout must be in 0..6 with 64 clients and threshold 43, not 7"),
         ({"dropout": 3}, "dropout must be in 0..2 with 6 clients and threshold 4, not 3"),
         ({"dropout": -1}, "dropout must be in 0..2 with 6 clients and threshold 4, not -1"),
         ({"clients": 2, "dropout": 1}, "dropout must be in 0..0 with 2 clients and threshold 2, not 1"),

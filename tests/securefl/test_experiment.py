@@ -20,7 +20,9 @@ from sklearn.preprocessing import StandardScaler
 
 from protocols import simulate
 from protocols.policy import Policy
+from protocols.primitives.graph import Harary
 from protocols.session import SERVER
+from protocols.suite import Parameters
 from securefl import UserError
 from securefl import data as datasets
 from securefl.experiment import expected_aborts, run_job, scale, split
@@ -211,6 +213,22 @@ def test_expected_aborts_follow_the_binomial_law(parties: int, dropout: float) -
     gone = range(most + 1, parties + 1)
     law = sum(comb(parties, k) * dropout**k * (1 - dropout) ** (parties - k) for k in gone)
     assert expected_aborts(job, parties) == pytest.approx(20 * law)
+
+
+def test_on_a_sparse_graph_short_neighbourhoods_and_thin_places_are_expected_too() -> None:
+    """Counted over 4000 draws on one ring: what is announced is no less, and not many times as much where aborts are rare."""
+    job = Job.parse({"privacy": {"protocol": "secagg+", "rounds": 1}, "simulation": {"dropout": 0.15}})
+    parameters = Parameters.preferably_sparse(64, 1, 1)
+    graph = parameters.graph
+    assert isinstance(graph, Harary)
+    near = np.array([[v in graph.holders(u, range(1, 65), b"") for v in range(1, 65)] for u in range(1, 65)])
+    stay = np.random.default_rng(1).random((4000, 64)) < 0.85
+    short = ((stay @ near.T) < graph.threshold).any(axis=1)
+    thin = np.array([graph.thin_place(np.flatnonzero(row) + 1, b"") is not None for row in stay])
+    aborted = (short | thin | (stay.sum(axis=1) < parameters.threshold)).mean()
+    assert 0.01 < aborted <= expected_aborts(job, 64) < 10 * aborted
+    complete = Job.parse({"privacy": {"rounds": 1}, "simulation": {"dropout": 0.15}})
+    assert expected_aborts(complete, 64) < 0.01 * aborted
 
 
 def test_a_run_with_dropouts_finishes_and_counts_its_aborts() -> None:

@@ -98,6 +98,15 @@ def test_every_secure_protocol_trains_the_same_bits_as_plain(mechanism: str, pro
     assert [r.metrics for r in masked.rounds] == [r.metrics for r in plain.rounds]
 
 
+def test_whoever_runs_a_protocol_is_told_which_graph_was_taken_for_it() -> None:
+    """Among few parties secagg+ takes the complete graph, and gives the same bits; plain and secagg have nothing to say."""
+    privacy = {"mechanism": "none", "rounds": 1}
+    plus, plain = run(sites(), protocol="secagg+", **privacy), run(sites(), protocol="plain-insecure", **privacy)
+    assert plus.warnings == ["secagg+ takes the complete graph for 5 parties: no sparser one is safe and worth it"]
+    assert (weights(plus) == weights(plain)).all()
+    assert plain.warnings == run(sites(), **privacy).warnings == []
+
+
 STAGES = ("Advert", "Boxes", "Masked", "Agree", "Openings")
 LATE = ("Agree", "Openings")
 
