@@ -15,12 +15,14 @@ import pytest
 import typer
 
 import securefl
-from protocols import draw, he
+from protocols import degree, draw, he
 from protocols.he_parameters import LARGEST, SUITE, HeParameters, layouts
 from protocols.lightsecagg_parameters import LightParameters
 from protocols.primitives import shamir
+from protocols.primitives.graph import Harary
 from protocols.schema import MAX_PARTIES
-from protocols.suite import LIGHTSECAGG, SECAGG, Parameters, default_corrupt, default_threshold
+from protocols.suite import LIGHTSECAGG, LOST, SECAGG, SECAGG_PLUS, SPARSE_FROM, Parameters, default_corrupt, default_threshold
+from securefl import params
 from securefl.cli import app, main
 from securefl.job import BUILT_IN, SECTIONS, Job, allowed
 from securefl.options import flag, read_job
@@ -257,7 +259,7 @@ def test_job_file_and_command_line_in_the_document_are_one_job():
 def test_cost_of_secagg():
     page = text("docs/protocols.md")
     space, out = executed(blocks(page, "python")[0])
-    tables = [cells for cells in rows(page) if len(cells) == 5 and cells[0].isdigit()]
+    tables = [cells for cells in rows(section(page, "secagg")) if len(cells) == 5 and cells[0].isdigit()]
     figures = [tuple(map(int, cells)) for cells in tables]
     costs = {row for row in figures if row[1] >= 1000}
     assert len(costs) == 6
@@ -312,8 +314,47 @@ def test_cost_of_the_homomorphic_sums():
         assert min(abs(down - 270 * n), abs(down - 270 * n - layouts(p)["total"].nbytes)) < 400
 
 
+def test_graphs_of_secagg_plus():
+    tables = [cells for cells in rows(section(text("docs/protocols.md"), "secagg+")) if len(cells) == 9 and cells[0].isdigit()]
+    assert len(tables) == 8
+    for n, gamma, delta, server, *figures in tables:
+        found = params.answer(int(n), float(gamma), float(delta), semi_honest=server == "follows the protocol")
+        graphs = [value for choice in found.choices for value in (choice.degree, choice.threshold)]
+        assert [*map(int, figures)] == [*graphs, found.choices[1].agree]
+        if gamma.startswith("0.33"):
+            taken = Parameters.preferably_sparse(int(n), 1, 1)
+            assert (taken.graph.degree, taken.graph.threshold, taken.corrupt) == (*graphs[2:], found.corrupt)
+    cheaper = [n for n in (380, 387, 388, 400) if isinstance(Parameters.cheapest(n, 1, 1).graph, Harary)]
+    assert cheaper == [388, 400]
+
+
+def test_cost_of_secagg_plus():
+    page = section(text("docs/protocols.md"), "secagg+")
+    tables = [tuple(map(int, cells)) for cells in rows(page) if len(cells) == 6 and cells[0].isdigit()]
+    assert len(tables) == 4
+    for n, k, up, down, complete_up, complete_down in tables:
+        found = params.answer(n, 0.1, 0.1)
+        choice = found.choices[1]
+        assert (choice.degree, choice.cost.up, choice.cost.down) == (k, up, down)
+        assert (found.complete.cost.up, found.complete.cost.down) == (complete_up, complete_down)
+        assert f"{found.vector:,} bytes alone".replace(",", " ") in page
+        assert 150 * k < up - found.vector < 250 * k + 1000
+        assert 330 * n < down - 180 * k < 350 * n
+
+
+def test_measured_cost_of_secagg_plus():
+    """On the sparse graph a few bytes are chance: indexes of neighbours have one byte or two."""
+    page = text("docs/protocols.md")
+    space, _ = executed(blocks(page, "python")[0])
+    said = re.search(r"about (\d+) sent and (\d+) received, on the complete graph (\d+) and (\d+)\.", section(page, "secagg+"))
+    up, down, complete_up, complete_down = map(int, said.groups())
+    assert space["cost"](64, 1000, "secagg+") == (pytest.approx(up, abs=60), pytest.approx(down, abs=60))
+    assert space["cost"](64, 1000) == (complete_up, complete_down)
+
+
 def test_thresholds_of_secagg():
-    figures = [tuple(map(int, c)) for c in rows(text("docs/protocols.md")) if len(c) == 5 and c[0].isdigit() and int(c[1]) < 1000]
+    page = section(text("docs/protocols.md"), "secagg")
+    figures = [tuple(map(int, c)) for c in rows(page) if len(c) == 5 and c[0].isdigit() and int(c[1]) < 1000]
     assert len(figures) == 7
     for n, corrupt, t, gone, honest in figures:
         assert (corrupt, t) == (default_corrupt(n), default_threshold(n, default_corrupt(n)))
@@ -323,11 +364,15 @@ def test_thresholds_of_secagg():
 def test_parameters_in_the_security_policy():
     page = section(text("SECURITY.md"), "Parameters")
     assert f"`{SECAGG}<b>`" in page
+    assert f"`{SECAGG_PLUS}<b>`" in page
     assert f"`{LIGHTSECAGG}<b>`" in page
     for make in (HeParameters.bfv, HeParameters.ckks):
         scheme = re.sub(r"_N\d+_", "_N<N>_", he.suite(make(5, 1, 1))).split("X25519")[0]
         assert f"`{scheme}`" in page
     assert f"`{SUITE}<b>`" in page
+    assert f"σ = {degree.SECURITY}" in page
+    assert f"δ = {1 / LOST}" in page
+    assert f"from {SPARSE_FROM} parties on" in page
     assert f"2 to {MAX_PARTIES}" in page
     assert f"2^256 + {shamir.P - 2**256}" in page
     waits = {step.name: step.within for step in flow("secagg").steps if step.within is not None}

@@ -289,7 +289,7 @@ def test_with_privacy_and_no_public_ranges_the_table_shows_what_epsilon_leaves_o
         (["--threshold", "9"], "t = 9"),
         (["--min-cohort", "9"], "min_cohort is 9"),
         (["--min-cohort", "9", "--no-dp"], "min_cohort is 9"),
-        (["--rows", "100", "--no-dp"], "privacy.rows"),
+        (["--rows", "100", "--no-dp"], "--rows is refused"),
         (["--epsilon", "-1"], "--epsilon"),
         (["--precision", "24", "--w-max", "40000"], "w-max"),
         (["broken.toml"], "broken.toml"),
