@@ -287,9 +287,9 @@ def test_parameters_of_the_homomorphic_sums():
     page = section(text("docs/protocols.md"), "bfv and ckks")
     sets = [cells for cells in rows(page) if cells[0] in ("bfv", "ckks") and len(cells) == 8 and cells[3] == "60"]
     assert len(sets) == 6
-    for scheme, n, degree, modulus, level, values, size, error in sets:
+    for scheme, n, ring, modulus, level, values, size, error in sets:
         p = getattr(HeParameters, scheme)(int(n), 10**6, 2**15 - 1)
-        assert [degree, modulus, level] == [str(p.degree), str(p.modulus), str(p.security)]
+        assert [ring, modulus, level] == [str(p.degree), str(p.modulus), str(p.security)]
         assert float(values) == p.digits / p.limbs
         assert size == f"{p.upload / p.size:.2f}"
         assert error == f"{p.error:.2g}"
