@@ -1,6 +1,10 @@
 """Vectors on the wire: runs of bytes whose length both sides know beforehand, outside of any codec.
 
-A `Layout` says how a vector lies on the wire; its parser takes the bytes in chunks of any size.
+A `Layout` says how a vector lies on the wire; its parser takes the bytes in chunks of any size, holding the vector and little more.
+
+Channel assumed: none.  A vector's bytes are hashed as they come (`Bulk.digest`), and the hash is what protocols sign.
+
+What it does not protect: floats are taken as they come, not-a-number and infinities included; the receiver looks at them.
 """
 
 from __future__ import annotations
@@ -91,8 +95,8 @@ class FloatParser:
         return len(self._data) == self._want
 
     def vector(self) -> NDArray[np.float32]:
-        """The values, shape (size,), dtype float32."""
-        return np.frombuffer(bytes(self._data), dtype="<f4").astype(np.float32, copy=False)
+        """The values, shape (size,), dtype float32, in the memory of the parser."""
+        return np.frombuffer(self._data, dtype="<f4").astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,9 @@ values of different types.  `Flow.check` fails at import where a message has no 
 
 Roles are named: ``client`` (many) and ``server`` (one) exist in every flow, `Flow.role` adds others.  A step whose value is
 the state of an earlier step closes a loop: the part inside it runs once for every sum.
+
+What it does not protect: a step is trusted to be pure, and a state to hold what its type says.  What a party forgets is what the
+next state has no room for; references that a step keeps elsewhere are not seen.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 A bound stands in the annotation: `Size` for bytes and text, `Span` for integers, `Count` for tuples, `Raw` for a vector outside of
 the codec.  A class with an unbounded field is refused when its flow is checked.
+
+What it does not protect: a bound says how much may come, not whether it is true.
 """
 
 from __future__ import annotations
@@ -101,6 +103,16 @@ def _check_bounded(hint: Any, where: str) -> None:
             _check_bounded(get_args(base)[0], where)
             return
     raise Misuse(f"the field {where} has no bound")
+
+
+def is_raw(hint: Any) -> bool:
+    """Whether the annotation of a field says that it is a vector outside the codec."""
+    return get_origin(hint) is Annotated and isinstance(get_args(hint)[1], Raw)
+
+
+def has_vector(kind: type[Message]) -> bool:
+    """Whether messages of this kind carry a vector."""
+    return any(is_raw(hint) for _, hint in schema(kind))
 
 
 def max_control(kind: type[Record], parties: int) -> int:

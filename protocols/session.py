@@ -7,6 +7,13 @@ broke which check.  It does no I/O: a driver (simulation, network, audit harness
 * A message that breaks a check expels its sender where many are awaited, and ends the session where one is.
 * A party that leaves names the party that made it leave, and gives no detail.
 * Time is an argument.  A step that waits for many runs when all have sent or left, or at its deadline with a quorum.
+
+Channel assumed: a driver that says who sent a chunk and does not lie about it, keeps each sender's bytes in order, feeds no two
+messages in one chunk, and holds back what is not `Session.open`.  What travels over it may be read, changed, dropped or replayed by
+anybody: that is for the flow's own signatures, boxes and checks.
+
+What it does not protect: a party's memory while a step runs.  A session is never saved: a party that crashes has dropped out, and
+its state replayed could open both shares of a neighbour.
 """
 
 from __future__ import annotations
@@ -15,11 +22,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol
 
+from protocols.arrivals import Arrivals, text_of
 from protocols.errors import Abort, Misuse, Refused
-from protocols.flow import Arrived, Broadcast, Fanout, Flow, Output, Step
+from protocols.flow import Broadcast, Fanout, Flow, Output, Step
+from protocols.intake import TURNS
 from protocols.rand import Entropy, fresh
 from protocols.schema import MAX_PARTIES, Count, Index, Message
-from protocols.wire import Decoder, Limits, encode
+from protocols.wire import Limits, encode
 
 
 @dataclass(frozen=True, order=True)
@@ -92,10 +101,10 @@ class Session:
         limits: sizes of the session.
         entropy: where the randomness of each step comes from.
         guard: what is written down before something leaves.
+        turns: how many senders' vectors may be under way at once (see `protocols.intake`).
 
     Attributes:
         outputs: results, in order.
-        faults: what others did wrong, in order; the session went on without them.
         ended: the abort that ended the session, or None.
         accused: for every party that left, the index that it blamed (0 for nobody in particular).
     """
@@ -110,35 +119,26 @@ class Session:
         *,
         entropy: Entropy = fresh,
         guard: Guard | None = None,
+        turns: int = TURNS,
     ) -> None:
         self.flow, self.me, self.limits = flow, me, limits
         self.outputs: list[Any] = []
-        self.faults: list[Refused] = []
         self.ended: Abort | None = None
         self.accused: dict[Address, int] = {}
         self._entropy, self._guard = entropy, guard
         self._steps = flow.of(me.role)
-        self._roster = {role: frozenset(indexes) for role, indexes in peers.items()}
-        self._awaited = {role: set(indexes) for role, indexes in self._roster.items()}
         self._values: dict[type, object] = {type(value): value for value in start}
-        self._inbox: dict[tuple[type, int], dict[int, Any]] = {}
-        self._admitted: dict[tuple[type, int], set[int]] = {}
-        self._fired: dict[str, int] = {}
-        self._sent: dict[type, int] = {}
         self._armed: dict[str, float] = {}
-        self._decoders: dict[Address, Decoder] = {}
-        self._kinds = {role: self._kinds_from(role) for role in self._roster}
-        self._now = 0.0
-
-    def _kinds_from(self, role: str) -> dict[str, type[Message]]:
-        kinds = {k.__name__: k for k in self.flow.messages(self.me.role) if self.flow.sender(k).role == role}
-        return kinds if not self.flow.roles[role].many else {**kinds, Farewell.__name__: Farewell}
+        self._sent: dict[type, int] = {}
+        roster = [Address(role, index) for role, indexes in peers.items() for index in indexes]
+        self._arrivals = Arrivals(flow, me.role, roster, Farewell, self._values, limits, turns)
+        self._intake = self._arrivals.intake
 
     # What a driver calls
 
     def begin(self, now: float = 0.0) -> list[Letter]:
         """Start; the first letters."""
-        return self._run(now, lambda: None)
+        return self._run(now, lambda: True)
 
     def provide(self, value: object, now: float = 0.0) -> list[Letter]:
         """Give a value that a step awaits from outside (`Input`).
@@ -150,11 +150,21 @@ class Session:
             raise Misuse(f"no step of {self.me.role} in {self.flow.name} awaits a {type(value).__name__}")
         if type(value) in self._values:
             raise Misuse(f"a {type(value).__name__} is already waiting to be used")
-        return self._run(now, lambda: self._values.__setitem__(type(value), value))
+        return self._run(now, lambda: self._keep(value))
 
     def feed(self, sender: Address, chunk: bytes | memoryview, now: float = 0.0) -> list[Letter]:
-        """Take the next bytes from ``sender``, in chunks of any size; a message is acted on when it is complete."""
+        """Take the next bytes from ``sender``, in chunks of any size; a message is acted on when it is complete.
+
+        Raises:
+            Misuse: where the sender is not `open`.
+        """
+        if not self.open(sender):
+            raise Misuse(f"{sender} waits for its turn: ask open() before feeding, and hold its bytes back")
         return self._run(now, lambda: self._feed(sender, chunk))
+
+    def open(self, sender: Address) -> bool:
+        """Whether bytes of ``sender`` may be fed now.  If not, its vector waits for its turn: ask again after any event."""
+        return self._intake.open(sender)
 
     def gone(self, peer: Address, now: float = 0.0) -> list[Letter]:
         """The driver knows that ``peer`` will send nothing more: half a message of it leaves no trace."""
@@ -162,12 +172,13 @@ class Session:
 
     def tick(self, now: float) -> list[Letter]:
         """Let time pass."""
-        return self._run(now, lambda: None)
+        return self._run(now, lambda: True)
 
     @property
     def deadline(self) -> float | None:
         """When `tick` should be called at the latest, or None."""
         waits = [at + s.within for s in self._steps if s.within is not None and (at := self._armed.get(s.name)) is not None]
+        waits += [] if (turn := self._intake.deadline) is None else [turn]
         return min(waits, default=None) if self.ended is None else None
 
     @property
@@ -178,21 +189,30 @@ class Session:
         )
 
     @property
+    def faults(self) -> list[Refused]:
+        """What others did wrong, in order; the session went on without them, or ended at the last."""
+        return self._arrivals.faults
+
+    @property
     def remembers(self) -> tuple[object, ...]:
         """The values that the party holds now: what a thief of its memory would find."""
         return tuple(self._values.values())
 
     # Inside
 
-    def _run(self, now: float, event: Callable[[], None]) -> list[Letter]:
+    def _run(self, now: float, event: Callable[[], bool]) -> list[Letter]:
+        """Let something happen; where it changes anything, or a deadline is over, run the steps that are ready."""
         if self.ended is not None:
             return []
-        self._now = max(now, self._now)
+        self._intake.now = max(now, self._intake.now)
         letters = list[Letter]()
         try:
-            event()
-            while (step := next((s for s in self._steps if self._ready(s)), None)) is not None:
-                letters += self._fire(step)
+            slow = self._intake.overdue()
+            for sender in slow:
+                self._arrivals.blame(sender, Refused("wire-slow", "its vector took longer than its share of the step's time"))
+            if event() or slow or ((at := self.deadline) is not None and self._intake.now >= at):
+                while (step := next((s for s in self._steps if self._ready(s)), None)) is not None:
+                    letters += self._fire(step)
         except Refused as error:
             letters += self._leave(error)
         except Abort as error:
@@ -202,113 +222,53 @@ class Session:
             raise
         return letters
 
-    def _feed(self, sender: Address, chunk: bytes | memoryview) -> None:
-        if sender.index not in self._roster.get(sender.role, ()):
-            self.faults.append(Refused("wire-stranger", "not invited to this session", sender=str(sender)))
-            return
-        if sender.index not in self._awaited[sender.role]:
-            self._fault("wire-late", "a party that was left out or has left", sender)
-            return
-        decoder = self._decoders.setdefault(sender, Decoder(self._kinds[sender.role], self.limits))
+    def _feed(self, sender: Address, chunk: bytes | memoryview) -> bool:
         try:
-            decoder.feed(chunk)
-            if not decoder.done:
-                return
-            message, epoch = self._decoders.pop(sender).message()
+            message = self._arrivals.feed(sender, chunk)
         except Refused as error:
-            self._decoders.pop(sender, None)
-            self._blame(sender, error)
-            return
+            self._arrivals.blame(sender, error)
+            return True
         if isinstance(message, Farewell):
             self.accused[sender] = message.blamed[0] if message.blamed else 0
-            self._lose(sender)
-            return
-        self._accept(sender, message, epoch)
+            return self._lose(sender)
+        return message is not None
 
-    def _accept(self, sender: Address, message: Message, epoch: int) -> None:
-        step = self.flow.receiver(type(message))
-        now = self._fired.get(step.name, 0)
-        if epoch < now:
-            self._fault("wire-late", f"{type(message).__name__} after its step ran", sender)
-        elif epoch > now + 1:
-            self._blame(sender, Refused("wire-epoch", f"{type(message).__name__} out of turn"))
-        elif step.fold is not None and (epoch > now or self._state(step) is None):
-            self._blame(sender, Refused("wire-early", f"a {type(message).__name__} before its step waits for it"))
-        elif sender.index in self._inbox.setdefault((type(message), epoch), {}):
-            self._fault("wire-duplicate", f"a second {type(message).__name__}", sender)
-        else:
-            self._inbox[type(message), epoch][sender.index] = message
+    def _lose(self, peer: Address) -> bool:
+        if peer not in self._arrivals.roster:
+            return False
+        if not self.flow.roles[peer.role].many:
+            raise Abort("peer-gone", f"{peer} is gone")
+        self._arrivals.lose([peer])
+        return True
+
+    def _keep(self, value: object) -> bool:
+        self._values[type(value)] = value
+        return True
 
     def _ready(self, step: Step) -> bool:
         """Whether all that the step takes is here; admits and folds messages on the way."""
+        self._arrivals.take_in(step)
         if any(port.type not in self._values for port in step.takes if port.carrier in ("value", "input")):
             return False
-        epoch, since = self._fired.get(step.name, 0), self._armed.setdefault(step.name, self._now)
-        late = step.within is not None and self._now >= since + step.within
+        since = self._armed.setdefault(step.name, self._intake.now)
+        late = step.within is not None and self._intake.now >= since + step.within
         for port in step.takes:
-            if port.carrier == "message" and not self._inbox.get((port.type, epoch)):
+            if port.carrier == "message" and not self._arrivals.has(port.type, step):
                 if late:
                     raise Abort("deadline", f"no {port.type.__name__} in {step.within:g} s", step=step.name)
                 return False
-            if port.carrier in ("inbox", "arrived") and not self._gathered(step, port.type, epoch, late=late):
+            if port.carrier in ("inbox", "arrived") and not self._arrivals.enough(step, port.type, late=late):
                 return False
         return True
 
-    def _gathered(self, step: Step, kind: type, epoch: int, *, late: bool) -> bool:
-        role = self.flow.sender(kind).role
-        inbox, admitted = self._inbox.setdefault((kind, epoch), {}), self._admitted.setdefault((kind, epoch), set())
-        for index in [i for i in inbox if i not in admitted]:
-            if index not in self._awaited[role]:
-                del inbox[index]
-                self._fault("wire-late", f"{kind.__name__} of a party that has left", Address(role, index))
-                continue
-            try:
-                self._admit(step, index, inbox[index])
-                admitted.add(index)
-            except Refused as error:
-                del inbox[index]
-                error.step = error.step or step.name
-                self._blame(Address(role, index), error)
-        need = step.quorum(self._state(step)) if step.quorum is not None else 1
-        have, possible = len(admitted), len(admitted | self._awaited[role])
-        if have < possible and possible >= need and not late:
-            return False
-        if have < need:
-            raise Abort("quorum", f"{have} {kind.__name__} where {need} are needed", step=step.name)
-        return True
-
-    def _admit(self, step: Step, index: int, message: Any) -> None:
-        if step.admit is not None:
-            step.admit(self._state(step), index, message)
-        if step.fold is not None:
-            port = step.state
-            folded = step.fold(self._state(step), index, message)
-            if port is not None:
-                self._values[port.type] = folded
-            self._inbox[type(message), self._fired.get(step.name, 0)][index] = None
-
-    def _state(self, step: Step) -> Any:
-        return None if step.state is None else self._values.get(step.state.type)
-
     def _fire(self, step: Step) -> list[Letter]:
-        epoch = self._fired.get(step.name, 0)
-        self._fired[step.name] = epoch + 1
         self._armed.pop(step.name, None)
-        arguments = dict[str, Any]()
+        arguments = self._arrivals.collect(step)
         for port in step.takes:
             if port.carrier in ("value", "input"):
                 arguments[port.name] = self._values.pop(port.type)
             elif port.carrier == "rand":
                 arguments[port.name] = self._entropy()
-            else:
-                box = self._inbox.pop((port.type, epoch))
-                self._admitted.pop((port.type, epoch), None)
-                if port.carrier == "message":
-                    (arguments[port.name],) = box.values()
-                elif port.carrier == "inbox":
-                    arguments[port.name] = dict(sorted(box.items()))
-                else:
-                    arguments[port.name] = Arrived(sorted(box))
         try:
             result = step.fn(**arguments)
         except Refused as error:
@@ -334,10 +294,10 @@ class Session:
                     self._put(value)
                 case Broadcast(message, to):
                     letters.append(self._letter(message, tuple(to)))
-                    self._awaited[self.flow.receiver(port.type).role] &= set(to)
+                    self._arrivals.await_only(self.flow.receiver(port.type).role, to)
                 case Fanout(messages):
                     letters += [self._letter(message, (index,)) for index, message in messages.items()]
-                    self._awaited[self.flow.receiver(port.type).role] &= set(messages)
+                    self._arrivals.await_only(self.flow.receiver(port.type).role, messages)
                 case Message():
                     letters.append(self._letter(item, (0,)))
                 case _:
@@ -352,7 +312,7 @@ class Session:
     def _put(self, value: Any) -> None:
         awaited = {p.type for s in self._steps for p in s.takes if p.carrier in ("value", "input")}
         if type(value) in awaited:
-            self._values[type(value)] = value
+            self._keep(value)
         else:
             self.outputs.append(value)
 
@@ -360,42 +320,18 @@ class Session:
         role = self.flow.receiver(type(message)).role
         return Letter(self.me, tuple(Address(role, i) for i in to), message, self._sent.get(type(message), 0), self.limits)
 
-    def _lose(self, peer: Address) -> None:
-        self._decoders.pop(peer, None)
-        if peer.role in self._awaited and self.flow.roles[peer.role].many:
-            self._awaited[peer.role].discard(peer.index)
-        elif peer.role in self._awaited:
-            raise Abort("peer-gone", f"{peer} is gone")
-
-    def _blame(self, sender: Address, error: Refused) -> None:
-        """Expel one of many, or end the session with the one that was awaited."""
-        error.sender = str(sender)
-        if not self.flow.roles[sender.role].many:
-            raise error
-        self.faults.append(_text_of(error))
-        self._awaited[sender.role].discard(sender.index)
-
-    def _fault(self, check: str, detail: str, sender: Address) -> None:
-        self.faults.append(Refused(check, detail, sender=str(sender)))
-
     def _leave(self, error: Refused) -> list[Letter]:
         """End after a refused message; tell the roles of one who was to blame, and nothing else."""
-        self.faults.append(_text_of(error))
+        self.faults.append(text_of(error))
         self._end(Abort(error.check, error.detail, step=error.step))
         role, _, index = (error.sender or "").partition(" ")
         blamed = (int(index),) if role == self.me.role and index.isdigit() and int(index) <= MAX_PARTIES else ()
         if not self.flow.roles[self.me.role].many:
             return []
-        ones = tuple(Address(name) for name, r in self.flow.roles.items() if not r.many and name in self._roster)
+        ones = tuple(Address(name) for name, r in self.flow.roles.items() if not r.many and Address(name) in self._arrivals.roster)
         return [Letter(self.me, (one,), Farewell(blamed), 0, self.limits) for one in ones]
 
     def _end(self, error: Abort) -> None:
         self.ended = error
         self._values.clear()
-        self._inbox.clear()
-        self._decoders.clear()
-
-
-def _text_of(error: Refused) -> Refused:
-    """The error without its traceback, whose frames hold what the step was working on: keys, seed, input."""
-    return Refused(error.check, error.detail, sender=error.sender, step=error.step)
+        self._arrivals.clear()

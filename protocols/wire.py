@@ -4,20 +4,24 @@ A message on the wire is ``length (4 bytes, little-endian) ‖ control ‖ vecto
 …]`` in the deterministic encoding of RFC 8949 §4.2; it is decoded, type-checked field by field, encoded again and compared, so a
 second spelling of the same content, trailing bytes, tags, floats and simple values are refused.  Vectors never enter a codec: each
 is a run of bytes whose length both sides know beforehand (`Limits.vectors`), sent in frames of at most `FRAME` bytes.
+
+Channel assumed: none.  Any bytes are parsed or refused, and none is stored that no message could have.
+
+What it does not protect: bytes say nothing of who sent them; that is the driver's word, and the signature in the message.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from typing import Any, Literal, get_args
 
 import cbor2
 
 from protocols.bulk import Bulk, Layout
 from protocols.errors import Misuse, Refused, require
-from protocols.schema import PARTIES, Count, Message, Raw, Record, Size, Span, max_control, schema
+from protocols.schema import PARTIES, Count, Message, Record, Size, Span, is_raw, max_control, schema
 
 FRAME = 1 << 20
 """Largest frame of vector bytes."""
@@ -34,9 +38,6 @@ class Limits:
 
     parties: int
     vectors: Mapping[str, Layout]
-
-
-M = TypeVar("M", bound=Message)
 
 
 def canonical(value: Any) -> bytes:
@@ -99,16 +100,36 @@ def control_bytes(message: Message) -> bytes:
     return canonical(_dump(message)[0])
 
 
+Verdict = Literal["take", "wait", "skip"]
+"""What becomes of a message whose control fields were read: its vectors are taken, must wait, or are read over."""
+
+
+def _take(_kind: type[Message], _epoch: int) -> Verdict:
+    return "take"
+
+
 class Decoder:
     """Reads one message from chunks of any size.  A chunk that breaks a bound is refused before it is stored.
 
     Args:
         kinds: the messages that may come, by name.
         limits: sizes of the session.
+        judge: asked once the control fields are read, before anything is set aside for vectors; may raise `Refused`.
+
+    Attributes:
+        waits: whether vector bytes are refused until somebody sets it to False.
     """
 
-    def __init__(self, kinds: Mapping[str, type[Message]], limits: Limits) -> None:
-        self._kinds, self._limits = kinds, limits
+    __slots__ = ("_body", "_head", "_judge", "_kinds", "_limits", "_most", "_want", "waits")
+
+    def __init__(
+        self,
+        kinds: Mapping[str, type[Message]],
+        limits: Limits,
+        judge: Callable[[type[Message], int], Verdict] = _take,
+    ) -> None:
+        self._kinds, self._limits, self._judge = kinds, limits, judge
+        self.waits = False
         self._most = max((max_control(kind, limits.parties) for kind in kinds.values()), default=0)
         self._head, self._want = bytearray(), 4
         self._body: _Body | None = None
@@ -117,6 +138,17 @@ class Decoder:
     def done(self) -> bool:
         """Whether the message is complete."""
         return self._body is not None and not self._body.waiting
+
+    @property
+    def heading(self) -> tuple[type[Message], int] | None:
+        """Kind and epoch of the message, once its control fields are read."""
+        return None if self._body is None else (self._body.kind, self._body.epoch)
+
+    def skip(self) -> None:
+        """Forget the vectors that have come of a message whose control fields are read, and read over the rest."""
+        self.waits = False
+        if self._body is not None:
+            self._body.skip()
 
     def feed(self, chunk: bytes | memoryview) -> None:
         """Take the next bytes.
@@ -141,43 +173,71 @@ class Decoder:
                 self._want = 4 + length
             else:
                 kind, epoch, values = parse_control(bytes(self._head[4:]), self._kinds, self._limits)
+                verdict = self._judge(kind, epoch)
+                self._head, self.waits = bytearray(), verdict == "wait"
                 self._body = _Body(kind, epoch, values, self._limits)
+                if verdict == "skip":
+                    self._body.skip()
         if self._body is not None:
+            require(not (self.waits and view), "wire-turn", "vector bytes before their turn")
             self._body.feed(view)
 
-    def message(self) -> tuple[Message, int]:
-        """The complete message and its epoch."""
+    def message(self) -> tuple[Message, int] | None:
+        """The complete message and its epoch, or None where it was read over."""
         if self._body is None or not self.done:
             raise Refused("wire-truncated", "the message is not complete")
-        return self._body.build(), self._body.epoch
+        return None if self._body.skipped else (self._body.build(), self._body.epoch)
+
+
+@dataclass(slots=True)
+class _Field:
+    """A vector that is coming: nothing is set aside for it before its first byte."""
+
+    name: str
+    layout: Layout
+    left: int
+    parser: Any = None
+    state: Any = None
 
 
 class _Body:
     """A message whose control has been read and whose vectors are coming."""
 
+    __slots__ = ("_values", "epoch", "kind", "skipped", "waiting")
+
     def __init__(self, kind: type[Message], epoch: int, values: dict[str, Any], limits: Limits) -> None:
-        self.kind, self.epoch, self._values = kind, epoch, values
-        self.waiting = list[tuple[str, int, Any, Any]]()
-        for name, hint in schema(kind):
-            if name not in values:
-                layout = limits.vectors[get_args(hint)[1].key]
-                self.waiting.append((name, layout.nbytes, layout.parser(), hashlib.sha256()))
-        self._skip_empty()
+        self.kind, self.epoch, self.skipped, self._values = kind, epoch, False, values
+        layouts = {name: limits.vectors[get_args(hint)[1].key] for name, hint in schema(kind) if is_raw(hint)}
+        self.waiting = [_Field(name, layout, layout.nbytes) for name, layout in layouts.items()]
+        self._finish()
 
     def feed(self, view: memoryview) -> None:
         while view:
             require(self.waiting, "wire-trailing", "bytes after the end of the message")
-            name, left, parser, state = self.waiting[0]
-            part, view = view[:left], view[left:]
-            parser.feed(part)
-            state.update(part)
-            self.waiting[0] = (name, left - len(part), parser, state)
-            self._skip_empty()
+            field = self.waiting[0]
+            part, view = view[: field.left], view[field.left :]
+            if not self.skipped:
+                self._open(field)
+                field.parser.feed(part)
+                field.state.update(part)
+            field.left -= len(part)
+            self._finish()
 
-    def _skip_empty(self) -> None:
-        while self.waiting and self.waiting[0][1] == 0:
-            name, _, parser, state = self.waiting.pop(0)
-            self._values[name] = Bulk(parser.vector(), state.digest())
+    def skip(self) -> None:
+        self.skipped, self._values = True, {}
+        for field in self.waiting:
+            field.parser = field.state = None
+
+    def _open(self, field: _Field) -> None:
+        if field.parser is None:
+            field.parser, field.state = field.layout.parser(), hashlib.sha256()
+
+    def _finish(self) -> None:
+        while self.waiting and self.waiting[0].left == 0:
+            field = self.waiting.pop(0)
+            if not self.skipped:
+                self._open(field)
+                self._values[field.name] = Bulk(field.parser.vector(), field.state.digest())
 
     def build(self) -> Message:
         return self.kind(**self._values)
@@ -200,10 +260,8 @@ def parse_control(data: bytes, kinds: Mapping[str, type[Message]], limits: Limit
     """
     try:
         tree = cbor2.loads(data, max_depth=12, allow_indefinite=False, allow_duplicate_keys=False, semantic_decoders=_NO_TAGS)
-        again = canonical(tree)
-    except Exception as error:  # noqa: BLE001  (cbor2 lets errors of tag handlers and of unencodable values through)
+    except Exception as error:  # noqa: BLE001  (cbor2 lets errors of tag handlers through)
         raise Refused("wire-canonical", f"not CBOR ({type(error).__name__})") from None
-    require(again == data, "wire-canonical", "not the deterministic encoding, or trailing bytes")
     require(
         type(tree) is list and len(tree) >= 2 and type(tree[0]) is str and type(tree[1]) is int,
         "wire-kind",
@@ -211,18 +269,16 @@ def parse_control(data: bytes, kinds: Mapping[str, type[Message]], limits: Limit
     )
     name, epoch, *values = tree
     require(name in kinds and 0 <= epoch < 2**32, "wire-kind", "a message that may not come here")
-    return kinds[name], epoch, _fields(kinds[name], values, limits)
+    fields = _fields(kinds[name], values, limits)  # before the second encoding, which is slow where a tree has odd shapes
+    require(canonical(tree) == data, "wire-canonical", "not the deterministic encoding, or trailing bytes")
+    return kinds[name], epoch, fields
 
 
 def _fields(kind: type[Record], values: list[Any], limits: Limits) -> dict[str, Any]:
-    plain = [(name, hint) for name, hint in schema(kind) if not _is_raw(hint)]
+    plain = [(name, hint) for name, hint in schema(kind) if not is_raw(hint)]
     require(len(values) == len(plain), "wire-field", f"{kind.__name__} has {len(plain)} fields, not {len(values)}")
     where = kind.__name__
     return {name: _load(hint, value, limits, f"{where}.{name}") for (name, hint), value in zip(plain, values, strict=True)}
-
-
-def _is_raw(hint: Any) -> bool:
-    return get_origin(hint) is Annotated and isinstance(get_args(hint)[1], Raw)
 
 
 def _load(hint: Any, value: Any, limits: Limits, where: str) -> Any:

@@ -1,6 +1,8 @@
 """Checks of a flow's graph: what `protocols.flow.Flow.check` refuses.
 
 Every message has one sender and one receiver that can take it, every value one consumer, and nothing runs in a circle.
+
+What it does not see: whether a step is pure, whether its checks are right, whether parties wait for each other for ever.
 """
 
 from __future__ import annotations

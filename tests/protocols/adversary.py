@@ -127,6 +127,13 @@ def without_check(patch: pytest.MonkeyPatch, *checks: str) -> None:
             patch.setattr(module, "require", lenient)
 
 
+def restore(session: Session, state: object, *steps: str) -> None:
+    """A party whose state outlives its use, as from the image of a machine: it holds ``state`` again, and no step has run."""
+    session._values[type(state)] = state
+    for step in steps:
+        session._arrivals._fired.pop(step, None)
+
+
 @dataclass
 class LyingServer:
     """A server played by the test.

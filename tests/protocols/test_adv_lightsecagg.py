@@ -7,14 +7,13 @@ The federation has six parties; unless a test says otherwise U = 4, T = 1, |C| =
 from __future__ import annotations
 
 import hashlib
-import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
-from adversary import Federation, LyingServer, ending, faults, federation, run
+from adversary import Federation, LyingServer, ending, faults, federation, restore, run
 
 from protocols import lagrange, lightsecagg, simulate, sums
 from protocols.agreement import Agree, Agreed, Dropped, Signed
@@ -100,15 +99,6 @@ def unmasked(p: LightParameters, y: Padded, shares: dict[int, Any]) -> list[int]
 # --- one survivor set, one answer
 
 
-class Restored(Session):
-    """A party whose state outlives its use, as from the image of a machine."""
-
-    def restore(self, state: Covered) -> None:
-        self._values[Covered] = state
-        self._fired.pop("consent", None)
-        self._fired.pop("answer", None)
-
-
 def ask_without_the_victim(server: LightServer, helpers: Iterable[int]) -> None:
     """After the sum: the same helpers asked for the survivors without the victim."""
     for u in helpers:
@@ -148,8 +138,7 @@ def test_control_a_state_used_twice_gives_the_victims_mask() -> None:
     y = server.all(Padded)[VICTIM]
     for u in EVERYBODY[1:]:
         session = server.sessions[u]
-        session.__class__ = Restored
-        typing.cast(Restored, session).restore(images[u])
+        restore(session, images[u], "consent", "answer")
     ask_without_the_victim(server, EVERYBODY[1:])
     shares = {}
     for u, second in server.answers().items():

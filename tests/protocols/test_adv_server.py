@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
-from adversary import Federation, LyingServer, ending, federation, pair_keys, rebuild, unmask, without_check
+from adversary import Federation, LyingServer, ending, federation, pair_keys, rebuild, restore, unmask, without_check
 
 from protocols import secagg
 from protocols.agreement import Agree, Agreed, Dropped, Signed
@@ -20,8 +20,7 @@ from protocols.primitives import seal
 from protocols.primitives.agree import KeyPair
 from protocols.rand import Replay, Seed
 from protocols.schema import schema
-from protocols.secagg_types import Advert, Box, Boxes, Covered, Masked, Opening, Openings, Sealed, Shared
-from protocols.session import Session
+from protocols.secagg_types import Advert, Box, Boxes, Masked, Opening, Openings, Sealed, Shared
 from protocols.suite import Terms
 from protocols.wire import Limits, canonical, encode
 
@@ -69,15 +68,6 @@ def test_the_opening_round_is_not_replayed_with_another_list(epoch: int, faults:
         assert [type(value).__name__ for value in session.remembers] == left
 
 
-class Restored(Session):
-    """A party whose state outlives its use, as from the image of a machine."""
-
-    def restore(self, state: Covered) -> None:
-        self._values[Covered] = state
-        self._fired.pop("consent")
-        self._fired.pop("open_shares")
-
-
 def test_control_a_state_used_twice_opens_both_shares() -> None:
     """What "wire-late" and the moved state are for."""
     fed = federation()
@@ -88,8 +78,7 @@ def test_control_a_state_used_twice_opens_both_shares() -> None:
     server.open_all()
     b = rebuild(server.shares(VICTIM, "b", {}, dict.fromkeys(EVERYBODY, EVERYBODY)), fed.t)
     for u, session in server.sessions.items():
-        session.__class__ = Restored
-        typing.cast(Restored, session).restore(images[u])
+        restore(session, images[u], "consent", "open_shares")
     del server.sessions[VICTIM], server.heard[VICTIM, Agree], server.heard[VICTIM, Openings]
     server.agree_on((VICTIM,))
     server.open_all()
