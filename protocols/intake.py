@@ -130,6 +130,8 @@ class Intake:
 
     def overdue(self) -> list[Address]:
         """Who holds a turn for longer than it lasts, the longest first, as many as wait for one."""
+        if not self._waiting:
+            return []
         over = sorted((until, sender) for sender, until in self._turns.items() if self.now >= until)
         return [sender for _, sender in over[: len(self._waiting)]]
 
