@@ -24,7 +24,7 @@ from protocols.primitives.prg import apply_masks
 from protocols.primitives.shamir import Lagrange
 from protocols.rand import Key, Replay, Seed
 from protocols.schema import Message
-from protocols.secagg_types import Advert, Boxes, Covered, Entry, Listed, Masked, Openings, Sealed
+from protocols.secagg_types import Advert, Boxes, Covered, Entry, Listed, Masked, Openings, Sealed, Shared
 from protocols.session import SERVER, Address, Letter, Session, client
 from protocols.suite import Occasion, Roster, Terms
 from protocols.vector import Vector
@@ -33,6 +33,9 @@ from protocols.wire import Limits, canonical
 M = TypeVar("M", bound=Message)
 SCHEME = sums.scheme("secagg")
 MAX_ABS = 1000
+EVERYBODY = (1, 2, 3, 4, 5, 6)
+FIELD = 2**255 - 19
+"""Modulus of the coordinates of X25519."""
 
 
 @dataclass
@@ -105,6 +108,11 @@ def run(
     return simulate.run(everybody, {client(u): [Vector(x)] for u, x in fed.vectors.items()}, network=network)
 
 
+def pair(label: str) -> KeyPair:
+    """A key pair of the adversary's own."""
+    return KeyPair.generate(Replay("keys")(), label)
+
+
 def faults(outcome: simulate.Outcome) -> list[tuple[str, str | None, str | None]]:
     """What the server noted: (check, sender, step)."""
     return [(e.check, e.sender, e.step) for e in outcome.sessions[SERVER].faults]
@@ -170,6 +178,15 @@ class LyingServer:
         return {
             u: message for (u, k), message in sorted(self.heard.items(), key=lambda item: item[0][0]) if isinstance(message, kind)
         }
+
+    @property
+    def publics(self) -> dict[int, bytes]:
+        """The mask keys that parties advertised."""
+        return {u: advert.s_pk for u, advert in self.all(Advert).items()}
+
+    def mask_pair(self, u: int) -> KeyPair:
+        """The mask keys of a colluding party, taken from its state before it masks."""
+        return next(state.s for state in self.sessions[u].remembers if isinstance(state, Shared))
 
     # The rounds, as an honest server would play them, one party at a time
 

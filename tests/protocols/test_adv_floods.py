@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 from strategies import client
 from tapes import CASE, ME, at_state, check_sane, tape
-from uploads import THRESHOLD, adding, cut, interleave, peak, vector
+from uploads import SIZE, THRESHOLD, VECTOR, adding, cut, interleave, peak, vector
 
 from protocols import wire
 from protocols.arrivals import PATIENCE
@@ -20,9 +20,6 @@ from protocols.secagg_types import Advert, Boxes, Listed
 from protocols.session import SERVER, Address, Session
 from protocols.vector import Sum
 from protocols.wire import Limits, canonical, parse_control
-
-SIZE = 100_000
-VECTOR = 4 * (SIZE + 1)
 
 
 def checks(session: Session) -> list[str]:

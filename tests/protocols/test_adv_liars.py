@@ -10,64 +10,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from adversary import Federation, LyingServer, faults, federation, limits, run
+from adversary import EVERYBODY, FIELD, Federation, LyingServer, faults, federation, limits, pair, run
+from lies import LIAR, Lie, check_expelled, false_receipt, flipped, other_data, telling
 
-from protocols import secagg, simulate
+from protocols import secagg
 from protocols.agreement import Agree
 from protocols.bulk import Bulk
-from protocols.primitives.agree import KeyPair
-from protocols.rand import Replay
 from protocols.schema import Message
-from protocols.secagg_types import Advert, Boxes, Covered, Masked, Opening, Openings
-from protocols.session import Address, Letter, Session, client
-
-EVERYBODY = (1, 2, 3, 4, 5, 6)
-FIELD = 2**255 - 19
-
-
-def pair(label: str) -> KeyPair:
-    return KeyPair.generate(Replay("keys")(), label)
-
-
-LIAR = 6
-Lie = Callable[[Message, Session, Federation], Message]
-
-
-def telling(fed: Federation, lie: Lie, kind: type[Message]) -> simulate.Outcome:
-    """A federation in which the messages of ``kind`` from party 6 are replaced."""
-    sessions: dict[Address, Session] = {}
-
-    def network(letter: Letter) -> Iterable[Letter]:
-        if letter.sender != client(LIAR) or type(letter.message) is not kind:
-            return (letter,)
-        return (replace(letter, message=lie(letter.message, sessions[client(LIAR)], fed)),)
-
-    return run(fed, network=network, sessions=sessions)
-
-
-def false_receipt(message: Message, session: Session, fed: Federation) -> Message:
-    """Another receipt under the liar's own good signature."""
-    state = next(v for v in session.remembers if isinstance(v, Covered))
-    assert isinstance(message, Masked)
-    receipt = bytes(32)
-    statement = fed.terms.statement("masked", LIAR, state.L, list(state.u2), message.y.digest, receipt)
-    return replace(message, receipt=receipt, signature=fed.parties[LIAR].identity.sign(statement))
-
-
-def other_vector(message: Message, *_: object) -> Message:
-    assert isinstance(message, Masked)
-    assert message.y.data is not None
-    return replace(message, y=Bulk(message.y.values, message.y.digest, bytes(len(message.y.data))))
+from protocols.secagg_types import Advert, Boxes, Masked, Opening, Openings
+from protocols.session import Letter, Session, client
 
 
 def one_opening_less(message: Message, *_: object) -> Message:
     assert isinstance(message, Openings)
     return replace(message, shares=message.shares[1:])
-
-
-def flipped(message: Message, *_: object) -> Message:
-    signature: bytes = message.signature  # type: ignore[attr-defined]
-    return replace(message, signature=bytes([signature[0] ^ 1]) + signature[1:])  # type: ignore[type-var, call-arg]
 
 
 def advert(**keys: bytes) -> Lie:
@@ -115,7 +71,7 @@ LIES: dict[str, tuple[type[Message], str, str, Lie]] = {
         Masked,
         "masked-signature",
         "survey",
-        other_vector,
+        other_data("y"),
     ),
     "a receipt for other shares": (Masked, "masked-receipt", "survey", false_receipt),
     "agree signature": (Agree, "agree-signature", "gather", flipped),
@@ -126,13 +82,7 @@ LIES: dict[str, tuple[type[Message], str, str, Lie]] = {
 
 @pytest.mark.parametrize("lie", LIES)
 def test_one_that_lies_is_expelled_by_name_and_the_others_finish(lie: str) -> None:
-    kind, check, step, forge = LIES[lie]
-    fed = federation()
-    outcome = telling(fed, forge, kind)
-    assert faults(outcome) == [(check, "client 6", step)]
-    members = EVERYBODY if kind in {Agree, Openings} else EVERYBODY[:-1]
-    assert outcome.outputs[0].values.tolist() == fed.sum(members)
-    assert outcome.outputs[0].contributors == len(members)
+    check_expelled(federation(), LIES[lie], {Agree, Openings})
 
 
 def test_a_share_unlike_its_hash_convicts_its_opener() -> None:

@@ -6,23 +6,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import pytest
-from adversary import LyingServer, ending, federation
+from adversary import FIELD, LyingServer, ending, federation, pair
 
 from protocols.agreement import Agree, Agreed, Dropped, Signed
-from protocols.primitives.agree import KeyPair
-from protocols.rand import Replay
 from protocols.secagg_types import Advert, Box, Boxes, Entry, Listed, Masked, Openings, Sealed
-
-FIELD = 2**255 - 19
 
 
 def signed(server: LyingServer, u: int, c_pk: bytes, s_pk: bytes) -> Advert:
     """An advert of the colluding party 6, signed with its identity."""
     return Advert(c_pk, s_pk, server.fed.parties[u].identity.sign(server.fed.terms.statement("keys", u, c_pk, s_pk)))
-
-
-def pair(label: str) -> KeyPair:
-    return KeyPair.generate(Replay("keys")(), label)
 
 
 def reordered(listed: Listed, order: Iterable[int]) -> Listed:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
-from adversary import SCHEME, Federation, faults, federation, limits, run
+from adversary import EVERYBODY, SCHEME, Federation, faults, federation, limits, run
 
 from protocols import simulate, sums, wire
 from protocols.agreement import Agree
@@ -18,7 +18,6 @@ from protocols.session import SERVER, Address, Letter, Session, client
 from protocols.vector import Vector
 from protocols.wire import Decoder
 
-EVERYBODY = (1, 2, 3, 4, 5, 6)
 BAD = 6
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from adversary import (
+    EVERYBODY,
     Federation,
     LyingServer,
     ending,
@@ -25,7 +26,6 @@ from protocols.primitives import agree, seal, shamir
 from protocols.primitives.prg import apply_masks
 from protocols.rand import Key, Rand
 from protocols.secagg_types import (
-    Advert,
     Advertised,
     Box,
     Boxes,
@@ -40,7 +40,6 @@ from protocols.session import SERVER, client
 from protocols.vector import Vector, with_count
 from protocols.wire import canonical
 
-EVERYBODY = (1, 2, 3, 4, 5, 6)
 BAD, VICTIM = 6, 1
 Shares = tuple[bytes, bytes]
 
@@ -78,7 +77,7 @@ def one_bad(forge: Callable[[Shared, Box], Box]) -> Flow:
     return dealer(change)
 
 
-# --- a bad box
+# A bad box
 
 
 JUNK = bytes(33)
@@ -128,7 +127,7 @@ def garbled_boxes(fed: Federation, flow: Flow) -> tuple[LyingServer, list[int]]:
     """The server breaks all boxes to the victim but that of the colluding party, then plays by the rules."""
     server = LyingServer(fed, {u: fed.session(u, flow=flow if u == VICTIM else None) for u in fed.parties})
     L = secagg.list_hash(server.up_to_boxes())
-    keys = next(state.s for state in server.sessions[BAD].remembers if isinstance(state, Shared))
+    keys = server.mask_pair(BAD)
     for u in EVERYBODY:
         sealed = server.sealed(u)
         boxes = tuple(replace(box, box=bytes(93)) if u == VICTIM and box.peer != BAD else box for box in sealed.boxes)
@@ -139,8 +138,7 @@ def garbled_boxes(fed: Federation, flow: Flow) -> tuple[LyingServer, list[int]]:
     server.open_all()
     b = rebuild(server.shares(VICTIM, "b", {}, dict.fromkeys(EVERYBODY, EVERYBODY)), fed.t)
     assert b is not None
-    publics = {u: server.all(Advert)[u].s_pk for u in (VICTIM, BAD)}
-    pairs = pair_keys(fed.terms, L, VICTIM, publics, {BAD: keys})
+    pairs = pair_keys(fed.terms, L, VICTIM, server.publics, {BAD: keys})
     return server, unmask(fed.terms, L, VICTIM, server.all(Masked)[VICTIM], b, pairs)
 
 
@@ -156,7 +154,7 @@ def test_control_a_party_that_skips_bad_boxes_is_left_with_the_colluders_mask() 
     assert stolen == fed.vectors[VICTIM].tolist()
 
 
-# --- a bad dealer
+# A bad dealer
 
 
 def redealt(secret: str, value: bytes | None) -> Flow:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
-from adversary import Federation, LyingServer, ending, federation, pair_keys, rebuild, restore, unmask, without_check
+from adversary import EVERYBODY, Federation, LyingServer, ending, federation, pair_keys, rebuild, restore, unmask, without_check
 
 from protocols import secagg
 from protocols.agreement import Agree, Agreed, Dropped, Signed
@@ -20,24 +20,14 @@ from protocols.primitives import seal
 from protocols.primitives.agree import KeyPair
 from protocols.rand import Replay, Seed
 from protocols.schema import schema
-from protocols.secagg_types import Advert, Box, Boxes, Masked, Opening, Openings, Sealed, Shared
+from protocols.secagg_types import Advert, Box, Boxes, Masked, Opening, Openings, Sealed
 from protocols.suite import Terms
 from protocols.wire import Limits, canonical, encode
 
-EVERYBODY = (1, 2, 3, 4, 5, 6)
 VICTIM, COLLUDER = 1, 6
 
 
-def mask_keys(server: LyingServer, u: int) -> KeyPair:
-    """The mask keys of a colluding party, taken from its state before it masks."""
-    return next(state.s for state in server.sessions[u].remembers if isinstance(state, Shared))
-
-
-def publics(server: LyingServer) -> dict[int, bytes]:
-    return {u: advert.s_pk for u, advert in server.all(Advert).items()}
-
-
-# --- both shares of one party
+# Both shares of one party
 
 
 def test_both_shares_cannot_be_said() -> None:
@@ -85,11 +75,11 @@ def test_control_a_state_used_twice_opens_both_shares() -> None:
     s_sk = rebuild(server.shares(VICTIM, "s", {}, dict.fromkeys(EVERYBODY, EVERYBODY[1:])), fed.t)
     assert b is not None
     assert s_sk is not None
-    pairs = pair_keys(fed.terms, L, VICTIM, publics(server), {VICTIM: KeyPair.from_secret(s_sk)})
+    pairs = pair_keys(fed.terms, L, VICTIM, server.publics, {VICTIM: KeyPair.from_secret(s_sk)})
     assert unmask(fed.terms, L, VICTIM, server.all(Masked)[VICTIM], b, pairs) == fed.vectors[VICTIM].tolist()
 
 
-# --- different sets to different parties
+# Different sets to different parties
 
 VIEWS: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {
     1: ((1, 2, 3, 6), ()),
@@ -114,7 +104,7 @@ def split(fed: Federation, signatures: Mapping[tuple[int, tuple[int, ...]], byte
     """
     server = LyingServer(fed)
     L = secagg.list_hash(server.up_to_boxes())
-    keys = mask_keys(server, COLLUDER)
+    keys = server.mask_pair(COLLUDER)
     for u in EVERYBODY:
         server.tell(u, server.sealed(u, VIEWS[u][0] if u in VIEWS else None))
     colluder = server.collude(COLLUDER)
@@ -130,7 +120,7 @@ def split(fed: Federation, signatures: Mapping[tuple[int, tuple[int, ...]], byte
     if b is None or None in secrets.values():
         return server, []
     known = {v: KeyPair.from_secret(secret) for v, secret in secrets.items() if secret is not None} | {COLLUDER: keys}
-    pairs = pair_keys(fed.terms, L, VICTIM, publics(server), known)
+    pairs = pair_keys(fed.terms, L, VICTIM, server.publics, known)
     return server, unmask(fed.terms, L, VICTIM, server.all(Masked)[VICTIM], b, pairs)
 
 
@@ -158,7 +148,7 @@ def test_control_without_agreement_the_victim_stands_alone(monkeypatch: pytest.M
     assert stolen == fed.vectors[VICTIM].tolist()
 
 
-# --- replay
+# Replay
 
 
 def earlier_agreements(fed: Federation) -> dict[tuple[int, tuple[int, ...]], bytes]:
@@ -212,7 +202,7 @@ def test_the_advert_of_another_occasion_is_refused_by_the_other_parties() -> Non
     assert ending(server.sessions[VICTIM]) == ("listed-signature", "share")
 
 
-# --- swapped keys
+# Swapped keys
 
 
 def man_in_the_middle(fed: Federation) -> tuple[LyingServer, list[int]]:

@@ -37,7 +37,7 @@ from protocols.suite import Occasion, Parameters, Roster, Terms
 from protocols.vector import Vector
 from protocols.wire import digest
 
-# --- downgrade
+# Downgrade
 
 
 def weak() -> Federation:
@@ -65,8 +65,7 @@ def open_twice(fed: Federation) -> tuple[LyingServer, list[int]]:
     s_sk = rebuild(server.shares(1, "s", {5: colluder}, views), fed.t)
     if b is None or s_sk is None:
         return server, []
-    publics = {u: advert.s_pk for u, advert in server.all(Advert).items()}
-    pairs = pair_keys(fed.terms, L, 1, publics, {1: KeyPair.from_secret(s_sk)})
+    pairs = pair_keys(fed.terms, L, 1, server.publics, {1: KeyPair.from_secret(s_sk)})
     return server, unmask(fed.terms, L, 1, server.all(Masked)[1], b, pairs)
 
 
@@ -156,7 +155,7 @@ def test_a_roster_that_gives_the_party_another_key_is_refused() -> None:
     assert ending(session) == ("roster-own", "advertise")
 
 
-# --- sybils: few honest parties in a set
+# Sybils: few honest parties in a set
 
 
 STRICT = Policy(min_cohort=5)
@@ -198,7 +197,7 @@ def test_every_set_has_the_threshold_whatever_the_policy(stage: str, step: str) 
     assert ending(server.sessions[1]) == ({"share": "listed", "mask": "sealed", "consent": "dropped"}[step] + "-cohort", step)
 
 
-# --- two models
+# Two models
 
 
 def gradient(model: bytes, data: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -234,7 +233,7 @@ def test_control_with_the_model_outside_of_the_session_identity_the_sum_is_the_v
     assert two_models(fed).outputs[0].values.tolist() == fed.vectors[1].tolist()
 
 
-# --- a round done again
+# A round done again
 
 
 def feigned_abort(fed: Federation) -> tuple[simulate.Outcome, simulate.Outcome]:
@@ -289,7 +288,7 @@ def test_a_session_serves_one_occasion() -> None:
     assert refused.value.check == "journal-rebound"
 
 
-# --- strangers, and a name for what does not run
+# Strangers, and a name for what does not run
 
 
 def test_a_roster_with_strangers_is_refused_by_who_knows_its_consortium() -> None:

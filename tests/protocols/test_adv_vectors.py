@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from adversary import (
+    EVERYBODY,
     MAX_ABS,
     LyingServer,
     ending,
@@ -26,15 +27,14 @@ from protocols.errors import Abort, Misuse
 from protocols.flow import Flow
 from protocols.primitives.agree import KeyPair
 from protocols.rand import Seed
-from protocols.secagg_types import Advert, Covered, Masked, Openings, Sealed, Shared
+from protocols.secagg_types import Covered, Masked, Openings, Sealed, Shared
 from protocols.session import SERVER, Address, Letter, Session, client
 from protocols.vector import Vector
 
-EVERYBODY = (1, 2, 3, 4, 5, 6)
 BAD, VICTIM = 6, 1
 
 
-# --- a vector that is declared dropped but kept, or comes late, halved or twice
+# A vector that is declared dropped but kept, or comes late, halved or twice
 
 
 def test_a_vector_that_was_declared_dropped_stays_under_its_own_mask() -> None:
@@ -49,9 +49,8 @@ def test_a_vector_that_was_declared_dropped_stays_under_its_own_mask() -> None:
     s_sk = rebuild(server.shares(VICTIM, "s", {}, opened), fed.t)
     assert s_sk is not None
     own = KeyPair.from_secret(s_sk)
-    publics = {u: advert.s_pk for u, advert in server.all(Advert).items()}
-    assert own.public == publics[VICTIM]
-    pairs = pair_keys(fed.terms, L, VICTIM, publics, {VICTIM: own})
+    assert own.public == server.publics[VICTIM]
+    pairs = pair_keys(fed.terms, L, VICTIM, server.publics, {VICTIM: own})
     guess = unmask(fed.terms, L, VICTIM, server.all(Masked)[VICTIM], Seed(bytes(32)), pairs)
     assert guess != fed.vectors[VICTIM].tolist()
     assert server.tell(VICTIM, Dropped(()))
@@ -95,7 +94,7 @@ def test_half_a_vector_leaves_no_trace(part: float) -> None:
     assert outcome.outputs[0].values.tolist() == fed.sum(EVERYBODY[:-1])
 
 
-# --- garbage in one's own name
+# Garbage in one's own name
 
 
 def garbage(place: int, value: int) -> Flow:
@@ -121,7 +120,7 @@ def test_garbage_in_ones_own_name_shows_in_count_and_range(place: int, value: in
     assert outcome.outputs == []
 
 
-# --- a round that cannot be finished
+# A round that cannot be finished
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import Case, cases, client, identities, play, simple_case
+from values import A, B, C, D
 
 from protocols import secagg, simulate
 from protocols.errors import Misuse, Refused
@@ -22,27 +23,6 @@ from protocols.secagg_types import Collecting, Invited
 from protocols.session import SERVER, Address, Letter, Session
 from protocols.vector import Sum, Vector
 from protocols.wire import Limits
-
-
-@dataclass(frozen=True)
-class A:
-    n: int = 1
-
-
-@dataclass(frozen=True)
-class B:
-    n: int = 1
-
-
-@dataclass(frozen=True)
-class C:
-    n: int = 1
-
-
-@dataclass(frozen=True)
-class D:
-    n: int = 1
-
 
 NO_LIMITS = Limits(16, {})
 

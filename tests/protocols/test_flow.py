@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from values import A, B, C, D
 
 from protocols import plain, secagg
 from protocols.errors import Misuse
@@ -24,26 +25,6 @@ class Ping(Message):
 @dataclass(frozen=True)
 class Pong(Message):
     value: Index
-
-
-@dataclass(frozen=True)
-class A:
-    n: int = 1
-
-
-@dataclass(frozen=True)
-class B:
-    n: int = 1
-
-
-@dataclass(frozen=True)
-class C:
-    n: int = 1
-
-
-@dataclass(frozen=True)
-class D:
-    n: int = 1
 
 
 def one(_: Any) -> int:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import SEEDS, client, simple_case
-from uploads import THRESHOLD, adding, cut, interleave, peak, vector
+from uploads import SIZE, THRESHOLD, VECTOR, adding, cut, interleave, peak, vector
 
 from protocols import simulate
 from protocols.errors import Misuse
@@ -18,8 +18,6 @@ from protocols.intake import Intake
 from protocols.rand import Replay
 from protocols.session import SERVER, Letter, Session
 
-SIZE = 100_000
-VECTOR = 4 * (SIZE + 1)
 PACKED = 17 / 32
 
 

@@ -18,6 +18,9 @@ from protocols.wire import Limits, encode
 
 PLAIN = scheme("plain-insecure")
 MAX_ABS = 1000
+SIZE = 100_000
+VECTOR = 4 * (SIZE + 1)
+"""Bytes of a vector of `SIZE` values and the count, in memory."""
 THRESHOLD = flow.step("total").quorum
 
 

@@ -1,0 +1,161 @@
+"""Shamir's sharing: any threshold rebuilds, one share fewer fits every secret, what is out of range is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from protocols.errors import Misuse, Refused
+from protocols.primitives import shamir
+from protocols.primitives.shamir import Lagrange, P, share
+from protocols.rand import Rand, Replay, Seed
+
+SECRETS = st.binary(min_size=32, max_size=32)
+
+
+class Chosen(Rand):
+    """Gives coefficients that the test chose."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: list[int]) -> None:
+        super().__init__(Seed(bytes(32)))
+        self._values = values
+
+    def below(self, label: str, bound: int, count: int) -> list[int]:
+        assert (bound, count) == (P, len(self._values))
+        return self._values
+
+
+def is_prime(n: int) -> bool:
+    """Miller-Rabin with 40 fixed bases."""
+    s = ((n - 1) & -(n - 1)).bit_length() - 1
+    for base in range(2, 42):
+        x = pow(base, (n - 1) >> s, n)
+        if x in (1, n - 1):
+            continue
+        if not any((x := x * x % n) == n - 1 for _ in range(s - 1)):
+            return False
+    return True
+
+
+def test_the_field_is_the_first_prime_above_256_bits() -> None:
+    assert [k for k in range(1, 298) if is_prime(2**256 + k)] == [297]
+    assert P == 2**256 + 297
+
+
+POINTS = st.lists(st.one_of(st.integers(1, 300), st.integers(1, P - 1)), min_size=1, max_size=12, unique=True)
+
+
+@given(SECRETS, POINTS, st.data())
+@example(b"\xff" * 32, list(range(1, 11)), None)
+@example(bytes(32), list(range(1, 101)), None)
+@settings(deadline=None)
+def test_any_threshold_of_the_shares_rebuilds(secret: bytes, xs: list[int], data: st.DataObject | None) -> None:
+    t = data.draw(st.integers(1, len(xs))) if data else 2 * len(xs) // 3 + 1
+    shares = share(secret, t, xs, Replay(secret)(), "share")
+    assert [len(one) for one in shares] == [shamir.SHARE_SIZE] * len(xs)
+    chosen = data.draw(st.permutations(range(len(xs)))) if data else list(reversed(range(len(xs))))
+    helpers = chosen[:t]
+    assert Lagrange([xs[i] for i in helpers]).combine([shares[i] for i in helpers]) == secret
+
+
+@given(SECRETS, POINTS, st.data())
+@settings(deadline=None)
+def test_shares_are_values_of_the_polynomial(secret: bytes, xs: list[int], data: st.DataObject) -> None:
+    rest = data.draw(st.lists(st.integers(0, P - 1), max_size=len(xs) - 1))
+    shares = share(secret, len(rest) + 1, xs, Chosen(rest), "share")
+    for x, one in zip(xs, shares, strict=True):
+        powers = range(len(rest), 0, -1)
+        value = int.from_bytes(secret, "big") + sum(a * pow(x, e, P) for a, e in zip(rest, powers, strict=True))
+        assert int.from_bytes(one, "big") == value % P
+
+
+@given(SECRETS, SECRETS, st.lists(st.integers(1, 300), min_size=2, max_size=8, unique=True))
+@settings(deadline=None)
+def test_one_share_too_few_fits_every_secret(secret: bytes, other: bytes, xs: list[int]) -> None:
+    """For each other secret exactly one choice of coefficients gives the same t-1 shares: they tell nothing."""
+    t = len(xs)
+    seen = share(secret, t, xs, Replay(secret + other)(), "share")[: t - 1]
+    points = [(0, int.from_bytes(other, "big"))]
+    points += [(x, int.from_bytes(one, "big")) for x, one in zip(xs, seen, strict=False)]
+    coefficients = interpolate(points)
+    assert coefficients[0] == int.from_bytes(other, "big")
+    assert share(other, t, xs, Chosen(coefficients[:0:-1]), "share")[: t - 1] == seen
+
+
+def interpolate(points: list[tuple[int, int]]) -> list[int]:
+    """Coefficients, lowest first, of the polynomial through ``points`` (Lagrange's basis, multiplied out)."""
+    out = [0] * len(points)
+    for i, (x, y) in enumerate(points):
+        basis, scale = [1], y
+        for j, (other, _) in enumerate(points):
+            if j != i:
+                basis = [(low - other * high) % P for low, high in zip([0, *basis], [*basis, 0], strict=True)]
+                scale = scale * pow(x - other, -1, P) % P
+        out = [(a + scale * b) % P for a, b in zip(out, basis, strict=True)]
+    return out
+
+
+@pytest.mark.parametrize("secret", [bytes(32), b"\xff" * 32])
+def test_a_single_share_is_uniform(secret: bytes) -> None:
+    """Chi-square over the top and the bottom nibble of a share, 15 degrees of freedom: 50 is passed by 1 in 10^5."""
+    rand, draws = Replay("uniform")(), 1600
+    values = [int.from_bytes(share(secret, 2, [1, 2], rand, f"{i}")[0], "big") for i in range(draws)]
+    for nibbles in ([value * 16 // P for value in values], [value % 16 for value in values]):
+        counts = np.bincount(nibbles, minlength=16)
+        assert ((counts - draws / 16) ** 2).sum() / (draws / 16) < 50
+
+
+def test_a_secret_shared_once_is_the_share() -> None:
+    secret = bytes(range(32))
+    assert share(secret, 1, [5, 9], Replay("one")(), "share") == [b"\0" + secret] * 2
+
+
+@given(st.lists(SECRETS, min_size=1, max_size=4))
+@settings(deadline=None)
+def test_weights_serve_all_secrets(secrets: list[bytes]) -> None:
+    rand, xs = Replay("weights")(), [3, 1, 4, 15, 9]
+    lagrange = Lagrange(xs)
+    for i, secret in enumerate(secrets):
+        assert lagrange.combine(share(secret, 5, xs, rand, f"{i}")) == secret
+
+
+def test_shares_outside_the_field_are_refused() -> None:
+    lagrange, fine = Lagrange([1, 2]), bytes(33)
+    for bad in (P.to_bytes(33, "big"), b"\xff" * 33, bytes(32), bytes(34), b""):
+        with pytest.raises(Refused) as refused:
+            lagrange.combine([fine, bad])
+        assert refused.value.check == "share-range"
+
+
+@pytest.mark.parametrize("value", [2**256, P - 1])
+def test_a_rebuilt_value_above_256_bits_is_refused(value: int) -> None:
+    with pytest.raises(Refused, match="share-range"):
+        Lagrange([1]).combine([value.to_bytes(33, "big")])
+
+
+def test_the_largest_secret_is_rebuilt() -> None:
+    assert Lagrange([1]).combine([(2**256 - 1).to_bytes(33, "big")]) == b"\xff" * 32
+
+
+@pytest.mark.parametrize("xs", [[], [0, 1], [1, 1], [-1, 2], [1, P], [P + 1, 2]])
+def test_other_points_are_misuse(xs: list[int]) -> None:
+    with pytest.raises(Misuse):
+        Lagrange(xs)
+    with pytest.raises(Misuse):
+        share(bytes(32), 1, xs, Replay("points")(), "share")
+
+
+@pytest.mark.parametrize(("secret", "t"), [(bytes(31), 2), (bytes(33), 2), (bytes(32), 0), (bytes(32), 4)])
+def test_other_secrets_and_thresholds_are_misuse(secret: bytes, t: int) -> None:
+    with pytest.raises(Misuse):
+        share(secret, t, [1, 2, 3], Replay("misuse")(), "share")
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_one_share_a_point(count: int) -> None:
+    with pytest.raises(Misuse):
+        Lagrange([1, 2]).combine([bytes(33)] * count)
