@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import cycle
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import Case, cases, client, play, same, spoilt
+from strategies import SEEDS, Case, cases, client, play, same, spoilt
 from tapes import CASE, CUTS, Delivery, check_sane, in_pieces, tape
 
 from protocols.agreement import Dropped
+from protocols.rand import Replay
 from protocols.secagg_types import Boxes
 from protocols.session import SERVER, Address, Letter, Session
+from protocols.sums import scheme
 from protocols.wire import encode
 
 
@@ -185,3 +188,35 @@ def test_sessions_do_not_care_how_bytes_are_cut(case: Case, cuts: list[float]) -
     driver.run(10**9, lambda _: None)
     assert driver.check().outputs[0].values.tolist() == case.sum_over(list(case.inputs))
     assert not any(s.faults for s in driver.sessions.values())
+
+
+@given(cases(parties=(3, 6), size=(1, 40)), st.integers(1, 3), st.integers(1, 200), SEEDS)
+@settings(max_examples=25)
+def test_sessions_do_not_care_how_uploads_interleave(case: Case, turns: int, piece: int, seed: int) -> None:
+    """Every line between two parties moves on its own, a piece at a time; lines of those that wait for their turn stand still."""
+    chosen, terms = scheme("secagg"), case.terms()
+    peers, start = {"client": terms.roster.indexes}, [chosen.server_start(terms)]
+    sessions = {client(u): case.session(client(u)) for u in case.inputs}
+    sessions[SERVER] = Session(chosen.flow, SERVER, peers, start, case.limits, turns=turns)
+    lines: dict[tuple[Address, Address], deque[bytes]] = {}
+
+    def post(letters: list[Letter]) -> None:
+        for letter in letters:
+            control, *frames = letter.chunks()
+            data = b"".join(frames)
+            pieces = [control[:-1], control[-1:], *(data[at : at + piece] for at in range(0, len(data), piece))]
+            for to in letter.to:
+                lines.setdefault((letter.sender, to), deque()).extend(pieces)
+
+    for address, session in sessions.items():
+        post(session.begin())
+        if address != SERVER:
+            post(session.provide(case.vector(address.index)))
+    draws = cycle(Replay(f"{seed}")().words("order", 500).tolist())
+    while moving := [(sender, to) for (sender, to), line in lines.items() if line and sessions[to].open(sender)]:
+        sender, to = moving[next(draws) % len(moving)]
+        post(sessions[to].feed(sender, lines[sender, to].popleft()))
+        assert len(sessions[SERVER]._intake._turns) <= turns
+    assert not any(lines.values())
+    assert not any(s.faults for s in sessions.values())
+    assert sessions[SERVER].outputs[0].values.tolist() == case.sum_over(list(case.inputs))
