@@ -122,6 +122,7 @@ def test_half_vectors_of_those_left_out_at_the_deadline_are_forgotten() -> None:
     assert tracemalloc.get_traced_memory()[0] < 2.1 * VECTOR  # the sum, in 64 bits
     tracemalloc.stop()
     assert server.outputs[0].contributors == 6
+    assert not server._intake._turns
     server.feed(client(7), data[-1:])
     assert checks(server) == ["wire-late"]
 
