@@ -50,7 +50,7 @@ def test_the_defaults_are_the_published_ones() -> None:
         ("[privacy]\ndelta = 1", ["privacy.delta", "< 1"]),
         ("[privacy]\nrounds = 2.5", ["privacy.rounds", "2.5", "whole number"]),
         ("[privacy]\naccountant = 'rpd'", ["privacy.accountant", "rdp or prv", "did you mean rdp?"]),
-        ("[privacy]\nprotocol = 'plain'", ["privacy.protocol", "secagg or plain-insecure"]),
+        ("[privacy]\nprotocol = 'plain'", ["privacy.protocol", "secagg or secagg+ or plain-insecure"]),
         ("[privacy]\nw_max = 32768", ["privacy.w_max", "<= 32767"]),
         ("[data]\nname = 'hearts'", ["data.name", "did you mean heart?", ".csv"]),
         ("[data]\nname = 'x.csv'\nsite = 's'", ["data.label", "--label"]),
@@ -118,7 +118,7 @@ def test_plain_data_has_every_key_that_is_not_idle_and_reads_back() -> None:
     assert left_out == {
         ("data", "holdout"),
         ("model", "hidden"),
-        *(("privacy", k) for k in ("epsilon", "delta", "accountant", "clip")),
+        *(("privacy", k) for k in ("epsilon", "delta", "accountant", "clip", "rows")),
     }
 
 
