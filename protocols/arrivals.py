@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from protocols.errors import Abort, Refused, require
@@ -140,7 +141,7 @@ class Arrivals:
     def _admit_all(self, step: Step, kind: type) -> None:
         at = kind, self.epoch(step)
         inbox, admitted = self._inbox.setdefault(at, {}), self._admitted.setdefault(at, set())
-        for sender in [a for a in inbox if a not in admitted]:
+        for sender in list(islice(inbox, len(admitted), None)):  # who is refused leaves the inbox, so the admitted come first
             if not self._expects(sender):
                 del inbox[sender]
                 self._note("wire-late", f"{kind.__name__} of a party that has left", sender)
@@ -172,8 +173,8 @@ class Arrivals:
         """
         expected, admitted = self.expected[self._flow.sender(kind).role], self._admitted[kind, self.epoch(step)]
         need = step.quorum(self._state(step)) if step.quorum is not None else 1
-        have, possible = len(admitted), len(admitted | expected)
-        if have < possible and possible >= need and not late:
+        have, waited = len(admitted), any(sender not in admitted for sender in expected)
+        if waited and not late and (max(have, len(expected)) >= need or len(admitted | expected) >= need):
             return False
         if have < need:
             raise Abort("quorum", f"{have} {kind.__name__} where {need} are needed", step=step.name)

@@ -97,8 +97,8 @@ def check_advert(terms: Terms[Any], known: Mapping[int, K], u: int, advert: K) -
 
 
 def list_hash(listed: Message) -> bytes:
-    """L, the hash of the round-0 list, 32 bytes."""
-    return once("list", lambda: hashlib.sha256(control_bytes(listed)).digest(), of=listed)
+    """L, the hash of the round-0 list, 32 bytes; ``entries`` are all that such a message holds."""
+    return once("list", lambda: hashlib.sha256(control_bytes(listed)).digest(), of=getattr(listed, "entries", listed))
 
 
 def check_list(invited: Invited[Any], own: tuple[bytes, ...], listed: Sequence[E]) -> Mapping[int, E]:

@@ -1,7 +1,8 @@
 """Public work that many parties of one process would repeat is done once: what makes a simulation of a thousand parties quick.
 
 Every party checks the same list and the same signatures, and decodes the same broadcast.  Within `shared_work` the first to do so
-leaves the result for the others; only results of pure functions of public data are kept, and only where the work succeeded.
+leaves the result for the others: results of pure functions of public data, and what two parties of this process agree on, whose
+both keys lie in it anyway; and only where the work succeeded.
 Outside of it nothing is kept, so a party on a machine of its own, and a benchmark of one, does all of its work itself.
 """
 
@@ -34,7 +35,7 @@ def once(key: Hashable, compute: Callable[[], T], *, of: object = None) -> T:
 
     Args:
         key: all that the result depends on, but for ``of``.
-        compute: a pure function of public data; what it raises is not remembered.
+        compute: a pure function; what it raises is not remembered.
         of: an object on which the result depends too, told apart by identity and kept alive; it must not change.
     """
     known = _KNOWN.get()
@@ -44,4 +45,16 @@ def once(key: Hashable, compute: Callable[[], T], *, of: object = None) -> T:
     if whole not in known:
         known[whole] = (of, compute())
     result: T = known[whole][1]
+    return result
+
+
+def lately(slot: str, key: Hashable, compute: Callable[[], T]) -> T:
+    """As `once`, but only the last result of a slot is kept: for what comes to all parties in a row, such as a broadcast."""
+    known = _KNOWN.get()
+    if known is None:
+        return compute()
+    last = known.get(("lately", slot))
+    if last is None or last[0] != key:
+        last = known[("lately", slot)] = (key, compute())
+    result: T = last[1]
     return result

@@ -200,7 +200,7 @@ def open_boxes(shared: Shared, sealed: Sealed) -> tuple[dict[int, Held], bytes]:
     invited, L = shared.invited, shared.L
     me, terms, u2 = invited.me, invited.terms, sealed.u2
     check_sharing(invited, shared.entries, u2)
-    holders = holders_of(terms, L, me, shared.entries)
+    holders = set(holders_of(terms, L, me, shared.entries))
     dealers = [u for u in u2 if u != me and u in holders]
     require([box.peer for box in sealed.boxes] == dealers, "sealed-boxes", "one box from each other member of U2, ascending")
     check_neighbours(terms, L, me, u2, "sealed-neighbours")

@@ -1,7 +1,8 @@
 """All parties in one process: the same sessions as over a network, moved by a loop, with a hook for the network or an adversary.
 
 Bytes are real: every letter is encoded, and fed in frames to a decoder.  When nothing moves any more, the clock jumps to the next
-deadline, so a party that vanished costs no time.
+deadline, so a party that vanished costs no time.  Public work that all parties would repeat, such as checking the list of keys, is
+done once (`protocols.once`).
 
 Channel played: letters arrive whole, in order, from whom they say, unless the hook does otherwise.
 
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from protocols.errors import Abort
+from protocols.once import shared_work
 from protocols.session import Address, Letter, Session
 
 Network = Callable[[Letter], Iterable[Letter]]
@@ -79,10 +81,14 @@ def run(
     Raises:
         Misuse: where an input is wrong.
     """
-    loop = _Loop(Outcome(sessions), network, watch, max_deliveries)
+    with shared_work():
+        return _run(_Loop(Outcome(sessions), network, watch, max_deliveries), sessions, inputs or {})
+
+
+def _run(loop: _Loop, sessions: Mapping[Address, Session], inputs: Mapping[Address, Iterable[object]]) -> Outcome:
     for address, session in sessions.items():
         loop.queue.extend(session.begin())
-        for value in (inputs or {}).get(address, ()):
+        for value in inputs.get(address, ()):
             loop.queue.extend(session.provide(value))
     loop.drain()
     while loop.advance():

@@ -23,7 +23,7 @@ from protocols.errors import Misuse
 from protocols.primitives.graph import Complete, Graph, Harary
 from protocols.ring import Group, Ring
 from protocols.schema import MAX_PARTIES
-from protocols.wire import canonical, digest
+from protocols.wire import array, digest
 
 SECAGG = "SecAgg_X25519_Ed25519_HKDF-SHA256_AES256GCM_AES256CTR_Z"
 """Name of the whole configuration of `protocols.secagg`; the ring's width in bits follows."""
@@ -387,4 +387,4 @@ class Terms(Generic[P]):
 
     def statement(self, tag: str, signer: int, *content: object) -> bytes:
         """What a party signs: CBOR of the round's tag, sid, the signer and the content."""
-        return canonical([tag, self.sid, signer, *content])
+        return array([tag, self.sid, signer, *content])

@@ -13,14 +13,16 @@ What it does not protect: bytes say nothing of who sent them; that is the driver
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import cbor2
 
 from protocols.bulk import Bulk, Layout
 from protocols.errors import Misuse, Refused, require
+from protocols.once import lately
 from protocols.schema import PARTIES, Count, Message, Record, Size, Span, is_raw, max_control, schema
 
 FRAME = 1 << 20
@@ -43,6 +45,23 @@ class Limits:
 def canonical(value: Any) -> bytes:
     """Deterministic CBOR (RFC 8949 §4.2) of nested lists, tuples, integers, bytes and text: what is hashed and signed."""
     return cbor2.dumps(value, canonical=True)
+
+
+def array(items: Sequence[Any]) -> bytes:
+    """`canonical` of a list of fewer than 24 items; lists of integers among them, such as sets of parties, are encoded once."""
+    if len(items) > 23:
+        raise Misuse(f"a statement has at most 23 parts, not {len(items)}")
+    parts = [_integers(tuple(item)) if _are_integers(item) else canonical(item) for item in items]
+    return b"".join([bytes([0x80 | len(items)]), *parts])
+
+
+def _are_integers(item: Any) -> bool:
+    return type(item) is list and len(item) > 0 and set(map(type, item)) == {int}
+
+
+@lru_cache(maxsize=16)
+def _integers(values: tuple[int, ...]) -> bytes:
+    return canonical(list(values))
 
 
 def digest(value: Any) -> bytes:
@@ -77,21 +96,32 @@ def encode(message: Message, epoch: int, limits: Limits) -> Iterator[bytes]:
 
 
 def _dump(record: Record) -> tuple[list[Any], list[Bulk]]:
-    values, bulks = list[Any](), list[Bulk]()
-    for name, _ in schema(type(record)):
-        value = getattr(record, name)
-        if isinstance(value, Bulk):
-            bulks.append(value)
-        else:
-            values.append(_plain(value))
-    return values, bulks
+    names, raw = _names(type(record))
+    return [_plain(getattr(record, name)) for name in names], [getattr(record, name) for name in raw]
+
+
+_NAMES: dict[type[Record], tuple[tuple[str, ...], tuple[str, ...]]] = {}
+
+
+def _names(kind: type[Record]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of a record's control fields, and of its vectors."""
+    if kind not in _NAMES:
+        raw = tuple(name for name, hint in schema(kind) if is_raw(hint))
+        _NAMES[kind] = tuple(name for name, _ in schema(kind) if name not in raw), raw
+    return _NAMES[kind]
+
+
+_LEAVES = frozenset({int, bytes, str})
 
 
 def _plain(value: Any) -> Any:
+    if type(value) in _LEAVES:
+        return value
+    if isinstance(value, tuple):
+        leaves = bool(value) and type(value[0]) in _LEAVES  # items of a field are of one kind
+        return list(value) if leaves else [_plain(item) for item in value]
     if isinstance(value, Record):
         return _dump(value)[0]
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
     return value
 
 
@@ -206,7 +236,7 @@ class _Body:
     __slots__ = ("_values", "epoch", "kind", "skipped", "waiting")
 
     def __init__(self, kind: type[Message], epoch: int, values: dict[str, Any], limits: Limits) -> None:
-        self.kind, self.epoch, self.skipped, self._values = kind, epoch, False, values
+        self.kind, self.epoch, self.skipped, self._values = kind, epoch, False, dict(values)
         layouts = {name: limits.vectors[get_args(hint)[1].key] for name, hint in schema(kind) if is_raw(hint)}
         self.waiting = [_Field(name, layout, layout.nbytes) for name, layout in layouts.items()]
         self._finish()
@@ -258,6 +288,11 @@ def parse_control(data: bytes, kinds: Mapping[str, type[Message]], limits: Limit
         Refused: ``wire-canonical`` for bytes that are no deterministic CBOR, ``wire-kind`` for a message that may not come here,
             ``wire-field`` for a field of the wrong type or out of its bound.
     """
+    key = (data, limits.parties, frozenset(kinds.values()))
+    return lately("control", key, lambda: _parse_control(data, kinds, limits))
+
+
+def _parse_control(data: bytes, kinds: Mapping[str, type[Message]], limits: Limits) -> tuple[type[Message], int, dict[str, Any]]:
     try:
         tree = cbor2.loads(data, max_depth=12, allow_indefinite=False, allow_duplicate_keys=False, semantic_decoders=_NO_TAGS)
     except Exception as error:  # noqa: BLE001  (cbor2 lets errors of tag handlers through)
@@ -275,35 +310,78 @@ def parse_control(data: bytes, kinds: Mapping[str, type[Message]], limits: Limit
 
 
 def _fields(kind: type[Record], values: list[Any], limits: Limits) -> dict[str, Any]:
-    plain = [(name, hint) for name, hint in schema(kind) if not is_raw(hint)]
-    require(len(values) == len(plain), "wire-field", f"{kind.__name__} has {len(plain)} fields, not {len(values)}")
-    where = kind.__name__
-    return {name: _load(hint, value, limits, f"{where}.{name}") for (name, hint), value in zip(plain, values, strict=True)}
+    readers = _readers(kind)
+    require(len(values) == len(readers), "wire-field", f"{kind.__name__} has {len(readers)} fields, not {len(values)}")
+    parties = limits.parties
+    return {name: read(value, parties) for (name, read), value in zip(readers, values, strict=True)}
 
 
-def _load(hint: Any, value: Any, limits: Limits, where: str) -> Any:
+Reader = Callable[[Any, int], Any]
+"""Checks one field against its bound, given the number of parties, and gives its value."""
+
+
+_READERS: dict[type[Record], tuple[tuple[str, Reader], ...]] = {}
+
+
+def _readers(kind: type[Record]) -> tuple[tuple[str, Reader], ...]:
+    """The readers of a record's fields but for its vectors, made once from its annotations."""
+    if kind not in _READERS:
+        named = [(name, hint) for name, hint in schema(kind) if not is_raw(hint)]
+        _READERS[kind] = tuple((name, _reader(hint, f"{kind.__name__}.{name}")) for name, hint in named)
+    return _READERS[kind]
+
+
+def _reader(hint: Any, where: str) -> Reader:
     if isinstance(hint, type):
-        require(type(value) is list, "wire-field", f"{where} is no record")
-        return hint(**_fields(hint, value, limits))
+        return _record(hint, where)
     base, mark = get_args(hint)
     match mark:
         case Size(low, high):
-            require(type(value) is base, "wire-field", f"{where} has the wrong type")
-            size = len(value.encode()) if base is str else len(value)
-            require(
-                low <= size <= (low if high is None else high),
-                "wire-field",
-                f"{where} of {size} bytes is out of its bound",
-            )
+            return _sized(base, low, low if high is None else high, where)
         case Span(low, high):
-            require(type(value) is int and low <= value <= high, "wire-field", f"{where} is no integer in [{low}, {high}]")
+            return _span(low, high, where)
         case Count(low, high):
-            most = limits.parties if high == PARTIES else high
-            require(
-                type(value) is list and low <= len(value) <= most,
-                "wire-field",
-                f"{where} is no list of {low} to {most}",
-            )
-            item = get_args(base)[0]
-            return tuple(_load(item, part, limits, where) for part in value)
-    return value
+            return _items(_reader(get_args(base)[0], where), low, high, where)
+    raise Misuse(f"the field {where} has no bound")
+
+
+def _record(kind: type[Record], where: str) -> Reader:
+    def read(value: Any, parties: int) -> Any:
+        require(type(value) is list, "wire-field", f"{where} is no record")
+        readers = _readers(kind)
+        require(len(value) == len(readers), "wire-field", f"{kind.__name__} has {len(readers)} fields")
+        return kind(*[reader(part, parties) for (_, reader), part in zip(readers, value, strict=True)])
+
+    return read
+
+
+def _sized(base: type, low: int, most: int, where: str) -> Reader:
+    def read(value: Any, _parties: int) -> Any:
+        fits: bool = type(value) is base
+        if not fits:
+            raise Refused("wire-field", f"{where} has the wrong type")
+        size = len(value.encode()) if isinstance(value, str) else len(value)
+        if not low <= size <= most:
+            raise Refused("wire-field", f"{where} of {size} bytes is out of its bound")
+        return value
+
+    return read
+
+
+def _span(low: int, high: int, where: str) -> Reader:
+    def read(value: Any, _parties: int) -> Any:
+        if type(value) is not int or not low <= value <= high:
+            raise Refused("wire-field", f"{where} is no integer in [{low}, {high}]")
+        return value
+
+    return read
+
+
+def _items(read_one: Reader, low: int, high: int, where: str) -> Reader:
+    def read(value: Any, parties: int) -> Any:
+        most = parties if high == PARTIES else high
+        if type(value) is not list or not low <= len(value) <= most:
+            raise Refused("wire-field", f"{where} is no list of {low} to {most}")
+        return tuple([read_one(part, parties) for part in value])
+
+    return read

@@ -199,7 +199,7 @@ def cost(p: Parameters) -> Cost:
     limits = Limits(n, {"masked": layout})
     sent, received = (sum(len(next(encode(message, 0, limits))) for message in messages) for messages in (up, down))
     return Cost(
-        agreements=3 * k,  # to seal a box, to open one, and for the masks
+        agreements=2 * k,  # for the boxes, both ways, and for the masks
         shares=2 * held,
         checks=(3 if sparse else 2) * n,  # the list, the agreement, and on a sparse graph what was signed with each vector
         masks=k + 1,

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from protocols.errors import Refused, require
+from protocols.once import once
 from protocols.rand import Key, Rand, Secret, Seed
 
 PUBLIC_SIZE = 32
@@ -65,13 +66,15 @@ class KeyPair:
         """
         if (known := self._exchanged.get(theirs)) is not None:
             return known
+        self._exchanged[theirs] = once(("x25519", frozenset((self.public, theirs))), lambda: self._exchange(theirs))
+        return self._exchanged[theirs]
+
+    def _exchange(self, theirs: bytes) -> SharedSecret:
         require(len(theirs) == PUBLIC_SIZE, "public-key-canonical", f"a public key has 32 bytes, not {len(theirs)}")
         try:
-            shared = SharedSecret(self._private.exchange(X25519PublicKey.from_public_bytes(theirs)))
+            return SharedSecret(self._private.exchange(X25519PublicKey.from_public_bytes(theirs)))
         except ValueError:  # the library's own check of RFC 7748, section 6.1
             raise Refused("public-key-order", "the exchange gives zero") from None
-        self._exchanged[theirs] = shared
-        return shared
 
     def __repr__(self) -> str:
         return f"KeyPair(public={self.public.hex()}, [redacted])"

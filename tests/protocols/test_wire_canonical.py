@@ -12,10 +12,10 @@ from messages import KINDS, LIMITS, framed, outcome, parse
 from strategies import same
 
 from protocols.agreement import Dropped
-from protocols.errors import Refused
+from protocols.errors import Misuse, Refused
 from protocols.schema import schema
 from protocols.secagg_types import Advert
-from protocols.wire import canonical, parse_control
+from protocols.wire import array, canonical, parse_control
 
 CBOR = st.recursive(
     st.none()
@@ -190,3 +190,17 @@ def test_lists_are_bounded_by_the_number_of_parties(count: int) -> None:
     if count in (0, 1):
         with pytest.raises(Refused, match="wire-field"):
             parse(framed(canonical(["Agreed", 0, []])))
+
+
+LEAVES = st.integers(0, 2**40) | st.binary(max_size=40) | st.text(max_size=9)
+ITEMS = LEAVES | st.lists(st.integers(0, 70000)) | st.lists(st.booleans())
+
+
+@given(st.lists(ITEMS, max_size=23))
+def test_a_statement_is_the_canonical_encoding_of_its_parts(items: list[Any]) -> None:
+    assert array(items) == array(items) == canonical(items)
+
+
+def test_a_statement_of_many_parts_is_refused() -> None:
+    with pytest.raises(Misuse, match="at most 23"):
+        array([0] * 24)
