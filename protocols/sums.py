@@ -34,7 +34,7 @@ from protocols.rand import Entropy, fresh
 from protocols.ring import Accumulator
 from protocols.session import SERVER, Address, Session, client
 from protocols.suite import LOST, Member, Occasion, Parameters, Roster, SumParameters, Terms
-from protocols.vector import Sum, Vector
+from protocols.vector import Sum, Vector, integers
 from protocols.wire import Limits
 
 
@@ -208,6 +208,15 @@ def enrol(count: int, *, entropy: Entropy = fresh, policy: Policy | None = None)
     return roster, [Party(i, key, policy or Policy()) for i, key in enumerate(keys, 1)]
 
 
+def _check_input(array: NDArray[Any], shape: tuple[int, ...], max_abs: int) -> None:
+    """Refuse a vector that is not of this shape, not of whole numbers or past its bound."""
+    if len(shape) != 1 or not shape[0]:
+        raise Misuse(f"an input has shape (d,) with d ≥ 1, not {shape}")
+    values = integers(array, shape[0])
+    if (largest := max(abs(int(values.min())), abs(int(values.max())))) > max_abs:
+        raise Misuse(f"an input value of magnitude {largest} is past max_abs = {max_abs}")
+
+
 def secure_sum(
     vectors: Sequence[ArrayLike],
     *,
@@ -242,8 +251,11 @@ def secure_sum(
     most = (2**63 - 1) // len(arrays)
     if not isinstance(max_abs, int | np.integer) or not 1 <= max_abs <= most:
         raise Misuse(f"max_abs must be a whole number, 1 to {most} with {len(arrays)} parties, not {max_abs}")
-    if len({a.shape for a in arrays}) != 1:
-        raise Misuse(f"the vectors differ in shape: {sorted({a.shape for a in arrays})}")
+    for index, array in enumerate(arrays, 1):
+        try:  # a real party's session refuses it by itself
+            _check_input(array, arrays[0].shape, int(max_abs))
+        except Misuse as error:
+            raise Misuse(f"party {index}: {error}") from None
     chosen = scheme(protocol)
     parameters = chosen.parameters(len(arrays), arrays[0].size, int(max_abs), threshold=threshold)
     roster, parties = enrol(len(arrays), policy=chosen.policy)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from protocols.errors import Abort, Misuse
 from protocols.suite import SumParameters
@@ -50,9 +50,7 @@ def with_count(x: Vector, parameters: SumParameters) -> NDArray[Any]:
     Raises:
         Misuse: for a wrong shape or dtype, or a value past max_abs.
     """
-    values = np.asarray(x.values)
-    if values.shape != (parameters.size,) or values.dtype.kind not in "iu":
-        raise Misuse(f"an input has shape ({parameters.size},) and an integer dtype, not {values.shape} and {values.dtype}")
+    values = integers(x.values, parameters.size)
     out = np.empty(parameters.size + 1, dtype=parameters.ring.dtype)
     low, high = 0, 0
     for start in range(0, parameters.size, _BLOCK):  # of values that stay in cache
@@ -64,6 +62,23 @@ def with_count(x: Vector, parameters: SumParameters) -> NDArray[Any]:
         raise Misuse(f"an input value of {low if low < -parameters.max_abs else high} is past max_abs = {parameters.max_abs}")
     out[-1] = 1
     return out
+
+
+def integers(values: ArrayLike, size: int) -> NDArray[Any]:
+    """``values`` as an array of integers of shape (size,).
+
+    Raises:
+        Misuse: for another shape, NaN or inf, or a dtype that is not integer.
+    """
+    array = np.asarray(values)
+    if array.shape != (size,):
+        raise Misuse(f"an input has shape ({size},), not {array.shape}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        at = int(np.flatnonzero(~np.isfinite(array))[0])
+        raise Misuse(f"an input value is {array[at]} at index {at}: every value must be a whole number")
+    if array.dtype.kind not in "iu":
+        raise Misuse(f"an input has an integer dtype, not {array.dtype}: round and scale it first")
+    return array
 
 
 def checked_sum(values: NDArray[np.int64], contributors: int, parameters: SumParameters) -> Sum:

@@ -7,20 +7,23 @@ mend or scale its rows, and a trainer may have a training loop, a loss or metric
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.utils.data import Dataset, TensorDataset
 
 from securefl.aggregator import ServerAggregator
 from securefl.errors import UserError
 from securefl.job import DataKnobs, Job
 from securefl.privacy.batches import Batch, count_rows, take
-from securefl.privacy.models import try_model
+from securefl.privacy.models import refuse_dead_norms, try_model
 from securefl.round import Fold, named
 from securefl.trainer import ClientTrainer
 
@@ -35,6 +38,38 @@ BELONG_TO_THE_COMMAND: dict[str, tuple[str, ...]] = {
     "simulation": ("seed", "baselines"),
 }
 """Keys of a job that ``securefl run`` acts upon, and a `Runner` does not."""
+
+
+def refuse_kinds(job: object, trainer: object, server: object) -> None:
+    """Refuse a job, trainer or server step of another kind, such as a class for an instance of it."""
+    for what, value, kind, hint in (
+        ("job", job, Job, 'Job.parse({"privacy": {…}}) or Job.load(path)'),
+        ("trainer", trainer, ClientTrainer, "an instance, ClientTrainer(…) or of a subclass"),
+        ("server", server, ServerAggregator, "an instance, ServerAggregator(…) or of a subclass"),
+    ):
+        if value is not None and not isinstance(value, kind):
+            given = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+            raise UserError(f"{what} must be a {kind.__name__}, not {given}: give {hint}")
+
+
+def module_of(model: object) -> nn.Module:
+    """A module, or what a callable without arguments makes.
+
+    Raises:
+        UserError: for something else, or a parameter or buffer that is not finite.
+    """
+    if not isinstance(model, nn.Module):
+        try:
+            made = model()  # type: ignore[operator]
+        except TypeError as error:
+            raise UserError(f"model must be a torch module, or make one when it is called without arguments: {error}") from error
+        if not isinstance(made, nn.Module):
+            raise UserError(f"model must be a torch module, or make one when it is called; it made a {type(made).__name__}")
+        model = made
+    for name, values in (*model.named_parameters(), *model.named_buffers()):
+        if not is_lazy(values) and not torch.isfinite(values).all():
+            raise UserError(f"the model's {name} is not finite: training starts from finite numbers")
+    return model
 
 
 def effective(job: Job, trainer: ClientTrainer | None, server: ServerAggregator | None, *, own_dropouts: bool) -> Job:
@@ -126,19 +161,70 @@ def try_step(sites: Sites, trainer: ClientTrainer, model: nn.Module, *, sample_r
 
 
 def _step(trainer: ClientTrainer, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Size | None:
+    parameter, model = next(model.parameters()), model.eval()
+    with _blamed("the model does not take its rows", x, y, parameter.dtype):
+        refuse_dead_norms(model, x)
+        output = model(x)
+    own = type(trainer).loss is not ClientTrainer.loss
+    blame = f"{type(trainer).__name__}.loss fails on its rows" if own else "the loss does not take its rows"
+    with _blamed(blame, x, y), warnings.catch_warnings():
+        # Labels of another shape than the outputs would spread over them, row by row; torch only warns.
+        warnings.filterwarnings("error", message="Using a target size")
+        loss = trainer.loss(output, y)
+        if not isinstance(loss, torch.Tensor) or loss.ndim or not loss.requires_grad:
+            given = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else f"a {type(loss).__name__}"
+            raise UserError(f"{type(trainer).__name__}.loss gives {given}: it must be one number that depends on the model")
+    with _blamed("model and loss give no gradient for its rows", x, y):
+        loss.backward()  # type: ignore[no-untyped-call]
+    return output.shape if isinstance(output, torch.Tensor) else None
+
+
+@contextmanager
+def _blamed(what: str, x: torch.Tensor, y: torch.Tensor, wanted: torch.dtype | None = None) -> Iterator[None]:
     try:
-        with warnings.catch_warnings():
-            # Labels of another shape than the outputs would spread over them, row by row; torch only warns.
-            warnings.filterwarnings("error", message="Using a target size")
-            output = model.eval()(x)
-            trainer.loss(output, y).backward()  # type: ignore[no-untyped-call]
+        yield
     except UserError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())
         given = f"features of shape {tuple(x.shape)}, {x.dtype}, labels of shape {tuple(y.shape)}, {y.dtype}"
-        raise UserError(f"model and loss do not take its rows ({given}): {type(error).__name__}: {reason}") from error
-    return output.shape if isinstance(output, torch.Tensor) else None
+        other = wanted is not None and x.dtype != wanted and x.is_floating_point()
+        why = f"the model is {wanted}: convert them, x.to({wanted})" if other else f"{type(error).__name__}: {_one_line(error)}"
+        raise UserError(f"{what} ({given}): {why}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def hints(trainer: ClientTrainer, model: nn.Module, sites: Sites) -> list[str]:
+    """What a model and a loss that pass are probably not meant to do, one line each.
+
+    Args:
+        trainer: gives the loss.
+        model: the model at the start.
+        sites: the folds of every site, as `try_step` has passed them.
+    """
+    lines = []
+    parts = [part for folds in sites.values() for part in folds]
+    if all(part.test is None or not len(part.test) for part in parts):  # type: ignore[arg-type]
+        lines.append("no site holds out any rows: there will be no metrics; give Fold(train, test)")
+    if type(trainer).train is not ClientTrainer.train:
+        return lines
+    last = [layer for layer in model.modules() if not any(layer.children())][-1]
+    if type(trainer).loss is ClientTrainer.loss:
+        if isinstance(last, nn.Sigmoid | nn.Softmax):
+            lines.append(f"the model ends in {last}, and the built-in loss takes logits: leave that layer out")
+        return lines
+    x, y = take(parts[0].train, np.zeros(1, dtype=np.int64))
+    model = copy.deepcopy(model).eval()
+    with torch.no_grad(), suppress(Exception):  # a loss that takes one row only says so in training
+        one, again, two = (float(trainer.loss(model(a), b)) for a, b in ((x, y), (x, y), (torch.cat([x, x]), torch.cat([y, y]))))
+        if one == again and not math.isclose(one, two, rel_tol=1e-3, abs_tol=1e-6):
+            lines.append(
+                f"{type(trainer).__name__}.loss is {two:.4g} for a row that comes twice, and {one:.4g} for it once: it should be a "
+                "mean over rows (reduction='mean'), or the step grows with the batch"
+            )
+    return lines
 
 
 def check_rows(sites: Sites, trainer: ClientTrainer, outputs: int | None) -> None:

@@ -31,7 +31,7 @@ from securefl.cohort import smallest_cohort
 from securefl.encode import Plan, limit_of
 from securefl.errors import UserError
 from securefl.evaluation import evaluate
-from securefl.inputs import effective, folds_of, look_through
+from securefl.inputs import effective, folds_of, hints, look_through, module_of, refuse_kinds
 from securefl.job import Job
 from securefl.ledger import opened_in_training
 from securefl.metrics import BinaryMetrics
@@ -92,6 +92,7 @@ class Runner:
         dropouts: Dropouts | None = None,
         on_notice: Callable[[str], None] = lambda _line: None,
     ) -> None:
+        refuse_kinds(job, trainer, server)
         self.job, self.name = effective(job or Job(), trainer, server, own_dropouts=dropouts is not None), name
         knobs, performance = self.job.privacy, self.job.performance
         self.trainer = copy.deepcopy(trainer) if trainer is not None else ClientTrainer(learning_rate=performance.learning_rate)
@@ -103,7 +104,7 @@ class Runner:
         if not 1 <= self.models_per_record <= self._models:
             raise UserError(f"models_per_record is {models_per_record}: it must lie in 1 … {self._models}, the number of folds")
         self.warnings, self._on_notice = list[str](), on_notice
-        self.template = self._checked(model if isinstance(model, nn.Module) else model())
+        self.template = self._checked(module_of(model))
         self.protocol = scheme(knobs.protocol)
         policy = replace(self.protocol.policy, min_cohort=knobs.min_cohort or 2)
         self.consortium = consortium or Consortium.of(list(self.folds), policy)
@@ -119,6 +120,7 @@ class Runner:
         self.warnings += [line] if (line := notice(knobs.protocol, self.parameters)) else []
         if flow is None:
             look_through(self.folds, self.trainer, self.template, sample_rate=knobs.sample_rate, private=self._private)
+            self.warnings += hints(self.trainer, self.template, self.folds)
         self.models: list[NDArray[np.float32]] = [vector.copy() for _ in range(self._models)]
         self._clock, self._traffic = StepClock(time.perf_counter), Traffic([*self.folds])
         self.flow = secured(round_flow(flow), self.protocol)
@@ -347,6 +349,8 @@ class Runner:
 
     def _result(self) -> RunResult:
         models, knobs = self.final_models(), self.job.privacy
+        if all(record.aborted for record in self._records):
+            self._notice("every round was aborted: the model is the one that it began with")
         metrics, site_metrics = evaluate(self.trainer, models, self.folds)
         prefixes = [f"fold{i}." for i in range(len(models))] if len(models) > 1 else [""]
         return RunResult(

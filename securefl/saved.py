@@ -39,7 +39,7 @@ class SavedModel:
         models: the trained modules: one, or with cross-validation one for each fold.
     """
 
-    job: Job
+    job: Job = field(repr=False)
     features: tuple[str, ...]
     classes: tuple[str, str]
     codings: tuple[Coding, ...] = field(repr=False)
@@ -61,16 +61,17 @@ class SavedModel:
             raise UserError(f"the columns differ in length; needed are: {', '.join(c.column for c in self.codings)}")
         return np.column_stack([part for parts in columns for part in parts])
 
-    def scores(self, x: ArrayLike) -> NDArray[np.float64]:
+    def scores(self, x: ArrayLike | Mapping[str, Sequence[Any]]) -> NDArray[np.float64]:
         """Probability of ``classes[1]`` of every row, shape (rows,); over several models their mean.
 
         Args:
-            x: unscaled features in the order of ``features``, shape (rows, features).
+            x: a table as `encode` takes it, or unscaled features in the order of ``features``, shape (rows, features).
 
         Raises:
             UserError: another number of features, or a value that is not finite.
         """
-        scaled = torch.from_numpy(self.scaler.apply(x))
+        table: Any = x if isinstance(x, Mapping) or hasattr(x, "columns") else None
+        scaled = torch.from_numpy(self.scaler.apply(x if table is None else self.encode(table)))  # type: ignore[arg-type]
         with torch.no_grad():
             every = [torch.sigmoid(model(scaled).reshape(-1).double()) for model in self.models]
         return np.asarray(torch.stack(every).mean(0).numpy(), dtype=np.float64)
@@ -122,7 +123,10 @@ def _column(coding: Coding, table: Mapping[str, Sequence[Any]]) -> list[NDArray[
     """The features of one column, shape (rows,) each."""
     if coding.column not in table:
         raise UserError(f"the column {coding.column!r} is missing")
-    cells = list(table[coding.column])
+    given = table[coding.column]
+    if isinstance(given, str) or not hasattr(given, "__len__") or not hasattr(given, "__iter__"):
+        raise UserError(f"column {coding.column!r} is one {type(given).__name__}: a table has a list of cells in every column")
+    cells = list(given)
     if not coding.values:
         return [np.array([_number(coding, cell, row) for row, cell in enumerate(cells, 1)], dtype=np.float64)]
     spelled = [_spelled(cell) for cell in cells]

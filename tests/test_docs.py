@@ -386,6 +386,15 @@ def test_nobody_has_audited_this_yet():
         assert "obody has audited this yet" in text(name)
 
 
+def test_every_direct_dependency_is_pinned():
+    project = tomllib.loads(text("pyproject.toml"))["project"]
+    wanted = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    names = {re.match(r"[\w.-]+", line).group().lower() for line in wanted}
+    pinned = {line.split("==")[0].lower() for line in text("constraints.txt").splitlines() if "==" in line}
+    assert names
+    assert names <= pinned
+
+
 def test_changelog_has_the_version():
     version = tomllib.loads(text("pyproject.toml"))["project"]["version"]
     assert re.search(rf"^## {re.escape(version)} – ", text("CHANGELOG.md"), re.MULTILINE)

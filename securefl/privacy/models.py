@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -20,11 +21,16 @@ from collections.abc import Callable
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
 
 from securefl.errors import UserError
 
 _STATISTICS = ("running_mean", "running_var")
+SMALLEST_GROUP = 3
+"""Fewest values that a layer may normalise together: of one it makes 0, of two ±1, whatever the record."""
+FEWEST_FEATURES = 4
+"""Fewest features of which `fix_model` normalises one record by itself: two less are free."""
 
 
 class ModelUnsupported(UserError):
@@ -92,6 +98,52 @@ def try_model(
         raise ModelUnsupported(f"DP-SGD cannot train {type(model).__name__}: {_why(error)}") from error
 
 
+def refuse_dead_norms(model: nn.Module, x: torch.Tensor) -> None:
+    """Refuse layers that normalise so few values together that what they give says nothing of the record.
+
+    Args:
+        model: takes ``x``; it is left as it was.
+        x: features of one or more rows, shape (rows, …).
+
+    Raises:
+        ModelUnsupported: naming the first such layer.
+    """
+    small: list[str] = []
+
+    def look(name: str, layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        values = _normalised_together(layer, inputs[0])
+        if values < SMALLEST_GROUP:
+            small.append(
+                f"{name or 'the model'} ({layer}) normalises {values} of a record's values together, and so gives the same "
+                f"for every record: at least {SMALLEST_GROUP} are needed, as with fewer groups or without the layer"
+            )
+
+    hooks = [
+        layer.register_forward_pre_hook(functools.partial(look, name))
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.GroupNorm | nn.LayerNorm | _InstanceNorm)
+    ]
+    try:
+        with torch.no_grad():
+            model(x)
+    except ValueError:  # torch's own refusal of such a layer, which doesn't name it
+        if not small:
+            raise
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if small:
+        raise ModelUnsupported(small[0])
+
+
+def _normalised_together(layer: nn.Module, x: torch.Tensor) -> int:
+    if isinstance(layer, nn.LayerNorm):
+        return math.prod(layer.normalized_shape)
+    if isinstance(layer, nn.GroupNorm):
+        return x[0].numel() // layer.num_groups
+    return x[0, 0].numel() if x.ndim > 2 else x[0].numel()  # without a dimension of records, x is (channels, length)
+
+
 def _why(error: Exception) -> str:
     text = " ".join(str(error).split())
     if "modified inplace" in text:
@@ -110,9 +162,10 @@ def _why(error: Exception) -> str:
 def fix_model(model: nn.Module) -> tuple[nn.Module, str]:
     """A copy of ``model`` that can be trained, and the unified diff of ``repr`` (empty if nothing had to change).
 
-    Layers are replaced by `opacus.validators.ModuleValidator.fix`; what it leaves is mended here: batch normalisation without
-    trainable parameters becomes group normalisation, instance normalisation loses its running statistics, and layers that work
-    in place no longer do.  Group normalisation starts with new weights.
+    Layers are replaced by `opacus.validators.ModuleValidator.fix`, but for three.  Batch normalisation becomes group normalisation
+    with new weights: of pictures in as many groups as Opacus takes, of flat features in one group (Opacus takes up to 32 there as
+    well, which leaves one or two values to a group and nothing to learn from).  Instance normalisation loses its running
+    statistics, and layers that work in place no longer do.
 
     Raises:
         ModelUnsupported: if a layer remains that cannot be replaced; the one line names it.
@@ -147,7 +200,9 @@ def _reason(layer: nn.Module) -> str:
     if not any(layer.children()) and _is_unshaped(layer):
         return f"{kind} has no shape yet: pass one batch through the model first"
     if isinstance(layer, _BatchNorm):
-        return f"{kind} normalises a record by the others in its batch"
+        few = _groups(layer) is None
+        too_few = f", and has fewer than {FEWEST_FEATURES} features to normalise it by itself: leave the layer out" if few else ""
+        return f"{kind} normalises a record by the others in its batch{too_few}"
     if isinstance(layer, _NormBase) and layer.track_running_stats:
         return f"{kind} keeps running statistics of the records"
     if isinstance(layer, nn.RNNBase) and any(parameter.requires_grad for parameter in layer.parameters()):
@@ -170,7 +225,8 @@ def _fixed(model: nn.Module) -> nn.Module:
     names = [name for name, layer in root.named_modules() if isinstance(layer, known)]
     for name in names:
         layer = root.get_submodule(name)
-        replaced = _without_statistics(ModuleValidator.fix(layer) if type(layer) in ModuleValidator.FIXERS else layer)
+        by_opacus = type(layer) in ModuleValidator.FIXERS and not isinstance(layer, _BatchNorm)
+        replaced = _without_statistics(ModuleValidator.fix(layer) if by_opacus else layer)
         replaced.train(layer.training)
         if not name:
             return replaced
@@ -189,8 +245,10 @@ def _is_unshaped(layer: nn.Module) -> bool:
 
 def _without_statistics(layer: nn.Module) -> nn.Module:
     if isinstance(layer, _BatchNorm):
-        affine = layer.affine
-        group = nn.GroupNorm(math.gcd(32, layer.num_features), layer.num_features, eps=layer.eps, affine=affine)
+        affine, groups = layer.affine, _groups(layer)
+        if groups is None:
+            return layer
+        group = nn.GroupNorm(groups, layer.num_features, eps=layer.eps, affine=affine)
         return group.to(layer.weight.device).requires_grad_(layer.weight.requires_grad) if affine else group
     if isinstance(layer, _NormBase):
         layer.track_running_stats = False
@@ -198,10 +256,20 @@ def _without_statistics(layer: nn.Module) -> nn.Module:
     return layer
 
 
+def _groups(layer: _BatchNorm) -> int | None:
+    """Groups of channels that stand in for batch normalisation: as many as Opacus takes for pictures, one for flat features.
+
+    None where a flat record has too few features to be normalised by itself.
+    """
+    if isinstance(layer, nn.BatchNorm2d | nn.BatchNorm3d):
+        return math.gcd(32, layer.num_features)
+    return 1 if layer.num_features >= FEWEST_FEATURES else None
+
+
 def _refusal(verdict: str, reasons: dict[str, str], model: nn.Module) -> ModelUnsupported:
     fixed = _fixed(model)
     diff = _diff(model, fixed)
-    mended = "; model.fix (--fix-model) makes the change below" if diff and not _reasons(fixed) else ""
+    mended = "; model.fix (--fix-model) mends it, as its diff shows" if diff and not _reasons(fixed) else ""
     return ModelUnsupported(_headline(verdict, reasons) + mended, diff)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -105,12 +106,21 @@ def test_five_lines_of_library_sum(parties: int, protocol: str, max_abs: int, da
 
 
 def test_the_library_sum_names_what_is_wrong() -> None:
-    with pytest.raises(Misuse, match="differ in shape"):
-        secure_sum([[1, 2], [1]], max_abs=3)
-    with pytest.raises(Misuse, match="max_abs = 3"):
-        secure_sum([[1, 2], [1, 4]], max_abs=3)
-    with pytest.raises(Misuse, match="integer dtype"):
-        secure_sum([[1.0], [1.0]], max_abs=3)
+    good = [1, 2]
+    for wrong, words in (
+        ([1], r"has shape \(2,\), not \(1,\)"),
+        ([1, 4], "value of magnitude 4 is past max_abs = 3"),
+        ([-4, 1], "value of magnitude 4 is past max_abs = 3"),
+        (np.array([-(2**63), 0]), f"magnitude {2**63} is past max_abs = 3"),
+        ([1.0, 2.0], "integer dtype, not float64"),
+        ([1.0, math.nan], "nan at index 1: every value must be a whole number"),
+        ([-math.inf, 1.0], "-inf at index 0: every value must be a whole number"),
+        ([True, False], "integer dtype, not bool"),
+    ):
+        with pytest.raises(Misuse, match=f"^party 2: an input.* {words}"):
+            secure_sum([good, wrong, good], max_abs=3)
+    with pytest.raises(Misuse, match=r"^party 1: an input has shape \(d,\)"):
+        secure_sum([[good], [good]], max_abs=3)
     for vectors in ([], [[1]]):
         with pytest.raises(Misuse, match=rf"at least 2 parties, not of {len(vectors)}"):
             secure_sum(vectors, max_abs=3)

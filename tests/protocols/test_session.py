@@ -244,7 +244,7 @@ def test_input_that_is_not_awaited_is_misuse(seed: int) -> None:
         (np.zeros(5, dtype=np.int64), "shape"),
         (np.zeros((1, 6), dtype=np.int64), "shape"),
         (np.zeros(6), "integer dtype"),
-        (np.full(6, np.nan), "integer dtype"),
+        (np.full(6, np.nan), "every value must be a whole number"),
         (np.zeros(6, dtype=bool), "integer dtype"),
         (np.full(6, 1001), "max_abs = 1000"),
         (np.full(6, -1001), "max_abs = 1000"),

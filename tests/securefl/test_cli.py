@@ -183,6 +183,7 @@ def test_ctrl_c_at_a_process(tmp_path: Path) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 — a shell's background jobs ignore it
     ) as process:
         assert process.stderr is not None
         while not (line := process.stderr.readline()).startswith("round "):

@@ -174,7 +174,7 @@ def test_a_loss_that_would_spread_labels_over_outputs_is_refused() -> None:
         def loss(self, output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
             return nn.functional.mse_loss(output, y)
 
-    assert refusal(sites(), trainer=Spreading()).startswith("site-0: model and loss do not take its rows")
+    assert refusal(sites(), trainer=Spreading()).startswith("site-0: Spreading.loss fails on its rows")
 
 
 def test_a_loss_that_takes_no_single_row_is_refused_where_a_batch_may_have_one() -> None:

@@ -162,7 +162,7 @@ def test_what_cannot_be_mended_is_refused_by_check_and_fix(model: nn.Module, rea
 
 
 def test_every_bad_layer_is_named() -> None:
-    model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 3), nn.Sequential(nn.BatchNorm1d(3), WithBuffer()))
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 4), nn.Sequential(nn.BatchNorm1d(4), WithBuffer()))
     with pytest.raises(ModelUnsupported, match=r"these 3 layers: 0 .*; 2\.0 .*; 2\.1 "):
         check_model(model)
     with pytest.raises(ModelUnsupported, match=r"this layer: 2\.1 ") as caught:
@@ -194,7 +194,7 @@ def test_the_refusal_names_both_ways_to_mend_and_shows_the_diff_in_a_traceback()
     for check in (check_model, refuse_running_statistics):
         with pytest.raises(ModelUnsupported) as caught:
             check(mlp(nn.BatchNorm1d(8)))
-        assert str(caught.value).endswith("; model.fix (--fix-model) makes the change below")
+        assert str(caught.value).endswith("; model.fix (--fix-model) mends it, as its diff shows")
         shown = "".join(traceback.format_exception(caught.value))
         assert caught.value.diff in shown
         assert "GroupNorm" in shown
@@ -282,6 +282,6 @@ def test_a_model_of_a_local_class_can_be_mended() -> None:
     class Local(nn.Module):  # cannot be pickled
         def __init__(self) -> None:
             super().__init__()
-            self.norm = nn.BatchNorm1d(3)
+            self.norm = nn.BatchNorm1d(4)
 
     assert isinstance(fix_model(Local())[0].norm, nn.GroupNorm)

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from made_sites import FEATURES, job, sites
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -105,43 +103,6 @@ def test_whoever_runs_a_protocol_is_told_which_graph_was_taken_for_it() -> None:
     assert plus.warnings == ["secagg+ takes the complete graph for 5 parties: no sparser one is safe and worth it"]
     assert (weights(plus) == weights(plain)).all()
     assert plain.warnings == run(sites(), **privacy).warnings == []
-
-
-STAGES = ("Advert", "Boxes", "Masked", "Agree", "Openings")
-LATE = ("Agree", "Openings")
-
-
-@settings(max_examples=12)
-@given(
-    st.dictionaries(
-        st.integers(1, 3), st.dictionaries(st.sampled_from(list(sites())), st.sampled_from(STAGES), max_size=2), max_size=3
-    )
-)
-def test_dropouts_give_the_plain_result_over_the_same_survivors(plan: dict[int, dict[str, str]]) -> None:
-    """A party that vanishes after its masked vector is in the sum; with t = 4 of 5, two that vanish abort the round."""
-    masked = run(sites(), plan)
-    aborted = {number for number, gone in plan.items() if len(gone) > 1}
-    assert {r.number for r in masked.rounds if r.aborted} == aborted
-    everybody = dict.fromkeys(sites(), "Clear")
-    survivors = {
-        n: everybody if n in aborted else {k: "Clear" for k, s in gone.items() if s not in LATE} for n, gone in plan.items()
-    }
-    plain = run(sites(), survivors, protocol="plain-insecure")
-    assert (weights(masked) == weights(plain)).all()
-    for record in masked.rounds:
-        gone = [s for s in plan.get(record.number, {}).values() if s not in LATE]
-        assert record.contributors == (0 if record.aborted else 5 - len(gone))
-
-
-def test_an_aborted_round_leaves_the_model_and_is_charged() -> None:
-    two = {"site-0": "Masked", "site-1": "Masked"}
-    privacy: dict[str, Any] = {"mechanism": "local-record", "rounds": 2, "sample_rate": 0.3}
-    result = run(sites(), {1: two, 2: two}, **privacy)
-    assert result.aborted_rounds == 2
-    assert (weights(result) == weights_of(linear())).all()
-    spent = [list(r.epsilon.values()) for r in result.rounds]
-    assert all(0 < first < second <= 3.0 for first, second in zip(*spent, strict=True))
-    assert result.epsilon == pytest.approx(run(sites(), **privacy).epsilon)
 
 
 def test_two_models_for_two_parties_give_no_sum() -> None:

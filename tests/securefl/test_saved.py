@@ -97,6 +97,7 @@ def test_a_hospitals_own_table_becomes_the_features_of_heart(tmp_path: Path) -> 
     file = Path(os.environ["SECUREFL_DATA"]) / "heart_disease" / "processed.cleveland.data"
     frame = pd.read_csv(file, names=names, na_values="?")
     assert (saved.encode(frame) == data.sites[0].x).all()
+    assert (saved.scores(frame) == saved.scores(saved.encode(frame))).all()
 
 
 def test_a_table_of_ones_own_is_encoded_as_in_training(tmp_path: Path, mine: Path) -> None:
@@ -122,6 +123,8 @@ def test_a_table_of_ones_own_is_encoded_as_in_training(tmp_path: Path, mine: Pat
         ({"dose": [1.0, None]}, "column 'dose' is missing in row 2, and the job gave no public range"),
         ({"dose": ["much", 1.0]}, "column 'dose' is 'much' in row 1: a number is needed"),
         ({"dose": [1.0]}, "the columns differ in length"),
+        ({"age": 40, "sex": "f", "dose": 1.0}, "column 'age' is one int: a table has a list of cells in every column"),
+        ({"sex": "ff"}, "column 'sex' is one str"),
     ],
 )
 def test_rows_that_the_model_does_not_take_are_refused_in_one_line(

@@ -1,0 +1,181 @@
+"""What is handed to `Runner` besides rows: objects of another kind, models that cannot learn, losses that mean something else."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from made_sites import FEATURES, job, sites
+from torch import nn
+
+from securefl import ClientTrainer, Fold, Runner, ServerAggregator
+from securefl.errors import UserError
+from securefl.privacy.models import ModelUnsupported, fix_model, refuse_dead_norms
+
+
+def linear() -> nn.Module:
+    return nn.Linear(FEATURES, 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"job": {"privacy": {"rounds": 1}}}, r"job must be a Job, not a dict: give Job\.parse"),
+        ({"trainer": ClientTrainer}, "trainer must be a ClientTrainer, not the class ClientTrainer: give an instance"),
+        ({"server": ServerAggregator}, "server must be a ServerAggregator, not the class ServerAggregator"),
+        ({"model": lambda x: x}, "model must be a torch module, or make one when it is called without arguments"),
+        ({"model": lambda: 3}, "it made a int"),
+        ({"model": None}, "model must be a torch module"),
+    ],
+)
+def test_objects_of_another_kind_are_refused(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        Runner(given.pop("model", linear), sites(), **given)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_a_model_that_starts_with_a_number_that_is_none_is_refused(name: str, value: float) -> None:
+    model = linear()
+    with torch.no_grad():
+        getattr(model, name).view(-1)[0] = value
+    with pytest.raises(UserError, match=f"^the model's {name} is not finite"):
+        Runner(model, sites(), job=job())
+
+
+class Fails(ClientTrainer):
+    def loss(self, output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        raise KeyError("weights")
+
+
+class GivesRows(ClientTrainer):
+    def loss(self, output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return nn.functional.binary_cross_entropy_with_logits(output.reshape(-1), y, reduction="none").reshape(-1)
+
+
+class GivesNumber(ClientTrainer):
+    def loss(self, output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return 0.0  # type: ignore[return-value]
+
+
+class Total(ClientTrainer):
+    def loss(self, output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return nn.functional.binary_cross_entropy_with_logits(output.reshape(-1), y, reduction="sum")
+
+
+class Mean(ClientTrainer):
+    def loss(self, output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return nn.functional.binary_cross_entropy_with_logits(output.reshape(-1), y)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "words"),
+    [
+        (Fails(), r"site-0: Fails\.loss fails on its rows .*KeyError: 'weights'"),
+        (GivesRows(), r"site-0: GivesRows\.loss gives a tensor of shape \(2,\): it must be one number"),
+        (GivesNumber(), r"site-0: GivesNumber\.loss gives a float: it must be one number that depends on the model"),
+    ],
+)
+def test_a_loss_of_ones_own_that_fails_is_blamed_itself(trainer: ClientTrainer, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        Runner(linear, sites(), trainer=trainer, job=job())
+
+
+def test_rows_of_another_precision_are_refused_with_what_mends_them() -> None:
+    doubled = {
+        name: Fold(torch.utils.data.TensorDataset(fold.train.tensors[0].double(), fold.train.tensors[1]), None)  # type: ignore[attr-defined]
+        for name, fold in sites().items()
+    }
+    with pytest.raises(UserError, match=r"the model is torch\.float32: convert them, x\.to\(torch\.float32\)"):
+        Runner(linear, doubled, job=job())
+
+
+def warnings(model: Any, trainer: ClientTrainer | None = None, data: Any = None) -> str:
+    return "\n".join(Runner(model, data or sites(), trainer=trainer, job=job(rounds=1)).warnings)
+
+
+def test_a_sum_of_losses_over_rows_is_told_and_a_mean_is_not() -> None:
+    assert "Total.loss is 1.386 for a row that comes twice" in warnings(zero, Total())
+    assert warnings(zero, Mean()) == warnings(zero) == ""
+
+
+def zero() -> nn.Module:
+    model = linear()
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    return model
+
+
+def test_a_last_layer_that_the_built_in_loss_has_itself_is_told() -> None:
+    model = nn.Sequential(linear(), nn.Sigmoid())
+    assert "ends in Sigmoid(), and the built-in loss takes logits" in warnings(model)
+    assert warnings(model, Mean()) == ""
+
+
+def test_without_held_out_rows_the_run_says_that_there_are_no_metrics() -> None:
+    data = {name: Fold(fold.train, None) for name, fold in sites().items()}
+    assert "no site holds out any rows" in warnings(linear, data=data)
+    one = {**data, "site-3": sites()["site-3"]}
+    assert warnings(linear, data=one) == ""
+
+
+@pytest.mark.parametrize("features", [4, 8, 16, 32, 64, 96])
+def test_a_mended_batch_normalisation_of_flat_features_tells_records_apart(features: int) -> None:
+    """One value to a group gives 0, two give ±1, whatever the record."""
+    torch.manual_seed(features)
+    fixed, _ = fix_model(nn.Sequential(nn.Linear(3, features), nn.BatchNorm1d(features)))
+    refuse_dead_norms(fixed, torch.randn(2, 3))
+    out = fixed(torch.randn(200, 3)).detach()
+    assert not torch.allclose(out.abs(), torch.ones(()), atol=0.05)
+    assert out.std(dim=0).median() > 0.3
+
+
+@pytest.mark.parametrize("features", [1, 2, 3])
+def test_no_mending_is_promised_for_too_few_features(features: int) -> None:
+    model = nn.Sequential(nn.Linear(3, features), nn.BatchNorm1d(features))
+    with pytest.raises(ModelUnsupported, match=r"no replacement is known for this layer: 1 .*fewer than 4 features"):
+        fix_model(model)
+
+
+def test_a_mended_model_learns() -> None:
+    """The refused model, mended, trains as well as the one without the layer."""
+    for features in (4, 16, 32):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(FEATURES, features), nn.BatchNorm1d(features), nn.Tanh(), nn.Linear(features, 1))
+        settings = job(rounds=10)
+        fixing = settings.model_copy(update={"model": settings.model.model_copy(update={"fix": True})})
+        result = Runner(model, sites(), job=fixing).run()
+        assert result.metrics["auroc"] > 0.8
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.GroupNorm(8, 8), (4, 8)),
+        (nn.GroupNorm(4, 8), (4, 8)),
+        (nn.GroupNorm(8, 8), (4, 8, 1, 2)),
+        (nn.InstanceNorm2d(8), (4, 8, 1, 1)),
+        (nn.InstanceNorm1d(8), (4, 8, 2)),
+    ],
+    ids=str,
+)
+def test_a_layer_that_normalises_too_few_values_is_named(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ModelUnsupported, match=rf"^1 \({type(layer).__name__}\(.* normalises [12] of a record's values together"):
+        refuse_dead_norms(nn.Sequential(nn.Identity(), layer), torch.randn(shape))
+    if len(shape) > 2:
+        refuse_dead_norms(nn.Sequential(nn.Identity(), layer), torch.randn(*shape[:-1], 24))
+
+
+def test_layer_normalisation_counts_its_own_shape() -> None:
+    with pytest.raises(ModelUnsupported, match="normalises 2 of"):
+        refuse_dead_norms(nn.LayerNorm(2), torch.randn(4, 8, 2))
+    refuse_dead_norms(nn.LayerNorm((8, 2)), torch.randn(4, 8, 2))
+
+
+def test_such_a_layer_is_refused_before_training() -> None:
+    model = nn.Sequential(nn.Linear(FEATURES, 8), nn.GroupNorm(8, 8), nn.Linear(8, 1))
+    for rate in (0.2, 1.0):
+        with pytest.raises(UserError, match=r"^site-0: 1 \(GroupNorm\(8, 8.* normalises 1 of"):
+            Runner(model, sites(), job=job(sample_rate=rate))
