@@ -159,11 +159,16 @@ def svg(flow: Flow, *, colours: Mapping[str, str] | None = None) -> str:
     return picture.document(sorted(set(layers.values()), reverse=True) if len(set(layers.values())) > 1 else [])
 
 
-def table(flow: Flow) -> str:
+def table(flow: Flow, *, width: int | None = None) -> str:
     """Who remembers what, when: for every role and step the fields held before and after, and what comes and goes, as plain text.
 
-    Fields of a state inside a state stand under their own names; ``forgets`` holds fields and inputs for which no state after the
-    step has a place.
+    Args:
+        flow: the flow.
+        width: letters of a line; where a role's table has more, its steps follow one another as lists.  None: no limit.
+
+    Returns:
+        The text.  Fields of a state inside a state stand under their own names; ``forgets`` holds fields and inputs for which no
+        state after the step has a place.
     """
     plan = chart(flow)
     parts = [f"{flow.name}: who remembers what, when"]
@@ -171,7 +176,10 @@ def table(flow: Flow) -> str:
     for role in plan.roles:
         rows = [_row(plan, scene, again) for scene in plan.scenes if scene.step.role == role]
         heads = ("step", "remembers before", "receives", "sends", "remembers after", "forgets")
-        parts.append(f"{_title(flow, role)}\n{_grid([heads, *rows], (16, 30, 20, 26, 30, 24))}")
+        text = _grid([heads, *rows], (16, 30, 20, 26, 30, 24))
+        if width is not None and max(map(len, text.splitlines())) > width:
+            text = "\n".join(_stacked(heads, row, width) for row in rows)
+        parts.append(f"{_title(flow, role)}\n{text}")
     if again:
         parts.append(f"* runs {LOOP}")
     return "\n\n".join(parts) + "\n"
@@ -312,6 +320,16 @@ def _hints(kind: object) -> list[tuple[str, object]]:
     except NameError:  # a class that was declared within a function
         hints = {}
     return [(f.name, hints.get(f.name)) for f in fields(kind)]
+
+
+def _stacked(heads: Sequence[str], row: Sequence[str], width: int) -> str:
+    """One row as a list under its first cell, wrapped at ``width`` letters; empty cells are left out."""
+    lines, column = [row[0]], max(map(len, heads)) + 4
+    for head, cell in zip(heads[1:], row[1:], strict=True):
+        if cell:
+            first = f"  {head}".ljust(column)
+            lines += textwrap.wrap(cell, max(width, column + 16), initial_indent=first, subsequent_indent=" " * column)
+    return "\n".join(lines)
 
 
 def _grid(rows: Sequence[Sequence[str]], most: Sequence[int]) -> str:

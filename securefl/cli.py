@@ -6,9 +6,11 @@ interrupt is 130.  Learning libraries take seconds to import, so every command i
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,10 +22,13 @@ from securefl.errors import UserError
 from securefl.options import read_job, with_job_options
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console
 
+    from protocols.flow import Flow
     from securefl.job import Job
-    from securefl.results import RunResult
+    from securefl.results import RoundRecord, RunResult
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -38,7 +43,7 @@ app = typer.Typer(
 
 
 class _Interrupted(Exception):
-    """Ctrl-C after results were written."""
+    """Ctrl-C, with what was written until then."""
 
 
 def main(args: list[str] | None = None) -> int:
@@ -50,16 +55,16 @@ def main(args: list[str] | None = None) -> int:
         _complain(error)
         return 2
     except typer.TyperException as error:
-        _complain(error.format_message())
+        _complain(error.format_message().replace("Value error, ", ""))
         return 2
     except (SecureSumError, OSError) as error:
         _complain(error)
         return 1
     except (_Interrupted, typer.Abort) as stop:
-        _complain(str(stop) or "interrupted; nothing written")
+        _complain(str(stop) or "interrupted")
         return INTERRUPTED
     if code == INTERRUPTED:  # what typer makes of Ctrl-C
-        _complain("interrupted; nothing written")
+        _complain("interrupted")
     return code
 
 
@@ -108,11 +113,12 @@ def _run(
     if out:
         files.check_folder(out, report.FILES)
     screen, progress = Console(highlight=False, quiet=json), Console(stderr=True, highlight=False)
-    with redirect_stdout(sys.stderr if json else sys.stdout):
-        result = _train(checked, screen, progress, lines=not json)
-        contents = report.outputs(result) if out else {}
-    written = files.write_all(out, contents) if out else []
+    written: list[Path] = []
     try:
+        with redirect_stdout(sys.stderr if json else sys.stdout):
+            result = _train(checked, screen, progress, lines=not json)
+            contents = report.outputs(result) if out else {}
+        written = files.write_all(out, contents) if out else []
         if json:
             typer.echo(report.to_json(result, ascii_only=True), nl=False)
             return
@@ -136,28 +142,51 @@ def _train(job: Job, screen: Console, progress: Console, *, lines: bool) -> RunR
         from securefl.data import of_job  # noqa: PLC0415
 
         dataset = of_job(job)
-    console.show_data(screen, dataset)
     times.append(time.perf_counter())
     with progress.status("loading the learning libraries"):
         from securefl.experiment import expected_aborts, run_job  # noqa: PLC0415
     times.append(time.perf_counter())
-    parties = len(dataset.sites)
-    console.show_plan(screen, job, parties=parties, aborts=expected_aborts(job, parties))
-    with console.progress(progress, job, lines=lines) as on_event:
-        result = run_job(job, dataset=dataset, on_event=on_event, on_notice=lambda line: console.show_warning(progress, line))
+    parties, early = len(dataset.sites), list[str]()
+    aborts = expected_aborts(job, parties)
+    with ExitStack() as stack:
+        waiting = stack.enter_context(progress.status("preparing"))
+        shown = list[console.OnRound]()
+
+        def start() -> None:
+            """Nothing is shown before everything that may be refused has been looked at."""
+            waiting.stop()
+            console.show_data(screen, dataset)
+            console.show_plan(screen, job, parties=parties, aborts=aborts)
+            for line in early:
+                console.show_warning(progress, line)
+            shown.append(stack.enter_context(console.progress(progress, job, lines=lines)))
+
+        def tell(record: RoundRecord) -> None:
+            shown[0](record)
+
+        def notice(line: str) -> None:
+            console.show_warning(progress, line) if shown else early.append(line)
+
+        result = run_job(job, dataset=dataset, on_event=tell, on_notice=notice, on_start=start)
     return result.after({"load_data": times[1] - times[0], "load_libraries": times[2] - times[1]})
 
 
 @app.command()
 def draw(
     protocol: Annotated[str, typer.Argument(help="A protocol, such as secagg; or fedavg, a round of training.")] = "secagg",
-    form: Annotated[Literal["svg", "mermaid", "table"], typer.Option("--format", help="Form of the picture.")] = "svg",
+    form: Annotated[
+        Literal["svg", "mermaid", "table"] | None,
+        typer.Option("--format", help="Form of the picture (default: table in a terminal, else svg)."),
+    ] = None,
 ) -> None:
     """Print a protocol's picture, drawn from its code: who sends what to whom, who remembers what."""
     from protocols import draw as pictures  # noqa: PLC0415
     from securefl.secure import flow  # noqa: PLC0415
 
-    makers = {"svg": pictures.svg, "mermaid": pictures.mermaid, "table": pictures.table}
+    form = form or ("table" if sys.stdout.isatty() else "svg")
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    table = partial(pictures.table, width=width)
+    makers: dict[str, Callable[[Flow], str]] = {"svg": pictures.svg, "mermaid": pictures.mermaid, "table": table}
     text = makers[form](flow(protocol)).rstrip("\n")
     if form == "svg":  # XML has a spelling of its own for letters that the terminal lacks
         coding = sys.stdout.encoding or "utf-8"

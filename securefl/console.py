@@ -17,7 +17,7 @@ from protocols.errors import Misuse
 from protocols.sums import SCHEMES, notice, scheme
 from securefl.job import Job
 from securefl.results import NOTICE, RoundRecord, RunResult
-from securefl.tables import Sheet, counted, figure, outcome, sheets
+from securefl.tables import Sheet, brief, counted, figure, outcome
 
 if TYPE_CHECKING:
     from securefl.data.types import Dataset
@@ -83,7 +83,8 @@ def show_plan(console: Console, job: Job, *, parties: int, aborts: float) -> Non
             console,
             "Dropout",
             f"each party vanishes with probability {dropout:g} in a round: expect about {aborts:.1f} of "
-            f"{counted(knobs.rounds, 'round')} to abort. An aborted round is not retried: {after}",
+            f"{counted(knobs.rounds, 'round')} to abort. An aborted round is not retried: {after}. Below, "
+            "gone counts who vanished in a round, some after their vector was in the sum; aborts counts all so far",
         )
 
 
@@ -128,13 +129,13 @@ def progress(console: Console, job: Job, *, lines: bool) -> Iterator[OnRound]:
 
 def _state(record: RoundRecord, aborted: int) -> str:
     """One round in so few letters that a line of 80 has room for it."""
-    parts = [f"{record.contributors}/{record.invited} parties"]
+    parts = [f"{record.contributors}/{record.invited} in sum"]
     if record.dropped:
         parts.append(f"{len(record.dropped)} gone")
     if record.aborted:
         parts.append(f"aborted ({record.aborted})")
     if aborted:
-        parts.append(counted(aborted, "abort"))
+        parts.append(f"aborts: {aborted}")
     if "auroc" in record.metrics:
         parts.append(f"AUROC {figure(record.metrics['auroc'])}")
     if record.epsilon:
@@ -148,10 +149,10 @@ def show_warning(console: Console, warning: str) -> None:
 
 
 def show_result(console: Console, result: RunResult) -> None:
-    """Every table of the result, then the warnings."""
-    console.print(f"\n[bold]{escape(result.title)}[/bold]: {escape(outcome(result))}")
-    for sheet in sheets(result):
+    """What was seen, opened, sent and spent, and the scores at the end, where the eye is; then the warnings."""
+    for sheet in brief(result):
         show_sheet(console, sheet)
+    console.print(f"\n[bold]{escape(result.title)}[/bold]: {escape(outcome(result))}")
     for warning in result.warnings:
         show_warning(console, warning)
     console.print(f"\n{NOTICE}", style="dim")

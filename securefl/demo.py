@@ -83,7 +83,7 @@ def run(protocol: str, *, clients: int = 6, dropout: int | None = None, step: bo
         Abort: where the run ended without a sum.
     """
     if protocol not in SCHEMES:
-        raise UserError(f"no protocol {protocol!r}: choose one of {', '.join(SCHEMES)}")
+        raise UserError(f"no protocol {protocol!r}; there are {', '.join(SCHEMES)}")
     if not 2 <= clients <= MOST:
         raise UserError(f"clients must be in 2..{MOST}, not {clients}")
     parameters = SCHEMES[protocol].parameters(clients, SIZE, PEAK)

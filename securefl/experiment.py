@@ -25,6 +25,7 @@ from securefl.cohort import abort_probability, smallest_cohort
 from securefl.data import Dataset, Split
 from securefl.data.types import Coding
 from securefl.encode import Decoded, SumSpec, limit_of
+from securefl.errors import UserError
 from securefl.evaluation import evaluate
 from securefl.job import DataKnobs, Job, ModelKnobs, SimulationKnobs
 from securefl.ledger import opened_in_scaling
@@ -73,6 +74,7 @@ def run_job(
     dataset: Dataset | None = None,
     on_event: Callable[[RoundRecord], None] | None = None,
     on_notice: Callable[[str], None] = lambda _line: None,
+    on_start: Callable[[], None] = lambda: None,
 ) -> RunResult:
     """Run a job in this process.
 
@@ -81,11 +83,14 @@ def run_job(
         dataset: its data, if they are loaded already.
         on_event: called after each round.
         on_notice: called with a line that the user should see, before training where that can be.
+        on_start: called once when nothing can be refused any more, before the first round.
 
     Raises:
         UserError, Misuse: for bad input, before training.
     """
     began, spent = time.perf_counter(), dict[str, float]()
+    if job.model.fix:
+        raise UserError(f"model.fix (--fix-model) is refused for {job.model.name}: it is for a model of your own, in a Runner")
     with _timed(spent, "load_data"):
         loaded = dataset or datasets.of_job(job)
     smallest_cohort(job.privacy, len(loaded.sites))
@@ -116,6 +121,15 @@ def run_job(
             consortium=consortium,
             on_notice=on_notice,
         )
+    lonely = [
+        f"{name} trains on 1 row: what it sends is about that row alone"
+        for name, parts in splits.items()
+        if min(len(part.train) for part in parts) == 1
+    ]
+    for line in (*loaded.warnings, *lonely):
+        runner.warnings.append(line)
+        on_notice(line)
+    on_start()
     result = runner.run(on_event)
     with _timed(spent, "train_baselines"), threads_for(model):
         pooled, local = baselines(job, runner.trainer, runner.template, folds) if job.simulation.baselines else ({}, [])

@@ -56,6 +56,9 @@ class DataKnobs(Knobs):
         description="publicly known range of a column of a CSV; a missing number becomes its middle (without a range the row is "
         "left out)",
     )
+    drop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        default=(), strict=False, description="column of a CSV to leave out, such as a free text or a patient number"
+    )
 
     @field_validator("name")
     @classmethod
@@ -87,7 +90,7 @@ class DataKnobs(Knobs):
             if self.clients is not None:
                 raise ValueError("data.clients is refused: the site column of a CSV fixes the sites")
         else:
-            for key in ("label", "site", "ranges"):
+            for key in ("label", "site", "ranges", "drop"):
                 if getattr(self, key):
                     raise ValueError(f"data.{key} is refused for {self.name}: it belongs to a CSV")
             if self.name == "heart" and self.clients is not None:
@@ -131,9 +134,7 @@ class PrivacyKnobs(Knobs):
     )
     epsilon: float = Field(default=3.0, gt=0, le=1e6, description="ε over all rounds")
     delta: Unit = Field(default=1e-5, description="δ over all rounds")
-    accountant: Literal["rdp", "prv"] = Field(
-        default="rdp", description="how ε is accounted; prv is a little tighter and takes 3 s longer for 20 rounds"
-    )
+    accountant: Literal["rdp", "prv"] = Field(default="rdp", description="how ε is accounted; prv is a little tighter, and slower")
     clip: Positive = Field(default=1.0, description="L2 bound of one example's gradient")
     sample_rate: float = Field(default=0.2, gt=0, le=1, description="probability with which a row enters a training step")
     rounds: int = Field(default=20, ge=1, le=100_000, description="rounds, aborted ones included")
@@ -295,6 +296,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file cannot be read or is no TOML; the line names file and line.
     """
+    if path.suffix.lower() == ".csv":
+        raise UserError(f"{path} is a table, not a job file: give it as --data {path} with --label and --site")
     try:
         text = path.read_bytes().decode()
     except OSError as error:
@@ -332,6 +335,7 @@ def _words(kind: Mapping[str, Any]) -> str:
         "number": "a number",
         "boolean": "true or false",
         "object": "a table of column = [low, high]",
+        "array": "a list of texts that are not empty",
     }.get(kind.get("type", ""), "a text")
     signs = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
     bounds = [f"{sign} {_figure(kind[bound])}" for bound, sign in signs.items() if bound in kind]
@@ -358,7 +362,8 @@ def _explain(error: ValidationError, where: str, names: Mapping[str, str]) -> st
         reason = str(problem["ctx"]["error"])
         text = f"{names.get(key, key)}: {reason}" if len(path) > 1 else reason
     else:
-        text = f"{names.get(key, key)} = {_quote(problem['input'])} is refused; allowed: {allowed(path[0], path[1])}"
+        part = "".join(f".{step}" for step in path[2:] if path[1] == "ranges" and not step.isdigit())
+        text = f"{names.get(key, key)}{part} = {_quote(problem['input'])} is refused; allowed: {allowed(path[0], path[1])}"
         text += _near(
             problem["input"], problem.get("ctx", {}).get("expected", "").replace("'", "").replace(" or ", ", ").split(", ")
         )

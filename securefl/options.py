@@ -91,9 +91,9 @@ def _kind(section: str, key: str, annotation: Any) -> tuple[Any, str | None]:
     if get_origin(annotation) in (Union, types.UnionType):
         annotation = next(part for part in get_args(annotation) if part is not type(None))
     if "/" in flag(section, key):
-        return bool, None
-    if key == "ranges":
-        return list[str], "COLUMN=LOW:HIGH"
+        return bool, ""
+    if key in {"ranges", "drop"}:
+        return list[str], "COLUMN=LOW:HIGH" if key == "ranges" else "COLUMN"
     if get_origin(annotation) is Literal:
         values = "|".join(get_args(annotation))
         return str, values if len(values) <= LONGEST else "NAME"
@@ -121,7 +121,21 @@ def read_job(path: Path | None, given: Mapping[str, Any]) -> Job:
         knobs = tree.setdefault(section, {})
         if isinstance(knobs, dict):
             knobs[key] = _value(full, value, knobs.get(key))
+    _check_table(tree.get("data"))
     return Job.parse(tree, where=str(path or ""), names={full: flag(*full.split(".")) for full in given})
+
+
+def _check_table(data: object) -> None:
+    """For a CSV without label or site column: refuse a file that is not there first, and say which columns there are."""
+    name = data.get("name") if isinstance(data, dict) else None
+    if not isinstance(data, dict) or not isinstance(name, str) or not name.lower().endswith(".csv"):
+        return
+    missing = [f"data.{key} (--{key})" for key in ("label", "site") if data.get(key) is None]
+    if missing:
+        from securefl.data.columns import read, some  # noqa: PLC0415
+
+        columns = some(repr(column.name) for column in read(Path(name)) if column.name)
+        raise UserError(f"{' and '.join(missing)} must name a column of {name}; its columns: {columns}")
 
 
 def _unicode(text: str) -> bool:
@@ -137,6 +151,8 @@ def _value(full: str, value: Any, before: Any) -> Any:
     """The value of a key out of its option; ``before`` is the job file's."""
     if full == "privacy.mechanism":
         return "local-record" if value else "none"
+    if full == "data.drop":
+        return [*(before if isinstance(before, list) else []), *value]
     if full != "data.ranges":
         return value
     pairs = [_range(text) for text in value]
@@ -170,6 +186,8 @@ def command(job: Job) -> list[str]:
                 words.append(name.split("/")[0 if value in (True, "local-record") else 1])
             elif key == "ranges":
                 words += [f"{name}={column}={low!r}:{high!r}" for column, (low, high) in value.items()]
+            elif key == "drop":
+                words += [f"{name}={column}" for column in value]
             else:
                 words.append(f"{name}={value}")
     return words

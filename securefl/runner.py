@@ -120,7 +120,8 @@ class Runner:
         self.warnings += [line] if (line := notice(knobs.protocol, self.parameters)) else []
         if flow is None:
             look_through(self.folds, self.trainer, self.template, sample_rate=knobs.sample_rate, private=self._private)
-            self.warnings += hints(self.trainer, self.template, self.folds)
+            for line in hints(self.trainer, self.template, self.folds):
+                self._notice(line)
         self.models: list[NDArray[np.float32]] = [vector.copy() for _ in range(self._models)]
         self._clock, self._traffic = StepClock(time.perf_counter), Traffic([*self.folds])
         self.flow = secured(round_flow(flow), self.protocol)

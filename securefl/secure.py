@@ -66,7 +66,7 @@ def flow(name: str) -> Flow:
         Misuse: for a name that is neither.
     """
     if name not in FLOWS:
-        raise Misuse(f"no flow {name!r}; there are {', '.join(FLOWS)}")
+        raise Misuse(f"no protocol {name!r}; there are {', '.join(FLOWS)}")
     if name == "fedavg":
         from securefl.round import round_flow  # noqa: PLC0415  (loads torch)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 from rich.filesize import decimal
 
@@ -40,6 +41,23 @@ def sheets(result: RunResult) -> list[Sheet]:
     """Every table of a result, in reading order; empty ones are left out."""
     makers = (_scores, _by_site, _privacy, _opened, _traffic, _time, _server_saw)
     return [sheet for sheet in (maker(result) for maker in makers) if sheet.rows]
+
+
+def brief(result: RunResult) -> list[Sheet]:
+    """The tables for a terminal, what matters most at the end; parties with equal rows share one, and so do short steps."""
+    makers = (_server_saw, _opened, _short_time, _traffic, _privacy, _scores)
+    return [_together(sheet) for sheet in (maker(result) for maker in makers) if sheet.rows]
+
+
+def _together(sheet: Sheet) -> Sheet:
+    """The sheet with neighbouring rows that differ in their name alone as one, under the first and the last name."""
+    if sheet.columns[0] not in {"site", "party"}:
+        return sheet
+    rows = list[list[str]]()
+    for _, same in groupby(sheet.rows, key=lambda row: row[1:]):
+        first, *more = same
+        rows.append([f"{first[0]} … {more[-1][0]} ({len(more) + 1})" if more else first[0], *first[1:]])
+    return replace(sheet, rows=rows)
 
 
 def figure(value: float | None) -> str:
@@ -79,7 +97,7 @@ def _scores(result: RunResult) -> Sheet:
     rows = [["federated, all sites", "", *(figure(result.metrics.get(key)) for key in shown)]]
     if result.pooled:
         total = str(sum(site.rows for site in result.local)) if result.local else ""
-        rows.append(["pooled: all rows in one place", total, *(figure(result.pooled.get(key)) for key in shown)])
+        rows.append(["pooled, all rows", total, *(figure(result.pooled.get(key)) for key in shown)])
     rows += [[f"{site.name} alone", str(site.rows), *(figure(site.metrics.get(key)) for key in shown)] for site in result.local]
     note = "Simulation only: exact, from the rows of all sites in one place. Scores of single rounds come out of the secure sum."
     if result.pooled or result.local:
@@ -115,7 +133,7 @@ def _privacy(result: RunResult) -> Sheet:
         [name, f"{epsilon:.3f}", f"{result.delta:g}", f"one {result.unit}", str(result.accountant)]
         for name, epsilon in zip(result.sites, result.epsilon, strict=False)
     ]
-    note = "Spent over all rounds, aborted ones included. What ε leaves out stands in the next table as exact."
+    note = "Spent over all rounds, aborted ones included. What ε leaves out is called exact under What was opened."
     if result.noise_multiplier is not None:
         note += f" Noise on the sum of a step's gradients: {result.noise_multiplier:.3f} times the clip."
     return Sheet(title, ["site", "ε", "δ", "protects", "accountant"], rows, note, frozenset({1, 2}))
@@ -137,6 +155,16 @@ def _time(result: RunResult) -> Sheet:
     longest_first += [("everything else", rest)] if result.seconds and rest > 0 else []
     rows = [[step, duration(seconds), f"{seconds / result.wall:.0%}" if result.wall else "–"] for step, seconds in longest_first]
     return Sheet("Time by step, all parties together", ["step", "time", "share"], rows, figures=frozenset({1, 2}))
+
+
+def _short_time(result: RunResult) -> Sheet:
+    sheet, least = _time(result), result.wall / 50
+    small = [seconds for seconds in result.seconds.values() if seconds < least]
+    if len(small) < 2:
+        return sheet
+    shown = len(result.seconds) - len(small)
+    rest = [f"{len(small)} shorter steps", duration(sum(small)), f"{sum(small) / result.wall:.0%}"]
+    return replace(sheet, rows=[*sheet.rows[:shown], rest, *sheet.rows[len(result.seconds) :]])
 
 
 def _server_saw(result: RunResult) -> Sheet:

@@ -15,13 +15,14 @@ import pytest
 import typer
 
 import securefl
-from protocols import degree, draw, he
+from protocols import degree, draw, he, secure_sum
 from protocols.he_parameters import LARGEST, SUITE, HeParameters, layouts
 from protocols.lightsecagg_parameters import LightParameters
 from protocols.primitives import shamir
 from protocols.primitives.graph import Harary
 from protocols.schema import MAX_PARTIES
 from protocols.suite import LIGHTSECAGG, LOST, SECAGG, SECAGG_PLUS, SPARSE_FROM, Parameters, default_corrupt, default_threshold
+from protocols.sums import SCHEMES
 from securefl import params
 from securefl.cli import app, main
 from securefl.job import BUILT_IN, SECTIONS, Job, allowed
@@ -202,6 +203,20 @@ def test_library_names():
     assert set(securefl.__all__) <= documented
 
 
+def test_stages_at_which_a_party_vanishes():
+    documented = {
+        name: [re.findall(r"`(\w+)`", cell) for cell in cells[1:]]
+        for cells in rows(section(text("docs/library.md"), "Who vanishes, and when"))
+        for name in code(cells[0])
+    }
+    stages = {name: [kind.__name__ for kind in scheme.flow.messages("server")] for name, scheme in SCHEMES.items()}
+    assert {name: early + late for name, (early, late) in documented.items()} == stages
+    for name, (early, late) in documented.items():
+        for stage in early + late:
+            result = secure_sum([[1, 2]] * 6, max_abs=9, protocol=name, dropouts={3: stage})
+            assert result.contributors == 6 - (stage in early), (name, stage)
+
+
 def test_saved_model_example(tmp_path, monkeypatch):
     """The document's lines, on a model that the command line made of a table with those columns."""
     (source,) = blocks(text("docs/results.md"), "python")
@@ -226,7 +241,7 @@ def test_picture_is_what_the_code_draws_now(name):
 
 
 def shown(default: object) -> str:
-    if default is None or default == {}:
+    if default in (None, {}, ()):
         return "–"
     return f"`{str(default).lower() if isinstance(default, bool) else repr(default)}`".replace("'", '"')
 

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,7 @@ def load(
     label: str | None = None,
     site: str | None = None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
+    drop: Collection[str] = (),
 ) -> Dataset:
     """Load a data set by name, or a table from a CSV file.
 
@@ -43,6 +44,7 @@ def load(
         label: column of the label, for a CSV file alone.
         site: column that names each row's site, for a CSV file alone.
         ranges: publicly known lower and upper bounds by column, for a CSV file alone.
+        drop: columns to leave out, for a CSV file alone.
 
     Raises:
         UserError: the name is unknown, an argument does not belong to it, or the data are refused; one line that names
@@ -52,7 +54,7 @@ def load(
     if not table and name not in NAMES:
         raise UserError(f"data is {name!r}: {', '.join(NAMES)} or a path that ends in .csv is allowed")
     if not table:
-        for argument, given in {"label": label, "site": site, "ranges": ranges or None}.items():
+        for argument, given in {"label": label, "site": site, "ranges": ranges or None, "drop": drop or None}.items():
             if given is not None:
                 raise UserError(f"{argument} is given, but goes with a .csv file only: {name} has its own")
     if directory is not None and name != "heart":
@@ -70,12 +72,19 @@ def load(
 
     if clients is not None:
         raise UserError(f"clients is {clients}, but the data fix the sites: one a value of the site column")
-    return csv.load(Path(name), label=label, site=site, ranges=ranges or {})
+    return csv.load(Path(name), label=label, site=site, ranges=ranges or {}, drop=drop)
 
 
 def of_job(job: Job) -> Dataset:
     """The data that a job names; errors as for `load`."""
     data, seed = job.data, job.simulation.seed
     return load(
-        data.name, clients=data.clients, seed=seed, directory=data.dir, label=data.label, site=data.site, ranges=data.ranges
+        data.name,
+        clients=data.clients,
+        seed=seed,
+        directory=data.dir,
+        label=data.label,
+        site=data.site,
+        ranges=data.ranges,
+        drop=data.drop,
     )

@@ -1,12 +1,12 @@
 """Columns of a user's CSV file: read as text, then understood as numbers, text, a binary label or the names of sites.
 
-Rows are counted from 1, the first below the header.
+Errors name lines of the file, as an editor counts them: the header is line 1.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable
+import csv
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,7 @@ class Column:
         cells: text without surrounding space, shape (rows,), object.
         present: which cells are not missing, shape (rows,), bool.
         numbers: the cells as float64, shape (rows,), NaN where missing; None if a present cell is no number.
+        lines: the line of the file in which each row begins, shape (rows,), int64.
         stray: what kept a column that is mostly numbers from being one, else "".
     """
 
@@ -42,6 +43,7 @@ class Column:
     cells: NDArray[np.object_]
     present: Mask
     numbers: NDArray[np.float64] | None
+    lines: NDArray[np.int64]
     stray: str = ""
 
     def values(self, rows: Mask) -> list[str]:
@@ -58,64 +60,83 @@ def some(items: Iterable[str], most: int = 20) -> str:
     return ", ".join(every[:most]) + more
 
 
-def at_rows(rows: Mask) -> str:
-    """The numbers of the rows that are marked, for an error: ``row 3`` or ``rows 3, 5``."""
-    numbers = [str(number + 1) for number in np.flatnonzero(rows)]
-    return f"row{'s' * (len(numbers) != 1)} {some(numbers, 5)}"
+def at_lines(lines: Iterable[int]) -> str:
+    """Some lines of a file, for an error: ``line 3`` or ``lines 3, 5``."""
+    numbers = [str(line) for line in lines]
+    return f"line{'s' * (len(numbers) != 1)} {some(numbers, 5)}"
 
 
 def read(path: Path) -> tuple[Column, ...]:
-    """Every column of a UTF-8, comma-separated file with one header line.
+    """Every column of a UTF-8, comma-separated file with one header line; blank lines are passed over.
 
     Raises:
-        UserError: the file is missing, unreadable, no table or without rows, or a column is named twice.
+        UserError: the file is missing, unreadable, no table or without rows, a row has fewer or more fields than the header, or a
+            column is named twice.
     """
-    import pandas as pd  # noqa: PLC0415 - slow to import
-
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            frame = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text") from None
-    except pd.errors.EmptyDataError:
-        raise UserError(f"{path} is empty: a header line and rows are needed") from None
-    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
-        reason = " ".join(str(error).split()).removeprefix("Error tokenizing data. C error: ")
-        raise UserError(f"{path} is not a comma-separated table: {reason}") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or type(error).__name__}") from None
-    table = frame.fillna("").to_numpy(dtype=object)
-    cells = ((row, cell.strip()) for row, line in enumerate(table, 1) for cell in line)
-    strange = next(((row, cell) for row, cell in cells if not cell.isprintable()), None)
-    if strange is not None:
-        raise UserError(f"{path} has a control character in row {strange[0]}, {strange[1]!r}: text must be printable")
-    header = [" ".join(str(name).split()) for name in table[0]]
+    records = _records(path)
+    if not records:
+        raise UserError(f"{path} is empty: a header line and rows are needed")
+    (_, header), *rows = records
+    other = next((sign for sign in ";\t|" if sign in header[0]), "") if len(header) == 1 else ""
+    if other:
+        raise UserError(f"{path} separates its columns by {other!r}: save it with commas")
+    for line, cells in rows:
+        if len(cells) != len(header):
+            fields = f"{len(cells)} field{'s' * (len(cells) != 1)}"
+            raise UserError(f"{path} has {fields} in line {line} and {len(header)} in its header: every row needs as many")
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
         raise UserError(f"{path} has more than one column named {some(map(repr, twice))}: each name once")
-    if len(table) < 2:
+    if not rows:
         raise UserError(f"{path} has a header but no rows")
-    return tuple(_column(name, table[1:, i]) for i, name in enumerate(header))
+    lines = np.array([line for line, _ in rows], dtype=np.int64)
+    columns = zip(*(cells for _, cells in rows), strict=True)
+    return tuple(_column(name, cells, lines) for name, cells in zip(header, columns, strict=True))
 
 
-def _column(name: str, raw: NDArray[np.object_]) -> Column:
+def _records(path: Path) -> list[tuple[int, list[str]]]:
+    """The records of a file that are not blank, each with the line in which it begins; space in and around cells is one space."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: the path of a CSV file is needed")
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file")
+    records, line = list[tuple[int, list[str]]](), 1
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            for record in reader:
+                cells = [" ".join(cell.split()) for cell in record]
+                strange = next((cell for cell in cells if not cell.isprintable()), None)
+                if strange is not None:
+                    raise UserError(f"{path} has a control character in line {line}, {strange!r}: text must be printable")
+                if any(cells) or len(cells) > 1:
+                    records.append((line, cells))
+                line = reader.line_num + 1
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text") from None
+    except csv.Error as error:
+        raise UserError(f"{path} is not a comma-separated table: {error}, in the row that begins in line {line}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or type(error).__name__}") from None
+    return records
+
+
+def _column(name: str, raw: Sequence[str], lines: NDArray[np.int64]) -> Column:
     import pandas as pd  # noqa: PLC0415 - slow to import
 
-    cells = np.array([" ".join(str(cell).split()) for cell in raw], dtype=object)
-    folded = [cell.casefold() for cell in cells]
+    cells = np.array(raw, dtype=object)
+    folded = [cell.casefold() for cell in raw]
     present = np.array([cell not in MISSING for cell in folded], dtype=bool)
     given = present & np.array([cell != "none" for cell in folded], dtype=bool)
     numbers = np.full(cells.size, np.nan)
     numbers[given] = pd.to_numeric(pd.Series(cells[given], dtype=object), errors="coerce").to_numpy(np.float64)
     parsed = ~np.isnan(numbers)
     if given.any() and parsed[given].all():
-        return Column(name, cells, given, numbers)
+        return Column(name, cells, given, numbers, lines)
     strays = present & ~parsed
     few = 0 < int(strays.sum()) < int(parsed.sum())
-    return Column(name, cells, present, None, f"no number in {at_rows(strays)}" if few else "")
+    stray = f"{cells[strays][0]!r} is no number ({at_lines(lines[strays])})" if few else ""
+    return Column(name, cells, present, None, lines, stray)
 
 
 def check_finite(column: Column) -> None:
@@ -125,7 +146,7 @@ def check_finite(column: Column) -> None:
         UserError: the column holds one.
     """
     if column.numbers is not None and np.isinf(column.numbers).any():
-        where = at_rows(np.isinf(column.numbers))
+        where = at_lines(column.lines[np.isinf(column.numbers)])
         raise UserError(f"the column {column.name!r} holds an infinite number in {where}: finite numbers are allowed")
 
 
@@ -137,7 +158,7 @@ def site_names(column: Column, least: int) -> NDArray[np.object_]:
     """
     blank = column.cells == ""
     if blank.any():
-        raise UserError(f"the site column {column.name!r} is blank in {at_rows(blank)}: every row needs a site")
+        raise UserError(f"the site column {column.name!r} is blank in {at_lines(column.lines[blank])}: every row needs a site")
     count = len(set(column.cells.tolist()))
     if count < least:
         raise UserError(f"the site column {column.name!r} names {count} site: at least {least} are needed")
@@ -164,7 +185,7 @@ def labels(column: Column) -> tuple[NDArray[np.int64], tuple[str, str]]:
     """
     if column.numbers is None and {cell.casefold() for cell in column.cells[column.present]} <= WORDS:
         lower = np.array([cell.casefold() for cell in column.cells], dtype=object)
-        column = Column(column.name, lower, column.present, None)
+        column = Column(column.name, lower, column.present, None, column.lines)
     values = column.values(np.ones(column.present.size, dtype=bool))
     found = np.unique(column.numbers[column.present]) if column.numbers is not None else np.array(values, dtype=object)
     if found.size == 1:

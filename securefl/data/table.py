@@ -9,7 +9,8 @@ out, so no site's statistics enter another's rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,7 @@ class _Choice:
     constant: tuple[str, ...]
 
 
-def load(path: Path, *, label: str | None, site: str | None, ranges: Ranges) -> Dataset:
+def load(path: Path, *, label: str | None, site: str | None, ranges: Ranges, drop: Collection[str] = ()) -> Dataset:
     """Read, check and encode a table.
 
     Args:
@@ -44,19 +45,21 @@ def load(path: Path, *, label: str | None, site: str | None, ranges: Ranges) -> 
         label: column of the label: 0/1, true/false, yes/no or any two values, the larger one being 1.
         site: column that names each row's site.
         ranges: public lower and upper bounds of numeric columns, by name.
+        drop: columns to leave out.
 
     Returns:
         Sites in the order of their names (as numbers, if they are); numeric columns first, then one 0/1 column for
         every value but the first of a text column.  ``ranges`` is None unless every numeric feature has one.  ``notes``
-        tells types, missing values and constant columns, in this order.
+        tells types, missing values and constant columns, in this order; ``warnings`` what may not be what was meant.
 
     Raises:
         UserError: the file cannot be read or has no rows; a column is missing, named twice or holds inf; the label is
             not binary or has one value over all sites; a site's name is blank, a site has no complete row, there are
-            fewer than 2 sites, or no feature is left; a range names no numeric column or is none.
+            fewer than 2 sites, or no feature is left; a range names no numeric column or is none; ``drop`` names no feature column.
     """
     columns = read(path)
-    outcome, site_column, features = _roles(columns, label, site, path)
+    outcome, site_column, every = _roles(columns, label, site, path)
+    features = _without(every, drop, path)
     for column in (outcome, *features):
         check_finite(column)
     _check_ranges(ranges, features, path)
@@ -96,7 +99,12 @@ def load(path: Path, *, label: str | None, site: str | None, ranges: Ranges) -> 
             *_type_notes(choice, rows, sum(not column.name for column in columns)),
             *_missing_notes((outcome, *features), choice.used, ranges, rows, sites),
             f"constant columns, not used: {some(choice.constant) or 'none'}",
-            *_outside_notes(choice.used, rows, ranges),
+            *([f"columns left out as asked: {some(map(quoted, drop))}"] if drop else []),
+        ),
+        warnings=(
+            *_stray_warnings(features, choice.used),
+            *_outside_warnings(choice.used, rows, ranges),
+            *_site_warnings(sites),
         ),
         codings=tuple(_coding(column, rows, ranges) for column in choice.used),
         classes=classes,
@@ -114,6 +122,15 @@ def _roles(columns: Sequence[Column], label: str | None, site: str | None, path:
     if label == site:
         raise UserError(f"the column {label!r} is named as label and as site: two columns are needed")
     return by_name[label], by_name[site], tuple(c for name, c in by_name.items() if name not in {label, site})
+
+
+def _without(features: tuple[Column, ...], drop: Collection[str], path: Path) -> tuple[Column, ...]:
+    """The columns that are not left out."""
+    for name in drop:
+        if name not in {column.name for column in features}:
+            these = some(quoted(column.name) for column in features)
+            raise UserError(f"the column {name!r} to leave out is no feature column of {path}; these are: {these}")
+    return tuple(column for column in features if column.name not in drop)
 
 
 def _check_ranges(ranges: Ranges, features: Sequence[Column], path: Path) -> None:
@@ -184,7 +201,6 @@ def _type_notes(choice: _Choice, rows: Mask, nameless: int) -> list[str]:
         f"columns of numbers: {some(numeric) or 'none'}",
         f"columns of text, one 0/1 feature for every value but the first: {some(text) or 'none'}",
     ]
-    notes += [f"column {quoted(c.name)} is taken as text: {c.stray}" for c in choice.used if c.stray]
     if nameless:
         notes.append(f"columns without a name, not used: {nameless}")
     if choice.unusable:
@@ -206,8 +222,19 @@ def _missing_notes(
     return notes
 
 
-def _outside_notes(used: Sequence[Column], rows: Mask, ranges: Ranges) -> list[str]:
-    notes = []
+def _stray_warnings(features: Sequence[Column], used: Sequence[Column]) -> list[str]:
+    """Columns of numbers that a word keeps from being used as such."""
+    what = {True: "taken as text, not as numbers", False: "not used"}
+    return [
+        f"column {quoted(column.name)} is {what[column in used]}: {column.stray}; mend the cell, blank it, or leave the column out "
+        "(--drop)"
+        for column in features
+        if column.stray
+    ]
+
+
+def _outside_warnings(used: Sequence[Column], rows: Mask, ranges: Ranges) -> list[str]:
+    warnings = []
     for column in used:
         if column.numbers is None or column.name not in ranges:
             continue
@@ -215,5 +242,13 @@ def _outside_notes(used: Sequence[Column], rows: Mask, ranges: Ranges) -> list[s
         numbers = column.numbers[rows & column.present]
         count = int(np.sum((numbers < low) | (numbers > high)))
         if count:
-            notes.append(f"values of {quoted(column.name)} outside its public range {low:g} to {high:g}: {count}")
-    return notes
+            lie = f"{count} of {numbers.size} values lie outside its public range {low:g} to {high:g}"
+            warnings.append(f"column {quoted(column.name)}: {lie} and are cut to it")
+    return warnings
+
+
+def _site_warnings(sites: Mapping[str, Mask]) -> list[str]:
+    """Names of sites that differ by case alone."""
+    alike = Counter(name.casefold() for name in sites)
+    groups = [[quoted(name) for name in sites if name.casefold() == folded] for folded, count in alike.items() if count > 1]
+    return [f"the names of sites {' and '.join(group)} differ by case alone, and count as {len(group)} sites" for group in groups]

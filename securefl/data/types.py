@@ -56,6 +56,7 @@ class Dataset:
         fixed_sites: whether the data fix the sites (``--clients`` is refused).
         source: where the rows come from, and their licence.
         notes: lines that a user should see before training (types, missing values, constant columns).
+        warnings: lines that a user must see: what in the rows may not be what was meant.
         codings: how columns became ``features``, in the same order; empty: each feature is a column of numbers.
         classes: what the labels 0 and 1 stand for.
     """
@@ -67,6 +68,7 @@ class Dataset:
     fixed_sites: bool
     source: str
     notes: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = field(default=())
     codings: tuple[Coding, ...] = field(default=())
     classes: tuple[str, str] = ("0", "1")
 

@@ -269,7 +269,7 @@ def _groups(layer: _BatchNorm) -> int | None:
 def _refusal(verdict: str, reasons: dict[str, str], model: nn.Module) -> ModelUnsupported:
     fixed = _fixed(model)
     diff = _diff(model, fixed)
-    mended = "; model.fix (--fix-model) mends it, as its diff shows" if diff and not _reasons(fixed) else ""
+    mended = "; model.fix mends it, as its diff shows" if diff and not _reasons(fixed) else ""
     return ModelUnsupported(_headline(verdict, reasons) + mended, diff)
 
 

@@ -484,3 +484,12 @@ def test_table_marks_what_runs_for_every_sum():
     marked = re.findall(r"^(\w+) \*", draw.table(FLOWS["committee"]), re.MULTILINE)
     assert sorted(marked) == ["add", "answer", "submit"]
     assert "*" not in draw.table(secagg.flow)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_a_table_that_is_too_wide_becomes_lists_with_every_word(width: int) -> None:
+    wide, narrow = draw.table(secagg.flow), draw.table(secagg.flow, width=width)
+    assert max(map(len, narrow.splitlines())) <= width < max(map(len, wide.splitlines()))
+    words = set(re.findall(r"\w+", wide)) - {"step", "remembers"}
+    assert words - set(re.findall(r"\w+", narrow)) == set()
+    assert draw.table(secagg.flow, width=1000) == wide

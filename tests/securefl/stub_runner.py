@@ -27,10 +27,12 @@ class Runner:
         dataset: Dataset,
         on_event: Callable[[RoundRecord], None] | None = None,
         on_notice: Callable[[str], None] | None = None,
+        on_start: Callable[[], None] = lambda: None,
     ) -> RunResult:
         assert dataset.name == "made data"
         if on_notice:
             on_notice("told when it happens")
+        on_start()
         self.jobs.append(job)
         print("noise of a library")
         if on_event:

@@ -15,6 +15,8 @@ import pytest
 from made_result import result
 from stub_runner import Runner, refused
 
+from protocols import draw as pictures
+from protocols import secagg
 from protocols.errors import Abort, Misuse
 from securefl import demo
 from securefl.cli import main
@@ -215,18 +217,13 @@ def test_a_place_that_cannot_be_written_is_refused_before_training(
 
 def test_draw_and_demo_hand_on_what_they_were_given(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     calls: list[Any] = []
-    pictures, secure, story = ModuleType("protocols.draw"), ModuleType("securefl.secure"), ModuleType("securefl.demo")
-    for form in ("svg", "mermaid", "table"):
-        setattr(pictures, form, lambda flow, form=form: f"{form} of {flow}\n")
-    secure.flow = lambda name: f"the flow {name}"  # type: ignore[attr-defined]
+    story = ModuleType("securefl.demo")
     story.run = lambda protocol, **rest: calls.append((protocol, rest))  # type: ignore[attr-defined]
-    for name, module in {"protocols.draw": pictures, "securefl.secure": secure, "securefl.demo": story}.items():
-        monkeypatch.setitem(sys.modules, name, module)
-        package, _, leaf = name.rpartition(".")
-        monkeypatch.setattr(sys.modules[package], leaf, module, raising=False)
-    for form in ("svg", "mermaid", "table"):
+    monkeypatch.setitem(sys.modules, "securefl.demo", story)
+    monkeypatch.setattr(sys.modules["securefl"], "demo", story, raising=False)
+    for form, picture in {"svg": pictures.svg, "mermaid": pictures.mermaid, "table": pictures.table}.items():
         assert main(["draw", "secagg", "--format", form]) == 0
-        assert capsys.readouterr().out == f"{form} of the flow secagg\n"
+        assert capsys.readouterr().out == picture(secagg.flow).rstrip("\n") + "\n"
     assert main(["demo", "secagg", "--clients", "5", "--dropout", "1", "--step"]) == 0
     assert main(["demo"]) == 0
     assert calls == [

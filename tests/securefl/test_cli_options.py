@@ -81,7 +81,8 @@ DATA = st.one_of(
     st.fixed_dictionaries({}, optional={**SPLIT, "clients": st.integers(2, 10_000)}),
     st.fixed_dictionaries({"name": st.just("heart")}, optional={**SPLIT, "dir": TEXT}),
     st.fixed_dictionaries(
-        {"name": TEXT.map(lambda text: f"{text}.csv"), "label": TEXT, "site": TEXT}, optional={**SPLIT, "ranges": RANGES}
+        {"name": TEXT.map(lambda text: f"{text}.csv"), "label": TEXT, "site": TEXT},
+        optional={**SPLIT, "ranges": RANGES, "drop": st.lists(TEXT, max_size=3)},
     ),
 )
 
@@ -153,7 +154,9 @@ def test_the_command_holds_the_folder_too(runner: Runner, tmp_path: Path) -> Non
         (["--protocol", "secag"], ["--protocol", "secagg or secagg+ or plain-insecure", "did you mean secagg?"]),
         (["--data", "hearts"], ["--data", "did you mean heart?"]),
         (["--data", "heart", "--clients", "4"], ["clients", "heart"]),
-        (["--data", "rows.csv"], ["--label"]),
+        (["--data", "rows.csv"], ["rows.csv", "no such file"]),
+        (["rows.csv"], ["rows.csv is a table, not a job file", "--data rows.csv"]),
+        (["--drop", "age"], ["data.drop", "breast-cancer", "CSV"]),
         (["--range", "age=1"], ["--range", "COLUMN=LOW:HIGH"]),
         (["--range", "age=a:b"], ["--range", "COLUMN=LOW:HIGH"]),
         (["--epsilonn", "3"], ["--epsilonn", "--epsilon"]),
@@ -226,3 +229,27 @@ def test_a_word_that_is_not_utf8_is_refused_as_the_system_hands_it_over(tmp_path
     assert (ended.returncode, ended.stdout) == (2, b"")
     assert ended.stderr.startswith(b"securefl: --data ")
     assert ended.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("given", [{}, {"--label": "ill"}, {"--site": "clinic"}])
+def test_a_table_without_label_or_site_is_told_which_columns_it_has(
+    runner: Runner, capsys: pytest.CaptureFixture[str], tmp_path: Path, given: dict[str, str]
+) -> None:
+    table = tmp_path / "rows.csv"
+    table.write_text("age,ill,clinic\n1,0,A\n")
+    line = refused(capsys, "run", "--data", str(table), *(word for pair in given.items() for word in pair))
+    assert "its columns: 'age', 'ill', 'clinic'" in line
+    assert [option in line for option in ("--label", "--site")] == [option not in given for option in ("--label", "--site")]
+
+
+def test_a_refused_range_of_a_file_names_its_column(runner: Runner, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text('[data]\nname = "x.csv"\nlabel = "l"\nsite = "s"\nranges = { age = [0, "old"] }\n')
+    assert "data.ranges.age = 'old' is refused" in refused(capsys, "run", str(path))
+
+
+def test_columns_to_leave_out_of_file_and_options_come_together(runner: Runner, tmp_path: Path) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text('[data]\nname = "x.csv"\nlabel = "l"\nsite = "s"\ndrop = ["a"]\n')
+    assert main(["run", str(path), "--drop", "b", "--drop", "c"]) == 0
+    assert runner.jobs[0].data.drop == ("a", "b", "c")

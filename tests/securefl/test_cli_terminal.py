@@ -81,7 +81,7 @@ def test_progress_is_one_line_of_80_columns(monkeypatch: pytest.MonkeyPatch, job
     assert all(re.search(r"\d/\d", line) for line in text), "a line that goes on below"
     if whole:
         assert "20/20" in text[-1]
-        assert "3/3 parties, 2 gone, 11 aborts, AUROC 0.750, ε 12.00" in text[-1]
+        assert "3/3 in sum, 2 gone, aborts: 11, AUROC 0.750, ε 12.00" in text[-1]
 
 
 def test_progress_is_live_in_a_terminal_and_plain_lines_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +94,7 @@ def test_progress_is_live_in_a_terminal_and_plain_lines_elsewhere(monkeypatch: p
                 tell(event)
         text = target.getvalue()
         assert ("\x1b" in text) is live
-        for word in ("AUROC 0.750", "ε 2.00", "3/3 parties", "1 abort", "20/20"):
+        for word in ("AUROC 0.750", "ε 2.00", "3/3 in sum", "aborts: 1", "20/20"):
             assert word in text
     target = io.StringIO()
     with console.progress(Console(file=target, force_terminal=False), Job(), lines=False) as tell:
@@ -185,3 +185,26 @@ def test_what_the_user_chose_for_a_stream_stays() -> None:
     strict.write("ε = 3 × Genève")
     strict.flush()
     assert strict.buffer.getvalue() == b"eps = 3 x Gen\\xe8ve"
+
+
+def test_the_score_comes_last_and_equal_parties_share_a_row() -> None:
+    names = [f"site {i}" for i in range(1, 6)]
+    same = result(up=dict.fromkeys(names, 1000), down=dict.fromkeys(names, 10), epsilon=[2.0] * 5, local=[])
+    target = io.StringIO()
+    console.show_result(Console(file=target, width=120), same)
+    text = target.getvalue()
+    places = [
+        text.index(word) for word in ("What the server saw", "Bytes by party", "Differential privacy", "Score on", same.title)
+    ]
+    assert places == sorted(places)
+    assert "site 1 … site 5 (5)" in text
+    assert "site 3" not in text
+    (full,) = [sheet for sheet in tables.sheets(same) if sheet.title.startswith("Bytes")]
+    assert [row[0] for row in full.rows] == names
+
+
+def test_short_steps_share_a_row_and_no_second_is_lost() -> None:
+    seconds = {"train": 1.0, "mask": 0.01, "reveal": 0.02, "share": 0.5}
+    (sheet,) = [sheet for sheet in tables.brief(result(seconds=seconds, wall=2.0)) if sheet.title.startswith("Time")]
+    assert [row[0] for row in sheet.rows] == ["train", "share", "2 shorter steps", "everything else"]
+    assert sum(float(row[1].removesuffix(" s")) for row in sheet.rows) == pytest.approx(2.0, abs=0.03)

@@ -146,7 +146,7 @@ def test_a_public_range_stands_in_for_a_missing_number(table):
     assert dataset.ranges is None
     assert "missing values: a 1" in dataset.notes
     assert "missing numbers replaced by the middle of the public range: a 15" in dataset.notes
-    assert "values of a outside its public range 0 to 30: 1" in dataset.notes
+    assert dataset.warnings == ("column a: 1 of 3 values lie outside its public range 0 to 30 and are cut to it",)
     both = table(text, ranges={"b": (0, 10), "a": (0, 30)})
     assert both.ranges.tolist() == [[0, 30], [0, 10]]
     assert both.ranges.dtype == np.float64
@@ -179,10 +179,12 @@ def test_text_with_many_values_empty_and_nameless_columns_are_left_out_and_said(
 
 
 def test_a_stray_word_in_a_column_of_numbers_is_named(table):
+    warning = "'12O' is no number (line 6); mend the cell, blank it, or leave the column out (--drop)"
     few = "".join(f"{i},{'12O' if i == 4 else i % 9},{i % 2},{'AB'[i % 2]}\n" for i in range(30))
     many = "".join(f"{i},{'12O' if i == 4 else i},{i % 2},{'AB'[i % 2]}\n" for i in range(30))
-    assert "column b is taken as text: no number in row 5" in table("a,b,ill,hospital\n" + few).notes
-    assert "columns not used: b (no number in row 5)" in table("a,b,ill,hospital\n" + many).notes
+    assert table("a,b,ill,hospital\n" + few).warnings == (f"column b is taken as text, not as numbers: {warning}",)
+    assert table("a,b,ill,hospital\n" + many).warnings == (f"column b is not used: {warning}",)
+    assert table("a,b,ill,hospital\n" + many, drop=["b"]).warnings == ()
 
 
 def test_none_is_missing_among_numbers_and_a_value_among_words(table):
@@ -203,14 +205,15 @@ def test_a_byte_order_mark_quotes_and_spaces_are_no_part_of_a_name(table):
         (b"", "is empty: a header line and rows are needed"),
         ("a,ill,hospital\n", "has a header but no rows"),
         (b"a,ill,hospital\n\xff\xfe,1,A\n", "is not UTF-8 text"),
-        ("a,ill,hospital\n1,0,A\n2,1,B,extra\n", "is not a comma-separated table: Expected 3 fields in line 3, saw 4"),
-        ("a,ill,hospital\n1,0,A,x\n2,1,B,x\n", "is not a comma-separated table: Expected 3 fields in line 2, saw 4"),
-        ('a,ill,hospital\n1,0,"A\n', "is not a comma-separated table"),
+        ("a,ill,hospital\n1,0,A\n2,1,B,extra\n", "has 4 fields in line 3 and 3 in its header"),
+        ("a,ill,hospital\n1,0,A,x\n2,1,B,x\n", "has 4 fields in line 2 and 3 in its header"),
+        ("a,ill,hospital\n1,0,A\n\n2,1\n", "has 2 fields in line 4 and 3 in its header"),
+        ('a,ill,hospital\n1,0,"A\n', "is not a comma-separated table: unexpected end of data, in the row that begins in line 2"),
         ("a,a,ill,hospital\n1,1,0,A\n2,2,1,B\n", "more than one column named 'a'"),
         ("a,a ,ill,hospital\n1,1,0,A\n2,2,1,B\n", "more than one column named 'a'"),
         ("a,y,hospital\n1,0,A\n2,1,B\n", "the label column 'ill' is not in"),
         ("a,ill,clinic\n1,0,A\n2,1,B\n", "the site column 'hospital' is not in"),
-        ("a;ill;hospital\n1;0;A\n2;1;B\n", "its columns: 'a;ill;hospital'"),
+        ("a;ill;hospital\n1;0;A\n2;1;B\n", "separates its columns by ';': save it with commas"),
         ("a,ill,hospital\n1,0,A\n2,1,B\n3,2,B\n", "the label column 'ill' has 3 distinct values: two are needed"),
         ("a,ill,hospital\n1,x,A\n2,y,B\n3,z,B\n", "the label column 'ill' has 3 distinct values: two are needed"),
         ("a,ill,hospital\n1,0,A\n2,0,B\n", "the label column 'ill' is 0 over all sites"),
@@ -218,12 +221,12 @@ def test_a_byte_order_mark_quotes_and_spaces_are_no_part_of_a_name(table):
         ("a,ill,hospital\n1,,A\n2,,B\n", "the label column 'ill' has 0 distinct values"),
         ("a,ill,hospital\n1,0,A\n,1,A\n2,0,B\n", "one value over all sites once incomplete rows are left out"),
         ("a,ill,hospital\n1,0,A\n2,1,A\n", "names 1 site: at least 2"),
-        ("a,ill,hospital\n1,0,A\n2,1,\n3,1,B\n4,0,  \n", "the site column 'hospital' is blank in rows 2, 4"),
+        ("a,ill,hospital\n1,0,A\n2,1,\n3,1,B\n4,0,  \n", "the site column 'hospital' is blank in lines 3, 5"),
         ("a,ill,hospital\n1,0,A\n2,1,A\n,1,B\n", "site 'B' is empty once rows with missing values are left out; missing in: a"),
         ("a,ill,hospital\n1,0,A\n2,1,A\n3,,B\n", "missing in: the label"),
-        ("a,ill,hospital\n1,0,A\ninf,1,B\n", "the column 'a' holds an infinite number in row 2"),
-        ("a,ill,hospital\n1,0,A\n2,1,B\n-1e999,1,B\n", "the column 'a' holds an infinite number in row 3"),
-        ("a,ill,hospital\n1,0,A\n2,-inf,B\n", "the column 'ill' holds an infinite number in row 2"),
+        ("a,ill,hospital\n1,0,A\ninf,1,B\n", "the column 'a' holds an infinite number in line 3"),
+        ("a,ill,hospital\n1,0,A\n2,1,B\n-1e999,1,B\n", "the column 'a' holds an infinite number in line 4"),
+        ("a,ill,hospital\n1,0,A\n2,-inf,B\n", "the column 'ill' holds an infinite number in line 3"),
         ("ill,hospital\n0,A\n1,B\n", "has no usable feature column: only label and site"),
         ("a,ill,hospital\n5,0,A\n5,1,B\n", "has no usable feature column: a (always 5)"),
         ("c,c=y,ill,hospital\nx,1,0,A\ny,2,1,B\n", "a column named like an encoded value of another: c=y"),
@@ -261,11 +264,31 @@ def test_label_and_site_are_two_columns(refused):
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):
-    for path in (tmp_path / "none.csv", tmp_path / "folder.csv"):
-        if path.stem == "folder":
-            path.mkdir()
-        with pytest.raises(UserError, match="there is no such file"):
-            load(str(path), label="ill", site="hospital")
+    (tmp_path / "folder.csv").mkdir()
+    for name, says in {"none.csv": "there is no such file", "folder.csv": "is a folder: the path of a CSV file"}.items():
+        with pytest.raises(UserError, match=says):
+            load(str(tmp_path / name), label="ill", site="hospital")
+
+
+def test_columns_are_left_out_as_asked(table, refused):
+    dataset = table(PLAIN, drop=("sex", "dose"))
+    assert dataset.features == ("age",)
+    assert "columns left out as asked: sex, dose" in dataset.notes
+    for column in ("ill", "hospital", "weight"):
+        assert f"the column {column!r} to leave out is no feature column" in refused(PLAIN, drop=(column,))
+    assert "a range is given for 'age', no feature column" in refused(PLAIN, drop=("age",), ranges={"age": (0, 120)})
+
+
+def test_a_line_break_in_quotes_is_a_space_and_lines_are_those_of_the_file(table, refused):
+    text = 'a,note,ill,hospital\n1,"two\nlines",0,A\n2,one,1,A\n3,"two\r\n lines",1,B\n{},one,0,B\n'
+    assert table(text.format(4)).features == ("a", "note=two lines")
+    assert "an infinite number in line 7" in refused(text.format("inf"))
+
+
+def test_sites_that_differ_by_case_alone_are_told(table):
+    dataset = table("a,ill,hospital\n1,0,A\n2,1,a \n3,1, A\n4,0,B\n")
+    assert [site.name for site in dataset.sites] == ["A", "B", "a"]
+    assert dataset.warnings == ("the names of sites A and a differ by case alone, and count as 2 sites",)
 
 
 @pytest.mark.parametrize("text", ["a,label,site\n1,0,A\n2,1,B\x1b[2J\n", "a\x07,label,site\n1,0,A\n2,1,B\n"])
@@ -273,5 +296,5 @@ def test_control_characters_are_refused_with_their_row(tmp_path: Path, text: str
     """A terminal would act on them."""
     path = tmp_path / "t.csv"
     path.write_text(text)
-    with pytest.raises(UserError, match="control character in row"):
+    with pytest.raises(UserError, match="control character in line"):
         load(str(path), label="label", site="site")

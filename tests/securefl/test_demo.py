@@ -146,7 +146,7 @@ def test_figures_tell_noise_from_input():
 @pytest.mark.parametrize(
     ("arguments", "culprit"),
     [
-        ({"protocol": "nosuch"}, "no protocol 'nosuch': choose one of secagg, secagg+, plain-insecure"),
+        ({"protocol": "nosuch"}, "no protocol 'nosuch'; there are secagg, secagg+, plain-insecure"),
         ({"clients": 1}, "clients must be in 2..100, not 1"),
         ({"clients": 101}, "clients must be in 2..100, not 101"),
         ({"protocol": "secagg+", "clients": 64, "dropout": 7}, "dropout must be in 0..6 with 64 clients and threshold 43, not 7"),

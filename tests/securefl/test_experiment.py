@@ -281,6 +281,38 @@ def test_with_privacy_and_no_public_ranges_the_table_shows_what_epsilon_leaves_o
     assert opened["sum of weighted updates"] == "covered by ε"
 
 
+def test_what_may_not_be_meant_in_a_table_is_told_before_training_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    table(path, rows=60)
+    text = path.read_text().splitlines()
+    path.write_text("\n".join([*text[:-1], "9O,yes,1.0,1,A", "40,no,99,0,c", "41,no,5,1,c"]) + "\n")
+    told: list[str] = []
+    data = {"name": str(path), "label": "sick", "site": "clinic", "ranges": {"dose": [0, 20]}}
+    events: list[object] = []
+    result = run_job(
+        Job.parse({"data": data, "privacy": {"mechanism": "none", "rounds": 1}, "simulation": {"baselines": False}}),
+        on_notice=told.append,
+        on_start=lambda: events.append(list(told)),
+        on_event=events.append,
+    )
+    for word in ("column age", "line 61", "--drop"), ("column dose", "1 of", "0 to 20"), ("C and c",), ("c trains on 1 row",):
+        assert any(all(part in line for part in word) for line in told), word
+    assert result.warnings == told
+    assert events[0] == told[:4], "the start comes after the warnings and before the first round"
+    assert len(events) == 2
+
+
+def test_a_job_does_not_mend_built_in_models() -> None:
+    with pytest.raises(UserError, match=r"model.fix \(--fix-model\) is refused for mlp"):
+        run_job(Job.parse({"model": {"name": "mlp", "fix": True}}))
+
+
+@pytest.mark.parametrize("options", [["--threshold", "9"], ["--precision", "8"], ["--fix-model"], ["--min-cohort", "9"]])
+def test_what_is_refused_is_refused_before_anything_is_shown(tmp_path: Path, options: list[str]) -> None:
+    done = securefl("run", *options, folder=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "culprit"),
     [
