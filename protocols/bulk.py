@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols.errors import Misuse
-from protocols.ring import Group, Unpacker
+from protocols.ring import Group, Unpacker, Write
 
 
 class Layout(Protocol):
@@ -27,7 +27,7 @@ class Layout(Protocol):
     def nbytes(self) -> int:
         """Bytes on the wire."""
 
-    def dump(self, values: NDArray[Any]) -> bytes:
+    def dump(self, values: NDArray[Any]) -> bytes | memoryview:
         """Values to wire bytes."""
 
     def parser(self) -> Unpacker | FloatParser | BlobParser:
@@ -46,11 +46,11 @@ class Packed:
         """Bytes on the wire."""
         return self.ring.packed_size(self.size)
 
-    def dump(self, values: NDArray[Any]) -> bytes:
+    def dump(self, values: NDArray[Any]) -> memoryview:
         """Pack shape (size,) of the ring's dtype."""
         if values.shape != (self.size,):
             raise Misuse(f"a vector of {self.size} values was declared, not {values.shape}")
-        return bytes(self.ring.pack(values))
+        return self.ring.pack(values)
 
     def parser(self) -> Unpacker:
         """An incremental unpacker."""
@@ -147,17 +147,36 @@ class Bulk:
     """A vector and the SHA-256 of its bytes on the wire.
 
     Attributes:
-        values: shape (size,), the ring's dtype or float32; of `Blobs` shape (count, size), uint8.
+        held: the values, where they were laid out from an array or have come whole; else None.
         digest: SHA-256 of ``data``.
         data: the wire bytes on the sending side, None on the receiving side.
+        layout: how ``data`` is to be read where ``held`` is None.
     """
 
-    values: NDArray[Any]
+    held: NDArray[Any] | None
     digest: bytes
-    data: bytes | None = None
+    data: bytes | memoryview | None = None
+    layout: Layout | None = None
 
     @classmethod
     def of(cls, layout: Layout, values: NDArray[Any]) -> Bulk:
         """Lay out ``values`` for sending."""
         data = layout.dump(values)
         return cls(values, hashlib.sha256(data).digest(), data)
+
+    @classmethod
+    def by(cls, layout: Packed, write: Write) -> Bulk:
+        """Lay out values that ``write`` gives piece by piece (`protocols.ring.Ring.pack_by`): they are never whole in memory."""
+        data = layout.ring.pack_by(layout.size, write)
+        return cls(None, hashlib.sha256(data).digest(), data, layout)
+
+    @property
+    def values(self) -> NDArray[Any]:
+        """Shape (size,), the ring's dtype or float32; of `Blobs` (count, size), uint8; read from ``data`` where not ``held``."""
+        if self.held is not None:
+            return self.held
+        if self.layout is None or self.data is None:
+            raise Misuse("a vector has neither values nor bytes with a layout")
+        parser = self.layout.parser()
+        parser.feed(self.data)
+        return parser.vector()

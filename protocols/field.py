@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from protocols.errors import Misuse, require
 from protocols.rand import Rand
-from protocols.ring import Ring, Unpacker
+from protocols.ring import Ring, Unpacker, Write
 
 _COLUMNS = 4096
 """Columns of a product that are formed at once."""
@@ -90,8 +90,8 @@ class Field:
 
     # Values in and out
 
-    def lift(self, values: NDArray[np.int64]) -> NDArray[Any]:
-        """Signed integers of absolute value below 2^62 as field elements; shape kept, dtype `dtype`.
+    def lift(self, values: NDArray[np.int64], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Signed integers of absolute value below 2^62 as field elements, in ``out`` if it is given; shape kept, dtype `dtype`.
 
         Raises:
             Misuse: for another dtype than int64.
@@ -100,7 +100,10 @@ class Field:
             raise Misuse(f"values are lifted from int64, not {values.dtype}")
         lifted = values.copy()
         self._settle(lifted)
-        return lifted.astype(self.dtype)
+        if out is None:
+            return lifted.astype(self.dtype)
+        np.copyto(out, lifted, casting="unsafe")
+        return out
 
     def centre(self, vector: NDArray[Any]) -> NDArray[np.int64]:
         """Field elements as signed integers of absolute value below q/2; shape kept."""
@@ -121,6 +124,10 @@ class Field:
     def pack(self, vector: NDArray[Any]) -> memoryview:
         """The `packed_size` bytes of ``vector``, shape (d,), dtype `dtype`, values below q; layout as in `protocols.ring`."""
         return self._ring.pack(vector)
+
+    def pack_by(self, count: int, write: Write) -> memoryview:
+        """The same of ``count`` values below q that ``write`` gives piece by piece (`protocols.ring.Ring.pack_by`)."""
+        return self._ring.pack_by(count, write)
 
     def unpack(self, data: bytes | bytearray | memoryview, count: int) -> NDArray[Any]:
         """The ``count`` values packed in ``data``, shape (count,), dtype `dtype`.

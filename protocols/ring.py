@@ -13,6 +13,7 @@ from its own bytes alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
@@ -23,7 +24,10 @@ from numpy.typing import NDArray
 from protocols.errors import Misuse, require
 
 _BLOCK = 32 * 1024  # values in a full block
-_GROUP = 16  # full blocks that are shifted in one call
+_GROUP = 8  # full blocks that are shifted in one call
+
+Write = Callable[[int, NDArray[Any]], None]
+"""Writes the values of a vector from a position on into an array."""
 
 
 class Group(Protocol):
@@ -45,8 +49,8 @@ class Group(Protocol):
     def title(self) -> str:
         """The modulus as a formula."""
 
-    def lift(self, values: NDArray[np.int64]) -> NDArray[Any]:
-        """Signed integers as elements; shape kept, dtype `dtype`."""
+    def lift(self, values: NDArray[np.int64], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Signed integers as elements, in ``out`` if it is given; shape kept, dtype `dtype`."""
 
     def centre(self, vector: NDArray[Any]) -> NDArray[np.int64]:
         """Elements as signed integers around zero; shape kept."""
@@ -62,6 +66,9 @@ class Group(Protocol):
 
     def pack(self, vector: NDArray[Any]) -> memoryview:
         """The bytes of ``vector``."""
+
+    def pack_by(self, count: int, write: Write) -> memoryview:
+        """The bytes of ``count`` values that ``write`` gives piece by piece."""
 
     def unpack(self, data: bytes | bytearray | memoryview, count: int) -> NDArray[Any]:
         """The ``count`` values packed in ``data``."""
@@ -112,8 +119,8 @@ class Ring:
         """Bits of a word in memory, and number of lanes of a packed block."""
         return 8 * np.dtype(self.dtype).itemsize
 
-    def lift(self, values: NDArray[np.int64]) -> NDArray[Any]:
-        """Signed integers as ring elements (two's complement); shape kept, dtype `dtype`, below the modulus.
+    def lift(self, values: NDArray[np.int64], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Signed integers as ring elements (two's complement), in ``out`` if it is given; shape kept, dtype `dtype`, reduced.
 
         Bounds are the encoder's business: a value outside the ring is reduced.
 
@@ -122,7 +129,8 @@ class Ring:
         """
         if values.dtype != np.int64:
             raise Misuse(f"values are lifted from int64, not {values.dtype}")
-        lifted = values.astype(self.dtype)
+        lifted = np.empty(values.shape, dtype=self.dtype) if out is None else out
+        np.copyto(lifted, values, casting="unsafe")
         self.reduce(lifted)
         return lifted
 
@@ -149,21 +157,31 @@ class Ring:
         return (full * _BLOCK // self.lanes + -(-rest // self.lanes)) * self.bits * self.lanes // 8
 
     def pack(self, vector: NDArray[Any]) -> memoryview:
-        """The `packed_size` bytes of ``vector``, shape (d,), dtype `dtype`, each value taken modulo 2^bits."""
+        """The `packed_size` bytes of ``vector``, shape (d,), dtype `dtype`, each value taken modulo 2^bits; read-only."""
         self._check(vector)
         if vector.ndim != 1:
             raise Misuse(f"a packed vector has one dimension, not {vector.ndim}")
-        packed = np.empty(self.packed_size(vector.size), dtype=np.uint8)
-        pieces, used = _pieces(vector.size, self.lanes), 0
+        return self.pack_by(vector.size, lambda start, out: np.copyto(out, vector[start : start + out.size]))
+
+    def pack_by(self, count: int, write: Write) -> memoryview:
+        """The `packed_size` bytes of ``count`` values, each taken modulo 2^bits; read-only.
+
+        Args:
+            count: number of values.
+            write: called with a first position and an array, dtype `dtype`, for the values from there on, piece after piece; the
+                array is used again for the next piece, so that the vector is never whole in memory.
+        """
+        packed = np.empty(self.packed_size(count), dtype=np.uint8)
+        pieces, used = _pieces(count, self.lanes), 0
         scratch = np.empty(max((piece.padded for piece in pieces), default=0), dtype=self.dtype)
         for piece in pieces:
             values, size = scratch[: piece.padded], piece.padded * self.bits // 8
-            values[: piece.size] = vector[piece.start : piece.start + piece.size]
+            write(piece.start, values[: piece.size])
             values[piece.size :] = 0
             self.reduce(values)
             _pack_blocks(values.reshape(piece.blocks, self.lanes, -1), self.bits, packed[used : used + size])
             used += size
-        return packed.data
+        return packed.data.toreadonly()
 
     def unpack(self, data: bytes | bytearray | memoryview, count: int) -> NDArray[Any]:
         """The ``count`` values packed in ``data``, shape (count,), dtype `dtype`, below the modulus.

@@ -48,7 +48,7 @@ from protocols.flow import Arrived, Broadcast, Fanout, Flow, Inbox, Input, Outpu
 from protocols.handshake import box_aad, box_key, check_advert, check_invitation, check_list, check_sharing, list_hash, sign_keys
 from protocols.primitives import agree, seal
 from protocols.primitives.graph import Harary
-from protocols.primitives.prg import apply_masks
+from protocols.primitives.prg import Masks, apply_masks
 from protocols.primitives.shamir import SHARE_SIZE, Lagrange
 from protocols.primitives.shamir import share as shamir_share
 from protocols.primitives.sign import verify
@@ -79,7 +79,7 @@ from protocols.secagg_types import (
     Summing,
 )
 from protocols.suite import SECAGG, SECAGG_PLUS, Parameters, Terms
-from protocols.vector import Sum, Vector, checked_sum, with_count
+from protocols.vector import Sum, Vector, checked_sum, counted
 from protocols.wire import canonical
 
 flow = Flow("secagg")
@@ -181,16 +181,19 @@ def mask(shared: Shared, sealed: Sealed, x: Input[Vector]) -> tuple[Covered, Mas
     invited, L = shared.invited, shared.L
     me, terms = invited.me, invited.terms
     parameters = terms.parameters
-    y = with_count(x, parameters)
     held, receipt = open_boxes(shared, sealed)
     plus, minus = [agree.derive(shared.b, canonical(["self", terms.sid, L, me]))], list[Key]()
     for v in held:
         if v != me:
             pair_mask = pair_key(terms, L, shared.s, shared.entries[v].s_pk, me, v)
             (plus if me < v else minus).append(pair_mask)
-    apply_masks(y, plus, minus)
-    parameters.ring.reduce(y)
-    bulk = Bulk.of(Packed(parameters.ring, parameters.size + 1), y)
+    fill, masks = counted(x, parameters), Masks(plus, minus, parameters.ring.dtype)
+
+    def write(start: int, y: NDArray[Any]) -> None:
+        fill(start, y)
+        masks.apply(y)
+
+    bulk = Bulk.by(Packed(parameters.ring, parameters.size + 1), write)
     signature = invited.identity.sign(masked_statement(terms, me, L, sealed.u2, bulk.digest, receipt))
     return Covered(invited, L, sealed.u2, held), Masked(bulk, receipt, signature)
 
@@ -363,10 +366,11 @@ def rebuild(t: int, dealers: Sequence[int], said: Mapping[int, Openings]) -> dic
         for opening in sent.shares:
             if len(known := shares[opening.index]) < t:
                 known[u] = opening.share
-    out, weights = dict[int, Seed](), Lagrange.for_each([tuple(known) for known in shares.values()])
     for v, known in shares.items():
         if len(known) < t:
             raise Abort("openings-few", f"{len(known)} shares of party {v}'s secret where {t} are needed")
+    out, weights = dict[int, Seed](), Lagrange.for_each([tuple(known) for known in shares.values()])
+    for v, known in shares.items():
         try:
             out[v] = Seed(weights[tuple(known)].combine(list(known.values())))
         except Refused:

@@ -75,7 +75,7 @@ class Letter:
     epoch: int
     limits: Limits = field(repr=False)
 
-    def chunks(self) -> Iterator[bytes]:
+    def chunks(self) -> Iterator[bytes | memoryview]:
         """The wire bytes, in frames."""
         return encode(self.message, self.epoch, self.limits)
 

@@ -104,7 +104,7 @@ class _Loop:
 
     def __init__(self, outcome: Outcome, network: Network | None, watch: Watch | None, most: int) -> None:
         self.outcome, self.queue, self.now = outcome, deque[Letter](), 0.0
-        self._lines: dict[tuple[Address, Address], deque[bytes]] = {}
+        self._lines: dict[tuple[Address, Address], deque[bytes | memoryview]] = {}
         self._network, self._watch, self._left = network, watch, most
 
     def drain(self) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from protocols.errors import Abort, Misuse
+from protocols.ring import Write
 from protocols.suite import SumParameters
 
 _BLOCK = 32 * 1024
@@ -50,18 +51,30 @@ def with_count(x: Vector, parameters: SumParameters) -> NDArray[Any]:
     Raises:
         Misuse: for a wrong shape or dtype, or a value past max_abs.
     """
-    values = integers(x.values, parameters.size)
-    out = np.empty(parameters.size + 1, dtype=parameters.ring.dtype)
-    low, high = 0, 0
-    for start in range(0, parameters.size, _BLOCK):  # of values that stay in cache
-        block = values[start : start + _BLOCK]
-        low, high = min(low, int(block.min())), max(high, int(block.max()))
-        if -parameters.max_abs <= low and high <= parameters.max_abs:
-            out[start : start + block.size] = parameters.ring.lift(block.astype(np.int64, copy=False))
-    if low < -parameters.max_abs or high > parameters.max_abs:
-        raise Misuse(f"an input value of {low if low < -parameters.max_abs else high} is past max_abs = {parameters.max_abs}")
-    out[-1] = 1
+    out, write = np.empty(parameters.size + 1, dtype=parameters.ring.dtype), counted(x, parameters)
+    for start in range(0, out.size, _BLOCK):  # of values that stay in cache
+        write(start, out[start : start + _BLOCK])
     return out
+
+
+def counted(x: Vector, parameters: SumParameters) -> Write:
+    """The same a piece at a time: a function that writes the values from a position on into an array of the ring's dtype.
+
+    Raises:
+        Misuse: as `with_count`; a value past max_abs when it is written.
+    """
+    values, most = integers(x.values, parameters.size), parameters.max_abs
+
+    def write(start: int, out: NDArray[Any]) -> None:
+        block = values[start : start + out.size]
+        if block.size:
+            low, high = int(block.min()), int(block.max())
+            if low < -most or high > most:
+                raise Misuse(f"an input value of {low if low < -most else high} is past max_abs = {most}")
+            parameters.ring.lift(block.astype(np.int64, copy=False), out[: block.size])
+        out[block.size :] = 1
+
+    return write
 
 
 def integers(values: ArrayLike, size: int) -> NDArray[Any]:

@@ -69,7 +69,7 @@ def digest(value: Any) -> bytes:
     return hashlib.sha256(canonical(value)).digest()
 
 
-def encode(message: Message, epoch: int, limits: Limits) -> Iterator[bytes]:
+def encode(message: Message, epoch: int, limits: Limits) -> Iterator[bytes | memoryview]:
     """The wire bytes: length and control first, then frames of vector bytes.
 
     Args:
@@ -92,7 +92,7 @@ def encode(message: Message, epoch: int, limits: Limits) -> Iterator[bytes]:
             raise Misuse(f"a received vector in {type(message).__name__} has no bytes to send: lay it out with Bulk.of")
         data = memoryview(bulk.data)
         for start in range(0, len(data), FRAME):
-            yield bytes(data[start : start + FRAME])
+            yield data[start : start + FRAME]
 
 
 def _dump(record: Record) -> tuple[list[Any], list[Bulk]]:

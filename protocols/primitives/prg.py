@@ -19,8 +19,33 @@ from numpy.typing import NDArray
 from protocols.errors import Misuse
 from protocols.rand import Key
 
-BLOCK = 256 * 1024
+BLOCK = 128 * 1024
 _ZEROS = memoryview(bytes(BLOCK))
+
+
+class Masks:
+    """Keystreams that are added to a vector piece by piece, from its first value on.
+
+    Args:
+        plus: keys whose streams are added.
+        minus: keys whose streams are subtracted.
+        dtype: of the vector, uint32 or uint64.
+    """
+
+    def __init__(self, plus: Iterable[Key], minus: Iterable[Key], dtype: Any) -> None:
+        self._streams = [(_stream(key), np.add) for key in plus] + [(_stream(key), np.subtract) for key in minus]
+        self._scratch = bytearray(BLOCK)
+        self._keystream = np.frombuffer(self._scratch, dtype=np.dtype(dtype).newbyteorder("<"))
+
+    def apply(self, piece: NDArray[Any]) -> None:
+        """Apply the next ``piece.size`` words of every stream to ``piece``, contiguous, in place; arithmetic wraps around."""
+        step, size = self._keystream.size, self._keystream.itemsize
+        for start in range(0, piece.size, step):
+            block = piece[start : start + step]
+            zeros, words = _ZEROS[: size * block.size], self._keystream[: block.size]
+            for update_into, combine in self._streams:
+                update_into(zeros, self._scratch)
+                combine(block, words, out=block)
 
 
 def apply_masks(vector: NDArray[Any], plus: Iterable[Key], minus: Iterable[Key]) -> None:
@@ -36,16 +61,7 @@ def apply_masks(vector: NDArray[Any], plus: Iterable[Key], minus: Iterable[Key])
     """
     if vector.dtype not in (np.uint32, np.uint64) or not vector.flags.c_contiguous:
         raise Misuse(f"masks are applied to contiguous uint32 or uint64 vectors, not {vector.dtype}")
-    streams = [(_stream(key), np.add) for key in plus] + [(_stream(key), np.subtract) for key in minus]
-    scratch = bytearray(BLOCK)
-    keystream = np.frombuffer(scratch, dtype=vector.dtype.newbyteorder("<"))
-    step, size = BLOCK // vector.itemsize, vector.itemsize
-    for start in range(0, vector.size, step):
-        block = vector[start : start + step]
-        zeros, words = _ZEROS[: size * block.size], keystream[: block.size]
-        for update_into, combine in streams:
-            update_into(zeros, scratch)
-            combine(block, words, out=block)
+    Masks(plus, minus, vector.dtype).apply(vector)
 
 
 def expand(key: Key, size: int, dtype: type[np.uint32 | np.uint64] = np.uint32) -> NDArray[Any]:

@@ -218,15 +218,15 @@ def test_the_mask_does_not_depend_on_the_input(p: Parameters, seed: int, data: s
 
 
 class Recorder:
-    """Stands where the flow expands its masks and writes down every key."""
+    """Stands where parties expand their masks and writes down every key."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[tuple[list[bytes], list[bytes]]] = []
-        monkeypatch.setattr(secagg, "apply_masks", self)
+        monkeypatch.setattr(secagg, "Masks", self)
 
-    def __call__(self, vector: NDArray[Any], plus: list[Key], minus: list[Key]) -> None:
+    def __call__(self, plus: list[Key], minus: list[Key], dtype: Any) -> prg.Masks:
         self.calls.append(([k.reveal() for k in plus], [k.reveal() for k in minus]))
-        prg.apply_masks(vector, plus, minus)
+        return prg.Masks(plus, minus, dtype)
 
 
 def mask_keys(case: Case, monkeypatch: pytest.MonkeyPatch) -> tuple[list[tuple[list[bytes], list[bytes]]], set[bytes], set[bytes]]:
@@ -234,8 +234,8 @@ def mask_keys(case: Case, monkeypatch: pytest.MonkeyPatch) -> tuple[list[tuple[l
     with monkeypatch.context() as patch:
         recorder = Recorder(patch)
         assert play(case).total is not None
-    n = case.parameters.parties
-    clients = recorder.calls[:n]
+    n, clients = case.parameters.parties, recorder.calls
+    assert len(clients) == n
     added = Counter(k for plus, _ in clients for k in plus)
     subtracted = Counter(k for _, minus in clients for k in minus)
     assert set(added.values()) == set(subtracted.values()) == {1}

@@ -14,7 +14,7 @@ from strategies import SEEDS, Case, play, wire_of
 
 from protocols import reference, secagg, simulate, sums
 from protocols.agreement import Agreed, Covering, Dropped
-from protocols.errors import Misuse
+from protocols.errors import Abort, Misuse
 from protocols.policy import Policy
 from protocols.primitives.graph import Complete, Harary
 from protocols.ring import Ring
@@ -62,6 +62,19 @@ def test_the_flow_is_the_reference_bit_by_bit(case: Case) -> None:
         assert got.total.values.tolist() == list(expected.total) == case.sum_over(expected.survivors)
     noted = {fault.check for s in got.outcome.sessions.values() for fault in s.faults if s.me != SERVER}
     assert noted <= {"listed-neighbours", "sealed-neighbours", "dropped-neighbours"}
+
+
+def test_a_dealer_of_whom_nobody_opens_a_share_is_an_abort() -> None:
+    """So many neighbours of one party leave that none of its shares is opened, while threshold parties are left all the same."""
+    p = Parameters(11, 1, 1000, Ring(15), 6, 0, Harary(11, 4, 3, 1, 0))
+    inputs = {u: [0] for u in range(1, 12)}
+    case = Case(p, inputs, {1: "Advert", 4: "Boxes"})
+    assert case.reference().aborted == "reveal"
+    got = play(case, protocol="secagg+", policy=TRUSTING)
+    assert got.outcome.abort is not None
+    assert (got.outcome.abort.step, got.outcome.abort.check) == ("reveal", "openings-few")
+    with pytest.raises(Abort, match="0 shares of party 2"):
+        secagg.rebuild(1, [2], {})
 
 
 def test_the_cases_reach_sums_and_every_kind_of_abort() -> None:

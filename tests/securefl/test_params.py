@@ -115,7 +115,8 @@ def test_the_work_is_what_a_party_does(monkeypatch: pytest.MonkeyPatch, p: Param
     monkeypatch.setattr(simulate, "shared_work", nullcontext)  # every party does its own work
     count(KeyPair, "_exchange", "agreements")
     count(secagg, "shamir_share", "shares", lambda _args, result: len(result))
-    count(secagg, "apply_masks", "masks", lambda args, _result: len(args[1]) + len(args[2]))
+    count(secagg, "Masks", "masks", lambda args, _result: len(args[0]) + len(args[1]))
+    count(secagg, "apply_masks", "unmasks", lambda args, _result: len(args[1]) + len(args[2]))
     for module in (handshake, agreement, secagg):
         count(module, "verify", "checks")
     assert played(p).abort is None
@@ -123,7 +124,8 @@ def test_the_work_is_what_a_party_does(monkeypatch: pytest.MonkeyPatch, p: Param
     assert done == {
         "agreements": n * cost.agreements,
         "shares": n * cost.shares,
-        "masks": n * cost.masks + n,
+        "masks": n * cost.masks,
+        "unmasks": n,
         "checks": n * cost.checks + 5 * n,
     }
 
