@@ -73,6 +73,8 @@ class Setting:
         made: Any = self.scheme.parameters(**self.build)  # type: ignore[arg-type]
         if self.graph is None:
             return made  # type: ignore[no-any-return]
+        if not hasattr(made, "graph"):
+            raise Misuse(f"{self.scheme.name} has no graph")
         changed: SumParameters = replace(made, graph=self.graph)
         return changed
 
@@ -222,6 +224,6 @@ def _seed(value: object, where: str) -> bytes:
 
 
 def _integers(value: object) -> tuple[int, ...]:
-    if not isinstance(value, list) or not all(type(x) is int for x in value):
-        raise Misuse("'inputs' holds what is no list of integers")
+    if not isinstance(value, list) or not all(type(x) is int and abs(x) < 2**63 for x in value):
+        raise Misuse("'inputs' holds what is no list of integers below 2^63")
     return tuple(value)

@@ -183,7 +183,13 @@ def vector(good: Good) -> Iterator[Spoilt]:
 
 def signature(good: Good) -> Iterator[Spoilt]:
     """A signature with one bit changed."""
-    for name, changed in _signed(good.letter.message):
+    for name, changed in _flips(good.letter.message, lambda hint: hint == Signature):
+        yield Spoilt(f"one bit of {name} is another", good.encoded(changed))
+
+
+def field(good: Good) -> Iterator[Spoilt]:
+    """A key, box, share or hash with one bit changed."""
+    for name, changed in _flips(good.letter.message, lambda hint: hint != Signature):
         yield Spoilt(f"one bit of {name} is another", good.encoded(changed))
 
 
@@ -258,14 +264,14 @@ def _lists(said: Message) -> list[tuple[str, tuple[Any, ...]]]:
     return [(f.name, value) for f in fields(said) if isinstance(value := getattr(said, f.name), tuple)]  # type: ignore[arg-type]
 
 
-def _signed(said: Any) -> Iterator[tuple[str, Any]]:
-    """Copies of a record in each of which one bit of a signature is another; of a list in the first item's."""
+def _flips(said: Any, wanted: Callable[[Any], bool]) -> Iterator[tuple[str, Any]]:
+    """Copies of a record in each of which one bit of a wanted field of bytes is another; of a list in the first item's."""
     for name, hint in schema(type(said)):
         value = getattr(said, name)
-        if hint == Signature:
+        if isinstance(value, bytes) and value and wanted(hint):
             yield name, replace(said, **{name: _flip(value)})
         elif isinstance(value, tuple) and value and isinstance(value[0], Record):
-            for inner, first in _signed(value[0]):
+            for inner, first in _flips(value[0], wanted):
                 yield f"{name}.{inner}", replace(said, **{name: (first, *value[1:])})
 
 
@@ -283,6 +289,7 @@ WAYS: Mapping[str, Way] = {
     "round": round_,
     "twice": twice,
     "vector": vector,
+    "field": field,
     "signature": signature,
     "swapped_signature": swapped_signature,
     "addressee": addressee,

@@ -59,15 +59,26 @@ def compare(recorded: Tree, made: Tree) -> None:
         Mismatch: naming the first entry or operation that differs, and how.
     """
     for key in [*made, *(key for key in recorded if key not in made)]:
-        if key != "operations" and recorded.get(key) != made.get(key):
+        if key != "operations" and not same(recorded.get(key), made.get(key)):
             raise Mismatch(f"{key}: {_difference(recorded.get(key), made.get(key))}")
     ours, theirs = part(recorded, "operations", list), made["operations"]
     for number, (one, other) in enumerate(zip(ours, theirs, strict=False), 1):
-        if one != other:
+        if not same(one, other):
             raise Mismatch(f"operation {number} ({title(other)}): {_difference(one, other)}")
     if len(ours) != len(theirs):
         missing = f"operation {len(ours) + 1} ({title(theirs[len(ours)])}) is missing" if len(ours) < len(theirs) else "more follow"
         raise Mismatch(f"{len(ours)} operations where {len(theirs)} are made: {missing}")
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two trees are equal, types included: 1 is not true."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
 
 
 def title(operation: Tree) -> str:
@@ -79,7 +90,7 @@ def title(operation: Tree) -> str:
 def _difference(recorded: Any, made: Any) -> str:
     if isinstance(recorded, dict) and isinstance(made, dict):
         for key in [*made, *(key for key in recorded if key not in made)]:
-            if recorded.get(key) != made.get(key):
+            if not same(recorded.get(key), made.get(key)):
                 return f"{key}: {_difference(recorded.get(key), made.get(key))}"
     if isinstance(recorded, str) and isinstance(made, str) and len(made) > 40:
         at = next((i for i, (a, b) in enumerate(zip(recorded, made, strict=False)) if a != b), min(len(recorded), len(made)))
