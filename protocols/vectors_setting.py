@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from protocols.errors import Misuse
 from protocols.flow import is_message
 from protocols.primitives.graph import Harary
 from protocols.primitives.sign import SigningKey
-from protocols.rand import Entropy, Replay, Seed
+from protocols.rand import Entropy, Rand, Replay, Seed
 from protocols.schema import Message
 from protocols.session import SERVER, Address, Session
 from protocols.suite import Member, Occasion, Roster, SumParameters, Terms
@@ -40,7 +40,7 @@ class Setting:
         graph: a sparse graph in the place of the one that the protocol would take, or None.
         occasion: of the sum.
         identities: 32-byte seed of each party's signing key, by roster index.
-        seeds: 32-byte root of each party's randomness, by roster index; 0 is the server.
+        seeds: 32-byte root of each party's randomness, by roster index, 0 for the server; of roles that draw any.
         inputs: each party's vector, by roster index.
         dropouts: for a party, the message before which it vanishes.
     """
@@ -58,11 +58,13 @@ class Setting:
         parties = list(range(1, self.parameters.parties + 1))
         for what, known, want in (
             ("identities", self.identities, parties),
-            ("seeds", self.seeds, [0, *parties]),
+            ("seeds", self.seeds, drawing(self.scheme, parties)),
             ("inputs", self.inputs, parties),
         ):
             if sorted(known) != want:
-                raise Misuse(f"{what} must be those of {want[0]} to {want[-1]}, in {len(want)} entries")
+                raise Misuse(
+                    f"{what} must be those of the parties {', '.join(map(str, want))}, not of {', '.join(map(str, known))}"
+                )
         stages = {kind.__name__ for kind in self.scheme.flow.messages("server")}
         if not set(self.dropouts) <= set(parties) or not set(self.dropouts.values()) <= stages:
             raise Misuse(f"dropouts are of the parties 1 to {len(parties)}, before one of {', '.join(sorted(stages))}")
@@ -84,7 +86,7 @@ class Setting:
 
     def entropy(self, index: int) -> Entropy:
         """Where a party, or the server as 0, takes its randomness from."""
-        return Replay(self.seeds[index])
+        return Replay(self.seeds[index]) if index in self.seeds else _nothing
 
     def terms(self) -> Terms[Any]:
         """The terms of the sum."""
@@ -114,6 +116,16 @@ class Setting:
         return float(getattr(self.parameters, "error", 0.0)) > 0
 
 
+def drawing(scheme: Scheme, parties: Iterable[int]) -> list[int]:
+    """Whose steps draw randomness: 0 for the server."""
+    roles = {step.role for step in scheme.flow.steps if any(port.carrier == "rand" for port in step.takes)}
+    return [*([0] if "server" in roles else []), *(parties if "client" in roles else [])]
+
+
+def _nothing() -> Rand:
+    raise Misuse("a step without a seed draws randomness")
+
+
 # Cases
 
 
@@ -140,7 +152,7 @@ def standard(scheme: Scheme) -> Setting:
     inputs = {u: (most, -most, 0, u, 37 * u - 100) for u in range(1, n + 1)}
     parties = range(1, n + 1)
     occasion = Occasion("vectors", 7, 1, hashlib.sha256(b"a model").digest())
-    identities, seeds = {u: drawn("identity", u) for u in parties}, {u: drawn("seed", u) for u in range(n + 1)}
+    identities, seeds = {u: drawn("identity", u) for u in parties}, {u: drawn("seed", u) for u in drawing(scheme, parties)}
     return Setting(scheme, build, graph, occasion, identities, seeds, inputs)
 
 
@@ -171,6 +183,7 @@ def header(name: str, about: str, setting: Setting) -> Tree:
         "sid": terms.sid.hex(),
         "identity_seeds": {str(u): seed.hex() for u, seed in setting.identities.items()},
         "seeds": {str(u): seed.hex() for u, seed in setting.seeds.items()},
+        "draws": {str(u): Replay(seed)().seed("check").reveal().hex() for u, seed in setting.seeds.items()},
         "inputs": {str(u): list(values) for u, values in setting.inputs.items()},
         "dropouts": {str(u): stage for u, stage in setting.dropouts.items()},
     }
