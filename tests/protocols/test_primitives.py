@@ -1,4 +1,4 @@
-"""Agreement, boxes, signatures, sharing and masks against published vectors, independent oracles and their algebra."""
+"""Agreement, boxes, signatures, sharing and masks against independent oracles and their algebra; see also test_rfc_vectors.py."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import copy
 import hmac
 import pickle
 from collections.abc import Iterator
-from pathlib import Path
 
-import cryptography_vectors
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from published import cases
 
 from protocols.errors import Refused
 from protocols.primitives import seal, sign
@@ -22,23 +21,8 @@ from protocols.primitives.prg import expand
 from protocols.primitives.sign import SigningKey, verify
 from protocols.rand import Key, Replay, Seed
 
-VECTORS = Path(cryptography_vectors.__file__).parent
 FIELD = 2**255 - 19
 SECRETS = st.binary(min_size=32, max_size=32)
-
-
-def cases(path: str, first: str) -> Iterator[dict[str, str]]:
-    """The cases of a NIST or RFC style file, each beginning with the field ``first``."""
-    case: dict[str, str] = {}
-    for line in (VECTORS / path).read_text().splitlines():
-        name, equals, value = (part.strip() for part in line.partition("="))
-        if not equals or name.startswith("["):
-            continue
-        if name.upper() == first and case:
-            yield case
-            case = {}
-        case[name.upper()] = value
-    yield case
 
 
 def le(value: int) -> bytes:
@@ -46,22 +30,6 @@ def le(value: int) -> bytes:
 
 
 # Agreement
-
-
-def test_x25519_rfc7748() -> None:
-    seen = 0
-    for case in cases("asymmetric/X25519/rfc7748.txt", "COUNT"):
-        pair = KeyPair.from_secret(Seed(bytes.fromhex(case["INPUT_SCALAR"])))
-        assert pair.exchange(bytes.fromhex(case["INPUT_U"])).reveal().hex() == case["OUTPUT_U"]
-        seen += 1
-    assert seen >= 3
-
-
-def test_x25519_rfc7748_iterated() -> None:
-    k = u = le(9)
-    for _ in range(1000):
-        k, u = KeyPair.from_secret(Seed(k)).exchange(u).reveal(), k
-    assert k.hex() == "684cf59ba83309552800ef566f2f4d3c1c3887c49360e3875f2eb94d99532c51"
 
 
 @given(SECRETS, SECRETS)
@@ -172,15 +140,6 @@ def test_derive_is_hkdf_without_salt(raw: bytes, info: bytes) -> None:
 # Boxes
 
 
-def test_gcm_zero_nonce_vectors() -> None:
-    """Test cases 13 and 14 of McGrew and Viega, which have an all-zero key and nonce."""
-    key = Key(bytes(32))
-    assert seal.seal(key, b"", b"").hex() == "530f8afbc74536b9a963b4f1c4cb738b"
-    box = "cea7403d4d606b6e074ec5d3baf39d18d0d1c8a799996bf0265b98b5d48ab919"
-    assert seal.seal(key, bytes(16), b"").hex() == box
-    assert seal.unseal(key, bytes.fromhex(box), b"") == bytes(16)
-
-
 @given(SECRETS, st.binary(max_size=300), st.binary(max_size=100))
 def test_boxes_open(raw: bytes, plaintext: bytes, aad: bytes) -> None:
     box = seal.seal(Key(raw), plaintext, aad)
@@ -210,16 +169,6 @@ def test_every_tampered_byte_is_refused() -> None:
 
 
 # Signatures
-
-
-def test_ed25519_rfc8032_and_more() -> None:
-    lines = (VECTORS / "asymmetric/Ed25519/sign.input").read_text().splitlines()[::8]
-    assert len(lines) > 100
-    for line in lines:
-        seed, public, content, signed = (bytes.fromhex(part) for part in line.split(":")[:4])
-        key, signature = SigningKey.from_seed(Seed(seed[:32])), signed[: sign.SIGNATURE_SIZE]
-        assert (key.public, key.sign(content)) == (public, signature)
-        assert verify(public, signature, content)
 
 
 @given(SECRETS, st.binary(max_size=200), st.binary(max_size=200))
