@@ -236,8 +236,15 @@ def params(
         console.show_sheet(Console(highlight=False), sheet)
 
 
-vectors_app = typer.Typer(help="Write the test vectors of the protocols, or check a folder of them.", no_args_is_help=True)
+vectors_app = typer.Typer()
 app.add_typer(vectors_app, name="vectors")
+
+
+@vectors_app.callback(invoke_without_command=True)
+def _vectors(context: typer.Context) -> None:
+    """Write the test vectors of the protocols, or check a folder of them."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @vectors_app.command("write")

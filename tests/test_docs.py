@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import json
 import re
 import shlex
 import tomllib
@@ -20,9 +21,14 @@ from protocols.he_parameters import LARGEST, SUITE, HeParameters, layouts
 from protocols.lightsecagg_parameters import LightParameters
 from protocols.primitives import shamir
 from protocols.primitives.graph import Harary
+from protocols.rand import Rand
 from protocols.schema import MAX_PARTIES
 from protocols.suite import LIGHTSECAGG, LOST, SECAGG, SECAGG_PLUS, SPARSE_FROM, Parameters, default_corrupt, default_threshold
 from protocols.sums import SCHEMES
+from protocols.vectors import PRIMITIVES
+from protocols.vectors_run import run
+from protocols.vectors_setting import standard
+from protocols.vectors_spoil import WAYS
 from securefl import params
 from securefl.cli import app, main
 from securefl.job import BUILT_IN, SECTIONS, Job, allowed
@@ -394,6 +400,56 @@ def test_parameters_in_the_security_policy():
     assert waits.pop("survey") == 300
     assert set(waits.values()) == {60}
     assert "300 s for masked vectors, 60 s for the rest" in page
+
+
+def test_vectors_example():
+    executed(blocks(text("docs/vectors.md"), "python")[0])
+
+
+def test_tables_of_the_vectors():
+    page = text("docs/vectors.md")
+    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "tests" / "vectors").glob("*.json")}
+    entries = {key for tree in found.values() if tree["protocol"] != PRIMITIVES and "bad" not in tree for key in tree}
+    assert {w for cells in rows(section(page, "Entries of a run")) for w in code(cells[0])} == entries | {
+        "message",
+        "vanish",
+        "error",
+        "open",
+    }
+    assert {w for cells in rows(section(page, "Bad messages")) for w in code(cells[0])} == set(WAYS)
+    listed = {cells[0].strip("`"): code(cells[1]) for cells in rows(section(page, "Primitives"))[1:]}
+    assert set(listed) == {name for name, tree in found.items() if tree["protocol"] == PRIMITIVES}
+    for name, words in listed.items():
+        assert {operation["operation"] for operation in found[name]["operations"]} <= words
+    for name in {w for cells in rows(section(page, "Files")) for w in code(cells[0])}:
+        assert name in found
+
+
+def test_labels_of_the_vectors(monkeypatch):
+    """Every label that is drawn in a run, and every tag that is signed, derived with or hashed, stands in the document."""
+    page, drawn, key = text("docs/vectors.md"), set(), Rand._key
+
+    def record(rand, label):
+        drawn.add(label)
+        return key(rand, label)
+
+    monkeypatch.setattr(Rand, "_key", record)
+    for protocol in SCHEMES.values():
+        run(standard(protocol))
+    labels = {re.sub(r"\d+", "1", label) for label in drawn} - {"step 1", "1", "projection 1"}
+    assert {"c_sk", "share b", "blocks", "salt 1", "noise", "kappa"} <= labels
+    for label in labels | {"step n", "projection 0", "projection 1"}:
+        assert f'"{label}"' in page, label
+    sources = "".join((ROOT / "protocols" / name).read_text(encoding="utf-8") for name in REFERENCE_FILES)
+    tags = set(re.findall(r'(?:canonical|digest)\(\["(\w+)"|_key\([^"()]*(?:\([^()]*\))?[^"()]*"(\w+)"', sources))
+    words = {word for pair in tags for word in pair if word}
+    assert {"keys", "masked", "open", "box", "pair", "self", "commit"} <= words
+    tables = " ".join(cell for cells in rows(section(page, "Encoding")) for cell in cells)
+    for word in words:
+        assert f'"{word}"' in tables or f"`{word}`" in tables, word
+
+
+REFERENCE_FILES = ("reference.py", "lightsecagg_reference.py", "he_reference.py")
 
 
 def test_nobody_has_audited_this_yet():

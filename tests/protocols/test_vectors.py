@@ -15,7 +15,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from protocols import plain, secagg, vectors, vectors_run
+from protocols import agreement, handshake, plain, secagg, vectors, vectors_run
 from protocols.bulk import Bulk, Packed
 from protocols.errors import Misuse
 from protocols.flow import Arrived, Flow, Input, Output
@@ -27,6 +27,7 @@ from protocols.suite import Parameters
 from protocols.sums import SCHEMES, Scheme, scheme
 from protocols.vector import Sum, Vector, checked_sum, with_count
 from protocols.vectors import Mismatch, check, trees
+from protocols.vectors_bad import goods, pair, refusal
 from protocols.vectors_primitives import CASES
 from protocols.vectors_run import run_tree
 from protocols.vectors_setting import setting_of, slug, standard
@@ -318,6 +319,29 @@ def test_an_approximate_sum_that_is_far_off_is_found(monkeypatch: pytest.MonkeyP
     name = "ckks_no_dropout"
     with pytest.raises(Mismatch, match=r"\(error\): success: recorded True, made False"):
         check(name, tree(name))
+
+
+@pytest.mark.parametrize("protocol", SCHEMES)
+def test_the_good_message_is_taken_where_its_bad_ones_are_refused(protocol: str) -> None:
+    """Control: it is what is wrong with a message that is refused, not the state that it comes to."""
+    runs = pair(standard(scheme(protocol)))
+    found = list(goods(*runs))
+    assert len(found) == len(scheme(protocol).flow.messages())
+    assert [good.letter for good in found if refusal(good, good.letter.sender, good.data, good.at) is not None] == []
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "case", "told"),
+    [
+        (agreement, "_check_signed", "secagg_bad_survivor_signature", "message Agreed from server"),
+        (secagg, "check_agree", "secagg_bad_survivor_signature", "message Agree from client 1"),
+        (handshake, "_check_all_keys", "lightsecagg_bad_signature", "message KeyList from server"),
+    ],
+)
+def test_a_check_that_was_taken_out_is_found(module: Any, name: str, case: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, name, lambda *_: None)
+    with pytest.raises(Mismatch, match=rf"\({told}\): success: recorded False, made True"):
+        check(case, tree(case))
 
 
 # A protocol of one's own

@@ -120,7 +120,7 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_help_names_both_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    for args in (["vectors", "--help"], ["vectors", "write", "--help"], ["vectors", "check", "-h"]):
+    for args in (["vectors"], ["vectors", "--help"], ["vectors", "write", "--help"], ["vectors", "check", "-h"]):
         assert main(args) == 0
     out = capsys.readouterr().out
     assert "write" in out
