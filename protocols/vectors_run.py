@@ -67,10 +67,10 @@ class Run:
 
 
 def run(setting: Setting) -> Run:
-    """Run the sessions against each other and compare with the reference and the plain sum.
+    """Run the sessions against each other.
 
     Raises:
-        Mismatch: where flow and reference differ, or the sum is not that of the inputs.
+        Mismatch: where one of them refuses a message of another.
     """
     sessions = {address: setting.session(address) for address in [SERVER, *map(client, setting.inputs)]}
     events, gone, errors = list[Letter | int](), set[Address](), [0.0]
@@ -89,10 +89,17 @@ def run(setting: Setting) -> Run:
     outcome = simulate.run(sessions, {client(u): [setting.vector(u)] for u in setting.inputs}, network=network)
     for fault in [fault for session in sessions.values() for fault in session.faults]:
         raise Mismatch(f"in a run of honest parties a message was {fault}")
-    done = Run(setting, tuple(events), outcome, max(errors))
-    _compare_sum(done)
-    _compare_reference(done)
-    return done
+    return Run(setting, tuple(events), outcome, max(errors))
+
+
+def check_run(got: Run) -> None:
+    """Compare a run with the plain sum of its inputs, and with the protocol's reference.
+
+    Raises:
+        Mismatch: where the sum is another, or the reference sends other bytes or ends otherwise.
+    """
+    _compare_sum(got)
+    _compare_reference(got)
 
 
 def _compare_sum(got: Run) -> None:
@@ -143,8 +150,13 @@ def _name(index: int) -> str:
 
 
 def run_tree(name: str, setting: Setting) -> Tree:
-    """The file of a run."""
+    """The file of a run.
+
+    Raises:
+        Mismatch: where sessions, reference and plain sum do not agree.
+    """
     got = run(setting)
+    check_run(got)
     lost = ", ".join(f"party {u} vanishes before its {stage}" for u, stage in setting.dropouts.items())
     operations = [_operation(event, setting) for event in got.events]
     if setting.approximate and got.error:
