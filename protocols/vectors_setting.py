@@ -226,7 +226,7 @@ def _indexed(tree: Tree, key: str) -> list[tuple[int, Any]]:
     entries = part(tree, key, dict)
     if not all(re.fullmatch(r"0|[1-9]\d{0,4}", index) for index in entries):
         raise Misuse(f"the keys of {key!r} are roster indexes")
-    return [(int(index), value) for index, value in entries.items()]
+    return sorted(((int(index), value) for index, value in entries.items()), key=lambda entry: entry[0])
 
 
 def _seed(value: object, where: str) -> bytes:

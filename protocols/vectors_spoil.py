@@ -6,6 +6,7 @@ A few look for fields by name (``signature``, ``dropped``, ``signatures``), and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, get_args
@@ -14,8 +15,9 @@ import cbor2
 import numpy as np
 
 from protocols.bulk import Bulk, Packed
+from protocols.errors import Misuse
 from protocols.ring import Ring
-from protocols.schema import PARTIES, Count, Message, Record, Signature, Size, Span, has_vector, is_raw, schema
+from protocols.schema import MAX_PARTIES, PARTIES, Count, Message, Record, Signature, Size, Span, has_vector, is_raw, schema
 from protocols.session import Address, Letter, client
 from protocols.vectors_run import Run
 from protocols.wire import canonical, encode
@@ -133,7 +135,7 @@ def _beyond(hint: Any, value: Any, parties: int) -> Any:
             return high + 1
         case Count(_, high):
             most = parties if high == PARTIES else high
-            return [*value, *[value[-1] if value else 1] * (most + 1 - len(value))]
+            return [*value, *[value[-1] if value else 1] * (most + 1 - len(value))] if most <= MAX_PARTIES else None
     return None
 
 
@@ -197,7 +199,7 @@ def swapped_signature(good: Good) -> Iterator[Spoilt]:
     """A signature that another party has made over its own message."""
     said: Any = good.letter.message
     others: list[Any] = [x.message for x in good.siblings() if x.sender != good.letter.sender]
-    if hasattr(said, "signature"):
+    if others and hasattr(said, "signature"):
         yield Spoilt("the signature is another party's", good.encoded(replace(said, signature=others[0].signature)))
     for name, items in _lists(said):
         if len(items) > 1 and hasattr(items[0], "signature"):
@@ -218,13 +220,16 @@ def members(good: Good) -> Iterator[Spoilt]:
     """A list of parties that is not what it must be."""
     said, me = good.letter.message, good.to.index
     for name, items in _lists(said):
-        if len(items) > 1:
-            yield Spoilt(f"{name} in another order", good.encoded(_with(said, name, items[::-1])))
-            yield Spoilt(f"the first of {name} stands twice", good.encoded(_with(said, name, (items[0], *items[:-1]))))
-            yield Spoilt(f"the last of {name} is missing", good.encoded(_with(said, name, items[:-1])))
         own = [item for item in items if item == me or getattr(item, "index", None) == me]
-        if own and len(items) > 2:
-            yield Spoilt(f"the receiver is missing in {name}", good.encoded(_with(said, name, [x for x in items if x not in own])))
+        for how, changed in (
+            (f"{name} in another order", items[::-1]),
+            (f"the first of {name} stands twice", (items[:1] + items)[: len(items)]),
+            (f"the last of {name} is missing", items[:-1]),
+            (f"the receiver is missing in {name}", tuple(x for x in items if x not in own)),
+        ):
+            if len(items) > 1 and changed != items:
+                with suppress(Misuse):  # a list that is too short to be sent
+                    yield Spoilt(how, good.encoded(_with(said, name, changed)))
 
 
 def survivor_set(good: Good) -> Iterator[Spoilt]:

@@ -234,6 +234,13 @@ def test_what_is_derived_is_compared_too(key: str) -> None:
     differs(name, {**tree(name), "more": 1})
 
 
+def test_the_order_of_keys_does_not_matter() -> None:
+    name = "secagg_plus_too_few_masked"
+    found = tree(name)
+    turned = {key: dict(reversed(value.items())) if isinstance(value, dict) else value for key, value in reversed(found.items())}
+    assert check(name, turned) == len(found["operations"])
+
+
 def test_a_way_that_is_not_the_files_own_is_found() -> None:
     changed = tree("secagg_bad_truncated")
     changed["bad"] = "encoding"
