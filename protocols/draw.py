@@ -19,7 +19,7 @@ EACH = {"broadcast": "the same for all", "fanout": "one for each"}
 """How a message to many travels, in words, by its carrier."""
 LOOP = "once for every sum"
 SECURITY, LEARNING = "#e6f0fb", "#fdf0df"
-"""Colours of the two layers: steps from ``protocols``, and all others."""
+"""Colours of the two layers: steps from ``protocols`` and of plug-ins, and all others."""
 
 
 @dataclass(frozen=True)
@@ -275,7 +275,7 @@ def _title(flow: Flow, role: str) -> str:
 
 def _layer(step: Step) -> tuple[str, str]:
     """Name and colour of the layer that a step belongs to."""
-    security = step.fn.__module__.split(".")[0] == "protocols"
+    security = step.layer == "security" or step.fn.__module__.split(".")[0] == "protocols"
     return ("security", SECURITY) if security else ("learning", LEARNING)
 
 

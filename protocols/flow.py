@@ -109,6 +109,7 @@ class Step:
         admit: check of one message on arrival, ``(state, sender, message)``; raises `Refused`.
         fold: takes one message into the state on arrival, ``(state, sender, message) → state``; raises `Refused`.
         spends: whether what it sends spends the party's input.
+        layer: ``security`` for a step of a plug-in; for others empty, as their module tells.
     """
 
     name: str
@@ -121,6 +122,7 @@ class Step:
     admit: Callable[[Any, int, Any], None] | None = None
     fold: Callable[[Any, int, Any], Any] | None = None
     spends: bool = False
+    layer: str = ""
 
     @property
     def doc(self) -> str:

@@ -174,3 +174,26 @@ class OccasionGuard:
         if self._occasion is None:
             raise Misuse("something would leave before the session knows what it joins")
         return self._occasion
+
+
+class PolicyGuard(OccasionGuard):
+    """An `OccasionGuard` that asks the party's policy as well: for a flow of which nobody knows that it does.
+
+    Args:
+        journal: the party's journal.
+        policy: the party's own bounds.
+        terms: what is joined.
+    """
+
+    def __init__(self, journal: Journal, policy: Policy, terms: Terms[Any]) -> None:
+        super().__init__(journal, terms.occasion)
+        self._policy, self._terms = policy, terms
+
+    def join(self) -> None:
+        """Before the first message.
+
+        Raises:
+            Refused: as `Policy.check`.
+        """
+        self._policy.check(self._terms)
+        super().join()

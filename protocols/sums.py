@@ -1,6 +1,7 @@
 """Secure sums without any machine learning: build the sessions of a protocol, or run ten parties in five lines.
 
-A `Scheme` is how a protocol is entered: its flow, the start values of both roles, and the layouts of its vectors.
+A `Scheme` is how a protocol is entered: its flow, the start values of both roles, and the layouts of its vectors.  Those of other
+packages stand beside ours (`protocols.plugins`): `scheme` finds both by name.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from protocols import (
+    admission,
     he,
     he_parameters,
     he_types,
@@ -20,6 +22,7 @@ from protocols import (
     lightsecagg_parameters,
     lightsecagg_types,
     plain,
+    plugins,
     secagg,
     secagg_types,
     simulate,
@@ -27,7 +30,7 @@ from protocols import (
 from protocols.bulk import Layout, Packed
 from protocols.errors import Misuse
 from protocols.flow import Flow
-from protocols.policy import Journal, MemoryJournal, OccasionGuard, Policy
+from protocols.policy import Journal, MemoryJournal, OccasionGuard, Policy, PolicyGuard
 from protocols.primitives.graph import Harary
 from protocols.primitives.sign import SigningKey
 from protocols.rand import Entropy, fresh
@@ -84,6 +87,8 @@ class Scheme:
         server_start: the value with which the server starts.
         layouts: layouts of the raw fields of its messages.
         shared_key: whether every party holds the one key, so that each of them could open all with the server.
+        hides: whether the server is kept from the vectors of single parties; a plug-in's own word.
+        origin: where a plug-in comes from, filled in when it is loaded; None for ours.
     """
 
     name: str
@@ -94,6 +99,8 @@ class Scheme:
     server_start: Callable[[Terms[Any]], object]
     layouts: Callable[[Any], Mapping[str, Layout]]
     shared_key: bool = False
+    hides: bool = True
+    origin: plugins.Origin | None = None
 
     @property
     def policy(self) -> Policy:
@@ -149,6 +156,7 @@ SCHEMES = {
         lambda party, terms: plain.Attending(party.index, terms, party.policy),
         lambda terms: plain.Adding(terms, Accumulator(terms.parameters.ring, terms.parameters.size + 1)),
         _masked,
+        hides=False,
     ),
     "lightsecagg": Scheme(
         "lightsecagg",
@@ -162,14 +170,54 @@ SCHEMES = {
     "bfv": _homomorphic("bfv", he_parameters.HeParameters.bfv, he.flow),
     "ckks": _homomorphic("ckks", he_parameters.HeParameters.ckks, he.ckks),
 }
-"""Protocols by name."""
+"""Our own protocols by name."""
+
+
+def names() -> tuple[str, ...]:
+    """Names of all protocols that `scheme` knows, ours first; no plug-in is loaded."""
+    return (*SCHEMES, *plugins.names())
 
 
 def scheme(name: str) -> Scheme:
-    """The protocol of that name."""
-    if name not in SCHEMES:
-        raise Misuse(f"no protocol {name!r}; there are {', '.join(SCHEMES)}")
-    return SCHEMES[name]
+    """The protocol of that name: ours, or the plug-in of another package, which is loaded and checked.
+
+    Raises:
+        Misuse: where there is none, where a package offers one of our names or two offer one, or where the plug-in does not fit.
+    """
+    plugins.refuse_shadow(name)
+    found = SCHEMES.get(name) or plugins.find(name, _admit)
+    if found is None:
+        raise Misuse(f"no protocol {name!r}; there are {', '.join(names())}")
+    return found
+
+
+def register(own: Scheme, *, again: bool = False) -> Scheme:
+    """Make a protocol of one's own known to `scheme` in this process, checked as a package's is.
+
+    Args:
+        own: the protocol.
+        again: whether it takes the place of one registered before under that name, as when a notebook's cell runs twice.
+
+    Returns:
+        It, as `scheme` gives it from now on.
+
+    Raises:
+        Misuse: where it does not fit, or its name is taken.
+    """
+    return plugins.register(own, _admit, again=again)
+
+
+def _admit(found: object, name: str, origin: plugins.Origin) -> Scheme:
+    if not isinstance(found, Scheme):
+        raise plugins.refused(name, origin, f"it is a {type(found).__name__}, not a protocols.sums.Scheme")
+    return admission.admitted(found, name, origin)
+
+
+def foreign(protocol: Scheme) -> str:
+    """What whoever runs a plug-in must know; empty for a protocol of ours."""
+    if protocol.origin is None:
+        return ""
+    return f"the protocol {protocol.name} is code of {protocol.origin}, not of securefl: what its sums hide is that author's word"
 
 
 def notice(name: str, parameters: SumParameters) -> str:
@@ -190,6 +238,8 @@ def client_session(
 ) -> Session:
     """A party's session for one sum."""
     guard = OccasionGuard(party.journal, terms.occasion)
+    if protocol.origin is not None:
+        guard = PolicyGuard(party.journal, party.policy, terms)
     start, limits = protocol.client_start(party, terms), Limits(terms.parameters.parties, protocol.layouts(terms.parameters))
     return Session(flow or protocol.flow, client(party.index), {"server": [0]}, [start], limits, entropy=entropy, guard=guard)
 

@@ -7,7 +7,7 @@ What it does not see: whether a step is pure, whether its checks are right, whet
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from protocols.errors import Misuse
 from protocols.flow import Flow, Step, is_message
@@ -17,6 +17,7 @@ from protocols.schema import Message, schema
 def problems(flow: Flow) -> Iterator[str]:
     """What is wrong with the graph of ``flow``, one line each."""
     senders, receivers = _ends(flow, "gives"), _ends(flow, "takes")
+    yield from _namesakes(senders)
     for kind, steps in senders.items():
         schema(kind)
         if len(steps) > 1:
@@ -36,6 +37,16 @@ def problems(flow: Flow) -> Iterator[str]:
     for role in flow.roles:
         yield from _values(flow, role)
         yield from _spinning(flow, role)
+
+
+def _namesakes(senders: Mapping[type[Message], list[Step]]) -> Iterator[str]:
+    """Two kinds of one name, which the wire could not tell apart."""
+    first: dict[str, type[Message]] = {}
+    for kind in senders:
+        if kind.__name__ == "Farewell":
+            yield "the message Farewell is the session's own"
+        if first.setdefault(kind.__name__, kind) is not kind:
+            yield f"two messages are named {kind.__name__}, of {first[kind.__name__].__module__} and {kind.__module__}"
 
 
 def _ends(flow: Flow, side: str) -> dict[type[Message], list[Step]]:

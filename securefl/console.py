@@ -14,7 +14,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from protocols.errors import Misuse
-from protocols.sums import SCHEMES, notice, scheme
+from protocols.sums import foreign, notice, scheme
 from securefl.job import Job
 from securefl.results import NOTICE, RoundRecord, RunResult
 from securefl.tables import Sheet, brief, counted, figure, outcome
@@ -57,14 +57,19 @@ def show_plan(console: Console, job: Job, *, parties: int, aborts: float) -> Non
     score = f"{splits}-fold cross-validation inside each site" if splits > 1 else f"{job.data.holdout:.0%} of the rows held out"
     work = f"{counted(knobs.rounds, 'round')} × {counted(knobs.local_steps, 'local step')} on {counted(parties, 'site')}"
     _say(console, "Training", f"{model}, {work}; {score}; scores shown meanwhile are of the model before the round")
-    if knobs.protocol != "plain-insecure":
+    chosen = scheme(knobs.protocol)
+    if not chosen.hides:
+        _say(console, "Sum", f"{knobs.protocol}: the server sees every party's update", "bold red")
+    elif chosen.origin is None:
         _say(console, "Sum", f"{knobs.protocol}: the server opens the sum over enough parties, never one party's update")
-        if SCHEMES[knobs.protocol].shared_key:
-            _say(console, "", "all sites share one key: one that helps the server opens every site's update", "yellow")
     else:
-        _say(console, "Sum", "plain-insecure: the server sees every party's update", "bold red")
+        _say(console, "Sum", f"{knobs.protocol}: by its own word, the server opens the sum alone")
+    if chosen.origin is not None:
+        _say(console, "", foreign(chosen), "yellow")
+    if chosen.shared_key:
+        _say(console, "", "all sites share one key: one that helps the server opens every site's update", "yellow")
     with suppress(Misuse):  # a threshold that is not safe is refused by the run
-        line = notice(knobs.protocol, scheme(knobs.protocol).parameters(parties, 1, 1, threshold=knobs.threshold))
+        line = notice(knobs.protocol, chosen.parameters(parties, 1, 1, threshold=knobs.threshold))
         if line:
             _say(console, "", line, "dim")
     if knobs.mechanism == "none":

@@ -25,7 +25,7 @@ from protocols.primitives.graph import Harary
 from protocols.schema import Message, schema
 from protocols.session import SERVER, Address, Letter, Session, client
 from protocols.suite import LOST, Occasion, SumParameters
-from protocols.sums import SCHEMES, Scheme, client_session, enrol, notice, server_session
+from protocols.sums import Scheme, client_session, enrol, foreign, names, notice, scheme, server_session
 from protocols.vector import Sum, Vector
 from securefl.errors import UserError
 
@@ -71,7 +71,7 @@ def run(protocol: str, *, clients: int = 6, dropout: int | None = None, step: bo
     """Tell a protocol round by round.
 
     Args:
-        protocol: a name out of `protocols.sums.SCHEMES`.
+        protocol: a name out of `protocols.sums.names`.
         clients: number of parties, 2 to 100.
         dropout: how many of them vanish before their vector leaves; at most as many as the threshold, or a sparse graph, allows, by
             default up to 2.
@@ -82,17 +82,18 @@ def run(protocol: str, *, clients: int = 6, dropout: int | None = None, step: bo
         UserError: for an unknown protocol or a number out of its range.
         Abort: where the run ended without a sum.
     """
-    if protocol not in SCHEMES:
-        raise UserError(f"no protocol {protocol!r}; there are {', '.join(SCHEMES)}")
+    if protocol not in names():
+        raise UserError(f"no protocol {protocol!r}; there are {', '.join(names())}")
+    chosen = scheme(protocol)
     if not 2 <= clients <= MOST:
         raise UserError(f"clients must be in 2..{MOST}, not {clients}")
-    parameters = SCHEMES[protocol].parameters(clients, SIZE, PEAK)
+    parameters = chosen.parameters(clients, SIZE, PEAK)
     sparse = isinstance(getattr(parameters, "graph", None), Harary)
     most = clients // LOST if sparse else clients - parameters.threshold
     dropout = min(2, most) if dropout is None else dropout
     if not 0 <= dropout <= most:
         raise UserError(f"dropout must be in 0..{most} with {clients} clients and threshold {parameters.threshold}, not {dropout}")
-    story = play(SCHEMES[protocol], parameters, [int((k + 0.5) * clients / dropout) + 1 for k in range(dropout)])
+    story = play(chosen, parameters, [int((k + 0.5) * clients / dropout) + 1 for k in range(dropout)])
     if story.outcome.abort is not None:
         raise story.outcome.abort
     _tell(story, console or Console(), step=step and sys.stdin.isatty())
@@ -145,14 +146,14 @@ def bars(values: NDArray[Any], low: int, high: int) -> list[str]:
     return ["".join(" ▁▂▃▄▅▆▇█"[min(8, max(0, level - 8 * row))] for level in levels) for row in reversed(range(HEIGHT))]
 
 
-def on_the_wire(story: Story, message: Message) -> tuple[NDArray[Any], int]:
-    """The first `SIZE` values of the packed vector in a message, read off its bytes, and their modulus."""
+def on_the_wire(story: Story, message: Message) -> tuple[NDArray[Any], int] | None:
+    """The first `SIZE` values of the packed vector in a message, read off its bytes, and their modulus; None without one."""
     layouts = story.scheme.layouts(story.parameters)
     for name, hint in schema(type(message)):
         value, layout = getattr(message, name), layouts.get(getattr((*get_args(hint), None)[1], "key", ""))
-        if isinstance(value, Bulk) and isinstance(layout, Packed):
+        if isinstance(value, Bulk) and isinstance(layout, Packed) and layout.size >= SIZE:
             return layout.ring.unpack(value.data or b"", layout.size)[:SIZE], layout.ring.modulus
-    raise UserError(f"{type(message).__name__} holds no packed vector to show")
+    return None
 
 
 def figures(x: NDArray[np.int64], masked: NDArray[Any], modulus: int) -> tuple[float, float]:
@@ -173,6 +174,8 @@ def _tell(story: Story, console: Console, *, step: bool) -> None:
     console.print(Text(say + " All bytes below are real and new in every run.", "dim"))
     if line := notice(story.scheme.name, parameters):
         console.print(Text(f"{line}.", "dim"))
+    if line := foreign(story.scheme):
+        console.print(Text(f"{line[0].upper()}{line[1:]}.", "yellow"))
     number, fresh = 0, True
     for scene in plan.scenes:
         if fresh:
@@ -238,8 +241,11 @@ def _hex(data: bytes) -> str:
 def _masked(story: Story, kind: str, console: Console) -> None:
     """The input of one party beside what left it."""
     u = story.shown
-    message = next(letter.message for letter, _ in story.letters[kind] if letter.sender == client(u))
-    x, (y, modulus) = story.inputs[u], on_the_wire(story, message)
+    message = next((letter.message for letter, _ in story.letters.get(kind, ()) if letter.sender == client(u)), None)
+    if message is None or (found := on_the_wire(story, message)) is None:
+        console.print(Text(f"  {kind} holds no packed vector of {SIZE} values: no picture", "dim"))
+        return
+    x, (y, modulus) = story.inputs[u], found
     _picture(f"what client {u} holds", bars(x, 0, PEAK), "green", console)
     _picture(f"what the server gets from client {u}", bars(y, 0, modulus - 1), "red", console)
     correlation, chi = figures(x, y, modulus)

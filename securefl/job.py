@@ -13,10 +13,12 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
+from protocols import plugins
 from securefl.errors import UserError
 
 BuiltIn = Literal["breast-cancer", "heart"]
@@ -125,9 +127,10 @@ class PrivacyKnobs(Knobs):
     (``clip``) or one party's whole update (``update_clip``).
     """
 
-    protocol: Literal["secagg", "secagg+", "plain-insecure", "lightsecagg", "bfv", "ckks"] = Field(
+    protocol: str = Field(
         default="secagg",
         description="how the sum is formed; plain-insecure shows every update to the server, bfv and ckks to one that a site helps",
+        json_schema_extra={"enum": list(plugins.BUILT_IN)},
     )
     mechanism: Literal["local-record", "none"] = Field(
         default="local-record", description="differential privacy: DP-SGD on every site, or none"
@@ -156,6 +159,13 @@ class PrivacyKnobs(Knobs):
     min_cohort: int | None = Field(
         default=None, ge=2, le=10_000, description="smallest cohort that a party joins (default: the threshold)"
     )
+
+    @field_validator("protocol")
+    @classmethod
+    def _offered(cls, name: str, info: ValidationInfo) -> str:
+        if name in plugins.BUILT_IN or name in plugins.names() or (info.context or {}).get("ran"):
+            return name
+        raise PydanticCustomError("protocol", "no protocol", {"expected": ", ".join(choices("privacy", "protocol"))})
 
 
 class PerformanceKnobs(Knobs):
@@ -198,7 +208,7 @@ class Job(Knobs):
     output: OutputKnobs = Field(default_factory=OutputKnobs)
 
     @classmethod
-    def parse(cls, tree: Mapping[str, Any], *, where: str = "", names: Mapping[str, str] | None = None) -> Job:
+    def parse(cls, tree: Mapping[str, Any], *, where: str = "", names: Mapping[str, str] | None = None, ran: bool = False) -> Job:
         """Check plain data.
 
         Args:
@@ -206,6 +216,7 @@ class Job(Knobs):
             where: what an error line starts with, such as the file's name.
             names: how an error names a key that did not come from there but overrides it, such as
                 ``{"privacy.epsilon": "--epsilon"}``.  A key of ``tree`` that such a key makes idle is left out.
+            ran: whether it is read back after it ran: a protocol of another package need not be installed here then.
 
         Raises:
             UserError: a key is unknown, its value is refused, or another key makes it idle; the line names the key and what is
@@ -213,7 +224,7 @@ class Job(Knobs):
         """
         names = names or {}
         try:
-            job = cls.model_validate(dict(tree))
+            job = cls.model_validate(dict(tree), context={"ran": ran})
         except ValidationError as error:
             raise UserError(_explain(error, where, names)) from None
         kept = {section: dict(tree.get(section) or {}) for section in SECTIONS}
@@ -225,7 +236,7 @@ class Job(Knobs):
                     start = f"{where}: " if where and full not in names else ""
                     raise UserError(f"{start}{names.get(full, full)} is refused {rule.reason(job)}")
                 kept[section].pop(key, None)
-        return cls.model_validate(kept)
+        return cls.model_validate(kept, context={"ran": ran})
 
     @classmethod
     def load(cls, path: Path) -> Job:
@@ -320,6 +331,14 @@ def read_toml(path: Path) -> dict[str, Any]:
     return tree
 
 
+def choices(section: str, key: str) -> tuple[str, ...]:
+    """The values of a key that is one of a list, those of plug-ins included; of others nothing."""
+    annotation = SECTIONS[section].model_fields[key].annotation
+    if (section, key) == ("privacy", "protocol"):
+        return (*plugins.BUILT_IN, *plugins.names())
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
 def allowed(section: str, key: str) -> str:
     """The allowed values of a key in words, read off its declaration: ``a number > 0 and <= 1``, ``rdp or prv``."""
     schema = SECTIONS[section].model_json_schema()["properties"][key]
@@ -363,7 +382,8 @@ def _explain(error: ValidationError, where: str, names: Mapping[str, str]) -> st
         text = f"{names.get(key, key)}: {reason}" if len(path) > 1 else reason
     else:
         part = "".join(f".{step}" for step in path[2:] if path[1] == "ranges" and not step.isdigit())
-        text = f"{names.get(key, key)}{part} = {_quote(problem['input'])} is refused; allowed: {allowed(path[0], path[1])}"
+        words = " or ".join(choices(path[0], path[1])) or allowed(path[0], path[1])
+        text = f"{names.get(key, key)}{part} = {_quote(problem['input'])} is refused; allowed: {words}"
         text += _near(
             problem["input"], problem.get("ctx", {}).get("expected", "").replace("'", "").replace(" or ", ", ").split(", ")
         )

@@ -10,12 +10,12 @@ import re
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
 
 from securefl.errors import UserError
-from securefl.job import SECTIONS, Job, read_toml
+from securefl.job import SECTIONS, Job, choices, read_toml
 
 FLAGS = {
     "data.name": "--data",
@@ -72,8 +72,8 @@ def _parameter(section: str, key: str) -> inspect.Parameter:
     field = SECTIONS[section].model_fields[key]
     kind, metavar = _kind(section, key, field.annotation)
     text = f"{field.description}".replace("[", "\\[")
-    if get_origin(field.annotation) is Literal and len("|".join(get_args(field.annotation))) > LONGEST:
-        text += f": {', '.join(get_args(field.annotation))}"
+    if len("|".join(choices(section, key))) > LONGEST:
+        text += f": {', '.join(choices(section, key))}"
     if kind is not bool and field.default not in (None, ""):
         default = field.default if not field.default_factory else None
         text += f" [dim](default {default})[/dim]" if default is not None else ""
@@ -94,8 +94,8 @@ def _kind(section: str, key: str, annotation: Any) -> tuple[Any, str | None]:
         return bool, ""
     if key in {"ranges", "drop"}:
         return list[str], "COLUMN=LOW:HIGH" if key == "ranges" else "COLUMN"
-    if get_origin(annotation) is Literal:
-        values = "|".join(get_args(annotation))
+    if choices(section, key):
+        values = "|".join(choices(section, key))
         return str, values if len(values) <= LONGEST else "NAME"
     metavars = {"name": "NAME|FILE.csv", "dir": "DIR", "label": "COLUMN", "site": "COLUMN", "dropout": "P"}
     return (annotation if annotation in (int, float, str) else str), metavars.get(key)

@@ -67,13 +67,13 @@ def html(result: RunResult) -> str:
         data=tables.data(result),
         rounds=tables.rounds(result),
         command=command(result),
-        versions=versions(),
+        versions=versions() | _plugin(result),
     )
 
 
 def command(result: RunResult) -> str:
     """The shell line that repeats the run; keys and noise will differ, as they must."""
-    return shlex.join(options.command(Job.parse(result.job)))
+    return shlex.join(options.command(Job.parse(result.job, ran=True)))
 
 
 def versions() -> dict[str, str]:
@@ -85,6 +85,12 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[package] = "run from source"
     return found
+
+
+def _plugin(result: RunResult) -> dict[str, str]:
+    """Name and version of the package that the protocol comes from, if it is not ours."""
+    origin = result.plugin
+    return {origin.distribution: f"{origin.version} (protocol)"} if origin is not None and origin.distribution else {}
 
 
 def curves(result: RunResult) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from protocols.plugins import Origin
+
 NOTICE = "Nobody has audited this yet: treat it as research software until somebody independent has."
 SIMULATION_ONLY = ("metrics", "site_metrics", "baselines", "dataset.rows", "dataset.held_out")
 """Keys of the JSON object that need the rows of all sites in one place: nobody could know them outside of a simulation."""
@@ -156,6 +158,7 @@ class RunResult:
         noise_multiplier: standard deviation of the noise on the sum of a step's clipped gradients, divided by the clip; or None.
         data: the data, where `securefl.experiment.run_job` loaded them.
         preparation: how rows were made features, where `securefl.experiment.run_job` did it.
+        plugin: where the protocol comes from if it is not ours, or None.
     """
 
     job: dict[str, Any]
@@ -182,6 +185,7 @@ class RunResult:
     noise_multiplier: float | None = None
     data: DataSummary | None = None
     preparation: Preparation | None = field(repr=False, default=None)
+    plugin: Origin | None = None
 
     def after(self, seconds: Mapping[str, float]) -> RunResult:
         """The same result with the seconds of steps that came before the run."""
@@ -210,6 +214,7 @@ class RunResult:
             "data": self.data_name or self.job["data"]["name"],
             "dataset": self._dataset(),
             "protocol": self.job["privacy"]["protocol"],
+            "plugin": None if self.plugin is None else {key: value or None for key, value in asdict(self.plugin).items()},
             "sites": self.sites,
             "rounds": len(self.rounds),
             "aborted_rounds": self.aborted_rounds,

@@ -24,7 +24,7 @@ from protocols.policy import OccasionGuard
 from protocols.rand import Entropy, fresh
 from protocols.session import SERVER, Session, client
 from protocols.suite import Occasion, Terms
-from protocols.sums import Party, notice, scheme
+from protocols.sums import Party, foreign, notice, scheme
 from protocols.wire import Limits
 from securefl.aggregator import ServerAggregator
 from securefl.cohort import smallest_cohort
@@ -117,7 +117,9 @@ class Runner:
         self.parameters = self.protocol.parameters(
             n, self.plan.size, self.plan.limit, bits=self.plan.bits, threshold=knobs.threshold
         )
-        self.warnings += [line] if (line := notice(knobs.protocol, self.parameters)) else []
+        self.warnings += [line for line in (notice(knobs.protocol, self.parameters), foreign(self.protocol)) if line]
+        if "model" in self.protocol.layouts(self.parameters):
+            raise UserError(f"the protocol {knobs.protocol} has a layout named 'model': that name is the learning flow's")
         if flow is None:
             look_through(self.folds, self.trainer, self.template, sample_rate=knobs.sample_rate, private=self._private)
             for line in hints(self.trainer, self.template, self.folds):
@@ -144,7 +146,7 @@ class Runner:
 
     @property
     def _insecure(self) -> bool:
-        return self.job.privacy.protocol == "plain-insecure"
+        return not self.protocol.hides
 
     def _checked(self, model: nn.Module) -> nn.Module:
         from securefl.privacy import models as checks  # noqa: PLC0415
@@ -383,4 +385,5 @@ class Runner:
             picture=draw.svg(self.flow),
             data_name=self.name,
             noise_multiplier=self.noise_multiplier,
+            plugin=self.protocol.origin,
         )

@@ -96,7 +96,9 @@ def load_model(path: Path | str) -> SavedModel:
     if not {"job", "preparation"} <= set(metadata):
         raise UserError(f"{path} was not written by securefl run: job and preparation are missing in its metadata")
     try:
-        return _assembled(Job.parse(json.loads(metadata["job"])), Preparation(**json.loads(metadata["preparation"])), state)
+        return _assembled(
+            Job.parse(json.loads(metadata["job"]), ran=True), Preparation(**json.loads(metadata["preparation"])), state
+        )
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is damaged: {' '.join(str(error).split())}") from None
 

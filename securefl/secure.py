@@ -13,10 +13,7 @@ from protocols.errors import Misuse
 from protocols.flow import Flow, Port, Step
 from protocols.policy import OccasionGuard
 from protocols.suite import Terms
-from protocols.sums import SCHEMES, Party, Scheme, scheme
-
-FLOWS = (*SCHEMES, "fedavg")
-"""Names that `flow` knows."""
+from protocols.sums import SCHEMES, Party, Scheme, names, scheme
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,8 @@ def secured(ml: Flow, protocol: Scheme) -> Flow:
     def join(joining: Joining) -> object:
         """Enter the secure sum; the journal is bound to this occasion."""
         joining.guard.bind(joining.terms.occasion)
+        if protocol.origin is not None:  # nobody knows that its own steps ask
+            joining.party.policy.check(joining.terms)
         return protocol.client_start(joining.party, joining.terms)
 
     def enter(entering: Entering) -> object:
@@ -63,10 +62,10 @@ def flow(name: str) -> Flow:
     """A flow by name: a protocol's own, or ``fedavg`` for a round of training over SecAgg.
 
     Raises:
-        Misuse: for a name that is neither.
+        Misuse: for a name that is neither, or a plug-in that is refused.
     """
-    if name not in FLOWS:
-        raise Misuse(f"no protocol {name!r}; there are {', '.join(FLOWS)}")
+    if name != "fedavg" and name not in names():
+        raise Misuse(f"no protocol {name!r}; there are {', '.join((*names(), 'fedavg'))}")
     if name == "fedavg":
         from securefl.round import round_flow  # noqa: PLC0415  (loads torch)
 
