@@ -19,6 +19,7 @@ import securefl
 from protocols import degree, draw, he, secure_sum
 from protocols.he_parameters import LARGEST, SUITE, HeParameters, layouts
 from protocols.lightsecagg_parameters import LightParameters
+from protocols.plugins import BUILT_IN as PROTOCOLS
 from protocols.primitives import shamir
 from protocols.primitives.graph import Harary
 from protocols.rand import Rand
@@ -122,7 +123,7 @@ def test_check_ids_stand_in_the_table_of_checks(page):
         w for knobs in SECTIONS.values() for f in knobs.model_fields.values() for w in get_args(f.annotation) if isinstance(w, str)
     }
     names = {word for word in code(page.read_text(encoding="utf-8")) if re.fullmatch(r"[a-z]+(-[a-z]+)+", word)}
-    assert names <= ids | values | set(BUILT_IN)
+    assert names <= ids | values | {*BUILT_IN, *PROTOCOLS}
     if page.name == "SECURITY.md":
         carried = [
             cells[2]
