@@ -103,7 +103,7 @@ def _flow_problem(flow: Flow) -> Iterator[str]:
 
 
 def _parameters_problem(
-    made: Any, parties: int, size: int, max_abs: int, *, threshold: int | None = None, **_: Any
+    made: Any, parties: int, size: int, max_abs: int, *, threshold: int | None = None, corrupt: int | None = None, **_: Any
 ) -> Iterator[str]:
     """Whether parameters have what the seam reads, and are those that were asked for."""
     wanted = [name for name, value in vars(SumParameters).items() if isinstance(value, property)]
@@ -115,8 +115,8 @@ def _parameters_problem(
     if not 2 <= t <= n or (threshold is not None and t < threshold):
         asked = f", {threshold} asked" if threshold is not None else ""
         yield f"its threshold is {t} of {n} parties{asked}: it must be from {max(2, threshold or 2)} to {n}"
-    if not 0 <= c < n:
-        yield f"its number of corrupt parties is {c}: it must be from 0 to {n - 1}"
+    if not (corrupt or 0) <= c < n:
+        yield f"its number of corrupt parties is {c}: it must be from {corrupt or 0} to {n - 1}"
     if missing := [name for name in ("bits", "modulus", "title", "packed_size") if not hasattr(made.ring, name)]:
         yield f"the ring of its parameters, {type(made.ring).__name__}, lacks {', '.join(missing)}"
     try:
