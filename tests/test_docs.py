@@ -9,6 +9,7 @@ import json
 import re
 import shlex
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
@@ -25,7 +26,7 @@ from protocols.primitives.graph import Harary
 from protocols.rand import Rand
 from protocols.schema import MAX_PARTIES
 from protocols.suite import LIGHTSECAGG, LOST, SECAGG, SECAGG_PLUS, SPARSE_FROM, Parameters, default_corrupt, default_threshold
-from protocols.sums import SCHEMES
+from protocols.sums import SCHEMES, Scheme
 from protocols.vectors import PRIMITIVES
 from protocols.vectors_run import run
 from protocols.vectors_setting import standard
@@ -451,6 +452,18 @@ def test_labels_of_the_vectors(monkeypatch):
 
 
 REFERENCE_FILES = ("reference.py", "lightsecagg_reference.py", "he_reference.py")
+
+
+def test_the_project_file_of_a_plug_in_is_that_of_the_toy():
+    (block,) = blocks(text("docs/your-own-protocol.md"), "toml")
+    toy, shown = tomllib.loads(text("examples/ring_protocol/pyproject.toml")), tomllib.loads(block)
+    assert shown["project"] == toy["project"]
+
+
+def test_fields_of_a_scheme():
+    page = section(text("docs/your-own-protocol.md"), "What a scheme holds")
+    documented = [name for cells in rows(page)[1:] for name in code(cells[0])]
+    assert sorted(documented) == sorted({field.name for field in fields(Scheme)} - {"origin"})
 
 
 def test_nobody_has_audited_this_yet():

@@ -111,6 +111,15 @@ def training(folder: Path) -> None:
     assert "sum of weights (row total) (exact)" in opened
 
 
+def own_protocol(folder: Path) -> None:
+    total, check, policy, name, spent = start("06_your_own_protocol.py", folder).splitlines()
+    assert total == f"sum over 5: {[sum(column) for column in zip(*([12 + u, 30 - u, 7 * u] for u in range(1, 6)), strict=True)]}"
+    assert check.endswith("aborted in step pad: ring-signature (the key of party 2 is not its own)")
+    assert policy.endswith("aborted: policy-corrupt (|C| = 1, own least 3)")
+    assert name.endswith("the protocol 'secagg' of this program (register) is refused: that name is securefl's own")
+    assert spent.endswith("the step pad takes the input, so it and no other must be declared with spends=True")
+
+
 def branching(folder: Path) -> None:
     steps, *rounds = start("07_branching_flow.py", folder).splitlines()
     order = steps.removeprefix("a site's steps: ").split(", ")
@@ -132,6 +141,7 @@ FACTS = {
     "04c_lower_threshold.py": cheating("04c_lower_threshold.py", "policy-corrupt"),
     "04d_two_models.py": two_models,
     "05_federated_training.py": training,
+    "06_your_own_protocol.py": own_protocol,
     "07_branching_flow.py": branching,
     "cracking.py": views,
     "lying_server.py": honest_server,

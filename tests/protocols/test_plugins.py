@@ -305,7 +305,7 @@ class Odd:
         (lambda *_, bits, threshold, corrupt: object(), "its parameters, object, lack parties, size, max_abs, ring"),
         (Odd.of(threshold=1), "its threshold is 1 of 4 parties, 4 asked"),
         (Odd.of(threshold="4"), "TypeError"),
-        (Odd.of(threshold=4, corrupt=4), "its number of corrupt parties is 4: it must be from 0 to 3"),
+        (Odd.of(threshold=4, corrupt=4), "its number of corrupt parties is 4: it must be from 1 to 3"),
         (Odd.of(threshold=4, ring=object()), "the ring of its parameters, object, lacks bits"),
         (Odd.of(threshold=4, content=object()), "the content of its parameters cannot enter a session identity"),
     ],

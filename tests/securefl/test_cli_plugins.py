@@ -6,16 +6,19 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from made_package import install
 from made_result import result
+from torch.utils.data import TensorDataset
 
-from protocols.errors import Misuse
+from protocols import sums
 from protocols.plugins import Origin
-from securefl import load_model, options, report
+from securefl import Fold, Runner, load_model, options, report
 from securefl.errors import UserError
 from securefl.job import Job, allowed, choices
 
@@ -46,7 +49,6 @@ def ran(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict
     folder = tmp_path_factory.mktemp("ran")
     ended = command(*TINY, "--json", "--out", "out", path=installed, cwd=folder)
     assert ended.returncode == 0, ended.stderr
-    assert TOLD not in ended.stderr.partition("round 1/")[0] or "warning" in ended.stderr
     return json.loads(ended.stdout), folder / "out"
 
 
@@ -157,19 +159,12 @@ def test_a_protocol_that_a_program_registered_has_no_package_to_name() -> None:
 
 
 def test_a_layout_that_the_learning_flow_needs_is_refused() -> None:
-    from dataclasses import replace
-
-    import torch
-    from torch.utils.data import TensorDataset
-
-    from protocols import sums
-    from securefl import Fold, Runner
-
-    taken = replace(sums.SCHEMES["secagg"], layouts=lambda p: {**sums.SCHEMES["secagg"].layouts(p), "model": None})
+    ours = sums.SCHEMES["secagg"]
+    taken = replace(ours, layouts=lambda p: {**ours.layouts(p), "model": None})
     rows = TensorDataset(torch.randn(20, 2), torch.arange(20) % 2)
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(sums.SCHEMES, "secagg", taken)
-        with pytest.raises((UserError, Misuse), match="a layout named 'model'"):
+        with pytest.raises(UserError, match="a layout named 'model'"):
             Runner(
                 torch.nn.Linear(2, 1), {name: Fold(rows, rows) for name in "abc"}, job=Job.parse({"privacy": {"mechanism": "none"}})
             )
