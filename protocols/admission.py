@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
 
-from protocols.errors import Misuse
+from protocols.errors import Misuse, SecureSumError
 from protocols.plugins import NAME, RESERVED, Origin, refused
 from protocols.schema import Message, is_raw, schema
 from protocols.suite import LIGHTSECAGG, PLAIN, SECAGG, SECAGG_PLUS, SumParameters
@@ -32,7 +32,7 @@ def admitted(found: Scheme, name: str, origin: Origin) -> Scheme:
     """A plug-in with its origin, a copy of its flow, and what it computes held against what was asked.
 
     Raises:
-        Misuse: where it does not fit; the scheme that is returned raises it for parameters, suites and layouts.
+        Misuse: where it does not fit; the scheme that is returned raises it for what its functions compute.
     """
     if reason := _first(_problem(found, name)):
         raise refused(name, origin, reason)
@@ -40,7 +40,12 @@ def admitted(found: Scheme, name: str, origin: Origin) -> Scheme:
 
     def fits(make: Callable[..., Any], problem: Callable[..., Iterator[str]]) -> Callable[..., Any]:
         def made(*args: Any, **options: Any) -> Any:
-            result = make(*args, **options)
+            try:
+                result = make(*args, **options)
+            except SecureSumError:
+                raise
+            except Exception as error:
+                raise refused(name, origin, f"{type(error).__name__}: {error}") from error
             if reason := _first(problem(result, *args, **options)):
                 raise refused(name, origin, reason)
             return result
@@ -53,6 +58,8 @@ def admitted(found: Scheme, name: str, origin: Origin) -> Scheme:
         origin=origin,
         parameters=fits(found.parameters, _parameters_problem),
         suite=fits(found.suite, _suite_problem),
+        client_start=fits(found.client_start, lambda value, *_: _start_problem(value, flow, "client")),
+        server_start=fits(found.server_start, lambda value, *_: _start_problem(value, flow, "server")),
         layouts=fits(found.layouts, lambda layouts, _: _layouts_problem(layouts, flow)),
     )
 
@@ -131,6 +138,13 @@ def _suite_problem(made: object, _parameters: object) -> Iterator[str]:
         yield f"its suite string is {made!r:.60}: it must be a text of 1 to 256 bytes"
     elif made.startswith(SUITES):
         yield f"its suite string {made!r:.80} begins like a built-in protocol's"
+
+
+def _start_problem(value: object, flow: Flow, role: str) -> Iterator[str]:
+    """Whether a role starts with what its first step takes."""
+    (awaited,) = flow.starts(role)
+    if type(value) is not awaited:
+        yield f"its {role}_start gives a {type(value).__name__}, and its flow awaits a {awaited.__name__}"
 
 
 def _layouts_problem(layouts: Mapping[str, Any], flow: Flow) -> Iterator[str]:

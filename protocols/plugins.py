@@ -58,10 +58,17 @@ def _offers() -> dict[str, list[tuple[Origin, metadata.EntryPoint]]]:
     """What the installed packages offer, by name; nothing of them is imported."""
     out: dict[str, list[tuple[Origin, metadata.EntryPoint]]] = {}
     for point in metadata.entry_points(group=GROUP):
-        package = point.dist
-        where = (package.metadata["Name"], package.version) if package is not None else ("an unnamed package", "?")
-        out.setdefault(point.name, []).append((Origin(*where, point.value), point))
+        out.setdefault(point.name, []).append((_origin(point), point))
     return {name: sorted(found, key=lambda offer: str(offer[0])) for name, found in sorted(out.items())}
+
+
+def _origin(point: metadata.EntryPoint) -> Origin:
+    try:
+        package = point.dist
+        name, version = ("", "") if package is None else (package.metadata["Name"], package.version)
+    except Exception:  # noqa: BLE001  (metadata that nobody can read; the entry point is named all the same)
+        name, version = "", ""
+    return Origin(name or "a package without a name", version or "?", point.value)
 
 
 def names() -> tuple[str, ...]:

@@ -281,8 +281,9 @@ def secure_sum(
     Args:
         vectors: one per party, equal shapes (d,), integer dtypes, |value| ≤ max_abs.
         max_abs: public bound of every coordinate.
-        protocol: name of the protocol.  ``secagg`` takes the sparse graph of ``secagg+`` by itself where a party then has at most
-            n/2 neighbours, which is from about 400 parties on; `notice` says so.  It stands n/10 dropouts, not n/3.
+        protocol: name of the protocol, ours or a plug-in's.  ``secagg`` takes the sparse graph of ``secagg+`` by itself where a
+            party then has at most n/2 neighbours, which is from about 400 parties on; `notice` says so.  It stands n/10 dropouts,
+            not n/3.
         threshold: t; by default the least that is safe against ⌈n/3⌉ − 1 colluding parties.  With a threshold of your own
             ``secagg`` keeps the complete graph.
         dropouts: for a party (from 1), the name of the message before which it vanishes, such as ``"Masked"``.

@@ -11,9 +11,10 @@ from typing import Any
 
 from protocols.errors import Misuse
 from protocols.flow import Flow, Port, Step
+from protocols.plugins import refuse_shadow
 from protocols.policy import OccasionGuard
 from protocols.suite import Terms
-from protocols.sums import SCHEMES, Party, Scheme, names, scheme
+from protocols.sums import Party, Scheme, names, scheme
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,9 @@ def flow(name: str) -> Flow:
     """
     if name != "fedavg" and name not in names():
         raise Misuse(f"no protocol {name!r}; there are {', '.join((*names(), 'fedavg'))}")
+    refuse_shadow(name)
     if name == "fedavg":
         from securefl.round import round_flow  # noqa: PLC0415  (loads torch)
 
-        return secured(round_flow(), SCHEMES["secagg"])
+        return secured(round_flow(), scheme("secagg"))
     return scheme(name).flow

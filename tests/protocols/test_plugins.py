@@ -131,7 +131,7 @@ def test_control_unless_our_names_are_reserved_a_plug_in_runs_as_secagg(
     assert "Masked" in seen
     assert "Padded" not in seen
     seen.clear()
-    monkeypatch.delitem(sums.SCHEMES, "secagg")
+    monkeypatch.setattr(sums, "SCHEMES", {name: one for name, one in sums.SCHEMES.items() if name != "secagg"})
     run()
     assert seen == {"Hello", "Beside", "Padded"}
 
@@ -324,6 +324,27 @@ def test_no_plug_in_calls_itself_by_the_suite_of_another(toy: ModuleType, suite:
     assert reason in refusal(lambda: secure_sum(VECTORS, max_abs=100, protocol="ring"))
     for own in sums.SCHEMES.values():
         assert own.suite(own.parameters(5, 4, 7)).startswith(admission.SUITES)
+
+
+@pytest.mark.parametrize(
+    ("field", "function", "reason"),
+    [
+        ("client_start", lambda party, terms: terms, "its client_start gives a Terms, and its flow awaits a Invited"),
+        ("server_start", lambda terms: None, "its server_start gives a NoneType, and its flow awaits a Meeting"),
+        ("suite", lambda _: 1 / 0, "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_what_a_scheme_computes_is_looked_at(toy: ModuleType, field: str, function: Any, reason: str) -> None:
+    sums.register(replace(toy.SCHEME, **{field: function}))
+    assert reason in refusal(lambda: secure_sum(VECTORS, max_abs=100, protocol="ring"))
+
+
+def test_metadata_that_nobody_can_read_stops_nobody(put: Callable[..., None], tmp_path: Path) -> None:
+    put()
+    (info,) = (tmp_path / "first").glob("*.dist-info")
+    (info / "METADATA").unlink()
+    assert sums.scheme("secagg") is sums.SCHEMES["secagg"]
+    assert "(ring_protocol:SCHEME)" in str(sums.scheme("ring").origin)
 
 
 def test_a_vector_without_a_layout_is_refused(toy: ModuleType) -> None:

@@ -122,6 +122,8 @@ def test_demo_draw_and_help_know_it(installed: Path, tmp_path: Path) -> None:
         ({"ring": "ring_protocol:SCHEME"}, "SCHEME = 3", ["demo", "ring"], "it is a int, not a protocols.sums.Scheme"),
         ({"secagg": "ring_protocol:SCHEME"}, "print('run')", ["run"], "the protocol 'secagg' is securefl's own"),
         ({"secagg": "ring_protocol:SCHEME"}, "print('run')", ["draw"], "the protocol 'secagg' is securefl's own"),
+        ({"fedavg": "ring_protocol:SCHEME"}, "print('run')", ["draw", "fedavg"], "the protocol 'fedavg' is securefl's own"),
+        ({"secagg": "ring_protocol:SCHEME"}, "print('run')", ["draw", "fedavg"], "the protocol 'secagg' is securefl's own"),
         ({"ring": "ring_protocol:SCHEME"}, "print('run')", ["run", "--protocol", "rong"], "did you mean ring?"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -109,6 +110,26 @@ def test_masked_picture_shows_wire_values(protocol):
     demo._tell(story, Console(file=out, width=100), step=False)
     for line in demo.bars(wire, 0, modulus - 1):
         assert f"  {line}\n" in out.getvalue()
+
+
+class Wrapped:
+    """A layout of which the demo knows nothing but that it is one."""
+
+    def __init__(self, layout):
+        self.layout, self.nbytes = layout, layout.nbytes
+
+    def parser(self):
+        return self.layout.parser()
+
+
+def test_a_protocol_whose_vector_cannot_be_pictured_is_told_without_the_picture(monkeypatch):
+    ours = SCHEMES["secagg"]
+    opaque = replace(ours, layouts=lambda p: {key: Wrapped(layout) for key, layout in ours.layouts(p).items()})
+    monkeypatch.setitem(SCHEMES, "secagg", opaque)
+    text = told("secagg", clients=4)
+    assert "Masked holds no packed vector of 4096 values: no picture" in text
+    assert "what the server gets" not in text
+    assert "value by value: yes" in text
 
 
 def test_hills_stand_side_by_side_and_keep_their_bounds():
