@@ -45,6 +45,12 @@ class Outcome:
         """Why a role of one party ended without a result, or None."""
         return next((s.ended for s in self.sessions.values() if s.ended is not None and not s.flow.roles[s.me.role].many), None)
 
+    @property
+    def reason(self) -> Abort | None:
+        """As `abort`; where a party stayed away by its own policy, that, since too few others is what follows from it."""
+        policies = (s.ended for s in self.sessions.values() if s.ended is not None and s.ended.check.startswith("policy-"))
+        return None if self.abort is None else next(policies, self.abort)
+
 
 def vanish(stages: Mapping[Address, str]) -> Network:
     """A network in which each party of ``stages`` is gone before it sends the message of that name."""

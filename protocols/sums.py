@@ -294,7 +294,7 @@ def secure_sum(
 
     Raises:
         Misuse: for parameters or inputs out of their bounds.
-        Abort: where fewer than the threshold survived.
+        Abort: where fewer than the threshold survived, or the parties' default policy refuses the protocol's parameters.
     """
     arrays: list[NDArray[Any]] = [np.asarray(v) for v in vectors]
     if len(arrays) < 2:
@@ -322,7 +322,7 @@ def secure_sum(
             )
     network = simulate.vanish({client(i): stage for i, stage in (dropouts or {}).items()})
     outcome = simulate.run(sessions, inputs, network=network, watch=watch)
-    if outcome.abort is not None:
-        raise outcome.abort
+    if outcome.reason is not None:
+        raise outcome.reason
     result: Sum = outcome.outputs[0]
     return result

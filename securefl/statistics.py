@@ -56,7 +56,7 @@ def secure_totals(
         for party, own in zip(consortium.parties, values, strict=True)
     }
     outcome = simulate.run(sessions, inputs, watch=watch)
-    if outcome.abort is not None:
-        raise outcome.abort
+    if outcome.reason is not None:
+        raise outcome.reason
     total: Sum = outcome.outputs[0]
     return decode(plan, total.values, total.contributors)

@@ -430,5 +430,7 @@ def test_too_few_end_in_a_typed_abort(toy: ModuleType) -> None:
     sums.register(toy.SCHEME)
     with pytest.raises(Abort, match="quorum"):
         secure_sum(VECTORS, max_abs=100, protocol="ring", dropouts={2: "Padded"})
+    with pytest.raises(Abort, match=r"policy-corrupt \(\|C\| = 1, own least 3\)"):
+        secure_sum(VECTORS + [[0, 0, 0]] * 6, max_abs=100, protocol="ring")
     with pytest.raises(Misuse, match="a ring has 3 parties or more, not 2"):
         secure_sum(VECTORS[:2], max_abs=100, protocol="ring")
