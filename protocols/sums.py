@@ -301,12 +301,14 @@ def secure_sum(
         raise Misuse(f"a secure sum needs the vectors of at least 2 parties, not of {len(arrays)}")
     most = (2**63 - 1) // len(arrays)
     if not isinstance(max_abs, int | np.integer) or not 1 <= max_abs <= most:
-        raise Misuse(f"max_abs must be a whole number, 1 to {most} with {len(arrays)} parties, not {max_abs}")
+        raise Misuse(f"max_abs must be a whole number, 1 to {most} with {len(arrays)} parties, not {max_abs!r}")
     for index, array in enumerate(arrays, 1):
         try:  # a real party's session refuses it by itself
             _check_input(array, arrays[0].shape, int(max_abs))
         except Misuse as error:
             raise Misuse(f"party {index}: {error}") from None
+    if not isinstance(dropouts, Mapping | None):
+        raise Misuse(f'dropouts is {{party: message}}, such as {{3: "Masked"}}, not a {type(dropouts).__name__}')
     chosen = scheme(protocol)
     parameters = chosen.parameters(len(arrays), arrays[0].size, int(max_abs), threshold=threshold)
     roster, parties = enrol(len(arrays), policy=chosen.policy)

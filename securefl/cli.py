@@ -144,10 +144,9 @@ def _train(job: Job, screen: Console, progress: Console, *, lines: bool) -> RunR
         dataset = of_job(job)
     times.append(time.perf_counter())
     with progress.status("loading the learning libraries"):
-        from securefl.experiment import expected_aborts, run_job  # noqa: PLC0415
+        from securefl.experiment import run_job  # noqa: PLC0415
     times.append(time.perf_counter())
     parties, early = len(dataset.sites), list[str]()
-    aborts = expected_aborts(job, parties)
     with ExitStack() as stack:
         waiting = stack.enter_context(progress.status("preparing"))
         shown = list[console.OnRound]()
@@ -156,7 +155,7 @@ def _train(job: Job, screen: Console, progress: Console, *, lines: bool) -> RunR
             """Nothing is shown before everything that may be refused has been looked at."""
             waiting.stop()
             console.show_data(screen, dataset)
-            console.show_plan(screen, job, parties=parties, aborts=aborts)
+            console.show_plan(screen, job, parties=parties)
             for line in early:
                 console.show_warning(progress, line)
             shown.append(stack.enter_context(console.progress(progress, job, lines=lines)))

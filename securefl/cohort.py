@@ -7,7 +7,7 @@ from protocols.primitives.graph import Harary
 from protocols.suite import SumParameters
 from protocols.sums import scheme
 from securefl.errors import UserError
-from securefl.job import PrivacyKnobs
+from securefl.job import Job, PrivacyKnobs
 
 
 def smallest_cohort(knobs: PrivacyKnobs, parties: int) -> int:
@@ -20,6 +20,11 @@ def smallest_cohort(knobs: PrivacyKnobs, parties: int) -> int:
     if (knobs.min_cohort or 0) > parties:
         raise UserError(f"privacy.min_cohort is {knobs.min_cohort}, but only {parties} sites are invited: no round could finish")
     return max(_parameters(knobs, parties).threshold, knobs.min_cohort or 0)
+
+
+def expected_aborts(job: Job, parties: int) -> float:
+    """How many of the job's rounds are expected to abort because too few parties stay; errors as for `abort_probability`."""
+    return job.privacy.rounds * abort_probability(job.privacy, parties, job.simulation.dropout)
 
 
 def abort_probability(knobs: PrivacyKnobs, parties: int, dropout: float) -> float:

@@ -43,14 +43,13 @@ def show_data(console: Console, dataset: Dataset) -> None:
         _say(console, "", note, "dim")
 
 
-def show_plan(console: Console, job: Job, *, parties: int, aborts: float) -> None:
+def show_plan(console: Console, job: Job, *, parties: int) -> None:
     """What will happen, in a few lines.
 
     Args:
         console: where to.
         job: the job.
         parties: number of sites.
-        aborts: rounds that are expected to abort.
     """
     knobs, splits = job.privacy, job.data.splits
     model = "logistic regression" if job.model.name == "logistic" else f"MLP with {counted(job.model.hidden, 'hidden unit')}"
@@ -81,15 +80,13 @@ def show_plan(console: Console, job: Job, *, parties: int, aborts: float) -> Non
             f"DP-SGD on every site: ε = {knobs.epsilon:g}, δ = {knobs.delta:g} for one record over all rounds; "
             f"clip {knobs.clip:g}, sampling rate {knobs.sample_rate:g}, accountant {knobs.accountant}",
         )
-    dropout = job.simulation.dropout
-    if dropout > 0:
+    if job.simulation.dropout > 0:
         after = "it leaves the model as it was" + (", and its training is charged to ε" if knobs.mechanism != "none" else "")
         _say(
             console,
             "Dropout",
-            f"each party vanishes with probability {dropout:g} in a round: expect about {aborts:.1f} of "
-            f"{counted(knobs.rounds, 'round')} to abort. An aborted round is not retried: {after}. Below, "
-            "gone counts who vanished in a round, some after their vector was in the sum; aborts counts all so far",
+            f"an aborted round is not retried: {after}. Below, gone counts who vanished in a round, some after their vector was in "
+            "the sum; aborts counts all so far",
         )
 
 

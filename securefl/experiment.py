@@ -21,7 +21,7 @@ from protocols.rand import fresh
 from protocols.suite import Occasion
 from protocols.sums import scheme
 from securefl import data as datasets
-from securefl.cohort import abort_probability, smallest_cohort
+from securefl.cohort import smallest_cohort
 from securefl.data import Dataset, Split
 from securefl.data.types import Coding
 from securefl.encode import Decoded, SumSpec, limit_of
@@ -56,16 +56,6 @@ def split(job: Job, dataset: Dataset) -> Splits:
     knobs, seed = job.data, job.simulation.seed
     folds = None if knobs.splits == 1 else knobs.splits
     return {s.name: datasets.plan(s, folds=folds, holdout=knobs.holdout, seed=seed) for s in dataset.sites}
-
-
-def expected_aborts(job: Job, parties: int) -> float:
-    """How many of the job's rounds are expected to abort because too few parties stay.
-
-    Raises:
-        UserError: for a smallest cohort that is larger than all parties.
-        Misuse: for a threshold that is not safe with so many parties.
-    """
-    return job.privacy.rounds * abort_probability(job.privacy, parties, job.simulation.dropout)
 
 
 def run_job(
@@ -191,7 +181,7 @@ def scale(job: Job, loaded: Dataset, splits: Splits, consortium: Consortium, gau
     if job.data.is_table:
         opened.append(opened_in_scaling("columns of the table", "names, kinds, values of text columns and which are constant"))
     if bounds is None:
-        exponents = Exponents(len(loaded.features))
+        exponents = Exponents(len(loaded.features), loaded.features)
         bounds = exponents.read(totals(0, exponents.specs(), [exponents.sums(s.x) for s in loaded.sites]).sums)
         opened.append(opened_in_scaling("binary exponents of each column", "sites by power of two: the table has no public ranges"))
     if job.privacy.mechanism != "none":

@@ -23,7 +23,7 @@ from securefl.aggregator import ServerAggregator
 from securefl.errors import UserError
 from securefl.job import DataKnobs, Job
 from securefl.privacy.batches import Batch, count_rows, take
-from securefl.privacy.models import refuse_dead_norms, try_model
+from securefl.privacy.models import refuse_dead_norms, refuse_mixing, try_model
 from securefl.round import Fold, named
 from securefl.trainer import ClientTrainer
 
@@ -50,6 +50,9 @@ def refuse_kinds(job: object, trainer: object, server: object) -> None:
         if value is not None and not isinstance(value, kind):
             given = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
             raise UserError(f"{what} must be a {kind.__name__}, not {given}: give {hint}")
+    for own in (trainer, server):
+        if own is not None and not hasattr(own, "learning_rate"):
+            raise UserError(f"{type(own).__name__}.__init__ must call super().__init__()")
 
 
 def module_of(model: object) -> nn.Module:
@@ -156,6 +159,7 @@ def try_step(sites: Sites, trainer: ClientTrainer, model: nn.Module, *, sample_r
                     trainer.scores(model, TensorDataset(x, y))
             if private and not tried:
                 try_model(model, trainer.loss, x, y)
+                refuse_mixing(model, take(part.train, np.arange(min(2, count_rows(part.train))))[0])
             outputs, tried = (1 if len(shape) < 2 else shape[-1]) if shape is not None else None, True
     return outputs
 

@@ -314,10 +314,18 @@ def decode_sum(averaging: Averaging, total: Input[Sum]) -> Stepping:
     return Stepping(averaging.models, averaging.aggregator, aggregate)
 
 
+def _kind(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
 def step(stepping: Stepping) -> Output[NextModel]:
     """The server's step along the mean update."""
     aggregate = stepping.aggregator.on_before_step(stepping.aggregate)
+    if not isinstance(aggregate, Aggregate):
+        raise UserError(f"on_before_step of {type(stepping.aggregator).__name__} must give an Aggregate, not {_kind(aggregate)}")
     models = stepping.aggregator.step(stepping.models, aggregate)
+    if not isinstance(models, list | tuple):
+        raise UserError(f"step of {type(stepping.aggregator).__name__} must give a list of parameters, not {_kind(models)}")
     shapes = [model.shape for model in stepping.models]
     if [np.shape(model) for model in models] != shapes or not all(np.isfinite(model).all() for model in models):
         raise UserError(f"the server's step must give finite parameters of shapes {shapes}: the model was left as it was")

@@ -27,7 +27,7 @@ from protocols.suite import Occasion, Terms
 from protocols.sums import Party, foreign, notice, scheme
 from protocols.wire import Limits
 from securefl.aggregator import ServerAggregator
-from securefl.cohort import smallest_cohort
+from securefl.cohort import expected_aborts, smallest_cohort
 from securefl.encode import Plan, limit_of
 from securefl.errors import UserError
 from securefl.evaluation import evaluate
@@ -198,7 +198,10 @@ class Runner:
         }
 
     def _say_beforehand(self) -> None:
-        knobs = self.job.privacy
+        knobs, dropout = self.job.privacy, self.job.simulation.dropout
+        if dropout > 0:
+            aborts = f"about {expected_aborts(self.job, len(self.folds)):.1f} of {knobs.rounds} round{'s' * (knobs.rounds != 1)}"
+            self._notice(f"each party vanishes with probability {dropout:g} in a round: expect {aborts} to abort")
         for name, folds in self.folds.items():
             rows = [len(fold.train) for fold in folds]  # type: ignore[arg-type]
             if max(rows) > knobs.w_max and self._weight is None:
@@ -261,7 +264,7 @@ class Runner:
             try:
                 while self._begun < rounds:
                     self._begun += 1
-                    self._records.append(self._round(self._begun))
+                    self._records.append(self._charged_round(self._begun))
                     if on_event is not None:
                         on_event(self._records[-1])
             finally:
@@ -269,6 +272,15 @@ class Runner:
             result = self._result()
         self._done = True
         return result
+
+    def _charged_round(self, number: int) -> RoundRecord:
+        """A round; one that an exception breaks off is in the records as an aborted one, with what it has cost."""
+        try:
+            return self._round(number)
+        except BaseException:
+            n, cost = len(self.folds), self.epsilon()
+            self._records.append(RoundRecord(number, n, 0, {}, "round: broken off", {}, cost, self._clock.round()))
+            raise
 
     def _round(self, number: int) -> RoundRecord:
         self._clock.start_round()

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from protocols.errors import Abort
 from securefl.encode import SumSpec
-from securefl.errors import UserError
+from securefl.errors import UserError, quoted
 from securefl.fixed import Fixed
 
 RANGE_DIVISOR = 4.0
@@ -84,9 +84,11 @@ class Exponents:
 
     Attributes:
         features: number of features, ≥ 1.
+        names: theirs, for errors.
     """
 
     features: int
+    names: tuple[str, ...] = ()
 
     def specs(self) -> tuple[SumSpec, ...]:
         """The coordinates for a plan: one a feature and exponent, features first."""
@@ -108,7 +110,9 @@ class Exponents:
             _, exponent = np.frexp(largest)
             too_large = np.flatnonzero((exponent > EXPONENTS[-1]) & (largest > 0))
             if too_large.size:
-                raise UserError(f"feature {too_large[0]} reaches {largest[too_large[0]]:g}: values must be below 2^{EXPONENTS[-1]}")
+                at = int(too_large[0])
+                name = f"the column {quoted(self.names[at])}" if self.names else f"feature {at}"
+                raise UserError(f"{name} reaches {largest[at]:g}: values must be below 2^{EXPONENTS[-1]} (about 1e12)")
             place = np.where(largest > 0, np.maximum(exponent - EXPONENTS[0], 0), 0)
             out[np.arange(self.features), place] = 1
         return {"exponents": out.ravel()}

@@ -11,7 +11,7 @@ from typing import Any
 
 from protocols import vectors
 from protocols.errors import Misuse
-from protocols.sums import SCHEMES, scheme
+from protocols.sums import SCHEMES, names, scheme
 from securefl import files
 from securefl.errors import UserError
 
@@ -35,7 +35,7 @@ class Report:
 
 
 def write(folder: Path, protocols: Sequence[str] = (), *, tell: Tell = lambda _: None) -> list[Path]:
-    """Write the vectors of these protocols, or of all; completely or not at all.
+    """Write the vectors of these protocols, or of all of ours; completely or not at all.
 
     Args:
         folder: where to; made where it does not exist.
@@ -49,8 +49,8 @@ def write(folder: Path, protocols: Sequence[str] = (), *, tell: Tell = lambda _:
         Misuse: for a protocol that does not exist.
         UserError: where the folder cannot be written.
     """
-    names = list(dict.fromkeys(protocols)) or [vectors.PRIMITIVES, *SCHEMES]
-    known = {name: None if name == vectors.PRIMITIVES else _scheme(name) for name in names}
+    wanted = list(dict.fromkeys(protocols)) or [vectors.PRIMITIVES, *SCHEMES]
+    known = {name: None if name == vectors.PRIMITIVES else _scheme(name) for name in wanted}
     files.check_folder(folder)
     contents = dict[str, bytes]()
     for name, protocol in known.items():
@@ -61,8 +61,8 @@ def write(folder: Path, protocols: Sequence[str] = (), *, tell: Tell = lambda _:
 
 
 def _scheme(name: str) -> Any:
-    if name not in SCHEMES:
-        raise Misuse(f"no protocol {name!r}; there are {', '.join([vectors.PRIMITIVES, *SCHEMES])}")
+    if name not in names():
+        raise Misuse(f"no protocol {name!r}; there are {', '.join([vectors.PRIMITIVES, *names()])}")
     return scheme(name)
 
 

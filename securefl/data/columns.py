@@ -6,6 +6,7 @@ Errors name lines of the file, as an editor counts them: the header is line 1.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ MISSING = frozenset({"", "?", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "null"
 WORDS = frozenset({"true", "false", "yes", "no"})
 """Label values whose case is ignored."""
 
+FIGURE = re.compile(r"[-+]?[.,]?[0-9]")
+"""How a cell begins that may have been meant as a number, such as ``65,3`` or ``65 %``."""
+
 Mask = NDArray[np.bool_]
 
 
@@ -36,7 +40,7 @@ class Column:
         present: which cells are not missing, shape (rows,), bool.
         numbers: the cells as float64, shape (rows,), NaN where missing; None if a present cell is no number.
         lines: the line of the file in which each row begins, shape (rows,), int64.
-        stray: what kept a column that is mostly numbers from being one, else "".
+        stray: what kept a column from being one of numbers in which most cells begin like one, else "".
     """
 
     name: str
@@ -77,9 +81,6 @@ def read(path: Path) -> tuple[Column, ...]:
     if not records:
         raise UserError(f"{path} is empty: a header line and rows are needed")
     (_, header), *rows = records
-    other = next((sign for sign in ";\t|" if sign in header[0]), "") if len(header) == 1 else ""
-    if other:
-        raise UserError(f"{path} separates its columns by {other!r}: save it with commas")
     for line, cells in rows:
         if len(cells) != len(header):
             fields = f"{len(cells)} field{'s' * (len(cells) != 1)}"
@@ -105,6 +106,9 @@ def _records(path: Path) -> list[tuple[int, list[str]]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             for record in reader:
+                other = "" if records or len(record) != 1 else next((sign for sign in ";\t|" if sign in record[0]), "")
+                if other:
+                    raise UserError(f"{path} separates its columns by {other!r}: save it with commas")
                 cells = [" ".join(cell.split()) for cell in record]
                 strange = next((cell for cell in cells if not cell.isprintable()), None)
                 if strange is not None:
@@ -134,7 +138,8 @@ def _column(name: str, raw: Sequence[str], lines: NDArray[np.int64]) -> Column:
     if given.any() and parsed[given].all():
         return Column(name, cells, given, numbers, lines)
     strays = present & ~parsed
-    few = 0 < int(strays.sum()) < int(parsed.sum())
+    figures = np.array([bool(FIGURE.match(cell)) for cell in raw], dtype=bool)
+    few = 2 * int((figures & present).sum()) > int(present.sum())
     stray = f"{cells[strays][0]!r} is no number ({at_lines(lines[strays])})" if few else ""
     return Column(name, cells, present, None, lines, stray)
 

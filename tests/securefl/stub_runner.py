@@ -40,9 +40,6 @@ class Runner:
             on_event(record(job.privacy.rounds, aborted="too-few-survivors", epsilon=1.5))
         return self.answer(job)
 
-    def expected_aborts(self, job: Job, parties: int) -> float:
-        return parties * job.simulation.dropout
-
 
 def refused(capsys: pytest.CaptureFixture[str], *args: str, code: int = 2) -> str:
     """The one line of a refusal; stdout stays empty."""

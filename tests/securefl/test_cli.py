@@ -70,7 +70,7 @@ def test_the_terminal_shows_the_plan_first_and_every_table_after(runner: Runner,
     out = capsys.readouterr().out
     plan, _, tables = out.partition("noise of a library")
     assert plan.index("column [age] has 3 missing values") < plan.index("Training")
-    for word in ("12 rows", "3 sites", "20 rounds", "ε = 3", "1.5 of 20 rounds to abort"):
+    for word in ("12 rows", "3 sites", "20 rounds", "ε = 3", "not retried"):
         assert word in plan
     for word in (
         "0.912", "0.850", "0.950", "0.710", "north alone", "simulation only", "without noise",

@@ -110,6 +110,11 @@ def test_demo_draw_and_help_know_it(installed: Path, tmp_path: Path) -> None:
     picture = command("draw", "ring", path=installed, cwd=tmp_path)
     assert "<svg" in picture.stdout
     assert "#fdf0df" not in picture.stdout.lower(), "no step of it is drawn as one of the learning layer"
+    made = command("vectors", "write", "made", "ring", path=installed, cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    checked = command("vectors", "check", "made", path=installed, cwd=tmp_path)
+    assert checked.returncode == 0, checked.stderr
+    assert "files match" in checked.stdout
     listed = " ".join(command("run", "--help", path=installed, cwd=tmp_path).stdout.split())
     assert "ckks, ring" in listed
 

@@ -56,13 +56,13 @@ def test_a_long_line_of_the_plan_goes_on_beside_its_heading() -> None:
     screen = Console(file=target, width=80, highlight=False)
     sites = (Site("a", np.zeros((4, 2)), np.zeros(4)), Site("b", np.zeros((9, 2)), np.zeros(9)))
     console.show_data(screen, Dataset("x" * 90, ("a", "b"), sites, None, fixed_sites=True, source=LONG, notes=(LONG,)))
-    console.show_plan(screen, WORST, parties=10_000, aborts=99_999.9)
+    console.show_plan(screen, WORST, parties=10_000)
     text = lines(target.getvalue())
     assert max(map(cell_len, text)) <= 80
     headings = {line[:10].strip() for line in text}
     assert headings == {"Data", "Training", "Sum", "Privacy", "Dropout", ""}
     joined = " ".join(" ".join(line[10:] for line in text).split())
-    for words in (" ".join(LONG.split()), "13 rows, 2 features, 2 sites of 4 to 9 rows", "about 99999.9 of 100000 rounds to abort"):
+    for words in (" ".join(LONG.split()), "13 rows, 2 features, 2 sites of 4 to 9 rows", "some after their vector was in the sum"):
         assert words in joined
 
 
@@ -104,7 +104,7 @@ def test_progress_is_live_in_a_terminal_and_plain_lines_elsewhere(monkeypatch: p
 
 def test_the_plan_says_of_which_model_the_scores_are() -> None:
     target = io.StringIO()
-    console.show_plan(Console(file=target, width=300), Job(), parties=5, aborts=0)
+    console.show_plan(Console(file=target, width=300), Job(), parties=5)
     assert "scores shown meanwhile are of the model before the round" in target.getvalue()
 
 
@@ -114,7 +114,7 @@ def test_one_of_anything_is_in_the_singular() -> None:
         {"model": {"name": "mlp", "hidden": 1}, "privacy": {"rounds": 1, "local_steps": 1}, "simulation": {"dropout": 0.1}}
     )
     screen = Console(file=target, width=300)
-    console.show_plan(screen, job, parties=2, aborts=0.5)
+    console.show_plan(screen, job, parties=2)
     site = Site("a", np.zeros((1, 1)), np.zeros(1))
     console.show_data(screen, Dataset("d", ("a",), (site, site), None, fixed_sites=True, source="here"))
     text = target.getvalue() + tables.outcome(result(rounds=[record(1)]))

@@ -12,8 +12,7 @@ from torch import nn
 from protocols.errors import Misuse
 from protocols.sums import SCHEMES, scheme
 from securefl import Runner, UserError
-from securefl.cohort import abort_probability, smallest_cohort
-from securefl.experiment import expected_aborts
+from securefl.cohort import abort_probability, expected_aborts, smallest_cohort
 
 EARLY = {"secagg": ("Advert", "Boxes", "Masked"), "lightsecagg": ("KeyAdvert", "Shares", "Padded"), "plain-insecure": ("Clear",)}
 LATE = {"secagg": ("Agree", "Openings"), "lightsecagg": ("Agree", "Answer"), "plain-insecure": ()}

@@ -187,6 +187,20 @@ def test_a_stray_word_in_a_column_of_numbers_is_named(table):
     assert table("a,b,ill,hospital\n" + many, drop=["b"]).warnings == ()
 
 
+@pytest.mark.parametrize("cell", ['"65,{}"', "65.{}%", '"1,2{}"', "-4{} kg"])
+def test_numbers_in_another_spelling_are_told(table, cell):
+    rows = "".join(f"{i},{cell.format(i)},{i % 2},{'AB'[i % 2]}\n" for i in range(30))
+    (warning,) = table("a,b,ill,hospital\n" + rows).warnings
+    assert warning.startswith(
+        f"column b is not used: '{cell.format(0).strip(chr(34))}' is no number (lines 2, 3, 4, 5, 6 and 25 more)"
+    )
+
+
+def test_codes_and_words_are_no_numbers_in_another_spelling(table):
+    rows = "".join(f"{i},P{i},{i % 2},{'AB'[i % 2]}\n" for i in range(30))
+    assert table("a,b,ill,hospital\n" + rows).warnings == ()
+
+
 def test_none_is_missing_among_numbers_and_a_value_among_words(table):
     dataset = table("a,drug,ill,hospital\n1,none,0,A\nNone,some,1,A\n3,some,1,B\n2,none,0,A\n")
     assert dataset.features == ("a", "drug=some")
@@ -213,6 +227,7 @@ def test_a_byte_order_mark_quotes_and_spaces_are_no_part_of_a_name(table):
         ("a,a ,ill,hospital\n1,1,0,A\n2,2,1,B\n", "more than one column named 'a'"),
         ("a,y,hospital\n1,0,A\n2,1,B\n", "the label column 'ill' is not in"),
         ("a,ill,clinic\n1,0,A\n2,1,B\n", "the site column 'hospital' is not in"),
+        ("a\till\thospital\n1\t0\tA\n2\t1\tB\n", r"separates its columns by '\t': save it with commas"),
         ("a;ill;hospital\n1;0;A\n2;1;B\n", "separates its columns by ';': save it with commas"),
         ("a,ill,hospital\n1,0,A\n2,1,B\n3,2,B\n", "the label column 'ill' has 3 distinct values: two are needed"),
         ("a,ill,hospital\n1,x,A\n2,y,B\n3,z,B\n", "the label column 'ill' has 3 distinct values: two are needed"),

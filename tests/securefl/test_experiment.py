@@ -25,7 +25,8 @@ from protocols.session import SERVER
 from protocols.suite import Parameters
 from securefl import UserError
 from securefl import data as datasets
-from securefl.experiment import expected_aborts, run_job, scale, split
+from securefl.cohort import expected_aborts
+from securefl.experiment import run_job, scale, split
 from securefl.job import Job
 from securefl.parties import Consortium
 from securefl.privacy.accountant import calibrate, epsilon_of
@@ -325,10 +326,13 @@ def test_what_is_refused_is_refused_before_anything_is_shown(tmp_path: Path, opt
         (["--epsilon", "-1"], "--epsilon"),
         (["--precision", "24", "--w-max", "40000"], "w-max"),
         (["broken.toml"], "broken.toml"),
+        (["--data", "huge.csv", "--label", "sick", "--site", "clinic"], "the column dose reaches 1e+300"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_written(tmp_path: Path, options: list[str], culprit: str) -> None:
     (tmp_path / "broken.toml").write_text("[privacy\nepsilon = 1\n")
+    table(tmp_path / "huge.csv")
+    (tmp_path / "huge.csv").write_text((tmp_path / "huge.csv").read_text() + "50,no,1e300,0,A\n")
     done = securefl("run", *options, "--json", "--out", "out", folder=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""

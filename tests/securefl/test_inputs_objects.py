@@ -10,9 +10,10 @@ import torch
 from made_sites import FEATURES, job, sites
 from torch import nn
 
-from securefl import ClientTrainer, Fold, Runner, ServerAggregator
+from securefl import ClientTrainer, Fold, Job, Runner, ServerAggregator
+from securefl.cohort import expected_aborts
 from securefl.errors import UserError
-from securefl.privacy.models import ModelUnsupported, fix_model, refuse_dead_norms
+from securefl.privacy.models import ModelUnsupported, fix_model, refuse_dead_norms, refuse_mixing
 
 
 def linear() -> nn.Module:
@@ -179,3 +180,63 @@ def test_such_a_layer_is_refused_before_training() -> None:
     for rate in (0.2, 1.0):
         with pytest.raises(UserError, match=r"^site-0: 1 \(GroupNorm\(8, 8.* normalises 1 of"):
             Runner(model, sites(), job=job(sample_rate=rate))
+
+
+class Standardises(nn.Module):
+    """Takes the mean of the batch off every row: what one row does to the gradient has then no bound."""
+
+    def __init__(self, *, detached: bool = False) -> None:
+        super().__init__()
+        self.last, self.detached = linear(), detached
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean = x.mean(0)
+        out: torch.Tensor = self.last(nn.functional.dropout(x - (mean.detach() if self.detached else mean), 0.3, self.training))
+        return out
+
+
+@pytest.mark.parametrize("detached", [True, False])
+def test_a_model_that_mixes_rows_is_refused_with_privacy(detached: bool) -> None:
+    with pytest.raises(ModelUnsupported, match="Standardises mixes the records of a batch"):
+        Runner(Standardises(detached=detached), sites(), job=job(mechanism="local-record", sample_rate=0.3))
+    Runner(Standardises(detached=detached), sites(), job=job(mechanism="none"))
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.GroupNorm(1, 4), nn.Linear(4, 1)),
+        nn.Sequential(nn.Embedding(9, 2), nn.Flatten()),
+    ],
+)
+def test_a_model_that_sees_rows_by_themselves_passes(model: nn.Module, rows: int) -> None:
+    x = torch.randint(0, 9, (rows, 3)) if isinstance(model[0], nn.Embedding) else torch.randn(rows, 3)  # type: ignore[index]
+    refuse_mixing(model, x)
+
+
+class Forgetful(ClientTrainer):
+    def __init__(self) -> None:
+        """Without super().__init__()."""
+
+
+class Steps(ServerAggregator):
+    def __init__(self, hook: str) -> None:
+        super().__init__()
+        setattr(self, hook, lambda *_: None)
+
+
+def test_what_a_subclass_leaves_out_is_named() -> None:
+    with pytest.raises(UserError, match=r"Forgetful.__init__ must call super\(\).__init__\(\)"):
+        Runner(linear, sites(), trainer=Forgetful(), job=job())
+    for hook, words in {"step": "a list of parameters, not None", "on_before_step": "an Aggregate, not None"}.items():
+        with pytest.raises(UserError, match=f"{hook} of Steps must give {words}"):
+            Runner(linear, sites(), server=Steps(hook), job=job(mechanism="none")).run()
+
+
+def test_the_expected_aborts_are_told_before_training() -> None:
+    told: list[str] = []
+    some = Job.parse({"privacy": {"mechanism": "none", "rounds": 20}, "simulation": {"dropout": 0.3}})
+    runner = Runner(linear, sites(), job=some, on_notice=told.append)
+    (line,) = [line for line in told if "abort" in line]
+    assert f"expect about {expected_aborts(some, len(runner.folds)):.1f} of 20 rounds to abort" in line

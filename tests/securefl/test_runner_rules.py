@@ -221,6 +221,27 @@ class Failing(ClientTrainer):
         self.fail("after", data)
 
 
+def test_a_round_that_breaks_off_inside_counts_as_aborted_and_is_charged() -> None:
+    class Once(ClientTrainer):
+        calls = 0
+
+        def on_after_training(self, model: nn.Module, data: Any) -> None:
+            Once.calls += 1
+            if Once.calls == 7:  # of the 4 sites, in round 2
+                raise ZeroDivisionError
+
+    whole = Runner(linear, sites(), job=job(**PRIVATE, rounds=4)).run()
+    runner = Runner(linear, sites(), trainer=Once(), job=job(**PRIVATE, rounds=4))
+    with pytest.raises(ZeroDivisionError):
+        runner.run()
+    result = runner.run()
+    ends = {record.number: record.aborted for record in result.rounds}
+    assert ends == {1: None, 2: "round: broken off", 3: None, 4: None}
+    assert result.aborted_rounds == 1
+    assert result.epsilon[:2] == pytest.approx(whole.epsilon[:2])
+    assert all(spent < planned for spent, planned in zip(result.epsilon[2:], whole.epsilon[2:], strict=True))
+
+
 @pytest.mark.parametrize("where", ["before", "train", "after"])
 def test_an_error_inside_a_sites_training_names_the_site(where: str) -> None:
     with pytest.raises(UserError, match="^site-2: no good$"):
