@@ -2,7 +2,8 @@
 
 Parties take their turns one after another, as bytes, so that no more than one vector is under way.  A party's CPU seconds are those
 of taking a message, of its step, and of laying out its answer; the server's likewise.  Nothing is remembered between parties: each
-checks all signatures and makes all key agreements, as on machines of their own.
+checks all signatures and makes all key agreements, as on machines of their own; unless the parties' seconds are not asked for
+(``shared``), and then what the server does is its own work all the same.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 import tracemalloc
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,6 +27,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from protocols import sums
 from protocols.errors import Abort
 from protocols.handshake import list_hash
+from protocols.once import own_work, shared_work
 from protocols.policy import Policy
 from protocols.session import SERVER, Letter, Session, client
 from protocols.suite import Occasion, SumParameters, Terms
@@ -82,6 +85,12 @@ class _Memory:
         self.held += after - before
         return out
 
+    def sent(self, letters: list[Letter]) -> None:
+        """Let go of the last letter, as a server does that has written it out."""
+        before = tracemalloc.get_traced_memory()[0] if self.on else 0
+        letters.pop()
+        self.held += (tracemalloc.get_traced_memory()[0] if self.on else 0) - before
+
     def stop(self) -> int | None:
         if not self.on:
             return None
@@ -116,7 +125,8 @@ class _Run:
     def serve(self, step: str, act: Callable[[], list[Letter]]) -> None:
         """The server acts; its letters wait."""
         began = time.process_time()
-        self.letters += self.memory.call(act)
+        with own_work():
+            self.letters += self.memory.call(act)
         self.out.server_s[step] += time.process_time() - began
 
     def deliver(self, letter: Letter, vector: Any) -> None:
@@ -143,7 +153,13 @@ class _Run:
 
 
 def measure(
-    protocol: str, parameters: SumParameters, *, dropout: float = 0.0, memory: bool = False, value: int | None = None
+    protocol: str,
+    parameters: SumParameters,
+    *,
+    dropout: float = 0.0,
+    memory: bool = False,
+    value: int | None = None,
+    shared: bool = False,
 ) -> Measured:
     """Run one sum and measure it.
 
@@ -153,7 +169,13 @@ def measure(
         dropout: share of the parties that vanish with their vector in hand.
         memory: trace the server's allocations (slows everything down; seconds are then of no use).
         value: bound of the inputs; by default the largest that is allowed.
+        shared: the parties share their public work, so that their seconds are of no use; the server's are.
     """
+    with shared_work() if shared else nullcontext():
+        return _measure(protocol, parameters, dropout, memory, value)
+
+
+def _measure(protocol: str, parameters: SumParameters, dropout: float, memory: bool, value: int | None) -> Measured:  # noqa: FBT001
     scheme, n = sums.scheme(protocol), parameters.parties
     roster, parties = sums.enrol(n)
     terms = scheme.terms(Occasion("benchmark", 0), roster, parameters)
@@ -176,10 +198,12 @@ def measure(
             continue
         if not waiting:
             break
-        for letter in waiting:
-            if type(letter.message).__name__ == "Listed":
-                listed = list_hash(letter.message)
-            run.deliver(letter, vector)
+        waiting.reverse()
+        while waiting:
+            if type(waiting[-1].message).__name__ == "Listed":
+                listed = list_hash(waiting[-1].message)
+            run.deliver(waiting[-1], vector)
+            run.memory.sent(waiting)
     out = run.out
     out.server_peak = run.memory.stop()
     if run.server.ended is not None:

@@ -30,6 +30,16 @@ def shared_work() -> Iterator[None]:
         _KNOWN.reset(token)
 
 
+@contextmanager
+def own_work() -> Iterator[None]:
+    """Within this context nothing is shared: to measure one party among others that share their work."""
+    token = _KNOWN.set(None)
+    try:
+        yield
+    finally:
+        _KNOWN.reset(token)
+
+
 def once(key: Hashable, compute: Callable[[], T], *, of: object = None) -> T:
     """The result of ``compute``, from the first call with this key.
 

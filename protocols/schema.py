@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import typing
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Annotated, Any, get_args, get_origin
 
 from protocols.bulk import Bulk
@@ -117,6 +118,11 @@ def has_vector(kind: type[Message]) -> bool:
 
 def max_control(kind: type[Record], parties: int) -> int:
     """Largest number of control bytes that a message of this kind may have in a session of ``parties``."""
+    return _max_control(typing.cast("Any", kind), parties)
+
+
+@lru_cache(maxsize=1024)
+def _max_control(kind: Any, parties: int) -> int:
     overhead = 64 if issubclass(kind, Message) else 9
     return overhead + sum(_max_field(hint, parties) for _, hint in schema(kind))
 

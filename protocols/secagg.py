@@ -73,6 +73,8 @@ from protocols.secagg_types import (
     Opened,
     Opening,
     Openings,
+    Pins,
+    Pledge,
     Relaying,
     Sealed,
     Shared,
@@ -166,10 +168,12 @@ def relay(srv: Relaying, dealt: Inbox[Boxes]) -> tuple[Summing, Fanout[Sealed]]:
     for u, sent in dealt.items():
         for box in sent.boxes:
             if box.peer in mail:
-                mail[box.peer].append(replace(box, peer=u))
-    boxes = {v: tuple(addressed) for v, addressed in mail.items()}
+                mail[box.peer].append(Box(u, box.box, box.s_hash, box.b_hash))
+    kept = {u: Pledge(sent.commitment, sent.own_hash) for u, sent in dealt.items()}
+    pins = {v: Pins.of(boxes) for v, boxes in mail.items()}
     total = Accumulator(srv.terms.parameters.ring, srv.terms.parameters.size + 1)
-    return Summing(srv.terms, srv.L, srv.adverts, dealt, boxes, {}, total), Fanout({v: Sealed(u2, boxes[v]) for v in u2})
+    summing = Summing(srv.terms, srv.L, srv.adverts, kept, pins, {}, total)
+    return summing, Fanout({v: Sealed(u2, tuple(boxes)) for v, boxes in mail.items()})
 
 
 # Round 2 · Mask the input:  y = x + PRG(b) ± Σ PRG(s_uv)
@@ -320,24 +324,23 @@ def _one_share(held: Held, *, dropped: bool) -> bytes:
 def accept_openings(srv: Opened, u: int, said: Openings) -> None:
     """Check one opener's shares on arrival: one for each dealer, each with the hash that its dealer signed."""
     terms, L, dealt = srv.summing.terms, srv.summing.L, srv.summing.dealt
-    hashes = {box.peer: (box.s_hash, box.b_hash) for box in srv.summing.mail[u]}
+    hashes = {peer: pair for peer, *pair in srv.summing.mail[u]}
     if dealt[u].own_hash:
-        hashes[u] = (b"", dealt[u].own_hash)
+        hashes[u] = [b"", dealt[u].own_hash]
     require([s.index for s in said.shares] == sorted(hashes), "openings-set", "one share for each dealer in U2, ascending")
     statement = opening_statement(terms, u, L, srv.u3, said.shares)
     require(verify(terms.roster.identity(u), said.signature, statement), "openings-signature", "over the shares")
+    present = set(srv.u3)
     for opening in said.shares:
-        v, secret = opening.index, "b" if opening.index in srv.u3 else "s"
-        want = hashes[v][secret == "b"]
-        require(
-            share_hash(terms, L, v, u, secret, opening.share) == want, "openings-share-hash", f"the share of party {v}'s secret"
-        )
+        v, secret = opening.index, "b" if opening.index in present else "s"
+        if share_hash(terms, L, v, u, secret, opening.share) != hashes[v][secret == "b"]:
+            raise Refused("openings-share-hash", f"the share of party {v}'s secret")
 
 
 @flow.server(admit=accept_openings, quorum=lambda srv: srv.summing.terms.parameters.threshold, within=60.0)
 def reveal(srv: Opened, said: Inbox[Openings]) -> Output[Sum]:
     """Rebuild one secret of each party, remove the masks, check that they cancelled."""
-    summing, u3 = srv.summing, srv.u3
+    summing, u3 = srv.summing, set(srv.u3)
     terms, L = summing.terms, summing.L
     plus, minus = list[Key](), list[Key]()
     for v, secret in rebuild(terms.parameters.shares, list(summing.dealt), said).items():

@@ -6,18 +6,31 @@ round-0 list, and whom it concerns.  Symbols as in `protocols.secagg`.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 from protocols.primitives import agree
 from protocols.rand import Key, Seed
-from protocols.secagg_types import Box, Opening
+from protocols.secagg_types import Box, Opening, Pins
 from protocols.suite import Terms
 from protocols.wire import canonical, digest
 
 
 def share_hash(terms: Terms, L: bytes, dealer: int, holder: int, secret: str, value: bytes) -> bytes:
     """Hash that pins one share: of ``"s"`` (s_sk) or ``"b"``."""
-    return digest(["share", terms.sid, L, dealer, holder, secret, value])
+    parts = (_share_tag(terms.sid, L), _integer(dealer), _integer(holder), canonical(secret), canonical(value))
+    return hashlib.sha256(b"".join(parts)).digest()
+
+
+@lru_cache(maxsize=16)
+def _share_tag(sid: bytes, L: bytes) -> bytes:
+    return b"\x87" + canonical("share") + canonical(sid) + canonical(L)  # of the list ["share", sid, L, v, u, secret, share]
+
+
+@lru_cache(maxsize=4096)
+def _integer(value: int) -> bytes:
+    return canonical(value)
 
 
 def own_hash(terms: Terms, L: bytes, u: int, value: bytes | None) -> bytes:
@@ -30,9 +43,10 @@ def commit(terms: Terms, L: bytes, u: int, b: Seed) -> bytes:
     return agree.derive(b, canonical(["commit", terms.sid, L, u])).reveal()
 
 
-def receipt_of(boxes: Sequence[Box]) -> bytes:
+def receipt_of(boxes: Sequence[Box] | Pins) -> bytes:
     """Hash of the share hashes that were relayed to a party: signed by it, so that nobody can say it accepted others."""
-    return digest([[box.peer, box.s_hash, box.b_hash] for box in boxes])
+    hashes = boxes if isinstance(boxes, Pins) else Pins.of(boxes)
+    return digest([list(one) for one in hashes])
 
 
 def pair_key(terms: Terms, L: bytes, pair: agree.KeyPair, theirs: bytes, u: int, v: int) -> Key:

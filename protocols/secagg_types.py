@@ -5,7 +5,7 @@ A state's type has room for what its party may still know, and for nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -38,7 +38,7 @@ class Advert(Message):
         return self.c_pk, self.s_pk
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry(Record):
     """One line of the round-0 list."""
 
@@ -60,7 +60,7 @@ class Listed(Message):
     entries: Annotated[tuple[Entry, ...], Count(2, PARTIES)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Box(Record):
     """Both shares for one holder, sealed end to end, and their hashes."""
 
@@ -100,7 +100,7 @@ class Masked(Message):
     signature: Signature
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Opening(Record):
     """One share of one secret of one party: of s_sk if it dropped, of b if not."""
 
@@ -205,6 +205,36 @@ class Relaying:
     adverts: Mapping[int, Advert]
 
 
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """What the server keeps of the boxes that it has relayed to a party: the hashes of their shares, which their dealers signed.
+
+    Attributes:
+        peers: the dealers, ascending.
+        hashes: for each its s_hash and b_hash, 64 bytes.
+    """
+
+    peers: tuple[int, ...]
+    hashes: bytes
+
+    @classmethod
+    def of(cls, boxes: Sequence[Box]) -> Pins:
+        """Of the boxes for one party."""
+        return cls(tuple([box.peer for box in boxes]), b"".join([box.s_hash + box.b_hash for box in boxes]))
+
+    def __iter__(self) -> Iterator[tuple[int, bytes, bytes]]:
+        for i, peer in enumerate(self.peers):
+            yield peer, self.hashes[64 * i : 64 * i + 32], self.hashes[64 * i + 32 : 64 * i + 64]
+
+
+@dataclass(frozen=True, slots=True)
+class Pledge:
+    """What the server keeps of a party's `Boxes`: its commitment to b, and the hash of the share that it kept itself."""
+
+    commitment: bytes
+    own_hash: bytes
+
+
 @dataclass(frozen=True)
 class Summing:
     """Server: masked vectors come in and are added at once; two vectors of memory, whatever n."""
@@ -212,8 +242,8 @@ class Summing:
     terms: Terms
     L: bytes
     adverts: Mapping[int, Advert]
-    dealt: Mapping[int, Boxes]
-    mail: Mapping[int, tuple[Box, ...]]
+    dealt: Mapping[int, Pledge]
+    mail: Mapping[int, Pins]
     coverings: Mapping[int, Covering]
     total: Accumulator
 

@@ -346,21 +346,22 @@ def _reader(hint: Any, where: str) -> Reader:
 
 
 def _record(kind: type[Record], where: str) -> Reader:
+    readers = [reader for _, reader in _readers(kind)]
+
     def read(value: Any, parties: int) -> Any:
-        require(type(value) is list, "wire-field", f"{where} is no record")
-        readers = _readers(kind)
-        require(len(value) == len(readers), "wire-field", f"{kind.__name__} has {len(readers)} fields")
-        return kind(*[reader(part, parties) for (_, reader), part in zip(readers, value, strict=True)])
+        if type(value) is not list or len(value) != len(readers):
+            raise Refused("wire-field", f"{where} is no record of {len(readers)} fields")
+        return kind(*[reader(part, parties) for reader, part in zip(readers, value)])  # noqa: B905  (of equal lengths)
 
     return read
 
 
 def _sized(base: type, low: int, most: int, where: str) -> Reader:
     def read(value: Any, _parties: int) -> Any:
-        fits: bool = type(value) is base
-        if not fits:
+        kind = type(value)
+        if kind is not base:
             raise Refused("wire-field", f"{where} has the wrong type")
-        size = len(value.encode()) if isinstance(value, str) else len(value)
+        size = len(value.encode()) if kind is str else len(value)
         if not low <= size <= most:
             raise Refused("wire-field", f"{where} of {size} bytes is out of its bound")
         return value
