@@ -2,8 +2,8 @@
 
 Parties take their turns one after another, as bytes, so that no more than one vector is under way.  A party's CPU seconds are those
 of taking a message, of its step, and of laying out its answer; the server's likewise.  Nothing is remembered between parties: each
-checks all signatures and makes all key agreements, as on machines of their own; unless the parties' seconds are not asked for
-(``shared``), and then what the server does is its own work all the same.
+checks all signatures and makes all key agreements, as on machines of their own.  Where only a few parties' seconds are asked for
+(``alone``), the others share their public work; those few and the server do all of their own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import statistics
 import time
 import tracemalloc
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -99,7 +99,10 @@ class _Memory:
 
 
 class _Run:
-    def __init__(self, scheme: sums.Scheme, terms: Terms[Any], lost: set[int], stage: str, *, memory: bool) -> None:
+    def __init__(
+        self, scheme: sums.Scheme, terms: Terms[Any], lost: set[int], stage: str, *, memory: bool, alone: Collection[int] | None
+    ) -> None:
+        self.alone = alone
         self.scheme, self.terms, self.lost, self.stage = scheme, terms, lost, stage
         self.out, self.letters, self.now = Measured(), list[Letter](), 0.0
         self.memory = _Memory(on=memory)
@@ -108,9 +111,11 @@ class _Run:
 
     def turn(self, u: int, step: str, act: Callable[[], list[Letter]]) -> None:
         """One party acts; what it says goes to the server at once."""
-        began = time.process_time()
-        frames = [(letter, list(letter.chunks())) for letter in act()]
-        self.out.client_s[step].append(time.process_time() - began)
+        began, own = time.process_time(), self.alone is None or u in self.alone
+        with own_work() if own else nullcontext():
+            frames = [(letter, list(letter.chunks())) for letter in act()]
+        if own:
+            self.out.client_s[step].append(time.process_time() - began)
         for letter, chunks in frames:
             kind = type(letter.message)
             if kind.__name__ == self.stage and u in self.lost:
@@ -159,7 +164,7 @@ def measure(
     dropout: float = 0.0,
     memory: bool = False,
     value: int | None = None,
-    shared: bool = False,
+    alone: Collection[int] | None = None,
 ) -> Measured:
     """Run one sum and measure it.
 
@@ -169,20 +174,22 @@ def measure(
         dropout: share of the parties that vanish with their vector in hand.
         memory: trace the server's allocations (slows everything down; seconds are then of no use).
         value: bound of the inputs; by default the largest that is allowed.
-        shared: the parties share their public work, so that their seconds are of no use; the server's are.
+        alone: parties that do all of their own work, and whose seconds are kept; by default all.
     """
-    with shared_work() if shared else nullcontext():
-        return _measure(protocol, parameters, dropout, memory, value)
+    with nullcontext() if alone is None else shared_work():
+        return _measure(protocol, parameters, dropout, value, memory=memory, alone=alone)
 
 
-def _measure(protocol: str, parameters: SumParameters, dropout: float, memory: bool, value: int | None) -> Measured:  # noqa: FBT001
+def _measure(
+    protocol: str, parameters: SumParameters, dropout: float, value: int | None, *, memory: bool, alone: Collection[int] | None
+) -> Measured:
     scheme, n = sums.scheme(protocol), parameters.parties
     roster, parties = sums.enrol(n)
     terms = scheme.terms(Occasion("benchmark", 0), roster, parameters)
     stage = next(k for k in ("Masked", "Padded", "Clear", "Sealed") if k in {m.__name__ for m in scheme.flow.messages("server")})
     gone = round(dropout * n)
     lost = {1 + i * n // gone for i in range(gone)} if gone else set[int]()
-    run = _Run(scheme, terms, lost, stage, memory=memory)
+    run = _Run(scheme, terms, lost, stage, memory=memory, alone=alone)
     bound = parameters.max_abs if value is None else value
     x = np.random.default_rng(0).integers(-bound, bound, parameters.size, endpoint=True)
     vector, listed = Vector(x), b""

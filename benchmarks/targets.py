@@ -65,7 +65,7 @@ def masks() -> list[Row]:
 def memory() -> list[Row]:
     """Peak of the server's allocations in a large cohort over that in a small one; parties share their public work."""
     peaks = [
-        measure("secagg+", build("secagg+", n, 1_000_000, graph=(30, 16)), memory=True, shared=True).server_peak or 0
+        measure("secagg+", build("secagg+", n, 1_000_000, graph=(30, 16)), memory=True, alone=()).server_peak or 0
         for n in (50, 400)
     ]
     return [Row("server's memory, n = 400 over n = 50 (d = 10^6, k = 30)", peaks[1] / peaks[0], 1.2)]
@@ -76,7 +76,7 @@ def thousand() -> list[Row]:
     p = build("secagg+", 1000, 100_000, corrupt=100, dropouts=300, security=40, semi_honest=True)
     rows = []
     for dropout, bound in ((0.0, 1.0), (0.3, 10.0)):
-        spent = sum(measure("secagg+", p, dropout=dropout, shared=True).server_s.values())
+        spent = sum(measure("secagg+", p, dropout=dropout, alone=()).server_s.values())
         rows.append(Row(f"server, n = 1000, d = 10^5, {dropout:.0%} dropout, semi-honest rule", spent, bound, "s"))
     return rows
 

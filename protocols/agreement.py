@@ -78,7 +78,7 @@ def survivors(invited: Invited[Any], u2: Sequence[int], said: Dropped) -> tuple[
 
 def sign_survivors(invited: Invited[Any], L: bytes, u3: Sequence[int]) -> Agree:
     """The party's signature over L and U3."""
-    return Agree(invited.identity.sign(invited.terms.statement("agree", invited.me, L, list(u3))))
+    return Agree(invited.identity.sign(invited.terms.statement("agree", invited.me, L, tuple(u3))))
 
 
 def check_agree(terms: Terms[Any], L: bytes, u3: Sequence[int], u: int, signature: bytes, check: str) -> None:
@@ -87,7 +87,7 @@ def check_agree(terms: Terms[Any], L: bytes, u3: Sequence[int], u: int, signatur
     Raises:
         Refused: ``check``.
     """
-    statement = terms.statement("agree", u, L, list(u3))
+    statement = terms.statement("agree", u, L, tuple(u3))
     require(verify(terms.roster.identity(u), signature, statement), check, f"party {u} did not sign this U3")
 
 
@@ -116,7 +116,7 @@ def _check_signed(terms: Terms[Any], L: bytes, u3: Sequence[int], signatures: Se
 
 def masked_statement(terms: Terms[Any], u: int, L: bytes, u2: Sequence[int], vector: bytes, receipt: bytes) -> bytes:
     """What a party signs with its masked vector."""
-    return terms.statement("masked", u, L, list(u2), vector, receipt)
+    return terms.statement("masked", u, L, tuple(u2), vector, receipt)
 
 
 def check_coverings(terms: Terms[Any], L: bytes, u2: Sequence[int], u3: Sequence[int], coverings: Sequence[Covering]) -> None:

@@ -125,7 +125,7 @@ def share(adv: Advertised, listed: KeyList, rand: Rand) -> tuple[Shared, Dealt]:
         key = box_key(terms, L, adv.c, entries[v].c_pk, me, v, mine=me)
         boxes.append(SeedBox(v, seal.seal(key, box_content(me, v, seed.reveal(), b""), box_aad(terms, L, me, v))))
     commitment = commit(terms, L, me, seed)
-    signature = invited.identity.sign(terms.statement("seed", me, L, commitment, list(entries)))
+    signature = invited.identity.sign(terms.statement("seed", me, L, commitment, tuple(entries)))
     return Shared(invited, L, entries, adv.c, seed), Dealt(tuple(boxes), commitment, signature)
 
 
@@ -139,7 +139,7 @@ def accept_dealt(srv: Relaying, u: int, sent: Dealt) -> None:
     require(
         [x.peer for x in sent.boxes] == [v for v in srv.adverts if v != u], "boxes-set", "one box for each other party, ascending"
     )
-    statement = srv.terms.statement("seed", u, srv.L, sent.commitment, list(srv.adverts))
+    statement = srv.terms.statement("seed", u, srv.L, sent.commitment, tuple(srv.adverts))
     require(verify(srv.terms.roster.identity(u), sent.signature, statement), "boxes-signature", "over the commitment")
 
 
@@ -200,7 +200,7 @@ def common_key(terms: Terms[HeParameters], L: bytes, u2: Sequence[int], seeds: d
 
 def upload_statement(terms: Terms[HeParameters], u: int, L: bytes, u2: Sequence[int], seeds: bytes, words: bytes) -> bytes:
     """What a party signs of its ciphertexts: most bits of one can be flipped and it still parses."""
-    return terms.statement("upload", u, L, list(u2), seeds, words)
+    return terms.statement("upload", u, L, tuple(u2), seeds, words)
 
 
 def absorb(srv: Summing, u: int, sent: Upload) -> Summing:
@@ -284,7 +284,7 @@ def decrypt(waiting: Waiting, summed: Summed) -> tuple[Finished, Decrypted]:
 
 def decrypted_statement(terms: Terms[HeParameters], u: int, L: bytes, u3: Sequence[int], content: bytes) -> bytes:
     """What an opener signs."""
-    return terms.statement("decrypted", u, L, list(u3), content)
+    return terms.statement("decrypted", u, L, tuple(u3), content)
 
 
 def accept_decrypted(srv: Opening, u: int, said: Decrypted) -> None:

@@ -302,7 +302,7 @@ def answer(consenting: Consenting, agreed: Agreed) -> tuple[Finished, Answer]:
 
 def answer_statement(terms: LightTerms, u: int, L: bytes, u3: Sequence[int], content: bytes) -> bytes:
     """What a helper signs."""
-    return terms.statement("answer", u, L, list(u3), content)
+    return terms.statement("answer", u, L, tuple(u3), content)
 
 
 def accept_answer(srv: Opened, u: int, said: Answer) -> None:

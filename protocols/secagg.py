@@ -244,7 +244,7 @@ def absorb(srv: Summing, u: int, masked: Masked) -> Summing:
     """Check the signature of one complete masked vector and add it."""
     require(masked.receipt == receipt_of(srv.mail[u]), "masked-receipt", "the party accepted other share hashes than were relayed")
     terms, covering = srv.terms, Covering(masked.y.digest, masked.receipt, masked.signature)
-    statement = masked_statement(terms, u, srv.L, list(srv.dealt), covering.vector, covering.receipt)
+    statement = masked_statement(terms, u, srv.L, tuple(srv.dealt), covering.vector, covering.receipt)
     require(verify(terms.roster.identity(u), masked.signature, statement), "masked-signature", "over L, U2 and the vector")
     srv.total.add(masked.y.values)
     return replace(srv, coverings={**srv.coverings, u: covering})

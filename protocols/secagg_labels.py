@@ -57,4 +57,4 @@ def pair_key(terms: Terms, L: bytes, pair: agree.KeyPair, theirs: bytes, u: int,
 
 def opening_statement(terms: Terms, u: int, L: bytes, u3: Sequence[int], shares: Sequence[Opening]) -> bytes:
     """What an opener signs."""
-    return terms.statement("open", u, L, list(u3), [[s.index, s.share] for s in shares])
+    return terms.statement("open", u, L, tuple(u3), [[s.index, s.share] for s in shares])

@@ -13,9 +13,9 @@ What it does not protect: bytes say nothing of who sent them; that is the driver
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import cbor2
@@ -48,20 +48,24 @@ def canonical(value: Any) -> bytes:
 
 
 def array(items: Sequence[Any]) -> bytes:
-    """`canonical` of a list of fewer than 24 items; lists of integers among them, such as sets of parties, are encoded once."""
+    """`canonical` of a list of fewer than 24 items; tuples of integers among them, such as sets of parties, are encoded once."""
     if len(items) > 23:
         raise Misuse(f"a statement has at most 23 parts, not {len(items)}")
-    parts = [_integers(tuple(item)) if _are_integers(item) else canonical(item) for item in items]
+    parts = [_integers(item) if type(item) is tuple else canonical(item) for item in items]
     return b"".join([bytes([0x80 | len(items)]), *parts])
 
 
-def _are_integers(item: Any) -> bool:
-    return type(item) is list and len(item) > 0 and set(map(type, item)) == {int}
+_LATELY: deque[tuple[tuple[int, ...], bytes]] = deque(maxlen=8)
+"""Tuples of integers, the very objects, with their encoding."""
 
 
-@lru_cache(maxsize=16)
 def _integers(values: tuple[int, ...]) -> bytes:
-    return canonical(list(values))
+    for known, encoded in _LATELY:
+        if known is values:
+            return encoded
+    encoded = canonical(values)
+    _LATELY.append((values, encoded))
+    return encoded
 
 
 def digest(value: Any) -> bytes:
