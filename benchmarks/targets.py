@@ -116,6 +116,17 @@ def homomorphic() -> list[Row]:
     ]
 
 
+def simulator() -> list[Row]:
+    """Rounds of plain FedAvg over 50 parties beside bare loops: wall time."""
+    from simulator import figures  # noqa: PLC0415  (loads torch)
+
+    out = figures(50, 10)
+    return [
+        Row("plain round over the bare loop in numpy (digits, 50 parties), wall time", out["plain, numpy over bare numpy"], 2.0),
+        Row("plain round over the bare loop in torch (the same), wall time", out["plain, torch over bare torch"], 1.5),
+    ]
+
+
 def imports() -> list[Row]:
     """Wall time of fresh interpreters."""
 
@@ -137,6 +148,7 @@ MEASUREMENTS: dict[str, Callable[[], list[Row]]] = {
     "thousand": thousand,
     "one-process": one_process,
     "homomorphic": homomorphic,
+    "simulator": simulator,
     "imports": imports,
 }
 
