@@ -83,7 +83,7 @@ def main(
     tolerate: Annotated[float, typer.Option(help="secagg+: dropout share that the graph must stand.", min=0, max=0.8)] = 0.1,
     sigma: Annotated[int, typer.Option(help="secagg+: bits of security.", min=1, max=128)] = degree.SECURITY,
     semi_honest: Annotated[bool, typer.Option(help="secagg+: trust the server to follow the protocol.")] = False,
-    server_only: Annotated[bool, typer.Option("--server-only", help="Only the server does all of its own work.")] = False,
+    few: Annotated[bool, typer.Option(help="Measure five parties and the server; the others share their public work.")] = False,
     memory: Annotated[bool, typer.Option(help="Trace the server's allocations; seconds are then of no use.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
@@ -100,7 +100,7 @@ def main(
         semi_honest=semi_honest,
         graph=None if degree_ is None or threshold is None else (degree_, threshold),
     )
-    rows = report(measure(protocol, parameters, dropout=dropout, memory=memory, alone=() if server_only else None), parameters)
+    rows = report(measure(protocol, parameters, dropout=dropout, memory=memory, alone=range(2, 7) if few else None), parameters)
     if as_json:
         print(json.dumps({"protocol": protocol, "clients": clients, "dim": dim, "dropout": dropout, **rows}))
         return
