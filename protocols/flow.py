@@ -30,6 +30,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin, overload
 
 from protocols.errors import Misuse
@@ -129,10 +130,15 @@ class Step:
         """First line of the step's docstring."""
         return (inspect.getdoc(self.fn) or "").split("\n", 1)[0]
 
-    @property
+    @cached_property
     def state(self) -> Port | None:
         """The first value it takes: what the party remembered before."""
         return next((port for port in self.takes if port.carrier == "value"), None)
+
+    @cached_property
+    def values(self) -> tuple[Port, ...]:
+        """The values that it takes, from earlier steps or from outside."""
+        return tuple(port for port in self.takes if port.carrier in ("value", "input"))
 
 
 @dataclass(frozen=True)

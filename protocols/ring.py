@@ -25,6 +25,7 @@ from protocols.errors import Misuse, require
 
 _BLOCK = 32 * 1024  # values in a full block
 _GROUP = 8  # full blocks that are shifted in one call
+_SMALL = 8 * 1024  # values up to which few wide operations beat one a lane
 
 Write = Callable[[int, NDArray[Any]], None]
 """Writes the values of a vector from a position on into an array."""
@@ -345,10 +346,34 @@ def _shifts(lanes: int) -> list[NDArray[Any]]:
     return [np.array(by, dtype=f"u{lanes // 8}") for by in range(lanes)]  # cheaper operands than Python integers
 
 
+class _Table(NamedTuple):
+    """All moves of a width at once: by lane its first plane and shift, by plane its first lane, and the lanes that spill over."""
+
+    plane: NDArray[np.intp]
+    left: NDArray[Any]
+    starts: NDArray[np.intp]
+    lane_over: NDArray[np.intp]
+    plane_over: NDArray[np.intp]
+    right: NDArray[Any]
+
+
+@lru_cache
+def _table(bits: int, word: int) -> _Table:
+    plane, left = np.divmod(np.arange(word) * bits, word)
+    (over,) = np.nonzero(left + bits > word)
+    left, right = (shift.astype(f"u{word // 8}")[:, None] for shift in (left, word - left[over]))
+    return _Table(plane, left, np.searchsorted(plane, np.arange(bits)), over, plane[over] + 1, right)
+
+
 def _pack_blocks(lanes: NDArray[Any], bits: int, out: NDArray[np.uint8]) -> None:
     """Pack ``lanes``, shape (blocks, L, m), values below 2^bits, into ``out``."""
     blocks, count, _ = lanes.shape
     planes, shifts = out.view(lanes.dtype.newbyteorder("<")).reshape(blocks, bits, -1), _shifts(count)
+    if lanes.size <= _SMALL:
+        table = _table(bits, count)
+        np.bitwise_or.reduceat(lanes << table.left, table.starts, axis=1, out=planes)
+        planes[:, table.plane_over] |= lanes[:, table.lane_over] >> table.right
+        return
     spill = np.empty_like(planes[:, 0])
     for plane, lane, left, right, first in _moves(bits, count):
         target = planes[:, plane] if first else spill
@@ -364,6 +389,11 @@ def _unpack_blocks(data: NDArray[np.uint8], bits: int, out: NDArray[Any]) -> Non
     """Unpack ``data`` into ``out``, shape (blocks, L, m); bits above the value's are left dirty."""
     blocks, count, _ = out.shape
     planes, shifts = data.view(out.dtype.newbyteorder("<")).reshape(blocks, bits, -1), _shifts(count)
+    if out.size <= _SMALL:
+        table = _table(bits, count)
+        np.right_shift(planes[:, table.plane], table.left, out=out)
+        out[:, table.lane_over] |= planes[:, table.plane_over] << table.right
+        return
     spill = np.empty_like(out[:, 0])
     for plane, lane, left, right, _ in _moves(bits, count):
         if right:

@@ -146,7 +146,7 @@ class Session:
         Raises:
             Misuse: where no step awaits it, or where the step refuses it as wrong input.
         """
-        if type(value) not in {port.type for step in self._steps for port in step.takes if port.carrier in ("value", "input")}:
+        if type(value) not in {port.type for step in self._steps for port in step.values}:
             raise Misuse(f"no step of {self.me.role} in {self.flow.name} awaits a {type(value).__name__}")
         if type(value) in self._values:
             raise Misuse(f"a {type(value).__name__} is already waiting to be used")
@@ -247,8 +247,10 @@ class Session:
 
     def _ready(self, step: Step) -> bool:
         """Whether all that the step takes is here; admits and folds messages on the way."""
+        if step.state is not None and step.state.type not in self._values:
+            return False
         self._arrivals.take_in(step)
-        if any(port.type not in self._values for port in step.takes if port.carrier in ("value", "input")):
+        if any(port.type not in self._values for port in step.values):
             return False
         since = self._armed.setdefault(step.name, self._intake.now)
         late = step.within is not None and self._intake.now >= since + step.within
@@ -310,7 +312,7 @@ class Session:
         yield from letters
 
     def _put(self, value: Any) -> None:
-        awaited = {p.type for s in self._steps for p in s.takes if p.carrier in ("value", "input")}
+        awaited = {port.type for step in self._steps for port in step.values}
         if type(value) in awaited:
             self._keep(value)
         else:

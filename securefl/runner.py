@@ -35,7 +35,8 @@ from securefl.inputs import effective, folds_of, hints, look_through, module_of,
 from securefl.job import Job
 from securefl.ledger import opened_in_training
 from securefl.metrics import BinaryMetrics
-from securefl.models import from_vector, threads_for, to_vector
+from securefl.models import ModelFactory, from_vector, threads_for, to_vector
+from securefl.modules import copier
 from securefl.parties import Consortium
 from securefl.privacy.plain import LocalTraining, PlainTraining
 from securefl.results import RoundRecord, RunResult
@@ -317,24 +318,25 @@ class Runner:
         terms = self._terms(occasion)
         limits = Limits(len(self.folds), {**self.protocol.layouts(self.parameters), "model": layout})
         start = Starting(occasion, terms, layout, self.models, self.server, self.plan)
+        model = copier(self.template)
         sessions = {SERVER: Session(self._timed, SERVER, {"client": terms.roster.indexes}, [start], limits)}
         for party, name in zip(self.consortium.parties, self.folds, strict=True):
             guard = OccasionGuard(party.journal)
-            site = self._site(party, name, guard)
+            site = self._site(party, name, guard, model)
             sessions[client(party.index)] = Session(self._timed, client(party.index), {"server": [0]}, [site], limits, guard=guard)
         return sessions
 
     def _terms(self, occasion: Occasion) -> Terms[Any]:
         return self.protocol.terms(occasion, self.consortium.roster, self.parameters)
 
-    def _site(self, party: Party, name: str, guard: OccasionGuard) -> Site:
+    def _site(self, party: Party, name: str, guard: OccasionGuard, model: ModelFactory) -> Site:
         return Site(
             name=name,
             party=party,
             folds=self.folds[name],
             trainer=self._trainers[name],
             training=self._training[name],
-            model=lambda: copy.deepcopy(self.template),
+            model=model,
             plan=self.plan,
             steps=self.job.privacy.local_steps,
             weight=self._weight,
