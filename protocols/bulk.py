@@ -10,8 +10,9 @@ What it does not protect: floats are taken as they come, not-a-number and infini
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,10 @@ from protocols.ring import Group, Unpacker, Write
 
 class Layout(Protocol):
     """How a vector lies on the wire."""
+
+    @property
+    def hashed(self) -> bool:
+        """Whether something that is signed covers the bytes, so that they are hashed as they are laid out and as they come."""
 
     @property
     def nbytes(self) -> int:
@@ -40,6 +45,7 @@ class Packed:
 
     ring: Group
     size: int
+    hashed: ClassVar[bool] = True
 
     @property
     def nbytes(self) -> int:
@@ -62,6 +68,7 @@ class Floats:
     """``size`` little-endian float32, for models sent in clear to the parties."""
 
     size: int
+    hashed: ClassVar[bool] = True
 
     @property
     def nbytes(self) -> int:
@@ -101,21 +108,22 @@ class FloatParser:
 
 @dataclass(frozen=True)
 class Blobs:
-    """``count`` strings of ``size`` bytes each, one after the other."""
+    """``count`` strings of ``size`` bytes each, one after the other; ``hashed`` as in `Layout`."""
 
     count: int
     size: int
+    hashed: bool = True
 
     @property
     def nbytes(self) -> int:
         """Bytes on the wire."""
         return self.count * self.size
 
-    def dump(self, values: NDArray[Any]) -> bytes:
-        """Shape (count, size), dtype uint8."""
+    def dump(self, values: NDArray[Any]) -> memoryview:
+        """Shape (count, size), dtype uint8; the bytes stay where they are."""
         if values.shape != (self.count, self.size) or values.dtype != np.uint8:
             raise Misuse(f"{self.count} strings of {self.size} bytes were declared, not {values.shape} of {values.dtype}")
-        return values.tobytes()
+        return np.ascontiguousarray(values).reshape(-1).data.toreadonly()
 
     def parser(self) -> BlobParser:
         """An incremental reader."""
@@ -148,21 +156,23 @@ class Bulk:
 
     Attributes:
         held: the values, where they were laid out from an array or have come whole; else None.
-        digest: SHA-256 of ``data``.
+        sha256: of the wire bytes, None where the layout says that they are not hashed.
         data: the wire bytes on the sending side, None on the receiving side.
-        layout: how ``data`` is to be read where ``held`` is None.
+        layout: how the wire bytes are to be read where ``held`` is None.
+        pieces: the wire bytes on the sending side, where they lie in several places and ``data`` is None.
     """
 
     held: NDArray[Any] | None
-    digest: bytes
+    sha256: bytes | None
     data: bytes | memoryview | None = None
     layout: Layout | None = None
+    pieces: Sequence[bytes | memoryview] = ()
 
     @classmethod
     def of(cls, layout: Layout, values: NDArray[Any]) -> Bulk:
         """Lay out ``values`` for sending."""
         data = layout.dump(values)
-        return cls(values, hashlib.sha256(data).digest(), data)
+        return cls(values, hashlib.sha256(data).digest() if layout.hashed else None, data)
 
     @classmethod
     def by(cls, layout: Packed, write: Write) -> Bulk:
@@ -170,13 +180,60 @@ class Bulk:
         data = layout.ring.pack_by(layout.size, write)
         return cls(None, hashlib.sha256(data).digest(), data, layout)
 
+    @classmethod
+    def joined(cls, layout: Blobs, pieces: Sequence[bytes | memoryview]) -> Bulk:
+        """Strings that lie in different places: they are copied when they are sent, once, and not before.
+
+        Raises:
+            Misuse: for a layout that is hashed, or another number of strings or bytes.
+        """
+        if layout.hashed or [len(piece) for piece in pieces] != [layout.size] * layout.count:
+            raise Misuse(f"{layout.count} strings of {layout.size} bytes, not hashed, were declared")
+        return cls(None, None, None, layout, tuple(pieces))
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the wire bytes.
+
+        Raises:
+            Misuse: where the layout says that they are not hashed.
+        """
+        if self.sha256 is None:
+            raise Misuse("the bytes of this vector are not hashed: nothing that is signed may rest on them")
+        return self.sha256
+
     @property
     def values(self) -> NDArray[Any]:
-        """Shape (size,), the ring's dtype or float32; of `Blobs` (count, size), uint8; read from ``data`` where not ``held``."""
+        """Shape (size,), the ring's dtype or float32; of `Blobs` (count, size), uint8; read from the bytes where not ``held``."""
         if self.held is not None:
             return self.held
-        if self.layout is None or self.data is None:
+        if self.layout is None:
             raise Misuse("a vector has neither values nor bytes with a layout")
         parser = self.layout.parser()
-        parser.feed(self.data)
+        for part in self.frames(self.layout.nbytes):
+            parser.feed(part)
         return parser.vector()
+
+    def frames(self, most: int) -> Iterator[bytes | memoryview]:
+        """The wire bytes, ``most`` at a time.
+
+        Raises:
+            Misuse: for a vector that was received.
+        """
+        if self.data is not None:
+            data = memoryview(self.data)
+            yield from (data[start : start + most] for start in range(0, len(data), most))
+            return
+        if not self.pieces:
+            raise Misuse("a received vector has no bytes to send: lay it out with Bulk.of")
+        parts, size = list[memoryview](), 0
+        for piece in self.pieces:
+            rest = memoryview(piece)
+            while rest:
+                parts.append(rest[: most - size])
+                size, rest = size + len(parts[-1]), rest[len(parts[-1]) :]
+                if size == most:
+                    yield b"".join(parts)
+                    parts, size = [], 0
+        if parts:
+            yield b"".join(parts)

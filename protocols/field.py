@@ -29,7 +29,7 @@ class _Split:
 
     limb: int
     left: int  # limbs of the left factor
-    right: int  # limbs of the right factor; one is taken whole and centred
+    right: int  # limbs of the right factor; one is taken whole, and centred where many terms are added
     terms: int
 
 
@@ -252,7 +252,8 @@ class Field:
         if split.right > 1:
             return [_limb(matrix, j, split.limb).astype(np.float64) for j in range(split.right)]
         whole = matrix.astype(np.float64)
-        whole -= (whole > self.modulus // 2) * float(self.modulus)
+        if len(matrix) << (split.limb + self.bits) > 2**53:  # of few terms the sum is exact as they are
+            whole -= (whole > self.modulus // 2) * float(self.modulus)
         return [whole]
 
     def _block(self, left: list[NDArray[np.float64]], right: NDArray[Any]) -> NDArray[Any]:

@@ -24,12 +24,18 @@ from protocols.field import Field
 def weights(field: Field, points: Sequence[int]) -> NDArray[Any]:
     """1/Π_{i≠j}(x_j − x_i) for every x_j of distinct ``points``; shape (u,)."""
     x = np.array(points, dtype=np.int64)
-    out = np.ones(x.size, dtype=field.dtype)
-    for i, point in enumerate(points):
-        factors = field.lift(x - point)
-        factors[i] = 1
-        out = field.multiply(out, factors)
-    return field.inverse(out)
+    differences = x[:, None] - x[None, :]
+    np.fill_diagonal(differences, 1)
+    return field.inverse(_row_products(field, field.lift(differences)))
+
+
+def _row_products(field: Field, factors: NDArray[Any]) -> NDArray[Any]:
+    """The product of each row, halves by halves; shape (r, c), result (r,)."""
+    while (width := factors.shape[1]) > 1:
+        half = width // 2
+        products = field.multiply(factors[:, :half], factors[:, half : 2 * half])
+        factors = np.concatenate([products, factors[:, 2 * half :]], axis=1)
+    return factors[:, 0]
 
 
 def coefficients(field: Field, sources: Sequence[int], targets: Sequence[int]) -> NDArray[Any]:
@@ -44,10 +50,9 @@ def coefficients(field: Field, sources: Sequence[int], targets: Sequence[int]) -
     if len({*sources, *targets}) != len(sources) + len(targets):
         raise Misuse("the points of an interpolation must differ")
     x, t = np.array(sources, dtype=np.int64), np.array(targets, dtype=np.int64)
-    full = np.ones(t.size, dtype=field.dtype)
-    for point in sources:
-        full = field.multiply(full, field.lift(t - point))
-    distinct, where = np.unique(t[:, None] - x[None, :], return_inverse=True)
+    differences = t[:, None] - x[None, :]
+    full = _row_products(field, field.lift(differences))
+    distinct, where = np.unique(differences, return_inverse=True)
     inverses = field.inverse(field.lift(distinct))[where.reshape(t.size, x.size)]
     return field.multiply(field.multiply(inverses, weights(field, sources)[None, :]), full[:, None])
 
@@ -60,6 +65,26 @@ def betas(indexes: Sequence[int]) -> list[int]:
 def alphas(parties: int, count: int) -> list[int]:
     """Where the first ``count`` vectors lie."""
     return list(range(parties + 1, parties + 1 + count))
+
+
+def parities(field: Field, points: Sequence[int], draws: NDArray[Any]) -> NDArray[Any]:
+    """Rows that take values at ``points`` to zero if they fit a polynomial of low degree: v_j·g(x_j), each for a g of its own.
+
+    Args:
+        field: of the values.
+        points: x of every value, distinct.
+        draws: coefficients of every g, uniform, drawn after the values; shape (r, m − U), dtype of the field.
+
+    Returns:
+        Shape (r, m), dtype of the field: what fits no polynomial of degree < U is taken to r zeros with probability q^−r.
+    """
+    power = field.lift(np.array(points, dtype=np.int64))[None, :]
+    powers = np.ones((1, len(points)), dtype=field.dtype)
+    while len(powers) < draws.shape[1]:  # x^0 … x^(k−1) times x^k, for k = 1, 2, 4, …
+        powers = np.concatenate([powers, field.multiply(powers, power)])
+        power = field.multiply(power, power)
+    g = field.product(draws, powers[: draws.shape[1]])
+    return field.multiply(g, weights(field, points)[None, :])
 
 
 def syndromes(field: Field, points: Sequence[int], values: Sequence[int], degree: int) -> list[int]:

@@ -49,8 +49,8 @@ from protocols.bulk import Bulk, Packed
 from protocols.errors import Abort, Refused, require
 from protocols.flow import Arrived, Broadcast, Fanout, Flow, Inbox, Input, Output
 from protocols.handshake import box_aad, box_key, check_advert, check_invitation, check_list, check_sharing, list_hash, sign_keys
-from protocols.lagrange import alphas, betas, coefficients, misfits
-from protocols.lightsecagg_parameters import HEAD, SALT, LightParameters, layouts
+from protocols.lagrange import alphas, betas, coefficients, misfits, parities
+from protocols.lightsecagg_parameters import HEAD, SALT, LightParameters, boxes_layout, layouts
 from protocols.lightsecagg_types import (
     Advertised,
     Answer,
@@ -189,13 +189,14 @@ def relay(srv: Relaying, dealt: Inbox[Shares]) -> tuple[Summing, Fanout[Relayed]
     """Hand every box to its addressee."""
     p, u2, mail = srv.terms.parameters, tuple(dealt), dict[int, Relayed]()
     hashes = {u: {x.peer: x.hash for x in sent.hashes} for u, sent in dealt.items()}
+    layout, empty = boxes_layout(p), bytes(p.box)
     for v in u2:
-        slots = slots_of(p)
+        slots = list[bytes | memoryview]([empty] * layout.count)
         for u in u2:
             if u != v:
-                slots[slot(v, u)] = dealt[u].boxes.values[slot(u, v)]
+                slots[slot(v, u)] = dealt[u].boxes.values[slot(u, v)].data
         known = tuple(ShareHash(u, hashes[u][v]) for u in u2 if u != v)
-        mail[v] = Relayed(Bulk.of(layouts(p)["boxes"], slots), u2, known)
+        mail[v] = Relayed(Bulk.joined(layout, slots), u2, known)
     total = Accumulator(p.ring, p.size + 1)
     return Summing(srv.terms, srv.L, u2, {v: sent.hashes for v, sent in mail.items()}, total), Fanout(mail)
 
@@ -316,13 +317,34 @@ def accept_answer(srv: Opened, u: int, said: Answer) -> None:
 def recover(srv: Opened, said: Inbox[Answer], rand: Rand) -> Output[Sum]:
     """Leave out answers that do not fit the others, interpolate the sum of the masks, remove it, check what is left."""
     p, shares = srv.summing.terms.parameters, {u: sent.share.values for u, sent in said.items()}
-    left_out = find_wrong(p, shares, rand)
-    helpers = [u for u in shares if u not in left_out][: p.threshold]
-    matrix = coefficients(p.ring, betas(helpers), alphas(p.parties, p.blocks))
-    z = p.ring.product(matrix, np.stack([shares[u] for u in helpers]))
+    z, fits = interpolate(p, shares, rand)
+    left_out = () if fits else find_wrong(p, shares, rand)
+    if not fits:
+        if not left_out:
+            raise Abort("answers-fit", "the parities say that an answer is wrong, the projections of none")
+        kept = [u for u in shares if u not in left_out][: p.threshold]
+        z, _ = interpolate(p, {u: shares[u] for u in kept}, rand)
     total: NDArray[Any] = srv.summing.total.total()
     p.ring.subtract_from(total, z.reshape(-1)[: p.size + 1])
     return Output(replace(checked_sum(p.ring.centre(total), len(srv.u3), p), left_out=left_out))
+
+
+def interpolate(p: LightParameters, shares: dict[int, NDArray[Any]], rand: Rand) -> tuple[NDArray[Any], bool]:
+    """The sum of the masks from the first U answers, and whether all lie on one polynomial of degree < U, by two random parities.
+
+    The first U answers' part of the parities is formed in the same product, so an answer beyond those costs one column.
+    """
+    helpers, more = betas(list(shares)[: p.threshold]), list(shares)[p.threshold :]
+    matrix = coefficients(p.ring, helpers, alphas(p.parties, p.blocks))
+    first = np.stack([shares[u] for u in helpers])
+    if not more:
+        return p.ring.product(matrix, first), True
+    draws = p.ring.uniform(rand, "parities", 2 * len(more)).reshape(2, len(more))
+    rows = parities(p.ring, betas(list(shares)), draws)
+    out = p.ring.product(np.concatenate([matrix, rows[:, : p.threshold]]), first)
+    check = p.ring.product(rows[:, p.threshold :], np.stack([shares[u] for u in more]))
+    p.ring.add_into(check, out[p.blocks :])
+    return out[: p.blocks], not check.any()
 
 
 def find_wrong(p: LightParameters, shares: dict[int, NDArray[Any]], rand: Rand) -> tuple[int, ...]:

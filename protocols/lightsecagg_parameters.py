@@ -124,11 +124,16 @@ class LightParameters:
         return [self.parties, self.size, self.max_abs, self.ring.bits, self.threshold, self.corrupt, self.noise, self.dropouts]
 
 
+def boxes_layout(p: LightParameters) -> Blobs:
+    """A slot for every other party of the roster; not hashed: boxes are sealed, and what they hold is pinned by signed hashes."""
+    return Blobs(p.parties - 1, p.box, hashed=False)
+
+
 def layouts(parameters: LightParameters) -> Mapping[str, Layout]:
-    """Layouts of the raw fields of `protocols.lightsecagg_types`; boxes have a slot for every other party of the roster."""
+    """Layouts of the raw fields of `protocols.lightsecagg_types`."""
     p = parameters
     return {
         "masked": Packed(p.ring, p.size + 1),
-        "boxes": Blobs(p.parties - 1, p.box),
+        "boxes": boxes_layout(p),
         "answer": Packed(p.ring, p.block),
     }

@@ -92,11 +92,7 @@ def encode(message: Message, epoch: int, limits: Limits) -> Iterator[bytes | mem
     control = canonical([type(message).__name__, epoch, *values])
     yield len(control).to_bytes(4, "little") + control
     for bulk in bulks:
-        if bulk.data is None:
-            raise Misuse(f"a received vector in {type(message).__name__} has no bytes to send: lay it out with Bulk.of")
-        data = memoryview(bulk.data)
-        for start in range(0, len(data), FRAME):
-            yield data[start : start + FRAME]
+        yield from bulk.frames(FRAME)
 
 
 def _dump(record: Record) -> tuple[list[Any], list[Bulk]]:
@@ -253,7 +249,8 @@ class _Body:
             if not self.skipped:
                 self._open(field)
                 field.parser.feed(part)
-                field.state.update(part)
+                if field.layout.hashed:
+                    field.state.update(part)
             field.left -= len(part)
             self._finish()
 
@@ -271,7 +268,7 @@ class _Body:
             field = self.waiting.pop(0)
             if not self.skipped:
                 self._open(field)
-                self._values[field.name] = Bulk(field.parser.vector(), field.state.digest())
+                self._values[field.name] = Bulk(field.parser.vector(), field.state.digest() if field.layout.hashed else None)
 
     def build(self) -> Message:
         return self.kind(**self._values)

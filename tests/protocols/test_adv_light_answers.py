@@ -11,7 +11,7 @@ import pytest
 from adversary import EVERYBODY, Federation, ending, run
 from light_adversary import BAD, VICTIM, light, too_large
 
-from protocols import lightsecagg, simulate
+from protocols import lagrange, lightsecagg, simulate
 from protocols.agreement import Agreed
 from protocols.bulk import Bulk
 from protocols.lightsecagg_parameters import LightParameters, layouts
@@ -107,6 +107,22 @@ def test_projections_are_drawn_after_the_answers() -> None:
     p.ring.add_into(shares[BAD], np.array(error, dtype=p.ring.dtype))
     assert lightsecagg.find_wrong(p, shares, Replay("server")()) == ()
     assert lightsecagg.find_wrong(p, shares, Replay("another")()) == (BAD,)
+
+
+def test_parities_are_drawn_after_the_answers_and_tell_up_to_all_that_are_too_many() -> None:
+    """Two wrong answers of six, made to vanish in known parities, pass those and no others; honest ones pass all."""
+    p = LightParameters.of(6, 200, 1000)
+    _, rows = lightsecagg.draw_mask(p, EVERYBODY, Replay("mask")())
+    shares = {u: rows[u - 1].copy() for u in EVERYBODY}
+    assert all(lightsecagg.interpolate(p, shares, Replay(name)())[1] for name in ("server", "another"))
+    q, draws = p.ring.modulus, p.ring.uniform(Replay("server")(), "parities", 4).reshape(2, 2)
+    known = lagrange.parities(p.ring, list(EVERYBODY), draws[:1]).astype(object)[0]
+    for u, by in ((1, known[1]), (2, (q - known[0]) % q)):  # an error of two answers on which the first parity vanishes
+        shares[u][7] = (int(shares[u][7]) + by) % q
+    for parity, passes in ((draws[:1], True), (draws[1:], False)):
+        row = lagrange.parities(p.ring, list(EVERYBODY), parity)
+        assert (not p.ring.product(row, np.stack(list(shares.values()))).any()) is passes
+    assert not lightsecagg.interpolate(p, shares, Replay("another")())[1]
 
 
 # Bad dealers

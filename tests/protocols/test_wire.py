@@ -17,7 +17,7 @@ from messages import EVERY, KINDS, LIMITS, MESSAGES, Sample, framed, largest, ou
 from strategies import records, same
 
 from protocols.agreement import Agreed, Dropped
-from protocols.bulk import Bulk, Floats, Packed
+from protocols.bulk import Blobs, Bulk, Floats, Packed
 from protocols.errors import Misuse, Refused
 from protocols.flow import Flow, Inbox
 from protocols.ring import Ring
@@ -307,3 +307,24 @@ def test_floats_round_trip_in_any_chunking(values: list[float], cuts: list[float
     assert parser.done
     assert parser.vector().dtype == np.float32
     assert parser.vector().tolist() == values
+
+
+@settings(max_examples=50)
+@given(st.integers(1, 6), st.integers(1, 40), st.integers(1, 100), st.binary(min_size=240, max_size=240))
+def test_strings_that_lie_apart_are_sent_as_if_they_lay_together(count: int, size: int, most: int, data: bytes) -> None:
+    layout, content = Blobs(count, size, hashed=False), data[: count * size]
+    together = Bulk.of(layout, np.frombuffer(content, dtype=np.uint8).reshape(count, size))
+    apart = Bulk.joined(layout, [memoryview(content)[i * size : (i + 1) * size] for i in range(count)])
+    assert [bytes(frame) for frame in apart.frames(most)] == [bytes(frame) for frame in together.frames(most)]
+    assert np.array_equal(apart.values, together.values)
+
+
+def test_what_is_not_hashed_has_no_digest_and_nothing_else_goes_unhashed() -> None:
+    layout = Blobs(2, 3, hashed=False)
+    bulk = Bulk.of(layout, np.zeros((2, 3), dtype=np.uint8))
+    with pytest.raises(Misuse, match="not hashed"):
+        _ = bulk.digest
+    assert Bulk.of(Blobs(2, 3), np.zeros((2, 3), dtype=np.uint8)).digest == hashlib.sha256(bytes(6)).digest()
+    for wrong, pieces in ((Blobs(2, 3), [bytes(3)] * 2), (layout, [bytes(3)]), (layout, [bytes(3), bytes(4)])):
+        with pytest.raises(Misuse, match="strings of 3 bytes"):
+            Bulk.joined(wrong, pieces)
