@@ -1,9 +1,11 @@
 """What the protocols are to reach, measured now: a row for each target with its value, its bound, and whether it holds.
 
-    taskset -c 0 python benchmarks/targets.py [--only masks --only memory] [--json]
+    taskset -c 0 python benchmarks/targets.py [--only masks --only memory] [--json] [--peers DIR]
 
 Seconds are CPU seconds of this process, and ratios are of seconds in this process, unless a row says otherwise.  A measurement in
 which a row falls short is repeated twice, and the medians count.  Exit code 1 where a row falls short.
+Rows against other software need ``--peers DIR``, a folder with a virtual environment for each (docs/performance.md), and read "not
+run" without it.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Annotated
 
@@ -100,6 +104,21 @@ def one_process() -> list[Row]:
     return [Row("a sum of 1000 parties in one process (d = 1000, 10 % dropout), wall time", spent, 30.0, "s")]
 
 
+def light(peers: Path | None) -> list[Row]:
+    """LightSecAgg: recovery with and without dropouts, bytes of the shares, and coding beside FedML's where that is there."""
+    from lightsecagg import coding, peer, recovery  # noqa: PLC0415
+
+    found, ours = recovery(100, 1_000_000, 7), coding(100, 1_000_000, 7)
+    theirs = peer(peers, 100, 1_000_000, 3) if peers is not None else None
+    faster = {key: None if theirs is None else theirs[f"{key}_s"] / ours[f"{key}_s"] for key in ("encode", "decode")}
+    return [
+        Row("lightsecagg: recovery, 0 % over 30 % dropout, arrival of answers included (d = 10^6)", found["recovery_ratio"], 1.1),
+        Row("lightsecagg: shares uploaded over d·n/(U − T) values", ours["upload_ratio"], 1.0),
+        Row("lightsecagg: encoding, times faster than FedML's", faster["encode"], 7.0, least=True),
+        Row("lightsecagg: decoding, times faster than FedML's", faster["decode"], 15.0, least=True),
+    ]
+
+
 def homomorphic() -> list[Row]:
     """BFV beside TenSEAL's CKKS at its common default: 10^6 values of 16 bits, 100 parties."""
     from he import LIMIT, inputs, ours, theirs  # noqa: PLC0415
@@ -142,11 +161,12 @@ def imports() -> list[Row]:
     ]
 
 
-MEASUREMENTS: dict[str, Callable[[], list[Row]]] = {
+MEASUREMENTS: dict[str, Callable[..., list[Row]]] = {
     "masks": masks,
     "memory": memory,
     "thousand": thousand,
     "one-process": one_process,
+    "lightsecagg": light,
     "homomorphic": homomorphic,
     "simulator": simulator,
     "imports": imports,
@@ -164,6 +184,9 @@ def settled(act: Callable[[], list[Row]]) -> list[Row]:
 
 def main(
     only: Annotated[list[str] | None, typer.Option(help=f"Measurements: {', '.join(MEASUREMENTS)}; all unless given.")] = None,
+    peers: Annotated[
+        Path | None, typer.Option(help="Folder of virtual environments of other software.", exists=True, file_okay=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Measure every target; exit code 1 where one falls short."""
@@ -174,7 +197,7 @@ def main(
     for name in only or MEASUREMENTS:
         began = time.perf_counter()
         with screen.status(name):
-            rows += settled(MEASUREMENTS[name])
+            rows += settled(partial(MEASUREMENTS[name], peers) if name == "lightsecagg" else MEASUREMENTS[name])
         screen.print(f"{name}: {time.perf_counter() - began:.0f} s", highlight=False)
     if as_json:
         print(json.dumps([{**vars(row), "holds": row.holds} for row in rows], ensure_ascii=False))
