@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,11 @@ from protocols.ring import Group, Unpacker, Write
 
 
 class Layout(Protocol):
-    """How a vector lies on the wire."""
+    """How a vector lies on the wire.
 
-    @property
-    def hashed(self) -> bool:
-        """Whether something that is signed covers the bytes, so that they are hashed as they are laid out and as they come."""
+    Its bytes are hashed as they are laid out and as they come, as something that is signed covers them; unless it says
+    ``hashed = False``.
+    """
 
     @property
     def nbytes(self) -> int:
@@ -39,13 +39,17 @@ class Layout(Protocol):
         """An incremental reader."""
 
 
+def is_hashed(layout: Layout) -> bool:
+    """Whether the bytes of a layout are hashed: all are, but for one that says ``hashed = False``."""
+    return getattr(layout, "hashed", True) is not False
+
+
 @dataclass(frozen=True)
 class Packed:
     """``size`` elements of a ring or field, bit-packed to its width."""
 
     ring: Group
     size: int
-    hashed: ClassVar[bool] = True
 
     @property
     def nbytes(self) -> int:
@@ -68,7 +72,6 @@ class Floats:
     """``size`` little-endian float32, for models sent in clear to the parties."""
 
     size: int
-    hashed: ClassVar[bool] = True
 
     @property
     def nbytes(self) -> int:
@@ -172,7 +175,7 @@ class Bulk:
     def of(cls, layout: Layout, values: NDArray[Any]) -> Bulk:
         """Lay out ``values`` for sending."""
         data = layout.dump(values)
-        return cls(values, hashlib.sha256(data).digest() if layout.hashed else None, data)
+        return cls(values, hashlib.sha256(data).digest() if is_hashed(layout) else None, data)
 
     @classmethod
     def by(cls, layout: Packed, write: Write) -> Bulk:
@@ -187,7 +190,7 @@ class Bulk:
         Raises:
             Misuse: for a layout that is hashed, or another number of strings or bytes.
         """
-        if layout.hashed or [len(piece) for piece in pieces] != [layout.size] * layout.count:
+        if is_hashed(layout) or [len(piece) for piece in pieces] != [layout.size] * layout.count:
             raise Misuse(f"{layout.count} strings of {layout.size} bytes, not hashed, were declared")
         return cls(None, None, None, layout, tuple(pieces))
 

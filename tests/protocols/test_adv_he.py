@@ -157,7 +157,7 @@ def flipping(fed: Federation, flips: list[tuple[int, int]]) -> Callable[[Letter]
         message: Any = letter.message
         if letter.sender != client(BAD) or not isinstance(message, Upload):
             return (letter,)
-        data = bytearray((message.seeds.data or b"") + (message.words.data or b""))
+        data = bytearray(b"".join([message.seeds.data or b"", message.words.data or b""]))
         for place, bit in flips:
             data[place % len(data)] ^= 1 << bit
         cut = len(message.seeds.data or b"")
