@@ -29,7 +29,7 @@ def main(
     most: Annotated[int, typer.Option(help="Largest cohort, a power of two.", min=128)] = 2048,
 ) -> None:
     """Measure cohorts of 64, 128, … parties."""
-    cohorts, degrees, seconds, floors = list[int](), list[int](), list[float](), list[float]()
+    cohorts, degrees, seconds, masking = list[int](), list[int](), list[float](), list[float]()
     n = 128
     while n <= most:
         p = Parameters.sparse(n, SIZE, 32767, corrupt=n // 10, dropouts=n // 10, security=40)
@@ -38,7 +38,7 @@ def main(
         cohorts.append(n)
         degrees.append(p.graph.degree)  # type: ignore[union-attr]
         seconds.append(sum(by_step.values()))
-        floors.append(by_step["mask"])
+        masking.append(by_step["mask"])
         shown = ", ".join(f"{step} {value * 1e3:.1f}" for step, value in by_step.items())
         print(f"n = {n}: k = {degrees[-1]}, {seconds[-1] * 1e3:.0f} ms a party ({shown} ms)")
         n *= 2
@@ -46,7 +46,7 @@ def main(
     left.plot(cohorts, degrees, "o-")
     left.set(xscale="log", xlabel="parties n", ylabel="neighbours k", ylim=(0, None), title="Neighbours of a party")
     right.plot(cohorts, [1e3 * value for value in seconds], "o-", label="all steps")
-    right.plot(cohorts, [1e3 * value for value in floors], "o-", label="masking")
+    right.plot(cohorts, [1e3 * value for value in masking], "o-", label="masking")
     right.set(xscale="log", xlabel="parties n", ylabel="CPU ms of a party", ylim=(0, None), title="Cost of a party, d = 1000")
     right.legend()
     for axes in (left, right):

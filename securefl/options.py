@@ -70,10 +70,12 @@ def with_job_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _parameter(section: str, key: str) -> inspect.Parameter:
     field = SECTIONS[section].model_fields[key]
-    kind, metavar = _kind(section, key, field.annotation)
+    values = choices(section, key)  # asked once: for a protocol it reads what is installed
+    brief = "|".join(values) if len("|".join(values)) <= LONGEST else "NAME"
+    kind, metavar = (str, brief) if values and "/" not in flag(section, key) else _kind(section, key, field.annotation)
     text = f"{field.description}".replace("[", "\\[")
-    if len("|".join(choices(section, key))) > LONGEST:
-        text += f": {', '.join(choices(section, key))}"
+    if len("|".join(values)) > LONGEST:
+        text += f": {', '.join(values)}"
     if kind is not bool and field.default not in (None, ""):
         default = field.default if not field.default_factory else None
         text += f" [dim](default {default})[/dim]" if default is not None else ""
@@ -87,16 +89,13 @@ def _parameter(section: str, key: str) -> inspect.Parameter:
 
 
 def _kind(section: str, key: str, annotation: Any) -> tuple[Any, str | None]:
-    """Type and placeholder of an option; `Job` alone decides what is allowed."""
+    """Type and placeholder of an option that has no list of values; `Job` alone decides what is allowed."""
     if get_origin(annotation) in (Union, types.UnionType):
         annotation = next(part for part in get_args(annotation) if part is not type(None))
     if "/" in flag(section, key):
         return bool, ""
     if key in {"ranges", "drop"}:
         return list[str], "COLUMN=LOW:HIGH" if key == "ranges" else "COLUMN"
-    if choices(section, key):
-        values = "|".join(choices(section, key))
-        return str, values if len(values) <= LONGEST else "NAME"
     metavars = {"name": "NAME|FILE.csv", "dir": "DIR", "label": "COLUMN", "site": "COLUMN", "dropout": "P"}
     return (annotation if annotation in (int, float, str) else str), metavars.get(key)
 

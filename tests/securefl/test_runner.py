@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made_sites import FEATURES, job, sites
+from made_sites import FEATURES, job, linear, replayed, sites, weights
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -23,25 +23,10 @@ from protocols.vector import Vector
 from securefl import ClientTrainer, Runner, ServerAggregator
 from securefl.aggregator import Aggregate
 from securefl.errors import UserError
-from securefl.models import initialise
 from securefl.parties import Consortium
 from securefl.privacy.models import ModelUnsupported
 from securefl.results import RunResult
 from securefl.round import Contribution, Fold, Task, local_update
-
-
-def linear() -> nn.Module:
-    model = nn.Linear(FEATURES, 1)
-    initialise(nn.ModuleList([model]), 3)
-    return model
-
-
-def replayed(name: str) -> Replay:
-    return Replay(f"test {name}")
-
-
-def weights(result: RunResult) -> np.ndarray[Any, Any]:
-    return np.concatenate([np.ravel(v) for v in result.state.values()])
 
 
 def run(data: Mapping[str, Fold], dropouts: Mapping[int, Mapping[str, str]] | None = None, **privacy: object) -> RunResult:

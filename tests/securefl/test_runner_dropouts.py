@@ -9,28 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_sites import FEATURES, job, sites
+from made_sites import job, linear, replayed, sites, weights
 from torch import nn
 
-from protocols.rand import Replay
 from securefl import Runner
-from securefl.models import initialise
 from securefl.results import RunResult
 from securefl.runner import Dropouts
-
-
-def linear() -> nn.Module:
-    model = nn.Linear(FEATURES, 1)
-    initialise(nn.ModuleList([model]), 3)
-    return model
-
-
-def replayed(name: str) -> Replay:
-    return Replay(f"test {name}")
-
-
-def weights(result: RunResult) -> np.ndarray[Any, Any]:
-    return np.concatenate([np.ravel(v) for v in result.state.values()])
 
 
 def weights_of(model: nn.Module) -> np.ndarray[Any, Any]:
