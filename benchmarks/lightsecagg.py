@@ -28,6 +28,7 @@ import typer
 from protocols import lightsecagg, sums
 from protocols.bulk import Bulk
 from protocols.lightsecagg_parameters import LightParameters, layouts
+from protocols.lightsecagg_recovery import answer_statement, interpolate
 from protocols.lightsecagg_types import Answer, Opened, Summing
 from protocols.rand import fresh
 from protocols.ring import Accumulator
@@ -73,7 +74,7 @@ class Recovery:
         self.answers = dict[int, list[bytes]]()
         for party in parties[lost:]:
             bulk = Bulk.of(layouts(p)["answer"], shares[party.index - 1])
-            statement = lightsecagg.answer_statement(self.terms, party.index, L, self.u3, bulk.digest)
+            statement = answer_statement(self.terms, party.index, L, self.u3, bulk.digest)
             message = Answer(bulk, party.identity.sign(statement))
             self.answers[party.index] = [bytes(chunk) for chunk in encode(message, 0, self.limits)]
 
@@ -121,7 +122,7 @@ def coding(clients: int, dim: int, reps: int) -> dict[str, Any]:
         "T": p.noise,
         "field_bits": p.ring.bits,
         "encode_s": timed(lambda: lightsecagg.draw_mask(p, everybody, fresh()), reps),
-        "decode_s": timed(lambda: lightsecagg.interpolate(p, helpers, fresh()), reps),
+        "decode_s": timed(lambda: interpolate(p, helpers, {}, fresh()), reps),
         "upload_bytes": layouts(p)["boxes"].nbytes,
         "upload_values": upload,
         "upload_ratio": upload / (dim * clients / p.blocks),

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ class Layout(Protocol):
     def dump(self, values: NDArray[Any]) -> bytes | memoryview:
         """Values to wire bytes."""
 
-    def parser(self) -> Unpacker | FloatParser | BlobParser:
+    def parser(self) -> Unpacker | FloatParser | BlobParser | LateParser:
         """An incremental reader."""
 
 
@@ -44,12 +45,29 @@ def is_hashed(layout: Layout) -> bool:
     return getattr(layout, "hashed", True) is not False
 
 
+def hashed_on_arrival(layout: Layout) -> bool:
+    """Whether the bytes of a layout are hashed as they come: not those of a `Packed` that is read ``late``."""
+    return is_hashed(layout) and not _is_late(layout)
+
+
+def _is_late(layout: Layout) -> TypeGuard[Packed]:
+    return isinstance(layout, Packed) and layout.late
+
+
 @dataclass(frozen=True)
 class Packed:
-    """``size`` elements of a ring or field, bit-packed to its width."""
+    """``size`` elements of a ring or field, bit-packed to its width.
+
+    Attributes:
+        ring: of the elements.
+        size: their number.
+        late: whether a receiver keeps the bytes as they come, and decodes and hashes them only where values or hash are asked for:
+            what is refused about them is refused then.
+    """
 
     ring: Group
     size: int
+    late: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -62,9 +80,36 @@ class Packed:
             raise Misuse(f"a vector of {self.size} values was declared, not {values.shape}")
         return self.ring.pack(values)
 
-    def parser(self) -> Unpacker:
-        """An incremental unpacker."""
-        return self.ring.unpacker(self.size)
+    @cached_property
+    def eager(self) -> Packed:
+        """The same, read as it comes."""
+        return replace(self, late=False)
+
+    def parser(self) -> Unpacker | LateParser:
+        """An incremental unpacker, or what keeps the bytes."""
+        return LateParser(self) if self.late else self.ring.unpacker(self.size)
+
+
+class LateParser:
+    """Keeps packed bytes as they come, without a copy where they come as `bytes`, which nobody can change."""
+
+    def __init__(self, layout: Packed) -> None:
+        self._left, self._parts = layout.nbytes, list[bytes | memoryview]()
+
+    def feed(self, chunk: bytes | memoryview) -> None:
+        """Take the next bytes."""
+        view = memoryview(chunk)
+        self._parts.append(view if type(view.obj) is bytes else bytes(view))
+        self._left -= len(view)
+
+    @property
+    def done(self) -> bool:
+        """Whether all bytes have come."""
+        return self._left == 0
+
+    def vector(self) -> bytes | memoryview:
+        """The bytes."""
+        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
 
 
 @dataclass(frozen=True)
@@ -159,8 +204,8 @@ class Bulk:
 
     Attributes:
         held: the values, where they were laid out from an array or have come whole; else None.
-        sha256: of the wire bytes, None where the layout says that they are not hashed.
-        data: the wire bytes on the sending side, None on the receiving side.
+        sha256: of the wire bytes, None where the layout says that they are not hashed, or not yet.
+        data: the wire bytes on the sending side, None on the receiving side unless the layout is ``late``.
         layout: how the wire bytes are to be read where ``held`` is None.
         pieces: the wire bytes on the sending side, where they lie in several places and ``data`` is None.
     """
@@ -176,6 +221,11 @@ class Bulk:
         """Lay out ``values`` for sending."""
         data = layout.dump(values)
         return cls(values, hashlib.sha256(data).digest() if is_hashed(layout) else None, data)
+
+    @classmethod
+    def received(cls, layout: Layout, content: Any, sha256: bytes | None) -> Bulk:
+        """What a parser has read, and the hash of its bytes unless the layout says that they are not hashed, or not yet."""
+        return cls(None, None, content, layout.eager) if _is_late(layout) else cls(content, sha256)
 
     @classmethod
     def by(cls, layout: Packed, write: Write) -> Bulk:
@@ -196,11 +246,13 @@ class Bulk:
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of the wire bytes.
+        """SHA-256 of the wire bytes; made now where they came without it.
 
         Raises:
             Misuse: where the layout says that they are not hashed.
         """
+        if self.sha256 is None and self.data is not None and self.layout is not None and is_hashed(self.layout):
+            return hashlib.sha256(self.data).digest()
         if self.sha256 is None:
             raise Misuse("the bytes of this vector are not hashed: nothing that is signed may rest on them")
         return self.sha256
@@ -215,7 +267,8 @@ class Bulk:
         parser = self.layout.parser()
         for part in self.frames(self.layout.nbytes):
             parser.feed(part)
-        return parser.vector()
+        values: NDArray[Any] = np.asarray(parser.vector())
+        return values
 
     def frames(self, most: int) -> Iterator[bytes | memoryview]:
         """The wire bytes, ``most`` at a time.

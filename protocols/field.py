@@ -1,14 +1,13 @@
-"""Prime fields for whole vectors: exact arithmetic modulo 2^31 − 1 or 2^61 − 1, and matrix products through float64 BLAS.
+"""Prime fields for whole vectors: exact arithmetic modulo 2^31 − 1 or 2^61 − 1; matrix products are `protocols.products`.
 
-Both moduli are Mersenne primes, so a reduction is a shift, a mask and an addition.  A matrix product splits its factors into limbs
-that are small enough for every sum of products to stay below 2^53, where float64 is exact; columns and inner dimension are walked
-in blocks, so beside the result little memory is needed, whatever the length of the vectors.
+Both moduli are Mersenne primes, so a reduction is a shift, a mask and an addition.
 
 A field stands wherever the `protocols.ring.Ring` of masked vectors does: values are lifted, packed to exactly its bits, centred.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,26 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols.errors import Misuse, require
+from protocols.products import SPLITS, Right, dots, product, settle
 from protocols.rand import Rand
 from protocols.ring import Ring, Unpacker, Write
 
-_COLUMNS = 4096
-"""Columns of a product that are formed at once."""
-
-
-@dataclass(frozen=True)
-class _Split:
-    """How factors are cut for float64: limbs of so many bits, and inner terms whose products may be added."""
-
-    limb: int
-    left: int  # limbs of the left factor
-    right: int  # limbs of the right factor; one is taken whole, and centred where many terms are added
-    terms: int
-
-
-_DOT_LIMBS = {31: (16, 2), 61: (21, 3)}
-"""Bits and number of limbs of both factors of a dot product."""
-_SPLITS = {31: _Split(16, 2, 1, 127), 61: _Split(21, 3, 3, 2048)}
+_PIECE = 32 * 1024
+"""Values of a vector that are added at once."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +37,7 @@ class Field:
     bits: int
 
     def __post_init__(self) -> None:
-        if self.bits not in _SPLITS:
+        if self.bits not in SPLITS:
             raise Misuse(f"a field has 31 or 61 bits, not {self.bits}")
 
     @classmethod
@@ -62,11 +47,11 @@ class Field:
         Raises:
             Misuse: where there is none.
         """
-        for width in _SPLITS:
+        for width in SPLITS:
             if width >= bits and 2 * parties * max_abs < 2**width - 1:
                 return cls(width)
         raise Misuse(
-            f"no headroom: 2·n·max = 2·{parties}·{max_abs} must be below 2^{max(_SPLITS)} − 1, in a field of at least {bits} bits"
+            f"no headroom: 2·n·max = 2·{parties}·{max_abs} must be below 2^{max(SPLITS)} − 1, in a field of at least {bits} bits"
         )
 
     @property
@@ -99,7 +84,7 @@ class Field:
         if values.dtype != np.int64:
             raise Misuse(f"values are lifted from int64, not {values.dtype}")
         lifted = values.copy()
-        self._settle(lifted)
+        settle(lifted, self.bits)
         if out is None:
             return lifted.astype(self.dtype)
         np.copyto(out, lifted, casting="unsafe")
@@ -160,14 +145,20 @@ class Field:
     # Arithmetic: operands of dtype `dtype`, below q
 
     def add_into(self, total: NDArray[Any], vector: NDArray[Any]) -> None:
-        """``total`` + ``vector`` in place."""
-        np.add(total, vector, out=total)
-        np.subtract(total, self.dtype(self.modulus), out=total, where=total >= self.modulus)
+        """``total`` + ``vector``, shape (d,), in place."""
+        q, spare = self.dtype(self.modulus), np.empty(min(_PIECE, total.size), dtype=self.dtype)
+        for part, other in _pieces(total, vector):
+            np.add(part, other, out=part)
+            less = np.subtract(part, q, out=spare[: part.size])
+            np.minimum(part, less, out=part)  # what was below q has wrapped around to more than it was
 
     def subtract_from(self, total: NDArray[Any], vector: NDArray[Any]) -> None:
-        """``total`` − ``vector`` in place."""
-        np.add(total, self.dtype(self.modulus) - vector, out=total)
-        np.subtract(total, self.dtype(self.modulus), out=total, where=total >= self.modulus)
+        """``total`` − ``vector``, shape (d,), in place."""
+        q, spare = self.dtype(self.modulus), np.empty(min(_PIECE, total.size), dtype=self.dtype)
+        for part, other in _pieces(total, vector):
+            np.subtract(part, other, out=part)
+            more = np.add(part, q, out=spare[: part.size])
+            np.minimum(part, more, out=part)  # what was below zero has wrapped around to more than its sum with q
 
     def multiply(self, one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
         """Element by element; shapes broadcast."""
@@ -186,34 +177,33 @@ class Field:
         return product.astype(self.dtype)
 
     def inverse(self, values: NDArray[Any]) -> NDArray[Any]:
-        """1/value for all at once, as value^(q−2); shape kept.
+        """1/value for all at once; shape kept.  One inversion for all: of their product, formed by halves, and unfolded again.
 
         Raises:
             Misuse: for a zero among them.
         """
         if not values.all():
             raise Misuse("zero has no inverse")
-        out, square = np.ones_like(values), values
-        for bit in bin(self.modulus - 2)[:1:-1]:
-            if bit == "1":
-                out = self.multiply(out, square)
-            square = self.multiply(square, square)
-        return out
+        levels = [values.reshape(-1)]
+        while (size := levels[-1].size) > 1:
+            half = levels[-1][: -(-size // 2)].copy()
+            half[: size // 2] = self.multiply(half[: size // 2], levels[-1][half.size :])
+            levels.append(half)
+        inverses = np.array([pow(int(value), -1, self.modulus) for value in levels.pop()], dtype=self.dtype)
+        for level in reversed(levels):
+            first, second = level[: inverses.size], level[inverses.size :]
+            unfolded = inverses.copy()
+            unfolded[: second.size] = self.multiply(inverses[: second.size], second)
+            inverses = np.concatenate([unfolded, self.multiply(inverses[: second.size], first[: second.size])])
+        return inverses.reshape(values.shape)
 
-    def product(self, left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
-        """The matrix product, exact; shapes (r, u) and (u, c), result (r, c), dtype `dtype`."""
-        (rows, inner), columns, terms = left.shape, right.shape[1], _SPLITS[self.bits].terms
-        cuts = [(k, self._left_limbs(left[:, k : k + terms])) for k in range(0, inner, terms)]
-        out = np.empty((rows, columns), dtype=self.dtype)
-        for start in range(0, columns, _COLUMNS):
-            block = out[:, start : start + _COLUMNS]
-            for k, limbs in cuts:
-                part = self._block(limbs, right[k : k + terms, start : start + _COLUMNS])
-                if k == 0:
-                    block[:] = part
-                else:
-                    self.add_into(block, part)
-        return out
+    def product(self, left: NDArray[Any], right: Right) -> NDArray[Any]:
+        """The matrix product, exact; shapes (r, u) and (u, c), result (r, c), dtype `dtype`.
+
+        Raises:
+            Refused: ``vector-padding`` or ``field-range`` for packed rows that hold something else than field elements.
+        """
+        return product(self.bits, left, right)
 
     def dots(self, rows: NDArray[Any], vectors: NDArray[Any]) -> NDArray[Any]:
         """The dot product of each of a few long rows with each of a few vectors, exact.
@@ -225,79 +215,17 @@ class Field:
         Returns:
             Shape (m, v), dtype `dtype`.
         """
-        limb, count = _DOT_LIMBS[self.bits]
-        longest, powers = 2 ** (53 - 2 * limb), range(2 * count - 1)
-        sums = [np.zeros((len(rows), len(vectors)), dtype=np.int64) for _ in powers]
-        for start in range(0, rows.shape[1], longest):
-            a = [_limb(rows[:, start : start + longest], i, limb).astype(np.float64) for i in range(count)]
-            b = [_limb(vectors[:, start : start + longest], i, limb).astype(np.float64) for i in range(count)]
-            for i in range(count):
-                for j in range(count):
-                    part = (a[i] @ b[j].T).astype(np.int64)
-                    self._settle(part)
-                    sums[i + j] += part
-                    self._settle(sums[i + j])
-        total = sums[-1]
-        for lower in reversed(sums[:-1]):
-            total = self._shifted(total, limb) + lower
-            self._settle(total)
-        return total.astype(self.dtype)
-
-    def _left_limbs(self, matrix: NDArray[Any]) -> list[NDArray[np.float64]]:
-        split = _SPLITS[self.bits]
-        return [_limb(matrix, i, split.limb).astype(np.float64) for i in range(split.left)]
-
-    def _right_limbs(self, matrix: NDArray[Any]) -> list[NDArray[np.float64]]:
-        split = _SPLITS[self.bits]
-        if split.right > 1:
-            return [_limb(matrix, j, split.limb).astype(np.float64) for j in range(split.right)]
-        whole = matrix.astype(np.float64)
-        if len(matrix) << (split.limb + self.bits) > 2**53:  # of few terms the sum is exact as they are
-            whole -= (whole > self.modulus // 2) * float(self.modulus)
-        return [whole]
-
-    def _block(self, left: list[NDArray[np.float64]], right: NDArray[Any]) -> NDArray[Any]:
-        """One block of a product, dtype `dtype`: limb products by powers of 2^limb, highest first (Horner)."""
-        b, limb = self._right_limbs(right), _SPLITS[self.bits].limb
-        total: NDArray[np.int64] | None = None
-        for power in reversed(range(len(left) + len(b) - 1)):
-            pairs = [(i, power - i) for i in range(len(left)) if 0 <= power - i < len(b)]
-            column = (left[pairs[0][0]] @ b[pairs[0][1]]).astype(np.int64)
-            for i, j in pairs[1:]:
-                column += (left[i] @ b[j]).astype(np.int64)
-            if total is not None:
-                column += self._shifted(total, limb)
-            self._settle(column)
-            total = column
-        if total is None:
-            raise Misuse("a product needs at least one limb")
-        return total.astype(self.dtype)
-
-    def _shifted(self, values: NDArray[np.int64], by: int) -> NDArray[np.int64]:
-        """values·2^by mod q for values in [0, q): a rotation of their bits; below 2^bits."""
-        high = values >> (self.bits - by)
-        values <<= by
-        values &= self.modulus
-        values += high
-        return values
-
-    def _settle(self, values: NDArray[np.int64]) -> None:
-        """Reduce signed integers of absolute value below 2^62 into [0, q), in place."""
-        for _ in range(2 if self.bits == 31 else 1):
-            high = values >> self.bits
-            values &= self.modulus
-            values += high
-        values += (values >> 63) & self.modulus
-        values -= ((self.modulus - 1 - values) >> 63) & self.modulus
+        return dots(self.bits, rows, vectors)
 
     def _check(self, vector: NDArray[Any]) -> None:
         if vector.dtype != self.dtype:
             raise Misuse(f"a vector modulo {self.title} has dtype {np.dtype(self.dtype)}, not {vector.dtype}")
 
 
-def _limb(matrix: NDArray[Any], index: int, bits: int) -> NDArray[Any]:
-    limb: NDArray[Any] = (matrix >> matrix.dtype.type(index * bits)) & matrix.dtype.type(2**bits - 1)
-    return limb
+def _pieces(total: NDArray[Any], vector: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """Both, a piece at a time, so that what is done to it stays in cache."""
+    for start in range(0, total.size, _PIECE):
+        yield total[start : start + _PIECE], vector[start : start + _PIECE]
 
 
 class _FieldUnpacker(Unpacker):

@@ -67,26 +67,6 @@ def alphas(parties: int, count: int) -> list[int]:
     return list(range(parties + 1, parties + 1 + count))
 
 
-def parities(field: Field, points: Sequence[int], draws: NDArray[Any]) -> NDArray[Any]:
-    """Rows that take values at ``points`` to zero if they fit a polynomial of low degree: v_j·g(x_j), each for a g of its own.
-
-    Args:
-        field: of the values.
-        points: x of every value, distinct.
-        draws: coefficients of every g, uniform, drawn after the values; shape (r, m − U), dtype of the field.
-
-    Returns:
-        Shape (r, m), dtype of the field: what fits no polynomial of degree < U is taken to r zeros with probability q^−r.
-    """
-    power = field.lift(np.array(points, dtype=np.int64))[None, :]
-    powers = np.ones((1, len(points)), dtype=field.dtype)
-    while len(powers) < draws.shape[1]:  # x^0 … x^(k−1) times x^k, for k = 1, 2, 4, …
-        powers = np.concatenate([powers, field.multiply(powers, power)])
-        power = field.multiply(power, power)
-    g = field.product(draws, powers[: draws.shape[1]])
-    return field.multiply(g, weights(field, points)[None, :])
-
-
 def syndromes(field: Field, points: Sequence[int], values: Sequence[int], degree: int) -> list[int]:
     """Σ v_j·x_j^k·y_j for k < points − degree: all zero exactly if ``values`` fit a polynomial of degree < ``degree``."""
     q, terms, out = field.modulus, [int(v) * y % field.modulus for v, y in zip(weights(field, points), values, strict=True)], []

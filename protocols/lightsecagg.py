@@ -46,11 +46,12 @@ from protocols.agreement import (
     survivors,
 )
 from protocols.bulk import Bulk, Packed
-from protocols.errors import Abort, Refused, require
+from protocols.errors import Refused, require
 from protocols.flow import Arrived, Broadcast, Fanout, Flow, Inbox, Input, Output
 from protocols.handshake import box_aad, box_key, check_advert, check_invitation, check_list, check_sharing, list_hash, sign_keys
-from protocols.lagrange import alphas, betas, coefficients, misfits, parities
+from protocols.lagrange import alphas, betas, coefficients
 from protocols.lightsecagg_parameters import HEAD, SALT, LightParameters, boxes_layout, layouts
+from protocols.lightsecagg_recovery import answer_statement, check_answer, open_mask
 from protocols.lightsecagg_types import (
     Advertised,
     Answer,
@@ -301,67 +302,24 @@ def answer(consenting: Consenting, agreed: Agreed) -> tuple[Finished, Answer]:
     return Finished(invited.me), Answer(bulk, invited.identity.sign(statement))
 
 
-def answer_statement(terms: LightTerms, u: int, L: bytes, u3: Sequence[int], content: bytes) -> bytes:
-    """What a helper signs."""
-    return terms.statement("answer", u, L, tuple(u3), content)
+def accept_answer(srv: Opened, u: int, said: Answer) -> Opened:
+    """Of the first U answers check the signature and read the values on arrival; the others are held to these when all are here."""
+    if len(srv.basis) == srv.summing.terms.parameters.threshold:
+        return Opened(srv.summing, srv.u3, srv.basis, {**srv.more, u: said})
+    values = said.share.values
+    check_answer(srv.summing.terms, u, srv.summing.L, srv.u3, said)
+    return Opened(srv.summing, srv.u3, {**srv.basis, u: values})
 
 
-def accept_answer(srv: Opened, u: int, said: Answer) -> None:
-    """Check the signature of one answer on arrival."""
-    statement = answer_statement(srv.summing.terms, u, srv.summing.L, srv.u3, said.share.digest)
-    valid = verify(srv.summing.terms.roster.identity(u), said.signature, statement)
-    require(valid, "answer-signature", "over the sum of shares")
-
-
-@flow.server(admit=accept_answer, quorum=lambda srv: srv.summing.terms.parameters.threshold, within=60.0)
-def recover(srv: Opened, said: Inbox[Answer], rand: Rand) -> Output[Sum]:
+@flow.server(fold=accept_answer, quorum=lambda srv: srv.summing.terms.parameters.threshold, within=60.0)
+def recover(srv: Opened, answered: Arrived[Answer], rand: Rand) -> Output[Sum]:
     """Leave out answers that do not fit the others, interpolate the sum of the masks, remove it, check what is left."""
-    p, shares = srv.summing.terms.parameters, {u: sent.share.values for u, sent in said.items()}
-    z, fits = interpolate(p, shares, rand)
-    left_out = () if fits else find_wrong(p, shares, rand)
-    if not fits:
-        if not left_out:
-            raise Abort("answers-fit", "the parities say that an answer is wrong, the projections of none")
-        kept = [u for u in shares if u not in left_out][: p.threshold]
-        z, _ = interpolate(p, {u: shares[u] for u in kept}, rand)
+    terms, L, u3 = srv.summing.terms, srv.summing.L, srv.u3
+    p, more = terms.parameters, {u: srv.more[u] for u in answered if u in srv.more}
+    z, left_out = open_mask(p, srv.basis, more, lambda u: check_answer(terms, u, L, u3, more[u]), rand)
     total: NDArray[Any] = srv.summing.total.total()
     p.ring.subtract_from(total, z.reshape(-1)[: p.size + 1])
-    return Output(replace(checked_sum(p.ring.centre(total), len(srv.u3), p), left_out=left_out))
-
-
-def interpolate(p: LightParameters, shares: dict[int, NDArray[Any]], rand: Rand) -> tuple[NDArray[Any], bool]:
-    """The sum of the masks from the first U answers, and whether all lie on one polynomial of degree < U, by two random parities.
-
-    The first U answers' part of the parities is formed in the same product, so an answer beyond those costs one column.
-    """
-    helpers, more = betas(list(shares)[: p.threshold]), list(shares)[p.threshold :]
-    matrix = coefficients(p.ring, helpers, alphas(p.parties, p.blocks))
-    first = np.stack([shares[u] for u in helpers])
-    if not more:
-        return p.ring.product(matrix, first), True
-    draws = p.ring.uniform(rand, "parities", 2 * len(more)).reshape(2, len(more))
-    rows = parities(p.ring, betas(list(shares)), draws)
-    out = p.ring.product(np.concatenate([matrix, rows[:, : p.threshold]]), first)
-    check = p.ring.product(rows[:, p.threshold :], np.stack([shares[u] for u in more]))
-    p.ring.add_into(check, out[p.blocks :])
-    return out[: p.blocks], not check.any()
-
-
-def find_wrong(p: LightParameters, shares: dict[int, NDArray[Any]], rand: Rand) -> tuple[int, ...]:
-    """Helpers whose answers do not fit a polynomial of degree < U with the others', on two random projections drawn now.
-
-    Raises:
-        Abort: ``answers-fit`` where more are wrong than can be located.
-    """
-    helpers = list(shares)
-    if len(helpers) == p.threshold:
-        return ()
-    vectors = np.stack([p.ring.uniform(rand, f"projection {i}", p.block) for i in range(2)])
-    rows = p.ring.dots(np.stack([shares[u] for u in helpers]), vectors)
-    wrong = misfits(p.ring, betas(helpers), rows.T.tolist(), p.threshold)
-    if wrong is None:
-        raise Abort("answers-fit", f"more than {(len(helpers) - p.threshold) // 2} of {len(helpers)} answers are wrong")
-    return tuple(wrong)
+    return Output(replace(checked_sum(p.ring.centre(total), len(u3), p), left_out=left_out))
 
 
 flow.check()

@@ -6,7 +6,7 @@ A state's type has room for what its party may still know, and for nothing else.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from numpy.typing import NDArray
@@ -213,7 +213,16 @@ class Asking:
 
 @dataclass(frozen=True)
 class Opened:
-    """Server: answers come in."""
+    """Server: answers come in.
+
+    Attributes:
+        summing: what was summed.
+        u3: over whom.
+        basis: the first U answers whose signatures hold, shape (block,) each, by helper: they determine the sum of the masks.
+        more: those that came after them, as they came.
+    """
 
     summing: Summing
     u3: tuple[int, ...]
+    basis: Mapping[int, NDArray[Any]] = field(default_factory=dict)
+    more: Mapping[int, Answer] = field(default_factory=dict)

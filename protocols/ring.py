@@ -15,17 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from protocols.errors import Misuse, require
-
-_BLOCK = 32 * 1024  # values in a full block
-_GROUP = 8  # full blocks that are shifted in one call
-_SMALL = 8 * 1024  # values up to which few wide operations beat one a lane
+from protocols.lanes import BLOCK, Piece, pack_blocks, pieces, unpack_blocks
 
 Write = Callable[[int, NDArray[Any]], None]
 """Writes the values of a vector from a position on into an array."""
@@ -154,8 +150,8 @@ class Ring:
 
     def packed_size(self, count: int) -> int:
         """Bytes of ``count`` packed values."""
-        full, rest = divmod(count, _BLOCK)
-        return (full * _BLOCK // self.lanes + -(-rest // self.lanes)) * self.bits * self.lanes // 8
+        full, rest = divmod(count, BLOCK)
+        return (full * BLOCK // self.lanes + -(-rest // self.lanes)) * self.bits * self.lanes // 8
 
     def pack(self, vector: NDArray[Any]) -> memoryview:
         """The `packed_size` bytes of ``vector``, shape (d,), dtype `dtype`, each value taken modulo 2^bits; read-only."""
@@ -173,14 +169,14 @@ class Ring:
                 array is used again for the next piece, so that the vector is never whole in memory.
         """
         packed = np.empty(self.packed_size(count), dtype=np.uint8)
-        pieces, used = _pieces(count, self.lanes), 0
-        scratch = np.empty(max((piece.padded for piece in pieces), default=0), dtype=self.dtype)
-        for piece in pieces:
+        parts, used = pieces(count, self.lanes), 0
+        scratch = np.empty(max((piece.padded for piece in parts), default=0), dtype=self.dtype)
+        for piece in parts:
             values, size = scratch[: piece.padded], piece.padded * self.bits // 8
             write(piece.start, values[: piece.size])
             values[piece.size :] = 0
             self.reduce(values)
-            _pack_blocks(values.reshape(piece.blocks, self.lanes, -1), self.bits, packed[used : used + size])
+            pack_blocks(values.reshape(piece.blocks, self.lanes, -1), self.bits, packed[used : used + size])
             used += size
         return packed.data.toreadonly()
 
@@ -216,7 +212,7 @@ class Unpacker:
 
     def __init__(self, ring: Ring, count: int) -> None:
         self._ring = ring
-        self._pieces = _pieces(count, ring.lanes)
+        self._pieces = pieces(count, ring.lanes)
         self._left = ring.packed_size(count)
         self._vector = np.empty(count, dtype=ring.dtype)
         self._stage = np.empty(max(map(self._bytes, self._pieces), default=0), dtype=np.uint8)
@@ -255,14 +251,14 @@ class Unpacker:
         require(self.done, "vector-length", f"{self._left} bytes are missing")
         return self._vector
 
-    def _bytes(self, piece: _Piece) -> int:
+    def _bytes(self, piece: Piece) -> int:
         return piece.padded * self._ring.bits // 8
 
-    def _decode(self, piece: _Piece) -> None:
+    def _decode(self, piece: Piece) -> None:
         ring = self._ring
         target = self._vector[piece.start : piece.start + piece.size]
         values = target if piece.padded == piece.size else np.empty(piece.padded, dtype=ring.dtype)
-        _unpack_blocks(self._stage[: self._filled], ring.bits, values.reshape(piece.blocks, ring.lanes, -1))
+        unpack_blocks(self._stage[: self._filled], ring.bits, values.reshape(piece.blocks, ring.lanes, -1))
         ring.reduce(values)
         if values is not target:
             require(not values[piece.size :].any(), "vector-padding", "the filling of the last block is not zero")
@@ -301,103 +297,3 @@ class Accumulator:
         self._spent = True
         self._ring.reduce(self._sum)
         return self._sum
-
-
-class _Piece(NamedTuple):
-    """Values ``start`` to ``start + size`` of a vector: so many blocks, of ``padded`` values together."""
-
-    start: int
-    size: int
-    blocks: int
-    padded: int
-
-
-def _pieces(count: int, lanes: int) -> list[_Piece]:
-    """A vector in groups of full blocks, then the last block if it is not full."""
-    full, rest = divmod(count, _BLOCK)
-    groups = [(first, min(_GROUP, full - first)) for first in range(0, full, _GROUP)]
-    pieces = [_Piece(first * _BLOCK, blocks * _BLOCK, blocks, blocks * _BLOCK) for first, blocks in groups]
-    return pieces + [_Piece(full * _BLOCK, rest, 1, -(-rest // lanes) * lanes)] * (rest > 0)
-
-
-class _Move(NamedTuple):
-    """A lane's part in a plane: shifted ``left``, or ``right`` if it began in the plane before."""
-
-    plane: int
-    lane: int
-    left: int
-    right: int
-    first: bool  # of the lanes in its plane
-
-
-@lru_cache
-def _moves(bits: int, word: int) -> tuple[_Move, ...]:
-    moves = list[_Move]()
-    for lane in range(word):
-        plane, offset = divmod(lane * bits, word)
-        moves.append(_Move(plane, lane, offset, 0, first=offset == 0))
-        if offset + bits > word:
-            moves.append(_Move(plane + 1, lane, 0, word - offset, first=True))
-    return tuple(moves)
-
-
-@lru_cache
-def _shifts(lanes: int) -> list[NDArray[Any]]:
-    return [np.array(by, dtype=f"u{lanes // 8}") for by in range(lanes)]  # cheaper operands than Python integers
-
-
-class _Table(NamedTuple):
-    """All moves of a width at once: by lane its first plane and shift, by plane its first lane, and the lanes that spill over."""
-
-    plane: NDArray[np.intp]
-    left: NDArray[Any]
-    starts: NDArray[np.intp]
-    lane_over: NDArray[np.intp]
-    plane_over: NDArray[np.intp]
-    right: NDArray[Any]
-
-
-@lru_cache
-def _table(bits: int, word: int) -> _Table:
-    plane, left = np.divmod(np.arange(word) * bits, word)
-    (over,) = np.nonzero(left + bits > word)
-    left, right = (shift.astype(f"u{word // 8}")[:, None] for shift in (left, word - left[over]))
-    return _Table(plane, left, np.searchsorted(plane, np.arange(bits)), over, plane[over] + 1, right)
-
-
-def _pack_blocks(lanes: NDArray[Any], bits: int, out: NDArray[np.uint8]) -> None:
-    """Pack ``lanes``, shape (blocks, L, m), values below 2^bits, into ``out``."""
-    blocks, count, _ = lanes.shape
-    planes, shifts = out.view(lanes.dtype.newbyteorder("<")).reshape(blocks, bits, -1), _shifts(count)
-    if lanes.size <= _SMALL:
-        table = _table(bits, count)
-        np.bitwise_or.reduceat(lanes << table.left, table.starts, axis=1, out=planes)
-        planes[:, table.plane_over] |= lanes[:, table.lane_over] >> table.right
-        return
-    spill = np.empty_like(planes[:, 0])
-    for plane, lane, left, right, first in _moves(bits, count):
-        target = planes[:, plane] if first else spill
-        if right:
-            np.right_shift(lanes[:, lane], shifts[right], target)
-        else:
-            np.left_shift(lanes[:, lane], shifts[left], target)
-        if not first:
-            np.bitwise_or(planes[:, plane], spill, planes[:, plane])
-
-
-def _unpack_blocks(data: NDArray[np.uint8], bits: int, out: NDArray[Any]) -> None:
-    """Unpack ``data`` into ``out``, shape (blocks, L, m); bits above the value's are left dirty."""
-    blocks, count, _ = out.shape
-    planes, shifts = data.view(out.dtype.newbyteorder("<")).reshape(blocks, bits, -1), _shifts(count)
-    if out.size <= _SMALL:
-        table = _table(bits, count)
-        np.right_shift(planes[:, table.plane], table.left, out=out)
-        out[:, table.lane_over] |= planes[:, table.plane_over] << table.right
-        return
-    spill = np.empty_like(out[:, 0])
-    for plane, lane, left, right, _ in _moves(bits, count):
-        if right:
-            np.left_shift(planes[:, plane], shifts[right], spill)
-            np.bitwise_or(out[:, lane], spill, out[:, lane])
-        else:
-            np.right_shift(planes[:, plane], shifts[left], out[:, lane])

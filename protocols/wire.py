@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 
 import cbor2
 
-from protocols.bulk import Bulk, Layout, is_hashed
+from protocols.bulk import Bulk, Layout, hashed_on_arrival
 from protocols.errors import Misuse, Refused, require
 from protocols.once import lately
 from protocols.schema import PARTIES, Count, Message, Record, Size, Span, is_raw, max_control, schema
@@ -249,7 +249,7 @@ class _Body:
             if not self.skipped:
                 self._open(field)
                 field.parser.feed(part)
-                if is_hashed(field.layout):
+                if hashed_on_arrival(field.layout):
                     field.state.update(part)
             field.left -= len(part)
             self._finish()
@@ -268,7 +268,8 @@ class _Body:
             field = self.waiting.pop(0)
             if not self.skipped:
                 self._open(field)
-                self._values[field.name] = Bulk(field.parser.vector(), field.state.digest() if is_hashed(field.layout) else None)
+                sha256 = field.state.digest() if hashed_on_arrival(field.layout) else None
+                self._values[field.name] = Bulk.received(field.layout, field.parser.vector(), sha256)
 
     def build(self) -> Message:
         return self.kind(**self._values)

@@ -8,13 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from adversary import EVERYBODY, Federation, ending, run
+from adversary import EVERYBODY, Federation, ending, faults, run, without_check
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lies import flipped
 from light_adversary import BAD, VICTIM, light, too_large
+from strategies import SEEDS, light_parameters
 
-from protocols import lagrange, lightsecagg, simulate
+from protocols import lightsecagg, simulate
 from protocols.agreement import Agreed
 from protocols.bulk import Bulk
 from protocols.lightsecagg_parameters import LightParameters, layouts
+from protocols.lightsecagg_recovery import answer_statement, find_wrong, interpolate
 from protocols.lightsecagg_types import (
     Advertised,
     Answer,
@@ -25,7 +30,7 @@ from protocols.lightsecagg_types import (
 )
 from protocols.primitives import seal
 from protocols.rand import Rand, Replay
-from protocols.session import SERVER, client
+from protocols.session import SERVER, Letter, client
 
 # Wrong answers
 
@@ -38,7 +43,7 @@ def wrong(change: Callable[[Any], Any]) -> Callable[[Federation], Any]:
             finished, said = lightsecagg.answer(consenting, agreed)
             p, me = fed.terms.parameters, consenting.invited.me
             bulk = Bulk.of(layouts(p)["answer"], change(said.share.values.copy()))
-            statement = lightsecagg.answer_statement(fed.terms, me, consenting.L, consenting.u3, bulk.digest)
+            statement = answer_statement(fed.terms, me, consenting.L, consenting.u3, bulk.digest)
             return finished, Answer(bulk, consenting.invited.identity.sign(statement))
 
         return lightsecagg.flow.replace(answer=answer)
@@ -90,7 +95,7 @@ def test_two_liars_together_can_pass_for_one_honest_helper() -> None:
     shares = {u: rows[u - 1].copy() for u in EVERYBODY}
     for liar in (1, 2):
         shares[liar][0] = (int(shares[liar][0]) + (liar - 4) * (liar - 5) * (liar - 6)) % p.ring.modulus
-    assert lightsecagg.find_wrong(p, shares, Replay("server")()) == (3,)
+    assert find_wrong(p, shares, Replay("server")()) == (3,)
 
 
 def test_projections_are_drawn_after_the_answers() -> None:
@@ -105,24 +110,135 @@ def test_projections_are_drawn_after_the_answers() -> None:
     a, b = r[0][:3], r[1][:3]
     error[:3] = [(a[1] * b[2] - a[2] * b[1]) % q, (a[2] * b[0] - a[0] * b[2]) % q, (a[0] * b[1] - a[1] * b[0]) % q]
     p.ring.add_into(shares[BAD], np.array(error, dtype=p.ring.dtype))
-    assert lightsecagg.find_wrong(p, shares, Replay("server")()) == ()
-    assert lightsecagg.find_wrong(p, shares, Replay("another")()) == (BAD,)
+    assert find_wrong(p, shares, Replay("server")()) == ()
+    assert find_wrong(p, shares, Replay("another")()) == (BAD,)
+
+
+def halves(p: LightParameters, shares: dict[int, Any]) -> tuple[dict[int, Any], dict[int, Answer]]:
+    """The first U as they are, the others as they come off the wire."""
+    layout, helpers = layouts(p)["answer"], list(shares)
+    more = {u: Answer(Bulk.received(layout, layout.dump(shares[u]), None), b"") for u in helpers[p.threshold :]}
+    return {u: shares[u] for u in helpers[: p.threshold]}, more
 
 
 def test_parities_are_drawn_after_the_answers_and_tell_up_to_all_that_are_too_many() -> None:
-    """Two wrong answers of six, made to vanish in known parities, pass those and no others; honest ones pass all."""
+    """Two wrong answers of six, made to vanish in one known parity, pass that one and no other; honest ones pass all."""
     p = LightParameters.of(6, 200, 1000)
     _, rows = lightsecagg.draw_mask(p, EVERYBODY, Replay("mask")())
     shares = {u: rows[u - 1].copy() for u in EVERYBODY}
-    assert all(lightsecagg.interpolate(p, shares, Replay(name)())[1] for name in ("server", "another"))
+    assert all(interpolate(p, *halves(p, shares), Replay(name)())[1] for name in ("server", "another"))
     q, draws = p.ring.modulus, p.ring.uniform(Replay("server")(), "parities", 4).reshape(2, 2)
-    known = lagrange.parities(p.ring, list(EVERYBODY), draws[:1]).astype(object)[0]
-    for u, by in ((1, known[1]), (2, (q - known[0]) % q)):  # an error of two answers on which the first parity vanishes
+    error = (int(draws[0, 1]), q - int(draws[0, 0]))  # of the two beyond U: the first parity vanishes on it
+    for u, by in zip((5, 6), error, strict=True):
         shares[u][7] = (int(shares[u][7]) + by) % q
-    for parity, passes in ((draws[:1], True), (draws[1:], False)):
-        row = lagrange.parities(p.ring, list(EVERYBODY), parity)
-        assert (not p.ring.product(row, np.stack(list(shares.values()))).any()) is passes
-    assert not lightsecagg.interpolate(p, shares, Replay("another")())[1]
+    assert [sum(int(g) * e for g, e in zip(row, error, strict=True)) % q == 0 for row in draws] == [True, False]
+    for name in ("server", "another"):
+        assert not interpolate(p, *halves(p, shares), Replay(name)())[1]
+
+
+@given(light_parameters(), SEEDS, st.data())
+@settings(max_examples=60, deadline=None)
+def test_any_wrong_answer_in_any_place_does_not_fit_and_the_basis_alone_gives_the_mask(
+    p: LightParameters, seed: int, data: st.DataObject
+) -> None:
+    """Also where it is wrong in one value only; of U answers every one fits."""
+    everybody = list(range(1, p.parties + 1))
+    z, rows = lightsecagg.draw_mask(p, everybody, Replay(f"{seed}")())
+    helpers = data.draw(st.permutations(everybody))[: data.draw(st.integers(p.threshold, p.parties))]
+    shares = {u: rows[u - 1].copy() for u in helpers}
+    basis, more = halves(p, shares)
+    opened, fits = interpolate(p, basis, more, Replay("server")())
+    assert fits
+    assert opened.reshape(-1)[: z.size].tolist() == z.tolist()
+    liar, place = data.draw(st.sampled_from(helpers)), data.draw(st.integers(0, p.block - 1))
+    by = data.draw(st.sampled_from([1, p.ring.modulus - 1]) | st.integers(1, p.ring.modulus - 1))
+    shares[liar][place] = (int(shares[liar][place]) + by) % p.ring.modulus
+    assert interpolate(p, *halves(p, shares), Replay("server")())[1] is (len(helpers) == p.threshold)
+
+
+# Answers that their helpers did not sign: the first U to come are refused on arrival, the others only matter where they do not fit
+
+
+def with_answer(change: Callable[[Answer], Answer], liars: tuple[int, ...]) -> simulate.Network:
+    """The answers of some parties are changed on their way: what is signed is the old one."""
+
+    def network(letter: Letter) -> tuple[Letter, ...]:
+        if isinstance(letter.message, Answer) and letter.sender.index in liars:
+            return (replace(letter, message=change(letter.message)),)
+        return (letter,)
+
+    return network
+
+
+def content(change: Callable[[Any], Any], p: LightParameters) -> Callable[[Answer], Answer]:
+    return lambda said: replace(said, share=Bulk.of(layouts(p)["answer"], change(said.share.values.copy())))
+
+
+def no_elements(said: Answer) -> Answer:
+    return replace(said, share=Bulk(said.share.values, said.share.digest, too_large(said.share.values.size)))
+
+
+@pytest.mark.parametrize("liar", EVERYBODY)
+@pytest.mark.parametrize("kind", ["signature", "content", "no elements"])
+def test_an_answer_that_its_helper_did_not_sign_is_never_summed(kind: str, liar: int) -> None:
+    """Among the first U it is refused by name; beyond them it is left out if it is wrong, and of no use if it is right."""
+    fed = light()
+    changes: dict[str, tuple[str, Callable[[Answer], Answer]]] = {
+        "signature": ("answer-signature", lambda said: flipped(said)),  # type: ignore[return-value]
+        "content": ("answer-signature", content(one_off, fed.terms.parameters)),
+        "no elements": ("field-range", no_elements),
+    }
+    check, change = changes[kind]
+    outcome = run(fed, network=with_answer(change, (liar,)))
+    assert outcome.outputs[0].values.tolist() == fed.sum(EVERYBODY)
+    first = liar <= fed.terms.parameters.threshold
+    assert faults(outcome) == ([(check, f"client {liar}", "recover")] if first else [])
+    assert outcome.outputs[0].left_out == (() if first or kind == "signature" else (liar,))
+
+
+def test_a_signed_wrong_answer_and_an_unsigned_one_end_in_an_abort() -> None:
+    """Of the five that are signed one is wrong: detected, and too many to locate."""
+    fed = light()
+    network = with_answer(content(one_off, fed.terms.parameters), (6,))
+    outcome = run(fed, flows={2: wrong(one_off)(fed)}, network=network)
+    assert outcome.outputs == []
+    assert outcome.abort is not None
+    assert (outcome.abort.check, outcome.abort.step) == ("answers-fit", "recover")
+
+
+def framed(fed: Federation) -> simulate.Outcome:
+    """Two answers beyond the first U, changed on their way: they lie on a polynomial with those of 2, 3 and 4, not 1's."""
+    p = fed.terms.parameters
+
+    def network(letter: Letter) -> tuple[Letter, ...]:
+        u = letter.sender.index
+        by = (u - 2) * (u - 3) * (u - 4)
+
+        def moved(values: Any) -> Any:
+            values[0] = (int(values[0]) + by) % p.ring.modulus
+            return values
+
+        return with_answer(content(moved, p), (5, 6))(letter)  # type: ignore[return-value]
+
+    return run(fed, network=network)
+
+
+def test_answers_changed_on_their_way_frame_nobody() -> None:
+    fed = light()
+    outcome = framed(fed)
+    assert outcome.outputs[0].values.tolist() == fed.sum(EVERYBODY)
+    assert outcome.outputs[0].left_out == (5, 6)
+
+
+def test_control_without_signatures_on_answers_an_honest_helper_is_framed_and_the_sum_moved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    without_check(monkeypatch, "answer-signature")
+    fed = light()
+    outcome = framed(fed)
+    assert outcome.outputs[0].left_out == (1,)
+    assert outcome.outputs[0].values.tolist() != fed.sum(EVERYBODY)
+    assert outcome.outputs[0].contributors == len(EVERYBODY)
 
 
 # Bad dealers

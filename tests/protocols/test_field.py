@@ -15,7 +15,8 @@ from scipy.stats import chi2
 from protocols import lagrange
 from protocols.bulk import Packed
 from protocols.errors import Misuse, Refused
-from protocols.field import _COLUMNS, _SPLITS, Field
+from protocols.field import Field
+from protocols.products import COLUMNS, SPLITS, PackedRows
 from protocols.rand import Replay
 from protocols.ring import Accumulator, Ring
 
@@ -89,7 +90,7 @@ def test_matrix_products_are_exact(field: Field, rows: int, inner: int, columns:
 def test_matrix_products_are_exact_at_the_bound_of_float64(bits: int) -> None:
     """As many terms as are added in float64, and one more, of the largest limbs of one sign; several blocks of columns."""
     field = Field(bits)
-    split, columns = _SPLITS[bits], _COLUMNS + 3
+    split, columns = SPLITS[bits], COLUMNS + 3
     for terms in (split.terms, split.terms + 1):
         largest = field.modulus // 2 if split.right == 1 else 2 ** (2 * split.limb) - 1
         left = np.full((1, terms), 2 ** (split.limb * (split.left - 1)) - 1, dtype=field.dtype)
@@ -97,6 +98,49 @@ def test_matrix_products_are_exact_at_the_bound_of_float64(bits: int) -> None:
         assert set(field.product(left, right)[0].tolist()) == {terms * int(left[0, 0]) * largest % field.modulus}
     biggest = (2**split.limb - 1) * (field.modulus // 2 if split.right == 1 else 2**split.limb - 1)
     assert split.terms * biggest < 2**53
+
+
+SIZES = st.integers(1, 300) | st.sampled_from([32767, 32768, 32769, 40_000, 2 * 32768 + 64])
+"""Values of a row: less than a block, a block, and more."""
+
+
+@given(FIELDS, st.integers(1, 3), st.integers(1, 140), SIZES, st.integers(0, 2**32))
+@settings(max_examples=40, deadline=None)
+def test_products_with_rows_that_lie_apart_or_packed_are_those_of_the_matrix(
+    field: Field, rows: int, inner: int, columns: int, seed: int
+) -> None:
+    inner = min(inner, 3) if columns > 300 else inner
+    rand = Replay(f"{seed}")()
+    left = field.uniform(rand, "left", rows * inner).reshape(rows, inner)
+    right = field.uniform(rand, "right", inner * columns).reshape(inner, columns)
+    want = field.product(left, right).tolist()
+    assert field.product(left, list(right)).tolist() == want
+    assert field.product(left, PackedRows([field.pack(row) for row in right], columns)).tolist() == want
+
+
+@given(FIELDS, st.integers(1, 4), SIZES, st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_product_with_packed_rows_refuses_what_unpacking_refuses(
+    field: Field, inner: int, columns: int, data: st.DataObject
+) -> None:
+    """A value that is q, or a bit in the filling, of any row."""
+    rand, ring, bad = Replay("rows")(), Ring(field.bits), data.draw(st.integers(0, inner - 1))
+    right = field.uniform(rand, "right", inner * columns).reshape(inner, columns)
+    right[bad, data.draw(st.integers(0, columns - 1))] = field.modulus
+    rows = [bytearray(ring.pack(row)) for row in right]
+    check = "field-range"
+    if columns % ring.lanes and data.draw(st.booleans()):
+        padded = np.zeros(-(-columns // ring.lanes) * ring.lanes, dtype=field.dtype)
+        padded[data.draw(st.integers(columns, padded.size - 1))] = 1
+        right[bad] %= field.modulus
+        rows[bad] = bytearray(a | b for a, b in zip(ring.pack(right[bad]), ring.pack(padded), strict=True))
+        check = "vector-padding"
+    with pytest.raises(Refused) as refused:
+        field.unpack(bytes(rows[bad]), columns)
+    assert refused.value.check == check
+    with pytest.raises(Refused) as refused:
+        field.product(np.ones((1, inner), dtype=field.dtype), PackedRows([bytes(row) for row in rows], columns))
+    assert refused.value.check == check
 
 
 @given(FIELDS, st.integers(0, 200), st.integers(0, 2**32))

@@ -19,7 +19,9 @@ from strategies import records, same
 from protocols.agreement import Agreed, Dropped
 from protocols.bulk import Blobs, Bulk, Floats, Packed
 from protocols.errors import Misuse, Refused
+from protocols.field import Field
 from protocols.flow import Flow, Inbox
+from protocols.rand import Replay
 from protocols.ring import Ring
 from protocols.schema import Count, Message, Raw, Record, Size, Span, max_control, schema
 from protocols.secagg_types import Boxes, Listed, Masked
@@ -317,6 +319,24 @@ def test_strings_that_lie_apart_are_sent_as_if_they_lay_together(count: int, siz
     apart = Bulk.joined(layout, [memoryview(content)[i * size : (i + 1) * size] for i in range(count)])
     assert [bytes(frame) for frame in apart.frames(most)] == [bytes(frame) for frame in together.frames(most)]
     assert np.array_equal(apart.values, together.values)
+
+
+@settings(max_examples=50)
+@given(st.sampled_from([Ring(17), Field(31), Field(61)]), st.integers(1, 100), st.lists(st.floats(0, 1), max_size=3))
+def test_a_vector_that_is_read_late_has_the_same_bytes_values_and_digest(ring: Any, size: int, cuts: list[float]) -> None:
+    """Whatever becomes of the memory that it came in."""
+    late, early = Packed(ring, size, late=True), Packed(ring, size)
+    values = Replay("late")().words("values", size).astype(ring.dtype) % ring.dtype(ring.modulus)
+    sent, parser = Bulk.of(late, values), late.parser()
+    assert (sent.data, sent.digest) == (early.dump(values), Bulk.of(early, values).digest)
+    data = bytes(sent.data or b"")
+    for begin, end in pairwise([0, *sorted(int(cut * len(data)) for cut in cuts), len(data)]):
+        buffer = bytearray(data[begin:end])
+        parser.feed(memoryview(buffer))
+        buffer[:] = bytes(len(buffer))
+    assert parser.done
+    got = Bulk.received(late, parser.vector(), None)
+    assert (got.digest, got.values.tolist(), bytes(got.data or b"")) == (sent.digest, values.tolist(), data)
 
 
 def test_what_is_not_hashed_has_no_digest_and_nothing_else_goes_unhashed() -> None:

@@ -1,0 +1,185 @@
+"""Packed vectors by lanes and planes: the shifts behind `protocols.ring`, whose docstring says how the bytes lie.
+
+Channel assumed: none.  Bytes are unpacked as they come; what must be refused about them is refused by who asks for the values.
+
+What it does not protect: anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocols.errors import require
+
+BLOCK = 32 * 1024
+"""Values in a full block."""
+_GROUP = 8  # full blocks that are shifted in one call
+_SMALL = 8 * 1024  # values up to which few wide operations beat one a lane
+
+
+class Piece(NamedTuple):
+    """Values ``start`` to ``start + size`` of a vector: so many blocks, of ``padded`` values together."""
+
+    start: int
+    size: int
+    blocks: int
+    padded: int
+
+
+def pieces(count: int, lanes: int) -> list[Piece]:
+    """A vector in groups of full blocks, then the last block if it is not full."""
+    full, rest = divmod(count, BLOCK)
+    groups = [(first, min(_GROUP, full - first)) for first in range(0, full, _GROUP)]
+    out = [Piece(first * BLOCK, blocks * BLOCK, blocks, blocks * BLOCK) for first, blocks in groups]
+    return out + [Piece(full * BLOCK, rest, 1, -(-rest // lanes) * lanes)] * (rest > 0)
+
+
+class _Move(NamedTuple):
+    """A lane's part in a plane: shifted ``left``, or ``right`` if it began in the plane before."""
+
+    plane: int
+    lane: int
+    left: int
+    right: int
+    first: bool  # of the lanes in its plane
+
+
+@lru_cache
+def _moves(bits: int, word: int) -> tuple[_Move, ...]:
+    moves = list[_Move]()
+    for lane in range(word):
+        plane, offset = divmod(lane * bits, word)
+        moves.append(_Move(plane, lane, offset, 0, first=offset == 0))
+        if offset + bits > word:
+            moves.append(_Move(plane + 1, lane, 0, word - offset, first=True))
+    return tuple(moves)
+
+
+@lru_cache
+def _shifts(lanes: int) -> list[NDArray[Any]]:
+    return [np.array(by, dtype=f"u{lanes // 8}") for by in range(lanes)]  # cheaper operands than Python integers
+
+
+class _Table(NamedTuple):
+    """All moves of a width at once: by lane its first plane and shift, by plane its first lane, and the lanes that spill over."""
+
+    plane: NDArray[np.intp]
+    left: NDArray[Any]
+    starts: NDArray[np.intp]
+    lane_over: NDArray[np.intp]
+    plane_over: NDArray[np.intp]
+    right: NDArray[Any]
+
+
+@lru_cache
+def _table(bits: int, word: int) -> _Table:
+    plane, left = np.divmod(np.arange(word) * bits, word)
+    (over,) = np.nonzero(left + bits > word)
+    left, right = (shift.astype(f"u{word // 8}")[:, None] for shift in (left, word - left[over]))
+    return _Table(plane, left, np.searchsorted(plane, np.arange(bits)), over, plane[over] + 1, right)
+
+
+def pack_blocks(lanes: NDArray[Any], bits: int, out: NDArray[np.uint8]) -> None:
+    """Pack ``lanes``, shape (blocks, L, m), values below 2^bits, into ``out``."""
+    blocks, count, _ = lanes.shape
+    planes, shifts = out.view(lanes.dtype.newbyteorder("<")).reshape(blocks, bits, -1), _shifts(count)
+    if lanes.size <= _SMALL:
+        table = _table(bits, count)
+        np.bitwise_or.reduceat(lanes << table.left, table.starts, axis=1, out=planes)
+        planes[:, table.plane_over] |= lanes[:, table.lane_over] >> table.right
+        return
+    spill = np.empty_like(planes[:, 0])
+    for plane, lane, left, right, first in _moves(bits, count):
+        target = planes[:, plane] if first else spill
+        if right:
+            np.right_shift(lanes[:, lane], shifts[right], target)
+        else:
+            np.left_shift(lanes[:, lane], shifts[left], target)
+        if not first:
+            np.bitwise_or(planes[:, plane], spill, planes[:, plane])
+
+
+def unpack_blocks(data: NDArray[np.uint8], bits: int, out: NDArray[Any]) -> None:
+    """Unpack ``data`` into ``out``, shape (blocks, L, m); bits above the value's are left dirty."""
+    blocks, count, _ = out.shape
+    planes, shifts = data.view(out.dtype.newbyteorder("<")).reshape(blocks, bits, -1), _shifts(count)
+    if out.size <= _SMALL:
+        table = _table(bits, count)
+        np.right_shift(planes[:, table.plane], table.left, out=out)
+        out[:, table.lane_over] |= planes[:, table.plane_over] << table.right
+        return
+    spill = np.empty_like(out[:, 0])
+    for plane, lane, left, right, _ in _moves(bits, count):
+        if right:
+            np.left_shift(planes[:, plane], shifts[right], spill)
+            np.bitwise_or(out[:, lane], spill, out[:, lane])
+        else:
+            np.right_shift(planes[:, plane], shifts[left], out[:, lane])
+
+
+def columns(rows: Sequence[bytes | memoryview], bits: int, count: int, most: int) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Several packed vectors, a few lanes at a time, so that what is unpacked stays in cache and every shift is one run.
+
+    Args:
+        rows: the packed bytes of every vector, each of the right length.
+        bits: width of a value.
+        count: values of a vector.
+        most: values of a vector that are unpacked at once, rounded down to whole lanes; at least one lane.
+
+    Yields:
+        The first column, and the values from there on, the filling of the last block included: shape (lanes, rows, m), uint32 or
+        uint64; valid until the next is asked for.
+
+    Raises:
+        Refused: ``vector-padding`` if the filling of a vector is not zero.
+    """
+    word = 32 if bits <= 32 else 64
+    dtype, used, views = np.dtype(f"u{word // 8}"), 0, [memoryview(row) for row in rows]
+    for piece in pieces(count, word):
+        size = piece.padded // piece.blocks
+        long, step = size // word, max(1, min(word, most * word // size))
+        out, spill = np.empty((step, len(rows), long), dtype=dtype), np.empty((len(rows), long), dtype=dtype)
+        for at in range(piece.start, piece.start + piece.blocks * size, size):
+            for lane in range(0, word, step):
+                end = min(lane + step, word)
+                _unpack_lanes([view[used : used + size * bits // 8] for view in views], bits, lane, out[: end - lane], spill)
+                if (start := at + lane * long) < count:
+                    yield start, out[: end - lane]
+                _check_filling(out[: end - lane], count - start)
+            used += size * bits // 8
+
+
+def _unpack_lanes(rows: Sequence[bytes | memoryview], bits: int, lane: int, out: NDArray[Any], spill: NDArray[Any]) -> None:
+    """Unpack the lanes from ``lane`` on of one block of every row into ``out``, shape (lanes, rows, m)."""
+    word, (lanes, count, long) = 8 * out.itemsize, out.shape
+    first, last, size = lane * bits // word, -(-(lane + lanes) * bits // word), long * out.itemsize
+    data = b"".join([row[plane * size : (plane + 1) * size] for plane in range(first, last) for row in rows])
+    planes = np.frombuffer(data, dtype=out.dtype.newbyteorder("<")).reshape(last - first, count, long)
+    moves, shifts = _moves(bits, word), _shifts(word)
+    for move in moves[_first_move(bits, word, lane) : _first_move(bits, word, lane + lanes)]:
+        if move.right:
+            np.left_shift(planes[move.plane - first], shifts[move.right], spill)
+            np.bitwise_or(out[move.lane - lane], spill, out[move.lane - lane])
+        else:
+            np.right_shift(planes[move.plane - first], shifts[move.left], out[move.lane - lane])
+    np.bitwise_and(out, out.dtype.type(2**bits - 1), out)
+
+
+def _check_filling(values: NDArray[Any], wanted: int) -> None:
+    """Refuse lanes with something in them beyond their first ``wanted`` values."""
+    lanes, _, long = values.shape
+    if wanted < lanes * long:
+        lane, within = divmod(max(0, wanted), long)
+        filled = values[lane + 1 :].any() or (lane < lanes and values[lane, :, within:].any())
+        require(not filled, "vector-padding", "the filling of the last block is not zero")
+
+
+@lru_cache
+def _first_move(bits: int, word: int, lane: int) -> int:
+    """Where the moves of a lane begin."""
+    return sum(move.lane < lane for move in _moves(bits, word))
