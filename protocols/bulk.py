@@ -179,23 +179,24 @@ class Blobs:
 
 
 class BlobParser:
-    """Stages bytes as they come."""
+    """Stages bytes as they come, each in its place: memory is reserved at once, and used as they come."""
 
     def __init__(self, layout: Blobs) -> None:
-        self._layout, self._data = layout, bytearray()
+        self._layout, self._filled, self._data = layout, 0, np.empty(layout.nbytes, dtype=np.uint8)
 
     def feed(self, chunk: bytes | memoryview) -> None:
         """Take the next bytes."""
-        self._data += chunk
+        self._data[self._filled : self._filled + len(chunk)] = np.frombuffer(chunk, dtype=np.uint8) if len(chunk) else ()
+        self._filled += len(chunk)
 
     @property
     def done(self) -> bool:
         """Whether all bytes have come."""
-        return len(self._data) == self._layout.nbytes
+        return self._filled == self._layout.nbytes
 
     def vector(self) -> NDArray[np.uint8]:
         """The strings, shape (count, size), dtype uint8, in the memory of the parser."""
-        return np.frombuffer(self._data, dtype=np.uint8).reshape(self._layout.count, self._layout.size)
+        return self._data.reshape(self._layout.count, self._layout.size)
 
 
 @dataclass(frozen=True, eq=False)
