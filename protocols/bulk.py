@@ -19,7 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols.errors import Misuse
-from protocols.ring import Group, Unpacker, Write
+from protocols.ring import Accumulator, Group, Unpacker, Write
+
+
+class Parser(Protocol):
+    """Takes the bytes of one vector as they come."""
+
+    def feed(self, chunk: bytes | memoryview) -> None:
+        """Take the next bytes."""
+
+    def vector(self) -> Any:
+        """What has come, when it is whole."""
 
 
 class Layout(Protocol):
@@ -36,7 +46,7 @@ class Layout(Protocol):
     def dump(self, values: NDArray[Any]) -> bytes | memoryview:
         """Values to wire bytes."""
 
-    def parser(self) -> Unpacker | FloatParser | BlobParser | LateParser:
+    def parser(self) -> Parser:
         """An incremental reader."""
 
 
@@ -46,12 +56,12 @@ def is_hashed(layout: Layout) -> bool:
 
 
 def hashed_on_arrival(layout: Layout) -> bool:
-    """Whether the bytes of a layout are hashed as they come: not those of a `Packed` that is read ``late``."""
-    return is_hashed(layout) and not _is_late(layout)
+    """Whether the bytes of a layout are hashed as they come: not those of a `Packed` that is ``kept``."""
+    return is_hashed(layout) and not _is_kept(layout)
 
 
-def _is_late(layout: Layout) -> TypeGuard[Packed]:
-    return isinstance(layout, Packed) and layout.late
+def _is_kept(layout: Layout) -> TypeGuard[Packed]:
+    return isinstance(layout, Packed) and layout.kept
 
 
 @dataclass(frozen=True)
@@ -61,13 +71,13 @@ class Packed:
     Attributes:
         ring: of the elements.
         size: their number.
-        late: whether a receiver keeps the bytes as they come, and decodes and hashes them only where values or hash are asked for:
-            what is refused about them is refused then.
+        kept: whether a receiver keeps the bytes as they come.  They are unpacked as they are added up (`Bulk.add_to`) or asked for,
+            and hashed when the hash is; what is wrong with them is refused then.
     """
 
     ring: Group
     size: int
-    late: bool = False
+    kept: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -81,35 +91,35 @@ class Packed:
         return self.ring.pack(values)
 
     @cached_property
-    def eager(self) -> Packed:
-        """The same, read as it comes."""
-        return replace(self, late=False)
+    def unpacked(self) -> Packed:
+        """The same, unpacked as it comes."""
+        return replace(self, kept=False)
 
-    def parser(self) -> Unpacker | LateParser:
+    def parser(self) -> Unpacker | KeptParser:
         """An incremental unpacker, or what keeps the bytes."""
-        return LateParser(self) if self.late else self.ring.unpacker(self.size)
+        return KeptParser(self) if self.kept else self.ring.unpacker(self.size)
 
 
-class LateParser:
-    """Keeps packed bytes as they come, without a copy where they come as `bytes`, which nobody can change."""
+class KeptParser:
+    """Keeps packed bytes as they come: without a copy where all come at once as `bytes`, which nobody can change."""
 
     def __init__(self, layout: Packed) -> None:
-        self._left, self._parts = layout.nbytes, list[bytes | memoryview]()
+        self._layout, self._whole = layout, memoryview(b"")
+        self._parts: BlobParser | None = None
 
     def feed(self, chunk: bytes | memoryview) -> None:
         """Take the next bytes."""
         view = memoryview(chunk)
-        self._parts.append(view if type(view.obj) is bytes else bytes(view))
-        self._left -= len(view)
+        if self._parts is None and len(view) == self._layout.nbytes and type(view.obj) is bytes:
+            self._whole = view
+            return
+        if self._parts is None:
+            self._parts = BlobParser(Blobs(1, self._layout.nbytes))
+        self._parts.feed(chunk)
 
-    @property
-    def done(self) -> bool:
-        """Whether all bytes have come."""
-        return self._left == 0
-
-    def vector(self) -> bytes | memoryview:
+    def vector(self) -> memoryview:
         """The bytes."""
-        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        return self._whole if self._parts is None else self._parts.vector().reshape(-1).data.toreadonly()
 
 
 @dataclass(frozen=True)
@@ -179,15 +189,16 @@ class Blobs:
 
 
 class BlobParser:
-    """Stages bytes as they come, each in its place: memory is reserved at once, and used as they come."""
+    """Stages bytes as they come."""
 
     def __init__(self, layout: Blobs) -> None:
-        self._layout, self._filled, self._data = layout, 0, np.empty(layout.nbytes, dtype=np.uint8)
+        self._layout, self._data, self._filled = layout, np.empty(layout.nbytes, dtype=np.uint8), 0
 
     def feed(self, chunk: bytes | memoryview) -> None:
         """Take the next bytes."""
-        self._data[self._filled : self._filled + len(chunk)] = np.frombuffer(chunk, dtype=np.uint8) if len(chunk) else ()
-        self._filled += len(chunk)
+        part = np.frombuffer(chunk, dtype=np.uint8)
+        self._data[self._filled : self._filled + part.size] = part
+        self._filled += part.size
 
     @property
     def done(self) -> bool:
@@ -204,9 +215,9 @@ class Bulk:
     """A vector and the SHA-256 of its bytes on the wire.
 
     Attributes:
-        held: the values, where they were laid out from an array or have come whole; else None.
-        sha256: of the wire bytes, None where the layout says that they are not hashed, or not yet.
-        data: the wire bytes on the sending side, None on the receiving side unless the layout is ``late``.
+        held: the values, where they were laid out from an array or have come and were unpacked; else None.
+        sha256: of the wire bytes; None where the layout says that they are not hashed, or not yet.
+        data: the wire bytes on the sending side; None on the receiving side, but for a layout that is ``kept`` packed.
         layout: how the wire bytes are to be read where ``held`` is None.
         pieces: the wire bytes on the sending side, where they lie in several places and ``data`` is None.
     """
@@ -224,15 +235,15 @@ class Bulk:
         return cls(values, hashlib.sha256(data).digest() if is_hashed(layout) else None, data)
 
     @classmethod
-    def received(cls, layout: Layout, content: Any, sha256: bytes | None) -> Bulk:
-        """What a parser has read, and the hash of its bytes unless the layout says that they are not hashed, or not yet."""
-        return cls(None, None, content, layout.eager) if _is_late(layout) else cls(content, sha256)
-
-    @classmethod
     def by(cls, layout: Packed, write: Write) -> Bulk:
         """Lay out values that ``write`` gives piece by piece (`protocols.ring.Ring.pack_by`): they are never whole in memory."""
         data = layout.ring.pack_by(layout.size, write)
         return cls(None, hashlib.sha256(data).digest(), data, layout)
+
+    @classmethod
+    def received(cls, layout: Layout, content: Any, sha256: bytes | None) -> Bulk:
+        """What the parser of a layout has read, and the hash of its bytes where it was made as they came."""
+        return cls(None, None, content, layout) if _is_kept(layout) else cls(content, sha256)
 
     @classmethod
     def joined(cls, layout: Blobs, pieces: Sequence[bytes | memoryview]) -> Bulk:
@@ -245,18 +256,18 @@ class Bulk:
             raise Misuse(f"{layout.count} strings of {layout.size} bytes, not hashed, were declared")
         return cls(None, None, None, layout, tuple(pieces))
 
-    @property
+    @cached_property
     def digest(self) -> bytes:
-        """SHA-256 of the wire bytes; made now where they came without it.
+        """SHA-256 of the wire bytes; made now where they were kept.
 
         Raises:
             Misuse: where the layout says that they are not hashed.
         """
-        if self.sha256 is None and self.data is not None and self.layout is not None and is_hashed(self.layout):
-            return hashlib.sha256(self.data).digest()
-        if self.sha256 is None:
+        if self.sha256 is not None:
+            return self.sha256
+        if self.data is None or self.layout is None or not is_hashed(self.layout):
             raise Misuse("the bytes of this vector are not hashed: nothing that is signed may rest on them")
-        return self.sha256
+        return hashlib.sha256(self.data).digest()
 
     @property
     def values(self) -> NDArray[Any]:
@@ -265,11 +276,22 @@ class Bulk:
             return self.held
         if self.layout is None:
             raise Misuse("a vector has neither values nor bytes with a layout")
-        parser = self.layout.parser()
+        parser: Parser = self.layout.unpacked.parser() if _is_kept(self.layout) else self.layout.parser()
         for part in self.frames(self.layout.nbytes):
             parser.feed(part)
-        values: NDArray[Any] = np.asarray(parser.vector())
+        values: NDArray[Any] = parser.vector()
         return values
+
+    def add_to(self, total: Accumulator) -> None:
+        """Add the values to a sum, unpacking them block by block where they are not ``held``.
+
+        Raises:
+            Refused: as `protocols.ring.Accumulator.add_packed`; nothing was added.
+        """
+        if self.held is None and self.data is not None:
+            total.add_packed(self.data)
+        else:
+            total.add(self.values)
 
     def frames(self, most: int) -> Iterator[bytes | memoryview]:
         """The wire bytes, ``most`` at a time.

@@ -7,6 +7,7 @@ What it does not protect: anything.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -16,27 +17,24 @@ from numpy.typing import NDArray
 
 from protocols.errors import require
 
-BLOCK = 32 * 1024
-"""Values in a full block."""
-_GROUP = 8  # full blocks that are shifted in one call
+BLOCK = 256 * 1024
+"""Values in a full block: lanes are long, as each shift of a lane is one call."""
 _SMALL = 8 * 1024  # values up to which few wide operations beat one a lane
 
 
 class Piece(NamedTuple):
-    """Values ``start`` to ``start + size`` of a vector: so many blocks, of ``padded`` values together."""
+    """Values ``start`` to ``start + size`` of a vector: one block, of ``padded`` values."""
 
     start: int
     size: int
-    blocks: int
     padded: int
 
 
 def pieces(count: int, lanes: int) -> list[Piece]:
-    """A vector in groups of full blocks, then the last block if it is not full."""
+    """A vector in full blocks, then the last one if it is not full."""
     full, rest = divmod(count, BLOCK)
-    groups = [(first, min(_GROUP, full - first)) for first in range(0, full, _GROUP)]
-    out = [Piece(first * BLOCK, blocks * BLOCK, blocks, blocks * BLOCK) for first, blocks in groups]
-    return out + [Piece(full * BLOCK, rest, 1, -(-rest // lanes) * lanes)] * (rest > 0)
+    out = [Piece(i * BLOCK, BLOCK, BLOCK) for i in range(full)]
+    return out + [Piece(full * BLOCK, rest, -(-rest // lanes) * lanes)] * (rest > 0)
 
 
 class _Move(NamedTuple):
@@ -84,17 +82,30 @@ def _table(bits: int, word: int) -> _Table:
     return _Table(plane, left, np.searchsorted(plane, np.arange(bits)), over, plane[over] + 1, right)
 
 
-def pack_blocks(lanes: NDArray[Any], bits: int, out: NDArray[np.uint8]) -> None:
-    """Pack ``lanes``, shape (blocks, L, m), values below 2^bits, into ``out``."""
-    blocks, count, _ = lanes.shape
-    planes, shifts = out.view(lanes.dtype.newbyteorder("<")).reshape(blocks, bits, -1), _shifts(count)
+@lru_cache
+def _cycle(bits: int, word: int) -> tuple[_Move, ...]:
+    """The moves of the first lanes that fill whole planes; the same ones follow for the next lanes."""
+    return tuple(move for move in _moves(bits, word) if move.lane < word // math.gcd(bits, word))
+
+
+def _cycles(rows: NDArray[Any], bits: int, word: int) -> NDArray[Any]:
+    """Lanes or planes, shape (r, m), as (g, r/g, m): g groups that have the same moves."""
+    groups = math.gcd(bits, word)
+    return rows.reshape(groups, len(rows) // groups, -1)
+
+
+def pack_block(lanes: NDArray[Any], bits: int, out: NDArray[np.uint8]) -> None:
+    """Pack ``lanes``, shape (L, m), values below 2^bits, into ``out``."""
+    word = len(lanes)
+    planes, shifts = out.view(lanes.dtype.newbyteorder("<")).reshape(bits, -1), _shifts(word)
     if lanes.size <= _SMALL:
-        table = _table(bits, count)
-        np.bitwise_or.reduceat(lanes << table.left, table.starts, axis=1, out=planes)
-        planes[:, table.plane_over] |= lanes[:, table.lane_over] >> table.right
+        table = _table(bits, word)
+        np.bitwise_or.reduceat(lanes << table.left, table.starts, axis=0, out=planes)
+        planes[table.plane_over] |= lanes[table.lane_over] >> table.right
         return
-    spill = np.empty_like(planes[:, 0])
-    for plane, lane, left, right, first in _moves(bits, count):
+    lanes, planes = _cycles(lanes, bits, word), _cycles(planes, bits, word)
+    spill = np.empty(planes[:, 0].shape, planes.dtype)
+    for plane, lane, left, right, first in _cycle(bits, word):
         target = planes[:, plane] if first else spill
         if right:
             np.right_shift(lanes[:, lane], shifts[right], target)
@@ -104,22 +115,76 @@ def pack_blocks(lanes: NDArray[Any], bits: int, out: NDArray[np.uint8]) -> None:
             np.bitwise_or(planes[:, plane], spill, planes[:, plane])
 
 
-def unpack_blocks(data: NDArray[np.uint8], bits: int, out: NDArray[Any]) -> None:
-    """Unpack ``data`` into ``out``, shape (blocks, L, m); bits above the value's are left dirty."""
-    blocks, count, _ = out.shape
-    planes, shifts = data.view(out.dtype.newbyteorder("<")).reshape(blocks, bits, -1), _shifts(count)
+def unpack_block(data: NDArray[np.uint8], bits: int, out: NDArray[Any]) -> None:
+    """Unpack ``data`` into ``out``, shape (L, m); bits above the value's are left dirty."""
+    word = len(out)
+    planes, shifts = _planes(data, bits, out.dtype), _shifts(word)
     if out.size <= _SMALL:
-        table = _table(bits, count)
-        np.right_shift(planes[:, table.plane], table.left, out=out)
-        out[:, table.lane_over] |= planes[:, table.plane_over] << table.right
+        table = _table(bits, word)
+        np.right_shift(planes[table.plane], table.left, out=out)
+        out[table.lane_over] |= planes[table.plane_over] << table.right
         return
-    spill = np.empty_like(out[:, 0])
-    for plane, lane, left, right, _ in _moves(bits, count):
+    out, planes = _cycles(out, bits, word), _cycles(planes, bits, word)
+    spill = np.empty(out[:, 0].shape, out.dtype)
+    for plane, lane, left, right, _ in _cycle(bits, word):
         if right:
             np.left_shift(planes[:, plane], shifts[right], spill)
             np.bitwise_or(out[:, lane], spill, out[:, lane])
         else:
             np.right_shift(planes[:, plane], shifts[left], out[:, lane])
+
+
+def _planes(data: NDArray[np.uint8], bits: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    return data.view(dtype.newbyteorder("<")).reshape(bits, -1)
+
+
+def add_block(total: NDArray[Any], data: NDArray[np.uint8], bits: int) -> None:
+    """Unpack ``data`` and add it to ``total``, shape (size,), lane by lane: what is unpacked stays in the nearest cache.
+
+    Bits above a value's are left dirty: they are multiples of the modulus.  Of a lane that is cut in two both parts are added.
+    """
+    count = 8 * total.itemsize
+    planes, shifts = list(_planes(data, bits, total.dtype)), _shifts(count)
+    part = np.empty_like(planes[0], dtype=total.dtype)
+    lanes = [total[at : at + part.size] for at in range(0, total.size, part.size)]
+    short = len(lanes) - 1  # the last lane may be shorter, and some of few values empty
+    for plane, lane, left, right, _ in _moves(bits, count):
+        if lane > short:
+            break
+        if right:
+            np.left_shift(planes[plane], shifts[right], part)
+        else:
+            np.right_shift(planes[plane], shifts[left], part)
+        target = lanes[lane]
+        np.add(target, part if lane < short else part[: target.size], target)
+
+
+class _Gather(NamedTuple):
+    """Where some values of a block lie: their plane, the next one, their position in both, and how these are shifted."""
+
+    low: NDArray[np.intp]
+    high: NDArray[np.intp]
+    at: NDArray[np.intp]
+    right: NDArray[Any]
+    left: NDArray[Any]
+
+
+@lru_cache(maxsize=64)
+def _gather(bits: int, word: int, size: int, padded: int) -> _Gather:
+    lane, at = np.divmod(np.arange(size, padded), padded // word)
+    plane, offset = np.divmod(lane * bits, word)
+    dtype, over = f"u{word // 8}", offset + bits > word  # of a value in one plane the second part is shifted out of reach
+    return _Gather(plane, plane + over, at, offset.astype(dtype), np.where(over, word - offset, bits).astype(dtype))
+
+
+def filling(data: NDArray[np.uint8], bits: int, piece: Piece, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The values of a packed block past the end of the vector; shape (padded − size,)."""
+    where = _gather(bits, 8 * dtype.itemsize, piece.size, piece.padded)
+    planes = _planes(data, bits, dtype)
+    out: NDArray[Any] = planes[where.low, where.at] >> where.right
+    out |= planes[where.high, where.at] << where.left
+    np.bitwise_and(out, dtype.type(2**bits - 1), out=out)
+    return out
 
 
 def columns(rows: Sequence[bytes | memoryview], bits: int, count: int, most: int) -> Iterator[tuple[int, NDArray[Any]]]:
@@ -141,17 +206,16 @@ def columns(rows: Sequence[bytes | memoryview], bits: int, count: int, most: int
     word = 32 if bits <= 32 else 64
     dtype, used, views = np.dtype(f"u{word // 8}"), 0, [memoryview(row) for row in rows]
     for piece in pieces(count, word):
-        size = piece.padded // piece.blocks
-        long, step = size // word, max(1, min(word, most * word // size))
+        long, step = piece.padded // word, max(1, min(word, most * word // piece.padded))
         out, spill = np.empty((step, len(rows), long), dtype=dtype), np.empty((len(rows), long), dtype=dtype)
-        for at in range(piece.start, piece.start + piece.blocks * size, size):
-            for lane in range(0, word, step):
-                end = min(lane + step, word)
-                _unpack_lanes([view[used : used + size * bits // 8] for view in views], bits, lane, out[: end - lane], spill)
-                if (start := at + lane * long) < count:
-                    yield start, out[: end - lane]
-                _check_filling(out[: end - lane], count - start)
-            used += size * bits // 8
+        end = used + piece.padded * bits // 8
+        for lane in range(0, word, step):
+            lanes = out[: min(step, word - lane)]
+            _unpack_lanes([view[used:end] for view in views], bits, lane, lanes, spill)
+            if (start := piece.start + lane * long) < count:
+                yield start, lanes
+            _check_filling(lanes, count - start)
+        used = end
 
 
 def _unpack_lanes(rows: Sequence[bytes | memoryview], bits: int, lane: int, out: NDArray[Any], spill: NDArray[Any]) -> None:

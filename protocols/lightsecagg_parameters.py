@@ -135,5 +135,5 @@ def layouts(parameters: LightParameters) -> Mapping[str, Layout]:
     return {
         "masked": Packed(p.ring, p.size + 1),
         "boxes": boxes_layout(p),
-        "answer": Packed(p.ring, p.block, late=True),
+        "answer": Packed(p.ring, p.block, kept=True),
     }

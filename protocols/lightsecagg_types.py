@@ -180,7 +180,7 @@ class Collecting:
     """Server: adverts come in."""
 
     terms: Terms[LightParameters]
-    adverts: Mapping[int, KeyAdvert]
+    adverts: handshake.Register[KeyAdvert] = field(default_factory=handshake.Register)
 
 
 @dataclass(frozen=True)

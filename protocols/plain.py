@@ -60,7 +60,7 @@ def submit(attending: Attending, x: Input[Vector]) -> Clear:
 
 def absorb_clear(srv: Adding, _sender: int, clear: Clear) -> Adding:
     """Add one vector."""
-    srv.total.add(clear.x.values)
+    clear.x.add_to(srv.total)
     return srv
 
 

@@ -4,7 +4,7 @@ Source: Bonawitz et al., CCS 2017 (eprint 2017/281), section 4 (masked sums modu
 b <= 32, else uint64, and arithmetic wraps; 2^b divides 2^32 and 2^64, so one reduction at the end of a sum is enough.
 
 Packing.  L = 32 for b <= 32, else 64, is both the bits of a word and the number of lanes.  A vector is cut in blocks of
-L·m values: full blocks have L·m = 32768; the last one, if values remain, has the smallest m that holds them and is
+L·m values: full blocks have L·m = 262144; the last one, if values remain, has the smallest m that holds them and is
 filled with zeros.  Lane j of a block is its values j·m to (j+1)·m.  The block's bytes are b planes of m little-endian
 words: at position i of the lanes, the L values form a string of L·b bits, lane 0 lowest, and word i of plane w holds
 its bits L·w to L·(w+1).  So every block has exactly b bits a value, is packed by shifts of whole lanes, and is decoded
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols.errors import Misuse, require
-from protocols.lanes import BLOCK, Piece, pack_blocks, pieces, unpack_blocks
+from protocols.lanes import BLOCK, Piece, add_block, filling, pack_block, pieces, unpack_block
 
 Write = Callable[[int, NDArray[Any]], None]
 """Writes the values of a vector from a position on into an array."""
@@ -176,7 +176,7 @@ class Ring:
             write(piece.start, values[: piece.size])
             values[piece.size :] = 0
             self.reduce(values)
-            pack_blocks(values.reshape(piece.blocks, self.lanes, -1), self.bits, packed[used : used + size])
+            pack_block(values.reshape(self.lanes, -1), self.bits, packed[used : used + size])
             used += size
         return packed.data.toreadonly()
 
@@ -258,7 +258,7 @@ class Unpacker:
         ring = self._ring
         target = self._vector[piece.start : piece.start + piece.size]
         values = target if piece.padded == piece.size else np.empty(piece.padded, dtype=ring.dtype)
-        unpack_blocks(self._stage[: self._filled], ring.bits, values.reshape(piece.blocks, ring.lanes, -1))
+        unpack_block(self._stage[: self._filled], ring.bits, values.reshape(ring.lanes, -1))
         ring.reduce(values)
         if values is not target:
             require(not values[piece.size :].any(), "vector-padding", "the filling of the last block is not zero")
@@ -286,11 +286,41 @@ class Accumulator:
         Raises:
             Misuse: for another shape or dtype, or after `total`.
         """
-        if self._spent:
-            raise Misuse("nothing is added after the total was taken")
+        self._check_open()
         if vector.shape != self._sum.shape or vector.dtype != self._sum.dtype:
             raise Misuse(f"the sum takes {self._sum.dtype}{self._sum.shape}, not {vector.dtype}{vector.shape}")
         self._ring.add_into(self._sum, vector)
+
+    def add_packed(self, data: bytes | bytearray | memoryview) -> None:
+        """Add a packed vector that is here whole, as it is unpacked; if it is refused, nothing was added.
+
+        Raises:
+            Refused: as `Ring.unpack`, or that of a field.
+            Misuse: after `total`.
+        """
+        self._check_open()
+        ring, size = self._ring, self._sum.size
+        if not isinstance(ring, Ring):
+            ring.add_into(self._sum, ring.unpack(data, size))
+            return
+        whole = ring.packed_size(size)
+        require(len(data) == whole, "vector-length", f"{len(data)} bytes where {whole} are needed")
+        packed, parts, used = np.frombuffer(data, dtype=np.uint8), pieces(size, ring.lanes), 0
+        if parts and (last := parts[-1]).padded > last.size:
+            tail = packed[whole - last.padded * ring.bits // 8 :]
+            require(
+                not filling(tail, ring.bits, last, self._sum.dtype).any(),
+                "vector-padding",
+                "the filling of the last block is not zero",
+            )
+        for piece in parts:
+            end = used + piece.padded * ring.bits // 8
+            add_block(self._sum[piece.start : piece.start + piece.size], packed[used:end], ring.bits)
+            used = end
+
+    def _check_open(self) -> None:
+        if self._spent:
+            raise Misuse("nothing is added after the total was taken")
 
     def total(self) -> NDArray[Any]:
         """The reduced sum, shape (size,), handed over without a copy."""
