@@ -85,9 +85,9 @@ def open_mask(
 def interpolate(p: LightParameters, basis: Shares, more: Mapping[int, Answer], rand: Rand) -> tuple[NDArray[Any], bool]:
     """The sum of the masks from U answers, and whether those beyond them lie on the same polynomial of degree < U.
 
-    That is told by two random combinations of what the basis says they are: an answer that is another passes with probability q^−2,
-    2^−62 or less.  They are formed in the product that opens the mask, so an answer beyond the basis costs its unpacking and
-    one column of two rows.  One that holds no field elements does not fit.
+    That is told by two random combinations of what the basis says they are: what is another passes with probability q^−2, which is
+    2^−61.99 at most.  They are formed in the product that opens the mask, so an answer beyond the basis costs its unpacking and one
+    column of two rows.  One that holds no field elements does not fit.
 
     Returns:
         Shape (blocks, block), dtype of the field, whatever ``more`` holds; and whether all fit.
