@@ -35,8 +35,8 @@ from securefl.inputs import effective, folds_of, hints, look_through, module_of,
 from securefl.job import Job
 from securefl.ledger import opened_in_training
 from securefl.metrics import BinaryMetrics
-from securefl.models import ModelFactory, from_vector, threads_for, to_vector
-from securefl.modules import copier
+from securefl.models import ModelFactory, threads_for, to_vector
+from securefl.modules import Copier
 from securefl.parties import Consortium
 from securefl.privacy.plain import LocalTraining, PlainTraining
 from securefl.results import RoundRecord, RunResult
@@ -318,7 +318,7 @@ class Runner:
         terms = self._terms(occasion)
         limits = Limits(len(self.folds), {**self.protocol.layouts(self.parameters), "model": layout})
         start = Starting(occasion, terms, layout, self.models, self.server, self.plan)
-        model = copier(self.template)
+        model = Copier(self.template)
         sessions = {SERVER: Session(self._timed, SERVER, {"client": terms.roster.indexes}, [start], limits)}
         for party, name in zip(self.consortium.parties, self.folds, strict=True):
             guard = OccasionGuard(party.journal)
@@ -357,12 +357,8 @@ class Runner:
 
     def final_models(self) -> list[nn.Module]:
         """The global models as modules, one for each fold."""
-        out = []
-        for vector in self.models:
-            model = copy.deepcopy(self.template)
-            from_vector(model, vector)
-            out.append(model)
-        return out
+        model = Copier(self.template)
+        return [model(vector) for vector in self.models]
 
     def _result(self) -> RunResult:
         models, knobs = self.final_models(), self.job.privacy
