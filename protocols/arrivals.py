@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from protocols.errors import Abort, Refused, require
@@ -66,7 +65,9 @@ class Arrivals:
             self.expected.setdefault(address.role, set()).add(address)
         self._flow, self._farewell, self._values = flow, farewell, values
         self._inbox: dict[tuple[type, int], dict[Address, Any]] = {}
+        self._fresh: dict[tuple[type, int], list[Address]] = {}
         self._admitted: dict[tuple[type, int], set[Address]] = {}
+        self._missing: dict[tuple[type, int], set[Address]] = {}
         self._fired: dict[str, int] = {}
         self._noted: dict[Address | None, int] = {}
         self._expelled: set[Address] = set()
@@ -103,7 +104,9 @@ class Arrivals:
             return None
         message, epoch = got
         if not isinstance(message, self._farewell):
-            self._inbox.setdefault((type(message), epoch), {})[sender] = message
+            at = type(message), epoch
+            self._inbox.setdefault(at, {})[sender] = message
+            self._fresh.setdefault(at, []).append(sender)
         return message
 
     def _wanted(self, sender: Address, kind: type[Message], epoch: int) -> bool:
@@ -141,7 +144,7 @@ class Arrivals:
     def _admit_all(self, step: Step, kind: type) -> None:
         at = kind, self.epoch(step)
         inbox, admitted = self._inbox.setdefault(at, {}), self._admitted.setdefault(at, set())
-        for sender in list(islice(inbox, len(admitted), None)):  # who is refused leaves the inbox, so the admitted come first
+        for sender in self._fresh.pop(at, ()):
             if not self._expects(sender):
                 del inbox[sender]
                 self._note("wire-late", f"{kind.__name__} of a party that has left", sender)
@@ -154,6 +157,7 @@ class Arrivals:
                 self.blame(sender, error)
                 continue
             admitted.add(sender)
+            self._awaited(kind, at).discard(sender)
             if step.fold is not None:
                 inbox[sender] = None
 
@@ -171,14 +175,21 @@ class Arrivals:
         Raises:
             Abort: ``quorum`` where fewer can come than it needs.
         """
-        expected, admitted = self.expected[self._flow.sender(kind).role], self._admitted[kind, self.epoch(step)]
+        at = kind, self.epoch(step)
+        expected, admitted = self.expected[self._flow.sender(kind).role], self._admitted[at]
         need = step.quorum(self._state(step)) if step.quorum is not None else 1
-        have, waited = len(admitted), any(sender not in admitted for sender in expected)
-        if waited and not late and (max(have, len(expected)) >= need or len(admitted | expected) >= need):
+        have = len(admitted)
+        if self._awaited(kind, at) and not late and (max(have, len(expected)) >= need or len(admitted | expected) >= need):
             return False
         if have < need:
             raise Abort("quorum", f"{have} {kind.__name__} where {need} are needed", step=step.name)
         return True
+
+    def _awaited(self, kind: type, at: tuple[type, int]) -> set[Address]:
+        """Of whom a message may still come, kept up to date: looking through all of them at each message would cost n² steps."""
+        if (missing := self._missing.get(at)) is None:
+            missing = self._missing[at] = self.expected[self._flow.sender(kind).role] - self._admitted[at]
+        return missing
 
     def collect(self, step: Step) -> dict[str, Any]:
         """Hand over what has come for a step that runs now, by parameter."""
@@ -187,7 +198,8 @@ class Arrivals:
         for port in step.takes:
             if port.carrier not in ("message", "inbox", "arrived"):
                 continue
-            self._admitted.pop((port.type, epoch), None)
+            for kept in (self._admitted, self._missing, self._fresh):
+                kept.pop((port.type, epoch), None)
             self.intake.void(port.type, epoch)
             box = {sender.index: message for sender, message in sorted(self._inbox.pop((port.type, epoch)).items())}
             if port.carrier == "message":
@@ -208,6 +220,8 @@ class Arrivals:
         """Expect nothing more from them, and forget what was read of their messages."""
         for sender in senders:
             self.expected[sender.role].discard(sender)
+        for missing in self._missing.values():
+            missing.difference_update(senders)
         self.intake.drop(senders)
 
     def _expects(self, sender: Address) -> bool:
@@ -215,8 +229,8 @@ class Arrivals:
 
     def clear(self) -> None:
         """Forget all messages."""
-        self._inbox.clear()
-        self._admitted.clear()
+        for kept in (self._inbox, self._fresh, self._admitted, self._missing):
+            kept.clear()
         self.intake.clear()
 
     def blame(self, sender: Address, error: Refused) -> None:

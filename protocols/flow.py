@@ -108,7 +108,9 @@ class Step:
         quorum: from the step's state, the smallest number of messages with which it may run (inbox steps).
         within: seconds after which it runs with a quorum, or the session aborts.
         admit: check of one message on arrival, ``(state, sender, message)``; raises `Refused`.
-        fold: takes one message into the state on arrival, ``(state, sender, message) → state``; raises `Refused`.
+        fold: takes one message into the state on arrival, ``(state, sender, message) → state``; raises `Refused`.  The state that
+            it is given is its own: nobody holds it once another is returned.  So it may add to a collection in it and return
+            the same state, as long as it adds last, when nothing can be refused any more.
         spends: whether what it sends spends the party's input.
         layer: ``security`` for a step of a plug-in; for others empty, as their module tells.
     """
@@ -192,6 +194,7 @@ class Flow:
         self.name = name
         self.roles: dict[str, Role] = {}
         self.steps: list[Step] = []
+        self._ends: dict[tuple[str, type], Step] = {}
         self.client = self.role("client", many=True)
         self.server = self.role("server")
 
@@ -207,6 +210,10 @@ class Flow:
         if any(other.name == step.name for other in self.steps):
             raise Misuse(f"the flow {self.name} has two steps named {step.name}")
         self.steps.append(step)
+        for way, ports in (("given", step.gives), ("taken", step.takes)):
+            for port in ports:
+                if is_message(port):
+                    self._ends.setdefault((way, port.type), step)
 
     def include(self, other: Flow) -> Flow:
         """Embed another flow: its steps join this one; inputs and outputs connect by type."""
@@ -244,11 +251,11 @@ class Flow:
 
     def sender(self, kind: type[Message]) -> Step:
         """The step that sends messages of that kind."""
-        return next(step for step in self.steps for port in step.gives if port.type is kind and is_message(port))
+        return self._ends["given", kind]
 
     def receiver(self, kind: type[Message]) -> Step:
         """The step that takes messages of that kind."""
-        return next(step for step in self.steps for port in step.takes if port.type is kind and is_message(port))
+        return self._ends["taken", kind]
 
     def messages(self, role: str | None = None) -> list[type[Message]]:
         """Kinds of messages that steps of ``role`` (or of any) take, in order of the steps that send them."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from protocols.errors import Misuse
 from protocols.schema import Message
-from protocols.wire import Decoder, Limits, Verdict
+from protocols.wire import Decoder, Limits, Verdict, longest
 
 if TYPE_CHECKING:
     from protocols.session import Address
@@ -58,6 +58,7 @@ class Intake:
             raise Misuse(f"a session needs at least 1 turn for vectors, not {turns}")
         self.now = 0.0
         self._kinds, self._limits, self._staged, self._most, self._wanted = kinds, limits, staged, turns, wanted
+        self._longest = {role: longest(known, limits) for role, known in kinds.items()}
         self._reading: dict[Address, Decoder] = {}
         self._turns: dict[Address, float] = {}
         self._waiting: OrderedDict[Address, float] = OrderedDict()
@@ -70,7 +71,8 @@ class Intake:
             Refused: check ``wire-…`` or ``vector-…``; what was read of the message is gone.
         """
         if (decoder := self._reading.get(sender)) is None:
-            decoder = Decoder(self._kinds[sender.role], self._limits, lambda kind, epoch: self._judge(sender, kind, epoch))
+            role = sender.role
+            decoder = Decoder(self._kinds[role], self._limits, lambda *heading: self._judge(sender, *heading), self._longest[role])
             self._reading[sender] = decoder
         done = True
         try:

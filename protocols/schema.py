@@ -1,7 +1,8 @@
 """Messages as records whose every field carries its bound: what may travel, before anything does.
 
-A bound stands in the annotation: `Size` for bytes and text, `Span` for integers, `Count` for tuples, `Raw` for a vector outside of
-the codec.  A class with an unbounded field is refused when its flow is checked.
+A bound stands in the annotation: `Size` for bytes and text, `Strings` for bytes that are strings of one length, `Span` for
+integers, `Count` for tuples, `Raw` for a vector outside of the codec.  A class with an unbounded field is refused when its flow is
+checked.
 
 What it does not protect: a bound says how much may come, not whether it is true.
 """
@@ -41,6 +42,15 @@ class Span:
 class Count:
     """A tuple of ``low`` to ``high`` items; ``high`` may be `PARTIES`."""
 
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
+class Strings:
+    """Bytes: ``low`` to ``high`` strings of ``size`` bytes each, one after the other; ``high`` may be `PARTIES`."""
+
+    size: int
     low: int
     high: int
 
@@ -96,6 +106,8 @@ def _check_bounded(hint: Any, where: str) -> None:
     match marks:
         case [Size()] if base in (bytes, str):
             return
+        case [Strings()] if base is bytes:
+            return
         case [Span()] if base is int:
             return
         case [Raw()] if base is Bulk:
@@ -134,6 +146,8 @@ def _max_field(hint: Any, parties: int) -> int:
     match mark:
         case Size(low, high):
             return 9 + (low if high is None else high)
+        case Strings(size, _, high):
+            return 9 + (parties if high == PARTIES else high) * size
         case Count(_, high):
             most = parties if high == PARTIES else high
             return 9 + most * _max_field(get_args(base)[0], parties)

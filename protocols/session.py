@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 from protocols.arrivals import Arrivals, text_of
 from protocols.errors import Abort, Misuse, Refused
@@ -31,12 +31,11 @@ from protocols.schema import MAX_PARTIES, Count, Index, Message
 from protocols.wire import Limits, encode
 
 
-@dataclass(frozen=True, order=True)
-class Address:
+class Address(NamedTuple):
     """A party: its role, and its index within the role (roster index from 1; 0 for a role of one)."""
 
     role: str
-    index: int = 0
+    index: int = 0  # type: ignore[assignment]  # a tuple, as those are hashed quickly; nobody asks it for `tuple.index`
 
     def __str__(self) -> str:
         return self.role if self.index == 0 else f"{self.role} {self.index}"

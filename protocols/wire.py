@@ -23,7 +23,8 @@ import cbor2
 from protocols.bulk import Bulk, Layout, is_hashed
 from protocols.errors import Misuse, Refused, require
 from protocols.once import lately
-from protocols.schema import PARTIES, Count, Message, Record, Size, Span, is_raw, max_control, schema
+from protocols.readers import Reader, read_fields, readers
+from protocols.schema import Message, Record, is_raw, max_control, schema
 
 FRAME = 1 << 20
 """Largest frame of vector bytes."""
@@ -49,22 +50,26 @@ def canonical(value: Any) -> bytes:
 
 def array(items: Sequence[Any]) -> bytes:
     """`canonical` of a list of fewer than 24 items; tuples of integers among them, such as sets of parties, are encoded once."""
-    if len(items) > 23:
-        raise Misuse(f"a statement has at most 23 parts, not {len(items)}")
-    parts = [_integers(item) if type(item) is tuple else canonical(item) for item in items]
-    return b"".join([bytes([0x80 | len(items)]), *parts])
+    return _joined([_integers(item) if type(item) is tuple else canonical(item) for item in items])
 
 
-_LATELY: deque[tuple[tuple[int, ...], bytes]] = deque(maxlen=8)
-"""Tuples of integers, the very objects, with their encoding."""
+def _joined(parts: Sequence[bytes]) -> bytes:
+    """The encoding of a list from those of its items."""
+    if len(parts) > 23:
+        raise Misuse(f"a statement or message has at most 23 parts, not {len(parts)}")
+    return b"".join([bytes([0x80 | len(parts)]), *parts])
+
+
+_LATELY: deque[tuple[tuple[int, ...], object, bytes]] = deque(maxlen=8)
+"""Tuples of integers, the very objects, with what they were checked against, and their encoding."""
 
 
 def _integers(values: tuple[int, ...]) -> bytes:
-    for known, encoded in _LATELY:
+    for known, _, encoded in _LATELY:
         if known is values:
             return encoded
     encoded = canonical(values)
-    _LATELY.append((values, encoded))
+    _LATELY.append((values, None, encoded))
     return encoded
 
 
@@ -84,15 +89,31 @@ def encode(message: Message, epoch: int, limits: Limits) -> Iterator[bytes | mem
     Raises:
         Misuse: where a field of our own message breaks its bound.
     """
-    values, bulks = _dump(message)
+    kind = type(message)
     try:
-        _fields(type(message), values, limits)
+        fields = [_field(read, getattr(message, name), limits.parties) for name, read in readers(kind)]
     except Refused as error:
         raise Misuse(f"our own message breaks a bound: {error.detail}") from None
-    control = canonical([type(message).__name__, epoch, *values])
+    control = _joined([canonical(kind.__name__), canonical(epoch), *fields])
     yield len(control).to_bytes(4, "little") + control
-    for bulk in bulks:
-        yield from bulk.frames(FRAME)
+    for name in _names(kind)[1]:
+        yield from getattr(message, name).frames(FRAME)
+
+
+def _field(read: Reader, value: Any, parties: int) -> bytes:
+    """One field, checked and encoded; a set of parties that stands in many messages once for all of them."""
+    if type(value) is not tuple or not value or type(value[0]) is not int:
+        plain = _plain(value)
+        read(plain, parties)
+        return canonical(plain)
+    at = read, parties
+    for known, checked, encoded in _LATELY:
+        if known is value and checked == at:
+            return encoded
+    read(list(value), parties)
+    encoded = canonical(value)
+    _LATELY.append((value, at, encoded))
+    return encoded
 
 
 def _dump(record: Record) -> tuple[list[Any], list[Bulk]]:
@@ -138,6 +159,11 @@ def _take(_kind: type[Message], _epoch: int) -> Verdict:
     return "take"
 
 
+def longest(kinds: Mapping[str, type[Message]], limits: Limits) -> int:
+    """Most control bytes that a message of these kinds may have."""
+    return max((max_control(kind, limits.parties) for kind in kinds.values()), default=0)
+
+
 class Decoder:
     """Reads one message from chunks of any size.  A chunk that breaks a bound is refused before it is stored.
 
@@ -145,6 +171,7 @@ class Decoder:
         kinds: the messages that may come, by name.
         limits: sizes of the session.
         judge: asked once the control fields are read, before anything is set aside for vectors; may raise `Refused`.
+        most: control bytes that any of the kinds may have, where that is known; else it is computed.
 
     Attributes:
         waits: whether vector bytes are refused until somebody sets it to False.
@@ -157,10 +184,11 @@ class Decoder:
         kinds: Mapping[str, type[Message]],
         limits: Limits,
         judge: Callable[[type[Message], int], Verdict] = _take,
+        most: int | None = None,
     ) -> None:
         self._kinds, self._limits, self._judge = kinds, limits, judge
         self.waits = False
-        self._most = max((max_control(kind, limits.parties) for kind in kinds.values()), default=0)
+        self._most = longest(kinds, limits) if most is None else most
         self._head, self._want = bytearray(), 4
         self._body: _Body | None = None
 
@@ -187,6 +215,11 @@ class Decoder:
             Refused: check ``wire-…``; the decoder must then be thrown away.
         """
         view = memoryview(chunk)
+        if self._body is None and not self._head and len(view) > 4:  # mostly all of the control bytes come at once
+            length = self._length(view[:4])
+            if len(view) >= 4 + length:
+                self._open(bytes(view[4 : 4 + length]))
+                view = view[4 + length :]
         while self._body is None and view:
             take = min(self._want - len(self._head), len(view))
             self._head += view[:take]
@@ -194,23 +227,25 @@ class Decoder:
             if len(self._head) < self._want:
                 return
             if self._want == 4:
-                length = int.from_bytes(self._head, "little")
-                require(
-                    0 < length <= self._most,
-                    "wire-bound",
-                    f"{length} control bytes where at most {self._most} may come",
-                )
-                self._want = 4 + length
+                self._want = 4 + self._length(self._head)
             else:
-                kind, epoch, values = parse_control(bytes(self._head[4:]), self._kinds, self._limits)
-                verdict = self._judge(kind, epoch)
-                self._head, self.waits = bytearray(), verdict == "wait"
-                self._body = _Body(kind, epoch, values, self._limits)
-                if verdict == "skip":
-                    self._body.skip()
+                self._open(bytes(self._head[4:]))
         if self._body is not None:
             require(not (self.waits and view), "wire-turn", "vector bytes before their turn")
             self._body.feed(view)
+
+    def _length(self, head: bytes | bytearray | memoryview) -> int:
+        length = int.from_bytes(head, "little")
+        require(0 < length <= self._most, "wire-bound", f"{length} control bytes where at most {self._most} may come")
+        return length
+
+    def _open(self, control: bytes) -> None:
+        kind, epoch, values = parse_control(control, self._kinds, self._limits)
+        verdict = self._judge(kind, epoch)
+        self._head, self.waits = bytearray(), verdict == "wait"
+        self._body = _Body(kind, epoch, values, self._limits)
+        if verdict == "skip":
+            self._body.skip()
 
     def message(self) -> tuple[Message, int] | None:
         """The complete message and its epoch, or None where it was read over."""
@@ -237,9 +272,12 @@ class _Body:
 
     def __init__(self, kind: type[Message], epoch: int, values: dict[str, Any], limits: Limits) -> None:
         self.kind, self.epoch, self.skipped, self._values = kind, epoch, False, dict(values)
-        layouts = {name: limits.vectors[get_args(hint)[1].key] for name, hint in schema(kind) if is_raw(hint)}
-        self.waiting = [_Field(name, layout, layout.nbytes) for name, layout in layouts.items()]
-        self._finish()
+        self.waiting = list[_Field]()
+        if raw := _names(kind)[1]:
+            hints = dict(schema(kind))
+            layouts = {name: limits.vectors[get_args(hints[name])[1].key] for name in raw}
+            self.waiting = [_Field(name, layout, layout.nbytes) for name, layout in layouts.items()]
+            self._finish()
 
     def feed(self, view: memoryview) -> None:
         while view:
@@ -289,8 +327,7 @@ def parse_control(data: bytes, kinds: Mapping[str, type[Message]], limits: Limit
         Refused: ``wire-canonical`` for bytes that are no deterministic CBOR, ``wire-kind`` for a message that may not come here,
             ``wire-field`` for a field of the wrong type or out of its bound.
     """
-    key = (data, limits.parties, frozenset(kinds.values()))
-    return lately("control", key, lambda: _parse_control(data, kinds, limits))
+    return lately("control", lambda: (data, limits.parties, frozenset(kinds.values())), lambda: _parse_control(data, kinds, limits))
 
 
 def _parse_control(data: bytes, kinds: Mapping[str, type[Message]], limits: Limits) -> tuple[type[Message], int, dict[str, Any]]:
@@ -305,85 +342,8 @@ def _parse_control(data: bytes, kinds: Mapping[str, type[Message]], limits: Limi
     )
     name, epoch, *values = tree
     require(name in kinds and 0 <= epoch < 2**32, "wire-kind", "a message that may not come here")
-    fields = _fields(kinds[name], values, limits)  # before the second encoding, which is slow where a tree has odd shapes
+    fields = read_fields(
+        kinds[name], values, limits.parties
+    )  # before the second encoding, which is slow where a tree has odd shapes
     require(canonical(tree) == data, "wire-canonical", "not the deterministic encoding, or trailing bytes")
     return kinds[name], epoch, fields
-
-
-def _fields(kind: type[Record], values: list[Any], limits: Limits) -> dict[str, Any]:
-    readers = _readers(kind)
-    require(len(values) == len(readers), "wire-field", f"{kind.__name__} has {len(readers)} fields, not {len(values)}")
-    parties = limits.parties
-    return {name: read(value, parties) for (name, read), value in zip(readers, values, strict=True)}
-
-
-Reader = Callable[[Any, int], Any]
-"""Checks one field against its bound, given the number of parties, and gives its value."""
-
-
-_READERS: dict[type[Record], tuple[tuple[str, Reader], ...]] = {}
-
-
-def _readers(kind: type[Record]) -> tuple[tuple[str, Reader], ...]:
-    """The readers of a record's fields but for its vectors, made once from its annotations."""
-    if kind not in _READERS:
-        named = [(name, hint) for name, hint in schema(kind) if not is_raw(hint)]
-        _READERS[kind] = tuple((name, _reader(hint, f"{kind.__name__}.{name}")) for name, hint in named)
-    return _READERS[kind]
-
-
-def _reader(hint: Any, where: str) -> Reader:
-    if isinstance(hint, type):
-        return _record(hint, where)
-    base, mark = get_args(hint)
-    match mark:
-        case Size(low, high):
-            return _sized(base, low, low if high is None else high, where)
-        case Span(low, high):
-            return _span(low, high, where)
-        case Count(low, high):
-            return _items(_reader(get_args(base)[0], where), low, high, where)
-    raise Misuse(f"the field {where} has no bound")
-
-
-def _record(kind: type[Record], where: str) -> Reader:
-    readers = [reader for _, reader in _readers(kind)]
-
-    def read(value: Any, parties: int) -> Any:
-        if type(value) is not list or len(value) != len(readers):
-            raise Refused("wire-field", f"{where} is no record of {len(readers)} fields")
-        return kind(*[reader(part, parties) for reader, part in zip(readers, value)])  # noqa: B905  (of equal lengths)
-
-    return read
-
-
-def _sized(base: type, low: int, most: int, where: str) -> Reader:
-    def read(value: Any, _parties: int) -> Any:
-        kind = type(value)
-        if kind is not base:
-            raise Refused("wire-field", f"{where} has the wrong type")
-        size = len(value.encode()) if kind is str else len(value)
-        if not low <= size <= most:
-            raise Refused("wire-field", f"{where} of {size} bytes is out of its bound")
-        return value
-
-    return read
-
-
-def _span(low: int, high: int, where: str) -> Reader:
-    def read(value: Any, _parties: int) -> Any:
-        if type(value) is not int or not low <= value <= high:
-            raise Refused("wire-field", f"{where} is no integer in [{low}, {high}]")
-        return value
-
-    return read
-
-
-def _items(read_one: Reader, low: int, high: int, where: str) -> Reader:
-    def read(value: Any, parties: int) -> Any:
-        most = parties if high == PARTIES else high
-        if type(value) is not list or not low <= len(value) <= most:
-            raise Refused("wire-field", f"{where} is no list of {low} to {most}")
-        return tuple([read_one(part, parties) for part in value])
-
-    return read
