@@ -195,9 +195,7 @@ class Arrivals:
         """Hand over what has come for a step that runs now, by parameter."""
         out, epoch = dict[str, Any](), self.epoch(step)
         self._fired[step.name] = epoch + 1
-        for port in step.takes:
-            if port.carrier not in ("message", "inbox", "arrived"):
-                continue
+        for port in step.awaits:
             for kept in (self._admitted, self._missing, self._fresh):
                 kept.pop((port.type, epoch), None)
             self.intake.void(port.type, epoch)

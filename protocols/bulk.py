@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,8 @@ class Layout(Protocol):
     """How a vector lies on the wire.
 
     Its bytes are hashed as they are laid out and as they come, as something that is signed covers them; unless it says
-    ``hashed = False``.
+    ``hashed = False``.  Where it says ``public = True``, what many recipients in one process are sent is read once
+    (`protocols.once`).
     """
 
     @property
@@ -42,6 +43,11 @@ class Layout(Protocol):
 def is_hashed(layout: Layout) -> bool:
     """Whether the bytes of a layout are hashed: all are, but for one that says ``hashed = False``."""
     return getattr(layout, "hashed", True) is not False
+
+
+def is_public(layout: Layout) -> bool:
+    """Whether the vectors of a layout are public and sent to many: none are, but for one that says ``public = True``."""
+    return getattr(layout, "public", False) is True
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,7 @@ class Floats:
     """``size`` little-endian float32, for models sent in clear to the parties."""
 
     size: int
+    public: ClassVar[bool] = True
 
     @property
     def nbytes(self) -> int:

@@ -276,6 +276,11 @@ def _real_vector(values: ArrayLike, length: int, what: str) -> NDArray[np.float6
     return array.astype(np.float64, copy=False)
 
 
+def all_finite(values: NDArray[np.floating[Any]]) -> bool:
+    """Whether no value is NaN or inf: a sum of squares shows it in one pass, unless it overflows."""
+    return math.isfinite(np.vdot(values, values)) or bool(np.isfinite(values).all())
+
+
 def within_bound(real: NDArray[np.float64], bound: float, name: str) -> NDArray[np.float64]:
     """``real`` unchanged.
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 from torch.utils.data import Dataset
 
 from protocols.bulk import Bulk
@@ -27,7 +28,7 @@ from protocols.suite import Occasion, Terms
 from protocols.sums import Party
 from protocols.vector import Sum, Vector
 from securefl.aggregator import Aggregate, ServerAggregator
-from securefl.encode import Plan, decode, encode
+from securefl.encode import Plan, all_finite, decode, encode
 from securefl.errors import UserError
 from securefl.models import ModelFactory, to_vector
 from securefl.privacy.plain import LocalTraining, watched
@@ -198,7 +199,7 @@ def broadcast(start: Starting) -> tuple[Entering, Averaging, Broadcast[GlobalMod
 def receive(site: Site, model: GlobalModel) -> tuple[Joining, Task]:
     """Hold ε to the own policy; take the model; expect a sum that is bound to exactly it."""
     site.party.policy.check_epsilon(site.epsilon, site.delta)
-    require(np.isfinite(model.weights.values).all(), "model-finite", "a weight of the global model is not finite")
+    require(all_finite(model.weights.values), "model-finite", "a weight of the global model is not finite")
     terms = site.terms(Occasion(site.run, model.round, model.attempt, model.weights.digest))
     ends = list(accumulate(site.plan.blocks, initial=0))
     models = tuple(model.weights.values[start:end] for start, end in pairwise(ends))
@@ -222,9 +223,7 @@ def local_update(task: Task, number: int) -> NDArray[np.float64]:
     site, training = task.site, task.site.training[number]
     model, data = site.model(task.models[number]), site.folds[number].train
     with named(site.name):
-        site.trainer.on_before_training(model, data)
-        if (to_vector(model) != task.models[number]).any():
-            raise UserError("the trainer changed the global model before training: its update would hold that change")
+        _before_training(site.trainer, model, data, task.models[number])
         site.trainer.train(model, data, training, site.steps)
         site.trainer.on_after_training(model, data)
         if watched(training):
@@ -234,9 +233,18 @@ def local_update(task: Task, number: int) -> NDArray[np.float64]:
                     f"{site.name}: records whose gradient is not finite were left out of training; look for extreme values"
                 )
         update = np.subtract(to_vector(model), task.models[number], dtype=np.float64)
-        if not np.isfinite(update).all():
+        if not all_finite(update):
             raise UserError("the update has a value that is not finite: lower the learning rate")
     return update
+
+
+def _before_training(trainer: ClientTrainer, model: nn.Module, data: Dataset[Any], start: NDArray[np.float32]) -> None:
+    """Call the trainer's hook, if it has one of its own, and hold the model to the global one."""
+    if getattr(trainer.on_before_training, "__func__", None) is ClientTrainer.on_before_training:
+        return  # it does nothing
+    trainer.on_before_training(model, data)
+    if (to_vector(model) != start).any():
+        raise UserError("the trainer changed the global model before training: its update would hold that change")
 
 
 def held_out(task: Task) -> Sums:

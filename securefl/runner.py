@@ -20,6 +20,7 @@ from torch import nn
 from protocols import draw, simulate
 from protocols.bulk import Bulk, Floats
 from protocols.flow import Flow
+from protocols.once import lately
 from protocols.policy import OccasionGuard
 from protocols.rand import Entropy, fresh
 from protocols.session import SERVER, Session, client
@@ -327,7 +328,8 @@ class Runner:
         return sessions
 
     def _terms(self, occasion: Occasion) -> Terms[Any]:
-        return self.protocol.terms(occasion, self.consortium.roster, self.parameters)
+        """The terms for an occasion; those of all parties of this process, who expect the same, are made once."""
+        return lately("terms", lambda: occasion, lambda: self.protocol.terms(occasion, self.consortium.roster, self.parameters))
 
     def _site(self, party: Party, name: str, guard: OccasionGuard, model: ModelFactory) -> Site:
         return Site(
