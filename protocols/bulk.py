@@ -52,10 +52,11 @@ def is_public(layout: Layout) -> bool:
 
 @dataclass(frozen=True)
 class Packed:
-    """``size`` elements of a ring or field, bit-packed to its width."""
+    """``size`` elements of a ring or field, bit-packed to its width; ``hashed`` as in `Layout`."""
 
     ring: Group
     size: int
+    hashed: bool = True
 
     @property
     def nbytes(self) -> int:
@@ -188,7 +189,7 @@ class Bulk:
     def by(cls, layout: Packed, write: Write) -> Bulk:
         """Lay out values that ``write`` gives piece by piece (`protocols.ring.Ring.pack_by`): they are never whole in memory."""
         data = layout.ring.pack_by(layout.size, write)
-        return cls(None, hashlib.sha256(data).digest(), data, layout)
+        return cls(None, hashlib.sha256(data).digest() if is_hashed(layout) else None, data, layout)
 
     @classmethod
     def joined(cls, layout: Blobs, pieces: Sequence[bytes | memoryview]) -> Bulk:

@@ -25,6 +25,11 @@ def suite(parameters: Parameters) -> str:
     return f"{PLAIN}{parameters.ring.bits}"
 
 
+def layout(parameters: Parameters) -> Packed:
+    """How the vector lies on the wire: as those of ``secagg``, but not hashed, as nothing is signed."""
+    return Packed(parameters.ring, parameters.size + 1, hashed=False)
+
+
 @dataclass(frozen=True)
 class Attending:
     """A party before it has sent its vector."""
@@ -55,7 +60,7 @@ def submit(attending: Attending, x: Input[Vector]) -> Clear:
     terms, parameters = attending.terms, attending.terms.parameters
     require(terms.suite == suite(parameters), "terms-suite", "the suite named is not the one that runs")
     attending.policy.check(terms)
-    return Clear(Bulk.by(Packed(parameters.ring, parameters.size + 1), counted(x, parameters)))
+    return Clear(Bulk.by(layout(parameters), counted(x, parameters)))
 
 
 def absorb_clear(srv: Adding, _sender: int, clear: Clear) -> Adding:

@@ -20,7 +20,7 @@ from torch import nn
 from protocols import draw, simulate
 from protocols.bulk import Bulk, Floats
 from protocols.flow import Flow
-from protocols.once import lately
+from protocols.once import lately, shared_work
 from protocols.policy import OccasionGuard
 from protocols.rand import Entropy, fresh
 from protocols.session import SERVER, Session, client
@@ -289,7 +289,8 @@ class Runner:
         gone = self._dropouts(number, self.stages)
         index = {name: i for i, name in enumerate(self.folds, 1)}
         network = simulate.vanish({client(index[name]): stage for name, stage in gone.items()})
-        outcome = simulate.run(self._sessions(number), network=network, watch=self._traffic.watch)
+        with shared_work():
+            outcome = simulate.run(self._sessions(number), network=network, watch=self._traffic.watch)
         for name, place in index.items():
             left = outcome.sessions[client(place)].ended
             if left is not None and left.check.startswith("policy-"):
