@@ -11,14 +11,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from protocols.errors import Misuse
-from protocols.ring import Group, Unpacker, Write
+from protocols.ring import Accumulator, Group, Unpacker, Write
+
+
+class Parser(Protocol):
+    """Takes the bytes of one vector as they come."""
+
+    def feed(self, chunk: bytes | memoryview) -> None:
+        """Take the next bytes."""
+
+    def vector(self) -> NDArray[Any]:
+        """What has come, when it is whole."""
 
 
 class Layout(Protocol):
@@ -36,7 +46,7 @@ class Layout(Protocol):
     def dump(self, values: NDArray[Any]) -> bytes | memoryview:
         """Values to wire bytes."""
 
-    def parser(self) -> Unpacker | FloatParser | BlobParser:
+    def parser(self) -> Parser:
         """An incremental reader."""
 
 
@@ -52,10 +62,15 @@ def is_public(layout: Layout) -> bool:
 
 @dataclass(frozen=True)
 class Packed:
-    """``size`` elements of a ring or field, bit-packed to its width; ``hashed`` as in `Layout`."""
+    """``size`` elements of a ring or field, bit-packed to its width; ``hashed`` as in `Layout`.
+
+    A vector that comes is unpacked on the way.  If it is ``kept``, its bytes are, to be unpacked as they are added up
+    (`Bulk.add_to`), and what is wrong with them is refused then: for vectors that a step folds into a sum.
+    """
 
     ring: Group
     size: int
+    kept: bool = False
     hashed: bool = True
 
     @property
@@ -69,9 +84,9 @@ class Packed:
             raise Misuse(f"a vector of {self.size} values was declared, not {values.shape}")
         return self.ring.pack(values)
 
-    def parser(self) -> Unpacker:
-        """An incremental unpacker."""
-        return self.ring.unpacker(self.size)
+    def parser(self) -> Unpacker | BlobParser:
+        """An incremental unpacker, or a reader of the packed bytes."""
+        return BlobParser(Blobs(1, self.nbytes)) if self.kept else self.ring.unpacker(self.size)
 
 
 @dataclass(frozen=True)
@@ -145,20 +160,22 @@ class BlobParser:
     """Stages bytes as they come."""
 
     def __init__(self, layout: Blobs) -> None:
-        self._layout, self._data = layout, bytearray()
+        self._layout, self._data, self._filled = layout, np.empty(layout.nbytes, dtype=np.uint8), 0
 
     def feed(self, chunk: bytes | memoryview) -> None:
         """Take the next bytes."""
-        self._data += chunk
+        part = np.frombuffer(chunk, dtype=np.uint8)
+        self._data[self._filled : self._filled + part.size] = part
+        self._filled += part.size
 
     @property
     def done(self) -> bool:
         """Whether all bytes have come."""
-        return len(self._data) == self._layout.nbytes
+        return self._filled == self._layout.nbytes
 
     def vector(self) -> NDArray[np.uint8]:
         """The strings, shape (count, size), dtype uint8, in the memory of the parser."""
-        return np.frombuffer(self._data, dtype=np.uint8).reshape(self._layout.count, self._layout.size)
+        return self._data.reshape(self._layout.count, self._layout.size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,9 +183,9 @@ class Bulk:
     """A vector and the SHA-256 of its bytes on the wire.
 
     Attributes:
-        held: the values, where they were laid out from an array or have come whole; else None.
+        held: the values, where they were laid out from an array or have come and were unpacked; else None.
         sha256: of the wire bytes, None where the layout says that they are not hashed.
-        data: the wire bytes on the sending side, None on the receiving side.
+        data: the wire bytes on the sending side; None on the receiving side, but for a layout that is ``kept`` packed.
         layout: how the wire bytes are to be read where ``held`` is None.
         pieces: the wire bytes on the sending side, where they lie in several places and ``data`` is None.
     """
@@ -190,6 +207,13 @@ class Bulk:
         """Lay out values that ``write`` gives piece by piece (`protocols.ring.Ring.pack_by`): they are never whole in memory."""
         data = layout.ring.pack_by(layout.size, write)
         return cls(None, hashlib.sha256(data).digest() if is_hashed(layout) else None, data, layout)
+
+    @classmethod
+    def received(cls, layout: Layout, vector: NDArray[Any], sha256: bytes | None) -> Bulk:
+        """What the parser of a layout has read."""
+        if isinstance(layout, Packed) and layout.kept:
+            return cls(None, sha256, vector.reshape(-1).data.toreadonly(), layout)
+        return cls(vector, sha256)
 
     @classmethod
     def joined(cls, layout: Blobs, pieces: Sequence[bytes | memoryview]) -> Bulk:
@@ -220,10 +244,22 @@ class Bulk:
             return self.held
         if self.layout is None:
             raise Misuse("a vector has neither values nor bytes with a layout")
-        parser = self.layout.parser()
+        whole = replace(self.layout, kept=False) if isinstance(self.layout, Packed) else self.layout
+        parser = whole.parser()
         for part in self.frames(self.layout.nbytes):
             parser.feed(part)
         return parser.vector()
+
+    def add_to(self, total: Accumulator) -> None:
+        """Add the values to a sum, unpacking them block by block where they are not ``held``.
+
+        Raises:
+            Refused: as `protocols.ring.Accumulator.add_packed`; nothing was added.
+        """
+        if self.held is None and self.data is not None:
+            total.add_packed(self.data)
+        else:
+            total.add(self.values)
 
     def frames(self, most: int) -> Iterator[bytes | memoryview]:
         """The wire bytes, ``most`` at a time.

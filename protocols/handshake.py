@@ -84,16 +84,24 @@ def sign_keys(invited: Invited[Any], keys: Sequence[bytes]) -> bytes:
     return invited.identity.sign(invited.terms.statement("keys", invited.me, *keys))
 
 
-def check_advert(terms: Terms[Any], known: Mapping[int, K], u: int, advert: K) -> dict[int, K]:
-    """Server: check one advert on arrival, with the checks that every party will make; ``known`` with it.
+class Register(dict[int, K]):
+    """Adverts by roster index, as the server takes them in, and the set of their keys, to which one is added in one step."""
 
-    Raises:
-        Refused: ``advert-signature``, ``advert-distinct``, ``public-key-canonical`` or ``public-key-order``.
-    """
-    _check_keys(terms, u, advert, "advert-signature")
-    taken = {key for other in known.values() for key in other.keys}
-    require(not taken.intersection(advert.keys), "advert-distinct", "a public key that another party has advertised")
-    return {**known, u: advert}
+    def __init__(self) -> None:
+        super().__init__()
+        self._taken = set[bytes]()
+
+    def enter(self, terms: Terms[Any], u: int, advert: K) -> None:
+        """Check one advert on arrival, with the checks that every party will make, and add it.
+
+        Raises:
+            Refused: ``advert-signature``, ``advert-distinct``, ``public-key-canonical`` or ``public-key-order``.
+        """
+        keys = advert.keys
+        _check_keys(terms, u, advert, "advert-signature")
+        require(self._taken.isdisjoint(keys), "advert-distinct", "a public key that another party has advertised")
+        self[u] = advert
+        self._taken.update(keys)
 
 
 def list_hash(listed: Message) -> bytes:

@@ -46,7 +46,7 @@ from protocols.agreement import (
 from protocols.bulk import Bulk
 from protocols.errors import Abort, Refused, require
 from protocols.flow import Arrived, Broadcast, Fanout, Flow, Inbox, Input, Output
-from protocols.handshake import box_aad, box_key, check_advert, check_invitation, check_list, check_sharing, list_hash, sign_keys
+from protocols.handshake import box_aad, box_key, check_invitation, check_list, check_sharing, list_hash, sign_keys
 from protocols.he_parameters import OPENERS, SUITE, HeParameters, layouts
 from protocols.he_types import (
     Advertised,
@@ -100,7 +100,8 @@ def advertise(invited: Invited, rand: Rand) -> tuple[Advertised, KeyAdvert]:
 
 def accept_advert(srv: Collecting, u: int, advert: KeyAdvert) -> Collecting:
     """Check one advert on arrival, with the checks that every party will make."""
-    return replace(srv, adverts=check_advert(srv.terms, srv.adverts, u, advert))
+    srv.adverts.enter(srv.terms, u, advert)
+    return srv
 
 
 @flow.server(fold=accept_advert, quorum=lambda srv: srv.terms.parameters.threshold, within=60.0)

@@ -7,7 +7,7 @@ Symbols as in `protocols.he`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from protocols import handshake
@@ -153,7 +153,7 @@ class Collecting:
     """Server: adverts come in."""
 
     terms: Terms[HeParameters]
-    adverts: Mapping[int, KeyAdvert]
+    adverts: handshake.Register[KeyAdvert] = field(default_factory=handshake.Register)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ A state's type has room for what its party may still know, and for nothing else.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from numpy.typing import NDArray
@@ -180,7 +180,7 @@ class Collecting:
     """Server: adverts come in."""
 
     terms: Terms[LightParameters]
-    adverts: Mapping[int, KeyAdvert]
+    adverts: handshake.Register[KeyAdvert] = field(default_factory=handshake.Register)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def suite(parameters: Parameters) -> str:
 
 def layout(parameters: Parameters) -> Packed:
     """How the vector lies on the wire: as those of ``secagg``, but not hashed, as nothing is signed."""
-    return Packed(parameters.ring, parameters.size + 1, hashed=False)
+    return Packed(parameters.ring, parameters.size + 1, kept=True, hashed=False)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def submit(attending: Attending, x: Input[Vector]) -> Clear:
 
 def absorb_clear(srv: Adding, _sender: int, clear: Clear) -> Adding:
     """Add one vector."""
-    srv.total.add(clear.x.values)
+    clear.x.add_to(srv.total)
     return srv
 
 

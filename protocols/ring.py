@@ -4,7 +4,7 @@ Source: Bonawitz et al., CCS 2017 (eprint 2017/281), section 4 (masked sums modu
 b <= 32, else uint64, and arithmetic wraps; 2^b divides 2^32 and 2^64, so one reduction at the end of a sum is enough.
 
 Packing.  L = 32 for b <= 32, else 64, is both the bits of a word and the number of lanes.  A vector is cut in blocks of
-L·m values: full blocks have L·m = 32768; the last one, if values remain, has the smallest m that holds them and is
+L·m values: full blocks have L·m = 262144; the last one, if values remain, has the smallest m that holds them and is
 filled with zeros.  Lane j of a block is its values j·m to (j+1)·m.  The block's bytes are b planes of m little-endian
 words: at position i of the lanes, the L values form a string of L·b bits, lane 0 lowest, and word i of plane w holds
 its bits L·w to L·(w+1).  So every block has exactly b bits a value, is packed by shifts of whole lanes, and is decoded
@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 
 from protocols.errors import Misuse, require
 
-_BLOCK = 32 * 1024  # values in a full block
-_GROUP = 8  # full blocks that are shifted in one call
+_BLOCK = 256 * 1024  # values in a full block: long lanes, as each shift of a lane is one call
 _SMALL = 8 * 1024  # values up to which few wide operations beat one a lane
 
 Write = Callable[[int, NDArray[Any]], None]
@@ -180,7 +179,7 @@ class Ring:
             write(piece.start, values[: piece.size])
             values[piece.size :] = 0
             self.reduce(values)
-            _pack_blocks(values.reshape(piece.blocks, self.lanes, -1), self.bits, packed[used : used + size])
+            _pack_block(values.reshape(self.lanes, -1), self.bits, packed[used : used + size])
             used += size
         return packed.data.toreadonly()
 
@@ -262,7 +261,7 @@ class Unpacker:
         ring = self._ring
         target = self._vector[piece.start : piece.start + piece.size]
         values = target if piece.padded == piece.size else np.empty(piece.padded, dtype=ring.dtype)
-        _unpack_blocks(self._stage[: self._filled], ring.bits, values.reshape(piece.blocks, ring.lanes, -1))
+        _unpack_block(self._stage[: self._filled], ring.bits, values.reshape(ring.lanes, -1))
         ring.reduce(values)
         if values is not target:
             require(not values[piece.size :].any(), "vector-padding", "the filling of the last block is not zero")
@@ -290,11 +289,37 @@ class Accumulator:
         Raises:
             Misuse: for another shape or dtype, or after `total`.
         """
-        if self._spent:
-            raise Misuse("nothing is added after the total was taken")
+        self._check_open()
         if vector.shape != self._sum.shape or vector.dtype != self._sum.dtype:
             raise Misuse(f"the sum takes {self._sum.dtype}{self._sum.shape}, not {vector.dtype}{vector.shape}")
         self._ring.add_into(self._sum, vector)
+
+    def add_packed(self, data: bytes | bytearray | memoryview) -> None:
+        """Add a packed vector that is here whole, as it is unpacked; if it is refused, nothing was added.
+
+        Raises:
+            Refused: as `Ring.unpack`, or that of a field.
+            Misuse: after `total`.
+        """
+        self._check_open()
+        ring, size = self._ring, self._sum.size
+        if not isinstance(ring, Ring):
+            ring.add_into(self._sum, ring.unpack(data, size))
+            return
+        whole = ring.packed_size(size)
+        require(len(data) == whole, "vector-length", f"{len(data)} bytes where {whole} are needed")
+        packed, pieces, used = np.frombuffer(data, dtype=np.uint8), _pieces(size, ring.lanes), 0
+        if pieces and (last := pieces[-1]).padded > last.size:
+            tail = packed[whole - last.padded * ring.bits // 8 :]
+            require(not _filling(tail, ring, last).any(), "vector-padding", "the filling of the last block is not zero")
+        for piece in pieces:
+            end = used + piece.padded * ring.bits // 8
+            _add_block(self._sum[piece.start : piece.start + piece.size], packed[used:end], ring.bits)
+            used = end
+
+    def _check_open(self) -> None:
+        if self._spent:
+            raise Misuse("nothing is added after the total was taken")
 
     def total(self) -> NDArray[Any]:
         """The reduced sum, shape (size,), handed over without a copy."""
@@ -304,20 +329,18 @@ class Accumulator:
 
 
 class _Piece(NamedTuple):
-    """Values ``start`` to ``start + size`` of a vector: so many blocks, of ``padded`` values together."""
+    """Values ``start`` to ``start + size`` of a vector: one block, of ``padded`` values."""
 
     start: int
     size: int
-    blocks: int
     padded: int
 
 
 def _pieces(count: int, lanes: int) -> list[_Piece]:
-    """A vector in groups of full blocks, then the last block if it is not full."""
+    """A vector in full blocks, then the last one if it is not full."""
     full, rest = divmod(count, _BLOCK)
-    groups = [(first, min(_GROUP, full - first)) for first in range(0, full, _GROUP)]
-    pieces = [_Piece(first * _BLOCK, blocks * _BLOCK, blocks, blocks * _BLOCK) for first, blocks in groups]
-    return pieces + [_Piece(full * _BLOCK, rest, 1, -(-rest // lanes) * lanes)] * (rest > 0)
+    pieces = [_Piece(i * _BLOCK, _BLOCK, _BLOCK) for i in range(full)]
+    return pieces + [_Piece(full * _BLOCK, rest, -(-rest // lanes) * lanes)] * (rest > 0)
 
 
 class _Move(NamedTuple):
@@ -365,39 +388,90 @@ def _table(bits: int, word: int) -> _Table:
     return _Table(plane, left, np.searchsorted(plane, np.arange(bits)), over, plane[over] + 1, right)
 
 
-def _pack_blocks(lanes: NDArray[Any], bits: int, out: NDArray[np.uint8]) -> None:
-    """Pack ``lanes``, shape (blocks, L, m), values below 2^bits, into ``out``."""
-    blocks, count, _ = lanes.shape
-    planes, shifts = out.view(lanes.dtype.newbyteorder("<")).reshape(blocks, bits, -1), _shifts(count)
+def _pack_block(lanes: NDArray[Any], bits: int, out: NDArray[np.uint8]) -> None:
+    """Pack ``lanes``, shape (L, m), values below 2^bits, into ``out``."""
+    count = len(lanes)
+    planes, shifts = out.view(lanes.dtype.newbyteorder("<")).reshape(bits, -1), _shifts(count)
     if lanes.size <= _SMALL:
         table = _table(bits, count)
-        np.bitwise_or.reduceat(lanes << table.left, table.starts, axis=1, out=planes)
-        planes[:, table.plane_over] |= lanes[:, table.lane_over] >> table.right
+        np.bitwise_or.reduceat(lanes << table.left, table.starts, axis=0, out=planes)
+        planes[table.plane_over] |= lanes[table.lane_over] >> table.right
         return
-    spill = np.empty_like(planes[:, 0])
+    spill = np.empty_like(planes[0])
     for plane, lane, left, right, first in _moves(bits, count):
-        target = planes[:, plane] if first else spill
+        target = planes[plane] if first else spill
         if right:
-            np.right_shift(lanes[:, lane], shifts[right], target)
+            np.right_shift(lanes[lane], shifts[right], target)
         else:
-            np.left_shift(lanes[:, lane], shifts[left], target)
+            np.left_shift(lanes[lane], shifts[left], target)
         if not first:
-            np.bitwise_or(planes[:, plane], spill, planes[:, plane])
+            np.bitwise_or(planes[plane], spill, planes[plane])
 
 
-def _unpack_blocks(data: NDArray[np.uint8], bits: int, out: NDArray[Any]) -> None:
-    """Unpack ``data`` into ``out``, shape (blocks, L, m); bits above the value's are left dirty."""
-    blocks, count, _ = out.shape
-    planes, shifts = data.view(out.dtype.newbyteorder("<")).reshape(blocks, bits, -1), _shifts(count)
+def _unpack_block(data: NDArray[np.uint8], bits: int, out: NDArray[Any]) -> None:
+    """Unpack ``data`` into ``out``, shape (L, m); bits above the value's are left dirty."""
+    count = len(out)
+    planes, shifts = _planes(data, bits, out.dtype), _shifts(count)
     if out.size <= _SMALL:
         table = _table(bits, count)
-        np.right_shift(planes[:, table.plane], table.left, out=out)
-        out[:, table.lane_over] |= planes[:, table.plane_over] << table.right
+        np.right_shift(planes[table.plane], table.left, out=out)
+        out[table.lane_over] |= planes[table.plane_over] << table.right
         return
-    spill = np.empty_like(out[:, 0])
+    spill = np.empty_like(out[0])
     for plane, lane, left, right, _ in _moves(bits, count):
         if right:
-            np.left_shift(planes[:, plane], shifts[right], spill)
-            np.bitwise_or(out[:, lane], spill, out[:, lane])
+            np.left_shift(planes[plane], shifts[right], spill)
+            np.bitwise_or(out[lane], spill, out[lane])
         else:
-            np.right_shift(planes[:, plane], shifts[left], out[:, lane])
+            np.right_shift(planes[plane], shifts[left], out[lane])
+
+
+def _planes(data: NDArray[np.uint8], bits: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    return data.view(dtype.newbyteorder("<")).reshape(bits, -1)
+
+
+def _add_block(total: NDArray[Any], data: NDArray[np.uint8], bits: int) -> None:
+    """Unpack ``data`` and add it to ``total``, shape (size,), lane by lane: what is unpacked stays in the nearest cache.
+
+    Bits above a value's are left dirty: they are multiples of the modulus.  Of a lane that is cut in two both parts are added.
+    """
+    count = 8 * total.itemsize
+    planes, shifts = list(_planes(data, bits, total.dtype)), _shifts(count)
+    part = np.empty_like(planes[0], dtype=total.dtype)
+    lanes = [total[at : at + part.size] for at in range(0, total.size, part.size)]
+    short = len(lanes) - 1  # the last lane may be shorter, and some of few values empty
+    for plane, lane, left, right, _ in _moves(bits, count):
+        if lane > short:
+            break
+        if right:
+            np.left_shift(planes[plane], shifts[right], part)
+        else:
+            np.right_shift(planes[plane], shifts[left], part)
+        target = lanes[lane]
+        np.add(target, part if lane < short else part[: target.size], target)
+
+
+class _Gather(NamedTuple):
+    """Where some values of a block lie: their plane, the next one, their position in both, and how these are shifted."""
+
+    low: NDArray[np.intp]
+    high: NDArray[np.intp]
+    at: NDArray[np.intp]
+    right: NDArray[Any]
+    left: NDArray[Any]
+
+
+@lru_cache(maxsize=64)
+def _gather(bits: int, word: int, size: int, padded: int) -> _Gather:
+    lane, at = np.divmod(np.arange(size, padded), padded // word)
+    plane, offset = np.divmod(lane * bits, word)
+    dtype, over = f"u{word // 8}", offset + bits > word  # of a value in one plane the second part is shifted out of reach
+    return _Gather(plane, plane + over, at, offset.astype(dtype), np.where(over, word - offset, bits).astype(dtype))
+
+
+def _filling(data: NDArray[np.uint8], ring: Ring, piece: _Piece) -> NDArray[Any]:
+    """The values of a packed block past the end of the vector; shape (padded − size,)."""
+    planes, where = _planes(data, ring.bits, np.dtype(ring.dtype)), _gather(ring.bits, ring.lanes, piece.size, piece.padded)
+    filling: NDArray[Any] = planes[where.low, where.at] >> where.right
+    filling |= planes[where.high, where.at] << where.left
+    return filling & ring.dtype(ring.modulus - 1)

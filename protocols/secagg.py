@@ -45,7 +45,7 @@ from protocols.agreement import (
 from protocols.bulk import Bulk, Packed
 from protocols.errors import Abort, Misuse, Refused, require
 from protocols.flow import Arrived, Broadcast, Fanout, Flow, Inbox, Input, Output
-from protocols.handshake import box_aad, box_key, check_advert, check_invitation, check_list, check_sharing, list_hash, sign_keys
+from protocols.handshake import box_aad, box_key, check_invitation, check_list, check_sharing, list_hash, sign_keys
 from protocols.primitives import agree, seal
 from protocols.primitives.graph import Harary
 from protocols.primitives.prg import Masks, apply_masks
@@ -106,7 +106,8 @@ def advertise(invited: Invited, rand: Rand) -> tuple[Advertised, Advert]:
 
 def accept_advert(srv: Collecting, u: int, advert: Advert) -> Collecting:
     """Check one advert on arrival, with the checks that every party will make."""
-    return replace(srv, adverts=check_advert(srv.terms, srv.adverts, u, advert))
+    srv.adverts.enter(srv.terms, u, advert)
+    return srv
 
 
 @flow.server(fold=accept_advert, quorum=lambda srv: srv.terms.parameters.threshold, within=60.0)
@@ -246,7 +247,7 @@ def absorb(srv: Summing, u: int, masked: Masked) -> Summing:
     terms, covering = srv.terms, Covering(masked.y.digest, masked.receipt, masked.signature)
     statement = masked_statement(terms, u, srv.L, tuple(srv.dealt), covering.vector, covering.receipt)
     require(verify(terms.roster.identity(u), masked.signature, statement), "masked-signature", "over L, U2 and the vector")
-    srv.total.add(masked.y.values)
+    masked.y.add_to(srv.total)
     return replace(srv, coverings={**srv.coverings, u: covering})
 
 

@@ -193,7 +193,7 @@ class Collecting:
     """Server: adverts come in."""
 
     terms: Terms
-    adverts: Mapping[int, Advert]
+    adverts: handshake.Register[Advert] = field(default_factory=handshake.Register)
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ class Scheme:
 
 
 def _masked(parameters: SumParameters) -> Mapping[str, Layout]:
-    return {"masked": Packed(parameters.ring, parameters.size + 1)}
+    return {"masked": Packed(parameters.ring, parameters.size + 1, kept=True)}
 
 
 def _homomorphic(name: str, parameters: Build, flow: Flow) -> Scheme:
@@ -123,7 +123,7 @@ def _homomorphic(name: str, parameters: Build, flow: Flow) -> Scheme:
         he.suite,
         flow,
         lambda party, terms: he_types.Invited(party.index, party.identity, terms, party.policy),
-        lambda terms: he_types.Collecting(terms, {}),
+        he_types.Collecting,
         he_parameters.layouts,
         shared_key=True,
     )
@@ -136,7 +136,7 @@ SCHEMES = {
         secagg.suite,
         secagg.flow,
         lambda party, terms: secagg_types.Invited(party.index, party.identity, terms, party.policy),
-        lambda terms: secagg_types.Collecting(terms, {}),
+        secagg_types.Collecting,
         _masked,
     ),
     "secagg+": Scheme(
@@ -145,7 +145,7 @@ SCHEMES = {
         secagg.suite,
         secagg.flow,
         lambda party, terms: secagg_types.Invited(party.index, party.identity, terms, party.policy),
-        lambda terms: secagg_types.Collecting(terms, {}),
+        secagg_types.Collecting,
         _masked,
     ),
     "plain-insecure": Scheme(
@@ -164,7 +164,7 @@ SCHEMES = {
         lightsecagg.suite,
         lightsecagg.flow,
         lambda party, terms: lightsecagg_types.Invited(party.index, party.identity, terms, party.policy),
-        lambda terms: lightsecagg_types.Collecting(terms, {}),
+        lightsecagg_types.Collecting,
         lightsecagg_parameters.layouts,
     ),
     "bfv": _homomorphic("bfv", he_parameters.HeParameters.bfv, he.flow),

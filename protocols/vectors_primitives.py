@@ -38,7 +38,7 @@ def _ring() -> Iterator[tuple[str, Given]]:
         values = [(1 << bits) - 1, 0, 1, 1 << (bits - 1), 5 % (1 << bits)]
         yield "pack", {"bits": bits, "values": values}
         yield "unpack", {"bits": bits, "count": 5, "data": did("pack", bits=bits, values=values)["bytes"]}
-    for bits, count in ((23, 70), (23, 32768), (23, 32768 + 37), (61, 2 * 32768 + 65)):
+    for bits, count in ((23, 70), (23, 262144), (23, 262144 + 37), (61, 2 * 262144 + 65)):
         yield "pack_steps", {"bits": bits, "step": 2654435761 % (1 << bits), "count": count}
     data = did("pack", bits=23, values=[1, 2, 3, 4, 5])["bytes"]
     for bad in (data[:-2], data + "00", data[:-2] + "80", ""):

@@ -337,7 +337,8 @@ class _Body:
             field = self.waiting.pop(0)
             if not self.skipped:
                 self._open(field)
-                self._values[field.name] = Bulk(field.parser.vector(), field.state.digest() if is_hashed(field.layout) else None)
+                digested = field.state.digest() if is_hashed(field.layout) else None
+                self._values[field.name] = Bulk.received(field.layout, field.parser.vector(), digested)
 
     def build(self) -> Message:
         return self.kind(**self._values)

@@ -301,7 +301,7 @@ def test_the_secure_sum_is_embedded_in_a_flow_of_the_users_own(dropouts: dict[in
     assert flow.inputs("client") == []
     assert set(flow.starts("client")) == {Invited, Trainee}
     terms = case.terms()
-    sessions = {SERVER: Session(flow, SERVER, {"client": range(1, 6)}, [Collecting(terms, {}), Learner(scale)], case.limits)}
+    sessions = {SERVER: Session(flow, SERVER, {"client": range(1, 6)}, [Collecting(terms), Learner(scale)], case.limits)}
     for u in range(1, 6):
         start = [Invited(u, identities(5)[u], terms, Policy()), Trainee(u)]
         sessions[client(u)] = Session(flow, client(u), {"server": [0]}, start, case.limits)

@@ -16,9 +16,9 @@ from protocols.errors import Misuse, Refused
 from protocols.rand import Replay
 from protocols.ring import Accumulator, Ring, Unpacker
 
-BLOCK = 32768
+BLOCK = 262144
 BITS = st.integers(2, 64)
-COUNTS = st.one_of(st.integers(0, 200), st.integers(BLOCK - 70, BLOCK + 70), st.integers(0, 3 * BLOCK), st.just(2 * BLOCK))
+COUNTS = st.one_of(st.integers(0, 200), st.integers(BLOCK - 70, BLOCK + 70), st.integers(0, 2 * BLOCK), st.just(2 * BLOCK))
 SEEDS = st.integers(0, 2**32)
 
 
@@ -66,8 +66,8 @@ def test_full_blocks_have_the_documented_bytes(bits: int) -> None:
 
 
 @given(BITS, COUNTS, SEEDS, st.lists(st.floats(0, 1), max_size=6))
-@example(23, 17 * BLOCK + 5, 1, [0.3, 0.30001, 0.9])  # more blocks than are shifted in one call
-@example(64, 33 * BLOCK, 1, [0.5])
+@example(23, 3 * BLOCK + 5, 1, [0.3, 0.30001, 0.9])
+@example(64, 4 * BLOCK, 1, [0.5])
 @settings(deadline=None, max_examples=60)
 def test_round_trip_for_any_chunking(bits: int, count: int, seed: int, cuts: list[float]) -> None:
     ring = Ring(bits)
@@ -207,6 +207,41 @@ def test_the_total_is_the_sum_modulo_the_ring(bits: int, size: int, parties: int
     expected = [sum(int(one[i]) for one in inputs) % ring.modulus for i in range(size)]
     assert [int(v) for v in accumulator.total()] == expected
     assert [int(v) for v in accumulator.total()] == expected
+
+
+@given(BITS, COUNTS, SEEDS, st.integers(1, 3))
+@settings(deadline=None, max_examples=40)
+def test_packed_vectors_add_up_like_unpacked_ones(bits: int, count: int, seed: int, parties: int) -> None:
+    ring = Ring(bits)
+    packed, plain = Accumulator(ring, count), Accumulator(ring, count)
+    for i in range(parties):
+        values = words(seed + i, count, ring)
+        plain.add(values)
+        packed.add_packed(ring.pack(values))
+    np.testing.assert_array_equal(packed.total(), plain.total())
+    with pytest.raises(Misuse, match="after the total"):
+        packed.add_packed(ring.pack(words(seed, count, ring)))
+
+
+@given(BITS, st.sampled_from([1, 31, 33, 200, 9001, BLOCK + 1, BLOCK + 9001]), SEEDS, st.data())
+@settings(deadline=None, max_examples=60)
+def test_of_a_packed_vector_that_is_refused_nothing_is_added(bits: int, count: int, seed: int, data: st.DataObject) -> None:
+    """A filling that is not zero, in the last block, and another length: the sum is the one before."""
+    ring, total = Ring(bits), Accumulator(Ring(bits), count)
+    first = vector(seed, count, ring)
+    total.add_packed(ring.pack(first))
+    padded = -(-count // ring.lanes) * ring.lanes
+    forged = np.zeros(padded, dtype=ring.dtype)
+    forged[:count] = vector(seed + 1, count, ring)
+    good = bytes(ring.pack(forged))
+    for bad in (good[:-1], good + b"\0"):
+        with pytest.raises(Refused, match="vector-length"):
+            total.add_packed(bad)
+    if padded > count:
+        forged[data.draw(st.integers(count, padded - 1))] = 1 << data.draw(st.integers(0, bits - 1))
+        with pytest.raises(Refused, match="vector-padding"):
+            total.add_packed(ring.pack(forged))
+    np.testing.assert_array_equal(total.total(), first)
 
 
 def test_nothing_is_added_after_the_total() -> None:
