@@ -177,7 +177,8 @@ class Ring:
         for piece in pieces:
             values, size = scratch[: piece.padded], piece.padded * self.bits // 8
             write(piece.start, values[: piece.size])
-            values[piece.size :] = 0
+            if piece.padded > piece.size:
+                values[piece.size :] = 0
             self.reduce(values)
             _pack_block(values.reshape(self.lanes, -1), self.bits, packed[used : used + size])
             used += size
@@ -336,11 +337,12 @@ class _Piece(NamedTuple):
     padded: int
 
 
-def _pieces(count: int, lanes: int) -> list[_Piece]:
+@lru_cache(maxsize=64)
+def _pieces(count: int, lanes: int) -> tuple[_Piece, ...]:
     """A vector in full blocks, then the last one if it is not full."""
     full, rest = divmod(count, _BLOCK)
     pieces = [_Piece(i * _BLOCK, _BLOCK, _BLOCK) for i in range(full)]
-    return pieces + [_Piece(full * _BLOCK, rest, -(-rest // lanes) * lanes)] * (rest > 0)
+    return (*pieces, *[_Piece(full * _BLOCK, rest, -(-rest // lanes) * lanes)] * (rest > 0))
 
 
 class _Move(NamedTuple):
@@ -369,23 +371,43 @@ def _shifts(lanes: int) -> list[NDArray[Any]]:
     return [np.array(by, dtype=f"u{lanes // 8}") for by in range(lanes)]  # cheaper operands than Python integers
 
 
-class _Table(NamedTuple):
-    """All moves of a width at once: by lane its first plane and shift, by plane its first lane, and the lanes that spill over."""
+class _Part(NamedTuple):
+    """The k-th lanes of all planes that have so many: the lane and how far it is shifted, by plane; ``planes`` None for all."""
 
-    plane: NDArray[np.intp]
-    left: NDArray[Any]
-    starts: NDArray[np.intp]
-    lane_over: NDArray[np.intp]
-    plane_over: NDArray[np.intp]
-    right: NDArray[Any]
+    planes: NDArray[np.intp] | None
+    lanes: NDArray[np.intp]
+    shift: NDArray[Any]
 
 
 @lru_cache
-def _table(bits: int, word: int) -> _Table:
-    plane, left = np.divmod(np.arange(word) * bits, word)
-    (over,) = np.nonzero(left + bits > word)
-    left, right = (shift.astype(f"u{word // 8}")[:, None] for shift in (left, word - left[over]))
-    return _Table(plane, left, np.searchsorted(plane, np.arange(bits)), over, plane[over] + 1, right)
+def _parts(bits: int, word: int) -> tuple[_Part, ...]:
+    """What planes are made of: their first lanes, which are shifted right, then the others, shifted left."""
+    begin, out = np.arange(bits) * word, list[_Part]()
+    for lane in (begin // bits + k for k in range(word)):
+        place = lane * bits - begin
+        (planes,) = np.nonzero(place < word)
+        if not planes.size:
+            break
+        shift = np.abs(place[planes]).astype(f"u{word // 8}")[:, None]
+        out.append(_Part(None if planes.size == bits else planes, lane[planes], shift))
+    return tuple(out)
+
+
+class _Spread(NamedTuple):
+    """By lane, its first plane and the shift there, the next plane and the shift there."""
+
+    plane: NDArray[np.intp]
+    right: NDArray[Any]
+    after: NDArray[np.intp]
+    left: NDArray[Any]
+
+
+@lru_cache
+def _spread(bits: int, word: int) -> _Spread:
+    plane, right = np.divmod(np.arange(word) * bits, word)
+    left = np.where(right > 0, word - right, bits % word)  # where a lane ends in its first plane, above its bits
+    right, left = (shift.astype(f"u{word // 8}")[:, None] for shift in (right, left))
+    return _Spread(plane, right, np.minimum(plane + 1, bits - 1), left)
 
 
 def _pack_block(lanes: NDArray[Any], bits: int, out: NDArray[np.uint8]) -> None:
@@ -393,9 +415,15 @@ def _pack_block(lanes: NDArray[Any], bits: int, out: NDArray[np.uint8]) -> None:
     count = len(lanes)
     planes, shifts = out.view(lanes.dtype.newbyteorder("<")).reshape(bits, -1), _shifts(count)
     if lanes.size <= _SMALL:
-        table = _table(bits, count)
-        np.bitwise_or.reduceat(lanes << table.left, table.starts, axis=0, out=planes)
-        planes[table.plane_over] |= lanes[table.lane_over] >> table.right
+        whole, *others = _parts(bits, count)
+        np.right_shift(lanes.take(whole.lanes, 0), whole.shift, planes)
+        for part in others:
+            shifted = lanes.take(part.lanes, 0)
+            shifted <<= part.shift
+            if part.planes is None:
+                planes |= shifted
+            else:
+                planes[part.planes] |= shifted
         return
     spill = np.empty_like(planes[0])
     for plane, lane, left, right, first in _moves(bits, count):
@@ -413,9 +441,10 @@ def _unpack_block(data: NDArray[np.uint8], bits: int, out: NDArray[Any]) -> None
     count = len(out)
     planes, shifts = _planes(data, bits, out.dtype), _shifts(count)
     if out.size <= _SMALL:
-        table = _table(bits, count)
-        np.right_shift(planes[table.plane], table.left, out=out)
-        out[table.lane_over] |= planes[table.plane_over] << table.right
+        spread = _spread(bits, count)
+        np.right_shift(planes.take(spread.plane, 0), spread.right, out)
+        if bits < count:
+            out |= planes.take(spread.after, 0) << spread.left
         return
     spill = np.empty_like(out[0])
     for plane, lane, left, right, _ in _moves(bits, count):
@@ -436,6 +465,11 @@ def _add_block(total: NDArray[Any], data: NDArray[np.uint8], bits: int) -> None:
     Bits above a value's are left dirty: they are multiples of the modulus.  Of a lane that is cut in two both parts are added.
     """
     count = 8 * total.itemsize
+    if total.size <= _SMALL:
+        values = np.empty((count, -(-total.size // count)), dtype=total.dtype)
+        _unpack_block(data, bits, values)
+        np.add(total, values.reshape(-1)[: total.size], total)
+        return
     planes, shifts = list(_planes(data, bits, total.dtype)), _shifts(count)
     part = np.empty_like(planes[0], dtype=total.dtype)
     lanes = [total[at : at + part.size] for at in range(0, total.size, part.size)]
