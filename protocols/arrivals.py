@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from protocols.errors import Abort, Refused, require
 from protocols.flow import Arrived, Flow, Step
 from protocols.intake import Intake
+from protocols.once import once
 from protocols.schema import Message, has_vector
 from protocols.wire import Limits
 
@@ -71,7 +72,10 @@ class Arrivals:
         self._fired: dict[str, int] = {}
         self._noted: dict[Address | None, int] = {}
         self._expelled: set[Address] = set()
-        self.intake = Intake(self._kinds(role), limits, self._staged(role, turns), turns, self._wanted)
+        others = tuple((other, len(addresses)) for other, addresses in self.expected.items())
+        kinds = once(("kinds", role, others), lambda: self._kinds(role), of=flow)
+        staged = once(("staged", role, others, turns), lambda: self._staged(role, turns), of=flow)
+        self.intake = Intake(kinds, limits, staged, turns, self._wanted)
 
     def _kinds(self, role: str) -> dict[str, dict[str, type[Message]]]:
         out = dict[str, dict[str, type[Message]]]()
@@ -195,9 +199,7 @@ class Arrivals:
         """Hand over what has come for a step that runs now, by parameter."""
         out, epoch = dict[str, Any](), self.epoch(step)
         self._fired[step.name] = epoch + 1
-        for port in step.takes:
-            if port.carrier not in ("message", "inbox", "arrived"):
-                continue
+        for port in step.awaits:
             for kept in (self._admitted, self._missing, self._fresh):
                 kept.pop((port.type, epoch), None)
             self.intake.void(port.type, epoch)

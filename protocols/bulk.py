@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol, TypeGuard
+from typing import Any, ClassVar, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,8 @@ class Layout(Protocol):
     """How a vector lies on the wire.
 
     Its bytes are hashed as they are laid out and as they come, as something that is signed covers them; unless it says
-    ``hashed = False``.
+    ``hashed = False``.  Where it says ``public = True``, what many recipients in one process are sent is read once
+    (`protocols.once`).
     """
 
     @property
@@ -53,6 +54,11 @@ class Layout(Protocol):
 def is_hashed(layout: Layout) -> bool:
     """Whether the bytes of a layout are hashed: all are, but for one that says ``hashed = False``."""
     return getattr(layout, "hashed", True) is not False
+
+
+def is_public(layout: Layout) -> bool:
+    """Whether the vectors of a layout are public and sent to many: none are, but for one that says ``public = True``."""
+    return getattr(layout, "public", False) is True
 
 
 def hashed_on_arrival(layout: Layout) -> bool:
@@ -73,11 +79,13 @@ class Packed:
         size: their number.
         kept: whether a receiver keeps the bytes as they come.  They are unpacked as they are added up (`Bulk.add_to`) or asked for,
             and hashed when the hash is; what is wrong with them is refused then.
+        hashed: as in `Layout`.
     """
 
     ring: Group
     size: int
     kept: bool = False
+    hashed: bool = True
 
     @property
     def nbytes(self) -> int:
@@ -127,6 +135,7 @@ class Floats:
     """``size`` little-endian float32, for models sent in clear to the parties."""
 
     size: int
+    public: ClassVar[bool] = True
 
     @property
     def nbytes(self) -> int:
@@ -238,7 +247,7 @@ class Bulk:
     def by(cls, layout: Packed, write: Write) -> Bulk:
         """Lay out values that ``write`` gives piece by piece (`protocols.ring.Ring.pack_by`): they are never whole in memory."""
         data = layout.ring.pack_by(layout.size, write)
-        return cls(None, hashlib.sha256(data).digest(), data, layout)
+        return cls(None, hashlib.sha256(data).digest() if is_hashed(layout) else None, data, layout)
 
     @classmethod
     def received(cls, layout: Layout, content: Any, sha256: bytes | None) -> Bulk:

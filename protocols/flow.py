@@ -142,6 +142,11 @@ class Step:
         """The values that it takes, from earlier steps or from outside."""
         return tuple(port for port in self.takes if port.carrier in ("value", "input"))
 
+    @cached_property
+    def awaits(self) -> tuple[Port, ...]:
+        """The messages that it takes, from one or many."""
+        return tuple(port for port in self.takes if port.carrier in ("message", "inbox", "arrived"))
+
 
 @dataclass(frozen=True)
 class Role:
@@ -195,6 +200,8 @@ class Flow:
         self.roles: dict[str, Role] = {}
         self.steps: list[Step] = []
         self._ends: dict[tuple[str, type], Step] = {}
+        self._of: dict[str, list[Step]] = {}
+        self._to: dict[str | None, list[type[Message]]] = {}
         self.client = self.role("client", many=True)
         self.server = self.role("server")
 
@@ -210,6 +217,8 @@ class Flow:
         if any(other.name == step.name for other in self.steps):
             raise Misuse(f"the flow {self.name} has two steps named {step.name}")
         self.steps.append(step)
+        self._of.setdefault(step.role, []).append(step)
+        self._to.clear()
         for way, ports in (("given", step.gives), ("taken", step.takes)):
             for port in ports:
                 if is_message(port):
@@ -247,7 +256,7 @@ class Flow:
 
     def of(self, role: str) -> list[Step]:
         """The steps of one role, in order."""
-        return [step for step in self.steps if step.role == role]
+        return list(self._of.get(role, ()))
 
     def sender(self, kind: type[Message]) -> Step:
         """The step that sends messages of that kind."""
@@ -259,12 +268,10 @@ class Flow:
 
     def messages(self, role: str | None = None) -> list[type[Message]]:
         """Kinds of messages that steps of ``role`` (or of any) take, in order of the steps that send them."""
-        return [
-            port.type
-            for step in self.steps
-            for port in step.gives
-            if is_message(port) and (role is None or self.receiver(port.type).role == role)
-        ]
+        if role not in self._to:
+            sent = [port.type for step in self.steps for port in step.gives if is_message(port)]
+            self._to[role] = [kind for kind in sent if role is None or self.receiver(kind).role == role]
+        return list(self._to[role])
 
     def starts(self, role: str) -> list[type]:
         """Types of the values with which a party of that role must start: consumed by a step, produced by none."""

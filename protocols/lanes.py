@@ -30,11 +30,12 @@ class Piece(NamedTuple):
     padded: int
 
 
-def pieces(count: int, lanes: int) -> list[Piece]:
+@lru_cache(maxsize=64)
+def pieces(count: int, lanes: int) -> tuple[Piece, ...]:
     """A vector in full blocks, then the last one if it is not full."""
     full, rest = divmod(count, BLOCK)
     out = [Piece(i * BLOCK, BLOCK, BLOCK) for i in range(full)]
-    return out + [Piece(full * BLOCK, rest, -(-rest // lanes) * lanes)] * (rest > 0)
+    return (*out, *[Piece(full * BLOCK, rest, -(-rest // lanes) * lanes)] * (rest > 0))
 
 
 class _Move(NamedTuple):
@@ -63,23 +64,43 @@ def _shifts(lanes: int) -> list[NDArray[Any]]:
     return [np.array(by, dtype=f"u{lanes // 8}") for by in range(lanes)]  # cheaper operands than Python integers
 
 
-class _Table(NamedTuple):
-    """All moves of a width at once: by lane its first plane and shift, by plane its first lane, and the lanes that spill over."""
+class _Part(NamedTuple):
+    """The k-th lanes of all planes that have so many: the lane and how far it is shifted, by plane; ``planes`` None for all."""
 
-    plane: NDArray[np.intp]
-    left: NDArray[Any]
-    starts: NDArray[np.intp]
-    lane_over: NDArray[np.intp]
-    plane_over: NDArray[np.intp]
-    right: NDArray[Any]
+    planes: NDArray[np.intp] | None
+    lanes: NDArray[np.intp]
+    shift: NDArray[Any]
 
 
 @lru_cache
-def _table(bits: int, word: int) -> _Table:
-    plane, left = np.divmod(np.arange(word) * bits, word)
-    (over,) = np.nonzero(left + bits > word)
-    left, right = (shift.astype(f"u{word // 8}")[:, None] for shift in (left, word - left[over]))
-    return _Table(plane, left, np.searchsorted(plane, np.arange(bits)), over, plane[over] + 1, right)
+def _parts(bits: int, word: int) -> tuple[_Part, ...]:
+    """What planes are made of: their first lanes, which are shifted right, then the others, shifted left."""
+    begin, out = np.arange(bits) * word, list[_Part]()
+    for lane in (begin // bits + k for k in range(word)):
+        place = lane * bits - begin
+        (planes,) = np.nonzero(place < word)
+        if not planes.size:
+            break
+        shift = np.abs(place[planes]).astype(f"u{word // 8}")[:, None]
+        out.append(_Part(None if planes.size == bits else planes, lane[planes], shift))
+    return tuple(out)
+
+
+class _Spread(NamedTuple):
+    """By lane, its first plane and the shift there, the next plane and the shift there."""
+
+    plane: NDArray[np.intp]
+    right: NDArray[Any]
+    after: NDArray[np.intp]
+    left: NDArray[Any]
+
+
+@lru_cache
+def _spread(bits: int, word: int) -> _Spread:
+    plane, right = np.divmod(np.arange(word) * bits, word)
+    left = np.where(right > 0, word - right, bits % word)  # where a lane ends in its first plane, above its bits
+    right, left = (shift.astype(f"u{word // 8}")[:, None] for shift in (right, left))
+    return _Spread(plane, right, np.minimum(plane + 1, bits - 1), left)
 
 
 @lru_cache
@@ -99,9 +120,15 @@ def pack_block(lanes: NDArray[Any], bits: int, out: NDArray[np.uint8]) -> None:
     word = len(lanes)
     planes, shifts = out.view(lanes.dtype.newbyteorder("<")).reshape(bits, -1), _shifts(word)
     if lanes.size <= _SMALL:
-        table = _table(bits, word)
-        np.bitwise_or.reduceat(lanes << table.left, table.starts, axis=0, out=planes)
-        planes[table.plane_over] |= lanes[table.lane_over] >> table.right
+        whole, *others = _parts(bits, word)
+        np.right_shift(lanes.take(whole.lanes, 0), whole.shift, planes)
+        for part in others:
+            shifted = lanes.take(part.lanes, 0)
+            shifted <<= part.shift
+            if part.planes is None:
+                planes |= shifted
+            else:
+                planes[part.planes] |= shifted
         return
     lanes, planes = _cycles(lanes, bits, word), _cycles(planes, bits, word)
     spill = np.empty(planes[:, 0].shape, planes.dtype)
@@ -120,9 +147,10 @@ def unpack_block(data: NDArray[np.uint8], bits: int, out: NDArray[Any]) -> None:
     word = len(out)
     planes, shifts = _planes(data, bits, out.dtype), _shifts(word)
     if out.size <= _SMALL:
-        table = _table(bits, word)
-        np.right_shift(planes[table.plane], table.left, out=out)
-        out[table.lane_over] |= planes[table.plane_over] << table.right
+        spread = _spread(bits, word)
+        np.right_shift(planes.take(spread.plane, 0), spread.right, out)
+        if bits < word:
+            out |= planes.take(spread.after, 0) << spread.left
         return
     out, planes = _cycles(out, bits, word), _cycles(planes, bits, word)
     spill = np.empty(out[:, 0].shape, out.dtype)
@@ -144,6 +172,11 @@ def add_block(total: NDArray[Any], data: NDArray[np.uint8], bits: int) -> None:
     Bits above a value's are left dirty: they are multiples of the modulus.  Of a lane that is cut in two both parts are added.
     """
     count = 8 * total.itemsize
+    if total.size <= _SMALL:
+        values = np.empty((count, -(-total.size // count)), dtype=total.dtype)
+        unpack_block(data, bits, values)
+        np.add(total, values.reshape(-1)[: total.size], total)
+        return
     planes, shifts = list(_planes(data, bits, total.dtype)), _shifts(count)
     part = np.empty_like(planes[0], dtype=total.dtype)
     lanes = [total[at : at + part.size] for at in range(0, total.size, part.size)]

@@ -15,7 +15,7 @@ from protocols.policy import Policy
 from protocols.ring import Accumulator
 from protocols.schema import Message, Raw
 from protocols.suite import PLAIN, Parameters, Terms
-from protocols.vector import Sum, Vector, checked_sum, with_count
+from protocols.vector import Sum, Vector, checked_sum, counted
 
 flow = Flow("plain-insecure")
 
@@ -23,6 +23,11 @@ flow = Flow("plain-insecure")
 def suite(parameters: Parameters) -> str:
     """The suite string."""
     return f"{PLAIN}{parameters.ring.bits}"
+
+
+def layout(parameters: Parameters) -> Packed:
+    """How the vector lies on the wire: as those of ``secagg``, but not hashed, as nothing is signed."""
+    return Packed(parameters.ring, parameters.size + 1, kept=True, hashed=False)
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ def submit(attending: Attending, x: Input[Vector]) -> Clear:
     terms, parameters = attending.terms, attending.terms.parameters
     require(terms.suite == suite(parameters), "terms-suite", "the suite named is not the one that runs")
     attending.policy.check(terms)
-    return Clear(Bulk.of(Packed(parameters.ring, parameters.size + 1), with_count(x, parameters)))
+    return Clear(Bulk.by(layout(parameters), counted(x, parameters)))
 
 
 def absorb_clear(srv: Adding, _sender: int, clear: Clear) -> Adding:

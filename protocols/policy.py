@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from protocols.errors import Misuse, require
+from protocols.once import once
 from protocols.primitives.graph import Harary
 from protocols.suite import Occasion, Parameters, SumParameters, Terms, default_corrupt
 
@@ -62,6 +63,9 @@ class Policy:
             Refused: ``policy-suite``, ``policy-cohort``, ``policy-threshold``, ``policy-corrupt``, ``policy-security``,
                 ``policy-server``, ``policy-roster`` or ``policy-model``.
         """
+        once(("policy", self), lambda: self._check(terms), of=terms)
+
+    def _check(self, terms: Terms[Any]) -> None:
         parameters = terms.parameters
         n, c = parameters.parties, parameters.corrupt
         least = default_corrupt(n) if self.min_corrupt is None else self.min_corrupt
@@ -89,8 +93,10 @@ class Policy:
             Refused: ``policy-epsilon``.
         """
         most, at = self.max_epsilon, self.max_delta
-        require(most is None or epsilon <= most, "policy-epsilon", f"ε = {epsilon:g} over all rounds, own largest {most}")
-        require(at is None or delta <= at, "policy-epsilon", f"δ = {delta:g}, own largest {at}")
+        if most is not None:
+            require(epsilon <= most, "policy-epsilon", f"ε = {epsilon:g} over all rounds, own largest {most}")
+        if at is not None:
+            require(delta <= at, "policy-epsilon", f"δ = {delta:g}, own largest {at}")
 
 
 def thresholds(parameters: SumParameters) -> list[tuple[int, int]]:

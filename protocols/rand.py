@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from protocols.errors import Misuse
 
+_SHA256, _FROM_ZERO = hashes.SHA256(), modes.CTR(bytes(16))  # descriptions, without a state
+
 
 class Secret:
     """32 secret bytes that print as ``[redacted]``, compare in constant time and refuse to be pickled or copied into text."""
@@ -79,7 +81,7 @@ class Rand:
             raise Misuse(f"the label {label!r} was drawn before: a label is good for one draw")
         self._used.add(label)
         info = b"securefl rand\0" + label.encode()
-        return HKDFExpand(hashes.SHA256(), 32, info).derive(self._seed.reveal())
+        return HKDFExpand(_SHA256, 32, info).derive(self._seed.reveal())
 
     def seed(self, label: str) -> Seed:
         """A fresh 32-byte seed."""
@@ -91,7 +93,7 @@ class Rand:
 
     def bytes(self, label: str, size: int) -> bytes:
         """``size`` uniform bytes."""
-        stream = Cipher(algorithms.AES(self._key(label)), modes.CTR(bytes(16))).encryptor()
+        stream = Cipher(algorithms.AES(self._key(label)), _FROM_ZERO).encryptor()
         return stream.update(bytes(size))
 
     def words(self, label: str, count: int) -> NDArray[np.uint64]:
@@ -104,7 +106,7 @@ class Rand:
             raise Misuse(f"a bound must be at least 1, not {bound}")
         width, stream = (
             (bound.bit_length() + 7) // 8,
-            Cipher(algorithms.AES(self._key(label)), modes.CTR(bytes(16))).encryptor(),
+            Cipher(algorithms.AES(self._key(label)), _FROM_ZERO).encryptor(),
         )
         spare, out = 8 * width - bound.bit_length(), list[int]()
         while len(out) < count:

@@ -174,7 +174,8 @@ class Ring:
         for piece in parts:
             values, size = scratch[: piece.padded], piece.padded * self.bits // 8
             write(piece.start, values[: piece.size])
-            values[piece.size :] = 0
+            if piece.padded > piece.size:
+                values[piece.size :] = 0
             self.reduce(values)
             pack_block(values.reshape(self.lanes, -1), self.bits, packed[used : used + size])
             used += size

@@ -128,6 +128,16 @@ def has_vector(kind: type[Message]) -> bool:
     return any(is_raw(hint) for _, hint in schema(kind))
 
 
+def raw_fields(kind: type[Record]) -> tuple[tuple[str, str], ...]:
+    """Names of the vectors of a record, with the keys of their layouts."""
+    return _raw_fields(typing.cast("Any", kind))
+
+
+@lru_cache(maxsize=1024)
+def _raw_fields(kind: Any) -> tuple[tuple[str, str], ...]:
+    return tuple((name, get_args(hint)[1].key) for name, hint in schema(kind) if is_raw(hint))
+
+
 def max_control(kind: type[Record], parties: int) -> int:
     """Largest number of control bytes that a message of this kind may have in a session of ``parties``."""
     return _max_control(typing.cast("Any", kind), parties)

@@ -210,7 +210,7 @@ class Session:
             for sender in slow:
                 self._arrivals.blame(sender, Refused("wire-slow", "its vector took longer than its share of the step's time"))
             if event() or slow or ((at := self.deadline) is not None and self._intake.now >= at):
-                while (step := next((s for s in self._steps if self._ready(s)), None)) is not None:
+                while (step := self._next()) is not None:
                     letters += self._fire(step)
         except Refused as error:
             letters += self._leave(error)
@@ -244,21 +244,29 @@ class Session:
         self._values[type(value)] = value
         return True
 
+    def _next(self) -> Step | None:
+        """The first step that is ready."""
+        for step in self._steps:
+            if (step.state is None or step.state.type in self._values) and self._ready(step):
+                return step
+        return None
+
     def _ready(self, step: Step) -> bool:
-        """Whether all that the step takes is here; admits and folds messages on the way."""
-        if step.state is not None and step.state.type not in self._values:
-            return False
-        self._arrivals.take_in(step)
-        if any(port.type not in self._values for port in step.values):
-            return False
+        """Whether all that a step takes whose state is here is here; admits and folds messages on the way."""
+        if step.awaits:
+            self._arrivals.take_in(step)
+        for port in step.values:
+            if port.type not in self._values:
+                return False
         since = self._armed.setdefault(step.name, self._intake.now)
         late = step.within is not None and self._intake.now >= since + step.within
-        for port in step.takes:
-            if port.carrier == "message" and not self._arrivals.has(port.type, step):
+        for port in step.awaits:
+            if port.carrier != "message":
+                if not self._arrivals.enough(step, port.type, late=late):
+                    return False
+            elif not self._arrivals.has(port.type, step):
                 if late:
                     raise Abort("deadline", f"no {port.type.__name__} in {step.within:g} s", step=step.name)
-                return False
-            if port.carrier in ("inbox", "arrived") and not self._arrivals.enough(step, port.type, late=late):
                 return False
         return True
 
@@ -279,12 +287,12 @@ class Session:
         except Abort as error:
             error.step = error.step or step.name
             raise
-        return list(self._emit(step, result))
+        return self._emit(step, result)
 
     def _source(self, step: Step) -> str | None:
         return next((self.flow.sender(p.type).role for p in step.takes if p.carrier == "message"), None)
 
-    def _emit(self, step: Step, result: Any) -> Iterator[Letter]:
+    def _emit(self, step: Step, result: Any) -> list[Letter]:
         items = result if isinstance(result, tuple) and len(step.gives) != 1 else (() if not step.gives else (result,))
         if len(items) != len(step.gives):
             raise Misuse(f"the step {step.name} of {self.flow.name} declares {len(step.gives)} results and gave {len(items)}")
@@ -303,12 +311,11 @@ class Session:
                     letters.append(self._letter(item, (0,)))
                 case _:
                     self._values[port.type] = item
-        kinds = {type(letter.message) for letter in letters}
-        for kind in kinds:
+        for kind in {type(letter.message) for letter in letters} if letters else ():
             self._sent[kind] = self._sent.get(kind, 0) + 1
         if letters and self._guard is not None:
             self._guard.spend() if step.spends else self._guard.join()
-        yield from letters
+        return letters
 
     def _put(self, value: Any) -> None:
         awaited = {port.type for step in self._steps for port in step.values}

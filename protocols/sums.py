@@ -155,7 +155,7 @@ SCHEMES = {
         plain.flow,
         lambda party, terms: plain.Attending(party.index, terms, party.policy),
         lambda terms: plain.Adding(terms, Accumulator(terms.parameters.ring, terms.parameters.size + 1)),
-        _masked,
+        lambda parameters: {"masked": plain.layout(parameters)},
         hides=False,
     ),
     "lightsecagg": Scheme(

@@ -16,15 +16,16 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import cbor2
+from numpy.typing import NDArray
 
-from protocols.bulk import Bulk, Layout, hashed_on_arrival
+from protocols.bulk import Bulk, Layout, hashed_on_arrival, is_hashed, is_public
 from protocols.errors import Misuse, Refused, require
 from protocols.once import lately
 from protocols.readers import Reader, read_fields, readers
-from protocols.schema import Message, Record, is_raw, max_control, schema
+from protocols.schema import Message, Record, is_raw, max_control, raw_fields, schema
 
 FRAME = 1 << 20
 """Largest frame of vector bytes."""
@@ -265,6 +266,32 @@ class _Field:
     state: Any = None
 
 
+class _Broadcast:
+    """A vector that is the same for many and came in one piece: parser and hash at once, for one after the other."""
+
+    __slots__ = ("_digest", "_vector")
+
+    def __init__(self, layout: Layout, part: bytes) -> None:
+        parser = layout.parser()
+        parser.feed(part)
+        self._vector: NDArray[Any] = parser.vector()
+        self._digest = hashlib.sha256(part).digest() if is_hashed(layout) else b""
+
+    def vector(self) -> NDArray[Any]:
+        """A copy of the values for whoever asks."""
+        return self._vector.copy()
+
+    def digest(self) -> bytes:
+        """SHA-256 of the bytes."""
+        return self._digest
+
+
+def _broadcast(layout: Layout, part: memoryview) -> _Broadcast:
+    """Read these bytes, or take what the last recipient in this process read, if its bytes were the same."""
+    data = bytes(part)
+    return lately("vector", lambda: (layout, data), lambda: _Broadcast(layout, data))
+
+
 class _Body:
     """A message whose control has been read and whose vectors are coming."""
 
@@ -273,10 +300,9 @@ class _Body:
     def __init__(self, kind: type[Message], epoch: int, values: dict[str, Any], limits: Limits) -> None:
         self.kind, self.epoch, self.skipped, self._values = kind, epoch, False, dict(values)
         self.waiting = list[_Field]()
-        if raw := _names(kind)[1]:
-            hints = dict(schema(kind))
-            layouts = {name: limits.vectors[get_args(hints[name])[1].key] for name in raw}
-            self.waiting = [_Field(name, layout, layout.nbytes) for name, layout in layouts.items()]
+        if raw := raw_fields(kind):
+            layouts = [(name, limits.vectors[key]) for name, key in raw]
+            self.waiting = [_Field(name, layout, layout.nbytes) for name, layout in layouts]
             self._finish()
 
     def feed(self, view: memoryview) -> None:
@@ -285,12 +311,18 @@ class _Body:
             field = self.waiting[0]
             part, view = view[: field.left], view[field.left :]
             if not self.skipped:
-                self._open(field)
-                field.parser.feed(part)
-                if hashed_on_arrival(field.layout):
-                    field.state.update(part)
+                self._take(field, part)
             field.left -= len(part)
             self._finish()
+
+    def _take(self, field: _Field, part: memoryview) -> None:
+        if field.parser is None and len(part) == field.left and is_public(field.layout):
+            field.parser = field.state = _broadcast(field.layout, part)
+            return
+        self._open(field)
+        field.parser.feed(part)
+        if hashed_on_arrival(field.layout):
+            field.state.update(part)
 
     def skip(self) -> None:
         self.skipped, self._values = True, {}

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -115,12 +116,12 @@ class Plan:
         """Width of the ring: ``precision + ⌈log2 parties⌉`` unless ``ring`` says otherwise."""
         return self._least_bits if self.ring is None else self.ring
 
-    @property
+    @cached_property
     def limit(self) -> int:
         """Largest absolute value of one party's coordinate, ``2^(precision−1) − 1``."""
         return limit_of(self.precision)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Coordinates in all."""
         return sum(self.blocks) + len(self.blocks) + sum(spec.size for spec in self.sums)
@@ -130,7 +131,7 @@ class Plan:
         """What one unit of a block's coordinate is worth, in units of weight × update."""
         return self.w_max * self.clip / self.limit
 
-    @property
+    @cached_property
     def layout(self) -> tuple[tuple[str, slice], ...]:
         """Where everything lies: ``block 0`` …, ``weights`` (if there are blocks), then the names of the sums."""
         parts = [(f"block {i}", length) for i, length in enumerate(self.blocks)]
@@ -206,20 +207,16 @@ def encode(
     if set(sums) != {spec.name for spec in plan.sums}:
         odd = sorted(set(sums) ^ {spec.name for spec in plan.sums})
         raise UserError(f"the sums must be exactly those of the plan: {', '.join(odd)} missing or unknown")
-    scaled, clipped, kept, cut = [], [], [], []
-    for i, (update, weight, length) in enumerate(zip(updates, weights, plan.blocks, strict=True)):
-        x, was_clipped = _clip(finite_vector(update, length, f"update of block {i}"), plan.clip)
-        w = _weight(weight, i)
-        if w > plan.w_max:
-            cut.append(i)
-        kept.append(min(w, plan.w_max))
-        clipped.append(was_clipped)
-        scaled.append(x / plan.clip * (kept[-1] / plan.w_max) * plan.limit)
-    scaled.append(np.array(kept, dtype=np.float64))
-    scaled += [_scale_sum(spec, sums[spec.name], plan.limit) for spec in plan.sums]
-    # No |value| is above the limit, so none is rounded beyond it: every quotient above is at most 1, and division and
-    # multiplication of floats are monotonic.
-    return Encoded(_round(np.concatenate(scaled), rand), tuple(clipped), tuple(cut))
+    scaled, places = np.empty(plan.size), dict(plan.layout)
+    whole = [_weight(weight, i) for i, weight in enumerate(weights)]
+    kept = [min(w, plan.w_max) for w in whole]
+    clipped = [_scale_update(plan, updates[i], w, i, scaled[places[f"block {i}"]]) for i, w in enumerate(kept)]
+    if kept:
+        scaled[places["weights"]] = kept
+    for spec in plan.sums:
+        scaled[places[spec.name]] = _scale_sum(spec, sums[spec.name], plan.limit)
+    cut = tuple(i for i, w in enumerate(whole) if w > plan.w_max)
+    return Encoded(_round(scaled, rand), tuple(clipped), cut)
 
 
 def decode(plan: Plan, total: NDArray[np.int64], contributors: int) -> Decoded:
@@ -259,19 +256,29 @@ def decode(plan: Plan, total: NDArray[np.int64], contributors: int) -> Decoded:
 
 
 def finite_vector(values: ArrayLike, length: int, what: str) -> NDArray[np.float64]:
-    """``values`` as float64, shape (length,).
+    """``values`` as float64, shape (length,); the array itself where it is of that dtype.
 
     Raises:
         UserError: naming ``what``: another shape, something that is no real number, NaN or inf.
     """
-    array = np.asarray(values)
-    if array.dtype.kind not in "biuf" or array.shape != (length,):
-        raise UserError(f"{what} must be {length} real numbers, not shape {array.shape} of {array.dtype}")
-    real = array.astype(np.float64)
+    real = _real_vector(values, length, what)
     bad = np.flatnonzero(~np.isfinite(real))
     if bad.size:
         raise UserError(f"{what} is {real[bad[0]]} at index {bad[0]}: every value must be finite")
     return real
+
+
+def _real_vector(values: ArrayLike, length: int, what: str) -> NDArray[np.float64]:
+    """`finite_vector`, finite or not."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "biuf" or array.shape != (length,):
+        raise UserError(f"{what} must be {length} real numbers, not shape {array.shape} of {array.dtype}")
+    return array.astype(np.float64, copy=False)
+
+
+def all_finite(values: NDArray[np.floating[Any]]) -> bool:
+    """Whether no value is NaN or inf: a sum of squares shows it in one pass, unless it overflows."""
+    return math.isfinite(np.vdot(values, values)) or bool(np.isfinite(values).all())
 
 
 def within_bound(real: NDArray[np.float64], bound: float, name: str) -> NDArray[np.float64]:
@@ -298,6 +305,26 @@ def _scale_sum(spec: SumSpec, values: ArrayLike, limit: int) -> NDArray[np.float
     return real if spec.exact(limit) else real / spec.max * limit
 
 
+def _scale_update(plan: Plan, update: ArrayLike, weight: int, block: int, out: NDArray[np.float64]) -> bool:
+    """Write an update, clipped, weighted and scaled, into ``out``, shape (plan.blocks[block],); whether it was clipped.
+
+    No |value| in ``out`` is above the limit, so that none is rounded beyond it.
+    """
+    what = f"update of block {block}"
+    x = _real_vector(update, out.size, what)
+    if _surely_within(x, plan.clip):  # with more room than three operations can lose bits
+        np.multiply(x, weight / plan.w_max * plan.limit / plan.clip, out=out)
+        return False
+    x, was_clipped = _clip(finite_vector(x, out.size, what), plan.clip)
+    out[:] = x / plan.clip * (weight / plan.w_max) * plan.limit  # quotients of at most 1, and these operations are monotonic
+    return was_clipped
+
+
+def _surely_within(x: NDArray[np.float64], bound: float) -> bool:
+    """Whether a plain sum of squares shows that ``x`` is finite and its norm below the bound."""
+    return 2.0**-300 < bound < 2.0**300 and float(np.vdot(x, x)) < bound * bound * (1 - 2.0**-20)
+
+
 def _clip(x: NDArray[np.float64], bound: float) -> tuple[NDArray[np.float64], bool]:
     """``x`` scaled to an L2 norm of at most ``bound`` (to the last bits), and whether that changed it; no entry is above it."""
     largest = float(np.max(np.abs(x)))
@@ -317,7 +344,9 @@ def _weight(weight: int, block: int) -> int:
 def _round(real: NDArray[np.float64], rand: Rand) -> NDArray[np.int64]:
     uniform = (rand.words("stochastic rounding", real.size) >> np.uint64(11)) * 2.0**-53
     down = np.floor(real)
-    return (down + (uniform < real - down)).astype(np.int64)
+    rounded = down.astype(np.int64)
+    rounded += uniform < real - down
+    return rounded
 
 
 def _real(values: NDArray[np.int64], unit: float) -> NDArray[np.float64]:

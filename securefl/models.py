@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,7 +20,14 @@ from protocols.rand import Rand, Seed
 from securefl.errors import UserError
 from securefl.job import ModelKnobs
 
-ModelFactory = Callable[[], nn.Module]
+
+class ModelFactory(Protocol):
+    """Makes models of one architecture."""
+
+    def __call__(self, vector: NDArray[np.float32] | None = None) -> nn.Module:
+        """A new model, untrained, or with a copy of ``vector``, shape (d,), as its trainable parameters."""
+
+
 SMALL = 100_000
 """Parameters below which one thread is faster than several."""
 
@@ -57,7 +65,10 @@ def initialise(model: nn.Module, seed: int) -> None:
 
 def to_vector(model: nn.Module) -> NDArray[np.float32]:
     """All trainable parameters in order, shape (d,), dtype float32, on the CPU."""
-    return nn.utils.parameters_to_vector([p.detach().float().cpu() for p in trainable(model)]).numpy()
+    parts = [p.detach() for p in trainable(model)]
+    if not all(p.is_cpu and p.dtype is torch.float32 for p in parts):
+        parts = [p.float().cpu() for p in parts]
+    return np.concatenate([p.numpy().reshape(-1) for p in parts])
 
 
 def from_vector(model: nn.Module, vector: NDArray[np.float32]) -> None:

@@ -4,23 +4,48 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
+
+from securefl.models import from_vector
 
 _ATOMS = (type(None), bool, int, float, str)
 _OWN = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__new__", "__setattr__")
 
 
-def copier(module: nn.Module) -> Callable[[], nn.Module]:
-    """Makes exact copies of ``module`` as it is now and as long as it does not change.
+class Copier:
+    """Makes exact copies of a module as it is now.
 
     A module is copied by hand where all that it holds is tensors without gradient, memory or attributes in common, submodules, and
     constants; anything else (hooks, tied weights, a way of its own to be copied) is left to `copy.deepcopy`.
+
+    Args:
+        module: what is copied; it must not change.
     """
-    return (lambda: _copy(module)) if _plain(module) else (lambda: copy.deepcopy(module))
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._mould = _mould(module, [0]) if _plain(module) else None
+        trained = [p for p in module.parameters() if p.requires_grad]
+        self._at_once = self._mould is not None and bool(trained) and all(p.dtype is torch.float32 and p.is_cpu for p in trained)
+
+    def __call__(self, vector: NDArray[np.float32] | None = None) -> nn.Module:
+        """A copy; with a ``vector`` of shape (d,), one whose trainable parameters hold a copy of it, as `from_vector` sets them.
+
+        Raises:
+            UserError: where there is a vector and the module has no trainable parameter.
+        """
+        if vector is not None and self._at_once and self._mould is not None:
+            return self._mould.cast(torch.from_numpy(np.array(vector, dtype=np.float32)))
+        new = copy.deepcopy(self._module) if self._mould is None else self._mould.cast(None)
+        if vector is not None:
+            from_vector(new, vector)
+        return new
 
 
 def _plain(module: nn.Module) -> bool:
@@ -66,18 +91,67 @@ def _plain_tensor(tensor: torch.Tensor) -> bool:
     )
 
 
-def _copy(module: nn.Module) -> nn.Module:
-    new = object.__new__(type(module))
-    kept = vars(new)
-    for name, value in vars(module).items():
-        kept[name] = value.copy() if isinstance(value, dict | set) else value
-    for copied, inner in ((_copy_parameter, "_parameters"), (_copy_buffer, "_buffers"), (_copy, "_modules")):
-        kept[inner].update({name: copied(value) for name, value in kept[inner].items() if value is not None})
-    return new
+@dataclass(frozen=True, slots=True, eq=False)
+class _Place:
+    """A parameter, and where a vector of all trainable parameters holds it; nowhere if it is frozen."""
+
+    parameter: nn.Parameter
+    shape: torch.Size
+    stride: tuple[int, ...]
+    at: int | None
+
+    def cast(self, flat: torch.Tensor | None) -> nn.Parameter:
+        if flat is None or self.at is None:
+            return nn.Parameter(self.parameter.detach().clone(), self.parameter.requires_grad)
+        return nn.Parameter(flat.as_strided(self.shape, self.stride, self.at).data)  # .data: changes are counted for each by itself
 
 
-def _copy_parameter(parameter: nn.Parameter) -> nn.Parameter:
-    return nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Mould:
+    """What a module holds, sorted by how it is copied."""
+
+    kind: type[nn.Module]
+    constants: dict[str, Any]
+    empty: tuple[tuple[str, type], ...]
+    sets: tuple[tuple[str, set[Any]], ...]
+    parameters: tuple[tuple[str, _Place | None], ...]
+    buffers: tuple[tuple[str, torch.Tensor | None], ...]
+    inner: tuple[tuple[str, _Mould | None], ...]
+
+    def cast(self, flat: torch.Tensor | None) -> nn.Module:
+        new: nn.Module = object.__new__(self.kind)
+        kept = vars(new)
+        kept.update(self.constants)
+        for name, container in self.empty:
+            kept[name] = container()
+        for name, values in self.sets:
+            kept[name] = values.copy()
+        kept["_parameters"].update([(name, None if p is None else p.cast(flat)) for name, p in self.parameters])
+        kept["_buffers"].update([(name, None if b is None else _copy_buffer(b)) for name, b in self.buffers])
+        kept["_modules"].update([(name, None if m is None else m.cast(flat)) for name, m in self.inner])
+        return new
+
+
+def _mould(module: nn.Module, used: list[int]) -> _Mould:
+    """The mould of a plain module; ``used`` counts the places in a vector as they are given out, in the order of `parameters`."""
+    kept = vars(module)
+    containers = {name: value for name, value in kept.items() if isinstance(value, dict)}
+    sets = {name: value for name, value in kept.items() if isinstance(value, set)}
+    return _Mould(
+        type(module),
+        {name: value for name, value in kept.items() if name not in containers and name not in sets},
+        tuple((name, type(value)) for name, value in containers.items()),
+        tuple(sets.items()),
+        tuple((name, None if p is None else _place(p, used)) for name, p in kept["_parameters"].items()),
+        tuple(kept["_buffers"].items()),
+        tuple((name, None if m is None else _mould(m, used)) for name, m in kept["_modules"].items()),
+    )
+
+
+def _place(parameter: nn.Parameter, used: list[int]) -> _Place:
+    at = used[0] if parameter.requires_grad else None
+    used[0] += parameter.numel() if parameter.requires_grad else 0
+    return _Place(parameter, parameter.shape, parameter.stride(), at)
 
 
 def _copy_buffer(buffer: torch.Tensor) -> torch.Tensor:

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 from torch.utils.data import Dataset
 
 from protocols.bulk import Bulk
@@ -26,10 +28,10 @@ from protocols.suite import Occasion, Terms
 from protocols.sums import Party
 from protocols.vector import Sum, Vector
 from securefl.aggregator import Aggregate, ServerAggregator
-from securefl.encode import Plan, decode, encode
+from securefl.encode import Plan, all_finite, decode, encode
 from securefl.errors import UserError
-from securefl.models import ModelFactory, from_vector, to_vector
-from securefl.privacy.plain import LocalTraining, Watched
+from securefl.models import ModelFactory, to_vector
+from securefl.privacy.plain import LocalTraining, watched
 from securefl.secure import Entering, Joining
 from securefl.trainer import ClientTrainer, Sums
 
@@ -54,7 +56,7 @@ class Site:
         folds: its rows, one entry for each model trained side by side.
         trainer: how it trains.
         training: for each model, where batches come from; keeps the site's ε over all rounds.
-        model: makes an untrained model.
+        model: makes an untrained model, or one with given parameters.
         plan: the public layout of the vector.
         steps: optimizer steps in a round.
         weight: public weight of every site, or None: its rows.
@@ -197,10 +199,11 @@ def broadcast(start: Starting) -> tuple[Entering, Averaging, Broadcast[GlobalMod
 def receive(site: Site, model: GlobalModel) -> tuple[Joining, Task]:
     """Hold ε to the own policy; take the model; expect a sum that is bound to exactly it."""
     site.party.policy.check_epsilon(site.epsilon, site.delta)
-    require(np.isfinite(model.weights.values).all(), "model-finite", "a weight of the global model is not finite")
+    require(all_finite(model.weights.values), "model-finite", "a weight of the global model is not finite")
     terms = site.terms(Occasion(site.run, model.round, model.attempt, model.weights.digest))
-    ends = np.cumsum(site.plan.blocks)[:-1]
-    return Joining(site.party, terms, site.guard), Task(site, tuple(np.split(model.weights.values, ends)))
+    ends = list(accumulate(site.plan.blocks, initial=0))
+    models = tuple(model.weights.values[start:end] for start, end in pairwise(ends))
+    return Joining(site.party, terms, site.guard), Task(site, models)
 
 
 def train(task: Task) -> Contribution:
@@ -218,24 +221,30 @@ def local_update(task: Task, number: int) -> NDArray[np.float64]:
         UserError: where the update is not finite.
     """
     site, training = task.site, task.site.training[number]
-    model, data = site.model(), site.folds[number].train
-    from_vector(model, task.models[number])
+    model, data = site.model(task.models[number]), site.folds[number].train
     with named(site.name):
-        site.trainer.on_before_training(model, data)
-        if (to_vector(model) != task.models[number]).any():
-            raise UserError("the trainer changed the global model before training: its update would hold that change")
+        _before_training(site.trainer, model, data, task.models[number])
         site.trainer.train(model, data, training, site.steps)
         site.trainer.on_after_training(model, data)
-        if isinstance(training, Watched):
+        if watched(training):
             training.check_untouched(model)
             if training.left_out:
                 site.notices(
                     f"{site.name}: records whose gradient is not finite were left out of training; look for extreme values"
                 )
-        update = to_vector(model).astype(np.float64) - task.models[number]
-        if not np.isfinite(update).all():
+        update = np.subtract(to_vector(model), task.models[number], dtype=np.float64)
+        if not all_finite(update):
             raise UserError("the update has a value that is not finite: lower the learning rate")
     return update
+
+
+def _before_training(trainer: ClientTrainer, model: nn.Module, data: Dataset[Any], start: NDArray[np.float32]) -> None:
+    """Call the trainer's hook, if it has one of its own, and hold the model to the global one."""
+    if getattr(trainer.on_before_training, "__func__", None) is ClientTrainer.on_before_training:
+        return  # it does nothing
+    trainer.on_before_training(model, data)
+    if (to_vector(model) != start).any():
+        raise UserError("the trainer changed the global model before training: its update would hold that change")
 
 
 def held_out(task: Task) -> Sums:
@@ -246,8 +255,7 @@ def held_out(task: Task) -> Sums:
             if site.trainer.metrics.cut(len(fold.test)):  # type: ignore[arg-type]
                 most = site.trainer.metrics.max_rows
                 site.notices(f"{site.name} holds out more than {most} rows: evenly spaced ones were scored")
-            model = site.model()
-            from_vector(model, vector)
+            model = site.model(vector)
             with named(site.name):
                 sums = site.trainer.evaluate(model, fold.test)
                 if sums.keys() != total.keys():

@@ -20,6 +20,7 @@ from torch import nn
 from protocols import draw, simulate
 from protocols.bulk import Bulk, Floats
 from protocols.flow import Flow
+from protocols.once import lately, shared_work
 from protocols.policy import OccasionGuard
 from protocols.rand import Entropy, fresh
 from protocols.session import SERVER, Session, client
@@ -35,8 +36,8 @@ from securefl.inputs import effective, folds_of, hints, look_through, module_of,
 from securefl.job import Job
 from securefl.ledger import opened_in_training
 from securefl.metrics import BinaryMetrics
-from securefl.models import ModelFactory, from_vector, threads_for, to_vector
-from securefl.modules import copier
+from securefl.models import ModelFactory, threads_for, to_vector
+from securefl.modules import Copier
 from securefl.parties import Consortium
 from securefl.privacy.plain import LocalTraining, PlainTraining
 from securefl.results import RoundRecord, RunResult
@@ -288,7 +289,8 @@ class Runner:
         gone = self._dropouts(number, self.stages)
         index = {name: i for i, name in enumerate(self.folds, 1)}
         network = simulate.vanish({client(index[name]): stage for name, stage in gone.items()})
-        outcome = simulate.run(self._sessions(number), network=network, watch=self._traffic.watch)
+        with shared_work():
+            outcome = simulate.run(self._sessions(number), network=network, watch=self._traffic.watch)
         for name, place in index.items():
             left = outcome.sessions[client(place)].ended
             if left is not None and left.check.startswith("policy-"):
@@ -318,7 +320,7 @@ class Runner:
         terms = self._terms(occasion)
         limits = Limits(len(self.folds), {**self.protocol.layouts(self.parameters), "model": layout})
         start = Starting(occasion, terms, layout, self.models, self.server, self.plan)
-        model = copier(self.template)
+        model = Copier(self.template)
         sessions = {SERVER: Session(self._timed, SERVER, {"client": terms.roster.indexes}, [start], limits)}
         for party, name in zip(self.consortium.parties, self.folds, strict=True):
             guard = OccasionGuard(party.journal)
@@ -327,7 +329,8 @@ class Runner:
         return sessions
 
     def _terms(self, occasion: Occasion) -> Terms[Any]:
-        return self.protocol.terms(occasion, self.consortium.roster, self.parameters)
+        """The terms for an occasion; those of all parties of this process, who expect the same, are made once."""
+        return lately("terms", lambda: occasion, lambda: self.protocol.terms(occasion, self.consortium.roster, self.parameters))
 
     def _site(self, party: Party, name: str, guard: OccasionGuard, model: ModelFactory) -> Site:
         return Site(
@@ -357,12 +360,8 @@ class Runner:
 
     def final_models(self) -> list[nn.Module]:
         """The global models as modules, one for each fold."""
-        out = []
-        for vector in self.models:
-            model = copy.deepcopy(self.template)
-            from_vector(model, vector)
-            out.append(model)
-        return out
+        model = Copier(self.template)
+        return [model(vector) for vector in self.models]
 
     def _result(self) -> RunResult:
         models, knobs = self.final_models(), self.job.privacy

@@ -22,7 +22,8 @@ class StepClock:
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
-        self._now, self._total, self._round = now, Counter[str](), Counter[str]()
+        self._now = now
+        self._before, self._round = dict[str, float](), dict[str, float]()
 
     def timed(self, flow: Flow) -> Flow:
         """The flow with every step, fold and check on arrival measured."""
@@ -42,15 +43,13 @@ class StepClock:
             try:
                 return fn(*args, **kwargs)
             finally:
-                spent = self._now() - began
-                self._total[name] += spent  # type: ignore[assignment]
-                self._round[name] += spent  # type: ignore[assignment]
+                self._round[name] = self._round.get(name, 0.0) + self._now() - began
 
         return run
 
     def start_round(self) -> None:
-        """Forget the last round."""
-        self._round.clear()
+        """Count the last round to those before it, and begin anew."""
+        self._before, self._round = self.total(), {}
 
     def round(self) -> dict[str, float]:
         """Seconds by step in this round, all parties together."""
@@ -58,7 +57,7 @@ class StepClock:
 
     def total(self) -> dict[str, float]:
         """Seconds by step over all rounds, all parties together."""
-        return dict(self._total)
+        return added(self._before, self._round)
 
 
 class Traffic:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard
 
 from torch import nn
 from torch.optim import Optimizer
@@ -36,7 +36,6 @@ class LocalTraining(Protocol):
         """Model, optimizer and exactly ``steps`` batches, for the time of a ``with`` block."""
 
 
-@runtime_checkable
 class Watched(Protocol):
     """Training that knows which weights it gave.
 
@@ -48,6 +47,11 @@ class Watched(Protocol):
 
     def check_untouched(self, model: nn.Module) -> None:
         """Raise `UserError` where the weights of ``model`` are others."""
+
+
+def watched(training: LocalTraining) -> TypeGuard[Watched]:
+    """Whether this training knows which weights it gave."""
+    return hasattr(training, "check_untouched")
 
 
 class PlainTraining:

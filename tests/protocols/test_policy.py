@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from strategies import SEEDS, client, play, roster, simple_case
 
 from protocols.errors import Misuse, Refused
+from protocols.once import shared_work
 from protocols.policy import MemoryJournal, OccasionGuard, Policy
 from protocols.suite import SECAGG, Occasion, Parameters, Terms
 
@@ -54,6 +55,20 @@ def test_the_default_policy_takes_the_default_parameters_and_none_that_hold_agai
 )
 def test_each_bound_is_checked_and_named(policy: dict[str, Any], check: str | None) -> None:
     assert refusal(Policy(**policy)) == check
+
+
+@given(st.lists(st.sampled_from([2, 10, 11, 12]), min_size=2, max_size=8))
+def test_terms_that_one_party_takes_are_refused_by_another_of_this_process_with_a_policy_of_its_own(bounds: list[int]) -> None:
+    """The answer is kept for each policy and for the very terms."""
+    told, less = (Terms(SECAGG, AT, roster(n), Parameters.of(n, 3, 100)) for n in (10, 9))
+    with shared_work():
+        for bound in bounds:
+            for terms in (told, less):
+                if bound > len(terms.roster):
+                    with pytest.raises(Refused, match="policy-cohort"):
+                        Policy(min_cohort=bound).check(terms)
+                else:
+                    Policy(min_cohort=bound).check(terms)
 
 
 @pytest.mark.parametrize(

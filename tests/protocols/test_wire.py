@@ -21,6 +21,7 @@ from protocols.bulk import Blobs, Bulk, Floats, Packed
 from protocols.errors import Misuse, Refused
 from protocols.field import Field
 from protocols.flow import Flow, Inbox
+from protocols.once import shared_work
 from protocols.rand import Replay
 from protocols.ring import Ring
 from protocols.schema import Count, Message, Raw, Record, Size, Span, max_control, schema
@@ -346,3 +347,66 @@ def test_what_is_not_hashed_has_no_digest_and_nothing_else_goes_unhashed() -> No
     for wrong, pieces in ((Blobs(2, 3), [bytes(3)] * 2), (layout, [bytes(3)]), (layout, [bytes(3), bytes(4)])):
         with pytest.raises(Misuse, match="strings of 3 bytes"):
             Bulk.joined(wrong, pieces)
+
+
+@dataclass(frozen=True)
+class Shown(Message):
+    """Server → party: a public vector, beside one that is not."""
+
+    public: Annotated[Bulk, Raw("floats")]
+    own: Annotated[Bulk, Raw("masked")]
+
+
+def shown(first: float, limits: Limits) -> list[bytes | memoryview]:
+    floats, masked = limits.vectors["floats"], limits.vectors["masked"]
+    own = np.full(5, int(first), dtype=np.uint32)
+    return list(encode(Shown(Bulk.of(floats, np.array([first, 2, 3])), Bulk.of(masked, own)), 0, limits))
+
+
+def read(frames: Sequence[bytes | memoryview], limits: Limits) -> Shown:
+    decoder = Decoder({"Shown": Shown}, limits)
+    for frame in frames:
+        decoder.feed(frame)
+    message, _ = decoder.message() or (None, 0)
+    assert isinstance(message, Shown)
+    return message
+
+
+def test_the_same_public_vector_is_read_once_for_all_in_one_process_and_belongs_to_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits, calls = Limits(2, {"floats": Floats(3), "masked": Packed(Ring(20), 5)}), list[str]()
+    for layout in (Floats, Packed):
+        usual = layout.parser
+        monkeypatch.setattr(layout, "parser", lambda self, usual=usual: (calls.append(type(self).__name__), usual(self))[1])
+    one, other = shown(1.0, limits), shown(7.0, limits)
+    with shared_work():
+        first, second, third = read(one, limits), read(one, limits), read(other, limits)
+        assert calls == ["Floats", "Packed", "Packed", "Floats", "Packed"]
+        first.public.values[:] = 9
+        again = read(one, limits)
+    assert [m.public.values.tolist() for m in (second, third, again)] == [[1, 2, 3], [7, 2, 3], [1, 2, 3]]
+    assert [m.own.values.tolist() for m in (first, third)] == [[1] * 5, [7] * 5]
+    assert first.public.digest == second.public.digest == hashlib.sha256(np.array([1, 2, 3], dtype="<f4").tobytes()).digest()
+    calls.clear()
+    alone = [read(one, limits) for _ in range(2)]
+    assert calls == ["Floats", "Packed"] * 2
+    assert all(m.public.digest == second.public.digest for m in alone)
+
+
+@given(CUTS)
+@settings(max_examples=20)
+def test_a_public_vector_in_pieces_is_the_same(cuts: list[float]) -> None:
+    limits = Limits(2, {"floats": Floats(3), "masked": Packed(Ring(20), 5)})
+    control, *rest = shown(4.0, limits)
+    data = b"".join(rest)
+    ends = [0, *sorted(int(cut * len(data)) for cut in cuts), len(data)]
+    with shared_work():
+        whole, cut = read([control, *rest], limits), read([control, *(data[a:b] for a, b in pairwise(ends))], limits)
+    assert same(whole.public, cut.public)
+    assert same(whole.own, cut.own)
+
+
+def test_a_packed_vector_that_is_not_hashed_has_no_digest() -> None:
+    layout = Packed(Ring(20), 3, hashed=False)
+    for bulk in (Bulk.of(layout, np.arange(3, dtype=np.uint32)), Bulk.by(layout, lambda start, out: np.copyto(out, start))):
+        with pytest.raises(Misuse, match="not hashed"):
+            _ = bulk.digest

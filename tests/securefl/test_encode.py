@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from protocols.errors import Abort, Misuse
 from protocols.rand import Rand, Seed
 from protocols.ring import Ring
-from securefl.encode import Plan, SumSpec, decode, encode
+from securefl.encode import Plan, SumSpec, all_finite, decode, encode
 from securefl.errors import UserError
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False, width=64)
@@ -107,6 +107,11 @@ def test_decoded_sum_is_within_n_steps_of_the_true_one(cohort):
             np.abs(decoded.sums[name] - sum(p["sums"][name] for p in parties)).max()
             <= n * bound / plan.limit + 2.0**-50 * n * bound
         )
+
+
+@given(arrays(np.float64, st.integers(0, 5), elements=st.floats(width=64)))
+def test_all_values_are_finite_or_not(values):
+    assert all_finite(values) == bool(np.isfinite(values).all())
 
 
 @given(cohorts())

@@ -19,6 +19,7 @@ from protocols.flow import Flow
 from protocols.policy import Policy
 from protocols.rand import Rand, Replay
 from protocols.session import client
+from protocols.sums import Scheme
 from protocols.vector import Vector
 from securefl import ClientTrainer, Runner, ServerAggregator
 from securefl.aggregator import Aggregate
@@ -187,6 +188,30 @@ def test_bad_input_is_refused_before_training() -> None:
     data["site-2"] = Fold(TensorDataset(torch.empty(0, FEATURES), torch.empty(0)), None)
     with pytest.raises(UserError, match="no rows"):
         Runner(linear, data, job=job()).run()
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["of the class", "of the object"])
+def test_a_trainer_that_changes_the_global_model_before_training_is_refused(own: bool) -> None:
+    def nudge(model: nn.Module, _data: Any) -> None:
+        with torch.no_grad():
+            next(model.parameters()).add_(1e-3)
+
+    class Nudging(ClientTrainer):
+        def on_before_training(self, model: nn.Module, data: Any) -> None:
+            nudge(model, data)
+
+    trainer = ClientTrainer() if own else Nudging()
+    if own:
+        trainer.on_before_training = nudge  # type: ignore[method-assign]
+    with pytest.raises(UserError, match="^site-0: the trainer changed the global model before training"):
+        Runner(linear, sites(), trainer=trainer, job=job(rounds=1)).run()
+
+
+def test_terms_are_made_once_for_all_parties_of_a_round_and_anew_in_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, usual = [], Scheme.terms
+    monkeypatch.setattr(Scheme, "terms", lambda self, at, *rest: (made.append(at.round), usual(self, at, *rest))[1])
+    Runner(linear, sites(), job=job(rounds=2)).run()
+    assert made == [1, 2]
 
 
 def test_settings_under_which_no_round_could_finish_are_refused() -> None:
