@@ -29,6 +29,8 @@ _SMALL = 8 * 1024  # values up to which few wide operations beat one a lane
 
 Write = Callable[[int, NDArray[Any]], None]
 """Writes the values of a vector from a position on into an array."""
+Read = Callable[[int, int], NDArray[np.int64]]
+"""Gives so many values of a vector from a position on, to be read and not kept."""
 
 
 class Group(Protocol):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from protocols.errors import Abort, Misuse
-from protocols.ring import Write
+from protocols.ring import Read, Write
 from protocols.suite import SumParameters
 
 _BLOCK = 32 * 1024
@@ -73,8 +73,8 @@ def counted(x: Vector, parameters: SumParameters) -> Write:
     return write
 
 
-def signed(x: Vector, size: int, max_abs: int | None) -> Write:
-    """The same as int64, not lifted: a function that writes the values and the coordinate 1 into an int64 array.
+def signed(x: Vector, size: int, max_abs: int | None) -> Read:
+    """The same as int64, not lifted: a function that gives so many values, the coordinate 1 among them, from a position on.
 
     Args:
         x: the input, shape (size,).
@@ -86,12 +86,13 @@ def signed(x: Vector, size: int, max_abs: int | None) -> Write:
     """
     values = integers(x.values, size)
 
-    def write(start: int, out: NDArray[Any]) -> None:
-        block = values[start : start + out.size]
-        np.copyto(out[: block.size], block if max_abs is None else _within(block, max_abs), casting="unsafe")
-        out[block.size :] = 1
+    def read(start: int, count: int) -> NDArray[np.int64]:
+        block = values[start : start + count].astype(np.int64, copy=False)
+        if max_abs is not None:
+            _within(block, max_abs)
+        return block if block.size == count else np.append(block, np.int64(1))
 
-    return write
+    return read
 
 
 def _within(block: NDArray[Any], most: int) -> NDArray[Any]:

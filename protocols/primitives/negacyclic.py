@@ -147,6 +147,7 @@ class Factor:
 
     Attributes:
         split: how the other factor is to be cut.
+        work: scratch of `CHUNK` elements, free between products.
     """
 
     def __init__(self, coefficients: NDArray[np.int64]) -> None:
@@ -154,7 +155,7 @@ class Factor:
         self._norm = math.sqrt(float(short @ short))
         self.split = limbs_for(self._norm)
         self._spectrum = fft.fft(short.view(np.complex128) * _TWIST) / _HALF
-        self._work = np.empty((CHUNK, _HALF), np.complex128)
+        self.work = np.empty((CHUNK, _HALF), np.complex128)
 
     def times(self, spectra: Spectra, out: NDArray[np.uint64], *, offset: int = 0) -> None:
         """The products modulo 2^64, each coefficient plus ``offset``, into ``out``, shape (count, N); |offset| ≤ 2^48.
@@ -166,22 +167,19 @@ class Factor:
             raise Misuse(
                 f"limbs of norm {spectra.norm:.4g} times a factor of norm {self._norm:.4g}: the product would not be exact"
             )
-        bits = self.split.bits
+        bits, work = self.split.bits, self.work[: len(out)]
         for i, limb in enumerate(spectra.limbs):
-            work = self._work[: len(out)]
             np.multiply(limb[: len(out)], self._spectrum, out=work)
             product = fft.ifft(work, axis=-1, norm="forward", overwrite_x=True)
             np.multiply(product, _UNTWIST, out=product)
-            flat = product.view(np.float64)
-            # limb 1 takes back what the rounding of limb 0 leaves in the upper bits; that of the others is shifted out
-            extra = (offset, -(_MAGIC_TOP << (48 - bits)))[i] if i < 2 else 0
-            np.add(flat, _MAGIC + extra, out=flat)
-            rounded = product.view(np.uint64)
             if i == 0:
-                np.copyto(out, rounded)
-            else:
-                np.left_shift(rounded, np.uint64(bits * i), out=rounded)
-                np.add(out, rounded, out=out)
+                np.add(product.view(np.float64), _MAGIC + offset, out=out.view(np.float64))
+                continue
+            # limb 1 takes back what the rounding of limb 0 leaves in the upper bits; that of the others is shifted out
+            np.add(product.view(np.float64), _MAGIC - ((_MAGIC_TOP << (48 - bits)) if i == 1 else 0), out=product.view(np.float64))
+            rounded = product.view(np.uint64)
+            np.left_shift(rounded, np.uint64(bits * i), out=rounded)
+            np.add(out, rounded, out=out)
 
 
 def multiply(words: NDArray[np.uint64], coefficients: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from protocols.errors import Abort, Misuse
 from protocols.primitives.negacyclic import CHUNK, DEGREE, MODULUS, Elements, Factor, Limbs, Spectra, elements, limbs_for
 from protocols.rand import Rand
-from protocols.ring import Ring, Write
+from protocols.ring import Read, Ring, Write
 
 __all__ = [
     "DEGREE",
@@ -146,14 +146,14 @@ class Key:
         raise TypeError("a key is never pickled or copied")
 
 
-def encrypt(shape: Shape, public: Elements, key: Key, values: Write, rand: Rand) -> Write:
+def encrypt(shape: Shape, public: Elements, key: Key, values: Read, rand: Rand) -> Write:
     """Encrypt one vector under a key that has not been used.
 
     Args:
         shape: of the ciphertext.
         public: the elements A.
         key: it is spent.
-        values: called with a first position and an int64 array, for the values from there on, piece after piece, each once.
+        values: called with a first position and a number, for so many values from there on, piece after piece, each once.
         rand: where the errors come from.
 
     Returns:
@@ -167,12 +167,11 @@ def encrypt(shape: Shape, public: Elements, key: Key, values: Write, rand: Rand)
 
 
 class _Encryption:
-    def __init__(self, shape: Shape, public: Elements, key: Key, values: Write, rand: Rand) -> None:
+    def __init__(self, shape: Shape, public: Elements, key: Key, values: Read, rand: Rand) -> None:
         self._shape, self._public, self._values = shape, public, values
         self._factor, self._errors, self._at = Factor(key.spend()), rand.stream("errors"), 0
-        self._full = np.empty((CHUNK, DEGREE), np.uint64)
-        self._noise, self._ones = np.empty((CHUNK, DEGREE), np.uint64), np.empty((CHUNK, DEGREE), np.uint8)
-        self._message = np.empty((CHUNK, shape.digits, DEGREE), np.int64)
+        self._full, self._ones = np.empty((CHUNK, DEGREE), np.uint64), np.empty((CHUNK, DEGREE), np.uint8)
+        self._noise = self._factor.work.view(np.uint64)  # what is in cache is used again
 
     def write(self, start: int, out: NDArray[Any]) -> None:
         """Write the next coefficients."""
@@ -199,19 +198,25 @@ class _Encryption:
         if inside:
             spectra = Spectra(spectra.limbs[:, inside:], spectra.norm)
         self._factor.times(spectra, out, offset=-LARGEST)
-        noise, ones, message = self._noise[:count], self._ones[:count], self._message[:count]
+        noise, ones = self._noise[:count], self._ones[:count]
         self._errors.fill(noise)
         np.bitwise_count(noise, out=ones)
         np.add(out, ones, out=out)
-        block = shape.digits * DEGREE
-        flat, have = message.reshape(-1), min(count * block, shape.values - first * block)
-        self._values(first * block, flat[:have])
-        flat[have:] = 0
         term = noise.view(np.int64)
-        for j in range(shape.digits):
-            np.left_shift(message[:, j], np.int64(shape.spare + shape.width * j), out=term)
+        for j, digits in enumerate(self._message(first, count)):
+            np.left_shift(digits, np.int64(shape.spare + shape.width * j), out=term)
             np.add(out, noise, out=out)
         self._at += count
+
+    def _message(self, first: int, count: int) -> NDArray[np.int64]:
+        """The values of the next elements by digit, shape (P, count, N)."""
+        shape = self._shape
+        block = shape.digits * DEGREE
+        have = min(count * block, shape.values - first * block)
+        values = self._values(first * block, have)
+        if have < count * block:
+            values = np.concatenate([values, np.zeros(count * block - have, np.int64)])
+        return values.reshape(count, shape.digits, DEGREE).transpose(1, 0, 2)
 
 
 def open_sum(
