@@ -13,6 +13,7 @@ from its own bytes alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -334,8 +335,9 @@ class _Move(NamedTuple):
 
 @lru_cache
 def _moves(bits: int, word: int) -> tuple[_Move, ...]:
+    """Those of the first lanes that fill whole planes: the same moves follow for the next ones."""
     moves = list[_Move]()
-    for lane in range(word):
+    for lane in range(word // math.gcd(bits, word)):
         plane, offset = divmod(lane * bits, word)
         moves.append(_Move(plane, lane, offset, 0, first=offset == 0))
         if offset + bits > word:
@@ -376,7 +378,8 @@ def _pack_blocks(lanes: NDArray[Any], bits: int, out: NDArray[np.uint8]) -> None
         np.bitwise_or.reduceat(lanes << table.left, table.starts, axis=1, out=planes)
         planes[:, table.plane_over] |= lanes[:, table.lane_over] >> table.right
         return
-    spill = np.empty_like(planes[:, 0])
+    lanes, planes = _repeated(lanes, bits, count), _repeated(planes, bits, count)
+    spill = np.empty(planes[:, 0].shape, planes.dtype)
     for plane, lane, left, right, first in _moves(bits, count):
         target = planes[:, plane] if first else spill
         if right:
@@ -396,10 +399,18 @@ def _unpack_blocks(data: NDArray[np.uint8], bits: int, out: NDArray[Any]) -> Non
         np.right_shift(planes[:, table.plane], table.left, out=out)
         out[:, table.lane_over] |= planes[:, table.plane_over] << table.right
         return
-    spill = np.empty_like(out[:, 0])
+    out, planes = _repeated(out, bits, count), _repeated(planes, bits, count)
+    spill = np.empty(out[:, 0].shape, out.dtype)
     for plane, lane, left, right, _ in _moves(bits, count):
         if right:
             np.left_shift(planes[:, plane], shifts[right], spill)
             np.bitwise_or(out[:, lane], spill, out[:, lane])
         else:
             np.right_shift(planes[:, plane], shifts[left], out[:, lane])
+
+
+def _repeated(rows: NDArray[Any], bits: int, word: int) -> NDArray[Any]:
+    """Lanes or planes, shape (blocks, r, m), as (blocks·g, r/g, m): g groups in each block have the same moves."""
+    blocks, count, _ = rows.shape
+    groups = math.gcd(bits, word)
+    return rows.reshape(blocks * groups, count // groups, -1)
