@@ -139,21 +139,28 @@ def transformed(words: NDArray[np.uint64], split: Limbs) -> Spectra:
     return Spectra(fft.fft(out, axis=-1, overwrite_x=True), math.sqrt(norm))
 
 
+def exact(limb: float, factor: float) -> bool:
+    """Whether a product is exact after rounding, from the norms of a limb and of the short factor."""
+    return EXACT * 2.0**-53 * limb * factor < 0.5
+
+
 class Factor:
     """A short factor of products with public elements.
 
     Args:
         coefficients: shape (N,), int64.
+        split: how the other factor is to be cut, if not as `limbs_for` says.
 
     Attributes:
         split: how the other factor is to be cut.
+        norm: ‖s‖.
         work: scratch of `CHUNK` elements, free between products.
     """
 
-    def __init__(self, coefficients: NDArray[np.int64]) -> None:
+    def __init__(self, coefficients: NDArray[np.int64], split: Limbs | None = None) -> None:
         short = coefficients.astype(np.float64)
-        self._norm = math.sqrt(float(short @ short))
-        self.split = limbs_for(self._norm)
+        self.norm = math.sqrt(float(short @ short))
+        self.split = split or limbs_for(self.norm)
         self._spectrum = fft.fft(short.view(np.complex128) * _TWIST) / _HALF
         self.work = np.empty((CHUNK, _HALF), np.complex128)
 
@@ -163,10 +170,8 @@ class Factor:
         Raises:
             Misuse: where the limbs are too long for an exact product.
         """
-        if EXACT * 2.0**-53 * spectra.norm * self._norm >= 0.5:
-            raise Misuse(
-                f"limbs of norm {spectra.norm:.4g} times a factor of norm {self._norm:.4g}: the product would not be exact"
-            )
+        if not exact(spectra.norm, self.norm):
+            raise Misuse(f"limbs of norm {spectra.norm:.4g} times a factor of norm {self.norm:.4g}: the product would not be exact")
         bits, work = self.split.bits, self.work[: len(out)]
         for i, limb in enumerate(spectra.limbs):
             np.multiply(limb[: len(out)], self._spectrum, out=work)
@@ -183,8 +188,17 @@ class Factor:
 
 
 def multiply(words: NDArray[np.uint64], coefficients: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Products of elements, shape (count, N), with one short factor, shape (N,), modulo 2^64; same shape."""
-    factor, out = Factor(coefficients), np.empty_like(words)
+    """Products of any elements, uniform or not, shape (count, N), with one short factor, shape (N,), modulo 2^64; same shape.
+
+    Raises:
+        Misuse: where no limbs are small enough for an exact product.
+    """
+    out = np.empty_like(words)
     for first in range(0, len(words), CHUNK):
-        factor.times(transformed(words[first : first + CHUNK], factor.split), out[first : first + CHUNK])
+        part, into = words[first : first + CHUNK], out[first : first + CHUNK]
+        for split in SPLITS:
+            factor, spectra = Factor(coefficients, split), transformed(part, split)
+            if exact(spectra.norm, factor.norm) or split == SPLITS[-1]:
+                factor.times(spectra, into)
+                break
     return out

@@ -178,8 +178,9 @@ class _Encryption:
         if start != self._at * DEGREE or out.size % DEGREE:
             raise Misuse("a ciphertext is written once, whole elements from the first on: a second pass would add other errors")
         rows = out.reshape(-1, DEGREE)
-        for row in range(0, len(rows), CHUNK):
-            part = rows[row : row + CHUNK]
+        while len(rows):
+            part = rows[: CHUNK - self._at % CHUNK]
+            rows = rows[len(part) :]
             if part.dtype == np.uint64:
                 self._chunk(part)
             else:
