@@ -1,6 +1,7 @@
 """Public parameters of key-additive masking (`protocols.kahe`): all computed from n, d, the values' bound and the noise in the sum.
 
-Source: `protocols.primitives.rlwe` for the encryption; the rest is arithmetic.
+Sources: `protocols.primitives.rlwe` for the encryption, `protocols.lattice` for its security, Agarwal, Kairouz, Liu, NeurIPS 2021,
+for Skellam noise; the rest is arithmetic.
 
 Digits.  A sum of n values of absolute value up to max, and of noise that stays below T but for a chance of 2^−40, is read off a
 digit of W bits if n·max + T < 2^(W−1).
@@ -18,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from protocols import lattice
 from protocols.bulk import Layout, Packed
 from protocols.errors import Misuse
 from protocols.primitives.graph import Graph
@@ -40,6 +42,27 @@ def noise(parties: int, cut: int, coefficients: int) -> float:
     """
     spread = 2 * parties * (1 / 12 + VARIANCE / 4.0**cut) * (math.log(2 * coefficients) + FAILURE * math.log(2))
     return min(parties * (0.5 + LARGEST / 2.0**cut), math.sqrt(spread) + 0.5 / 2.0**cut)
+
+
+def tail(deviation: float, size: int) -> int:
+    """T of Skellam noise of this deviation in the sum: a chance of 2^−`FAILURE` that any of ``size`` values has more (Chernoff)."""
+    goal, variance = math.log(2 * size) + FAILURE * math.log(2), max(deviation, 1.0) ** 2
+    low, high = 0, 1
+
+    def unlikely(t: int) -> bool:
+        u = t / variance
+        return variance * (u * math.asinh(u) - u * u / (1 + math.sqrt(1 + u * u))) >= goal
+
+    if not 0 <= deviation < 2**40:
+        raise Misuse(f"the deviation of the noise must be in [0, 2^40), not {deviation}")
+    if deviation == 0:
+        return 0
+    while not unlikely(high):
+        high *= 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if unlikely(middle) else (middle, high)
+    return high
 
 
 def digit_bits(parties: int, max_abs: int, tail: int = 0) -> int:
@@ -214,6 +237,20 @@ class KaheParameters:
     def residual(self) -> float:
         """Bound of the noise of the sum, in units of the last bit that travels; below 2^(ℓ − P·W − 1) nothing is misread."""
         return noise(self.parties, self.cut, self.shape.coefficients)
+
+    @property
+    def failure(self) -> float:
+        """Bound of the probability that some coefficient of the sum is misread; 0 where the noise cannot be so large."""
+        room = 2.0 ** (self.wire - self.digits * self.width - 1)
+        if self.parties * (0.5 + LARGEST / 2.0**self.cut) < room:
+            return 0.0
+        spread = 2 * self.parties * (1 / 12 + VARIANCE / 4.0**self.cut)
+        return min(1.0, 2 * self.shape.coefficients * math.exp(-((room - 0.5 / 2.0**self.cut) ** 2) / spread))
+
+    @property
+    def lattice(self) -> lattice.Estimate:
+        """Security of a key against whoever opens sums over at least two honest parties: t − |C| ≥ 2."""
+        return lattice.estimate(DEGREE, MODULUS, math.sqrt(VARIANCE) * lattice.HINTED)
 
     @property
     def limbs(self) -> tuple[Limbs, Limbs]:
