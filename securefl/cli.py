@@ -230,7 +230,7 @@ def params(
     noise: Annotated[float, typer.Option(metavar="σ", help="Standard deviation of the noise in the sum (kahe).")] = 0.0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,  # noqa: FBT002
 ) -> None:
-    """Compute for a cohort what SecAgg+ takes: degree, threshold, how likely they fail, a party's cost; or kahe: widths, security."""
+    """Compute for a cohort the graph of SecAgg+, how likely it fails and what a party pays, or the widths and security of kahe."""
     from json import dumps  # noqa: PLC0415
 
     from rich.console import Console  # noqa: PLC0415
