@@ -154,7 +154,7 @@ class Factor:
     Attributes:
         split: how the other factor is to be cut.
         norm: ‖s‖.
-        work: scratch of `CHUNK` elements, free between products.
+        scratch: memory of `CHUNK` elements, shape (CHUNK, N), free between products.
     """
 
     def __init__(self, coefficients: NDArray[np.int64], split: Limbs | None = None) -> None:
@@ -162,7 +162,8 @@ class Factor:
         self.norm = math.sqrt(float(short @ short))
         self.split = split or limbs_for(self.norm)
         self._spectrum = fft.fft(short.view(np.complex128) * _TWIST) / _HALF
-        self.work = np.empty((CHUNK, _HALF), np.complex128)
+        self._work = np.empty((self.split.number * CHUNK, _HALF), np.complex128)
+        self.scratch = self._work[:CHUNK].view(np.uint64)
 
     def times(self, spectra: Spectra, out: NDArray[np.uint64], *, offset: int = 0) -> None:
         """The products modulo 2^64, each coefficient plus ``offset``, into ``out``, shape (count, N); |offset| ≤ 2^48.
@@ -172,19 +173,18 @@ class Factor:
         """
         if not exact(spectra.norm, self.norm):
             raise Misuse(f"limbs of norm {spectra.norm:.4g} times a factor of norm {self.norm:.4g}: the product would not be exact")
-        bits, work = self.split.bits, self.work[: len(out)]
-        for i, limb in enumerate(spectra.limbs):
-            np.multiply(limb[: len(out)], self._spectrum, out=work)
-            product = fft.ifft(work, axis=-1, norm="forward", overwrite_x=True)
-            np.multiply(product, _UNTWIST, out=product)
-            if i == 0:
-                np.add(product.view(np.float64), _MAGIC + offset, out=out.view(np.float64))
-                continue
+        count, bits = len(out), self.split.bits
+        work = self._work[: self.split.number * count].reshape(self.split.number, count, _HALF)
+        np.multiply(spectra.limbs[:, :count], self._spectrum, out=work)
+        products = fft.ifft(work, axis=-1, norm="forward", overwrite_x=True)
+        np.multiply(products, _UNTWIST, out=products)
+        flat, rounded = products.view(np.float64), products.view(np.uint64)
+        np.add(flat[0], _MAGIC + offset, out=out.view(np.float64))
+        for i in range(1, self.split.number):
             # limb 1 takes back what the rounding of limb 0 leaves in the upper bits; that of the others is shifted out
-            np.add(product.view(np.float64), _MAGIC - ((_MAGIC_TOP << (48 - bits)) if i == 1 else 0), out=product.view(np.float64))
-            rounded = product.view(np.uint64)
-            np.left_shift(rounded, np.uint64(bits * i), out=rounded)
-            np.add(out, rounded, out=out)
+            np.add(flat[i], _MAGIC - ((_MAGIC_TOP << (48 - bits)) if i == 1 else 0), out=flat[i])
+            np.left_shift(rounded[i], np.uint64(bits * i), out=rounded[i])
+            np.add(out, rounded[i], out=out)
 
 
 def multiply(words: NDArray[np.uint64], coefficients: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -171,7 +171,7 @@ class _Encryption:
         self._shape, self._public, self._values = shape, public, values
         self._factor, self._errors, self._at = Factor(key.spend()), rand.stream("errors"), 0
         self._full, self._ones = np.empty((CHUNK, DEGREE), np.uint64), np.empty((CHUNK, DEGREE), np.uint8)
-        self._noise = self._factor.work.view(np.uint64)  # what is in cache is used again
+        self._noise = self._factor.scratch  # what is in cache is used again
 
     def write(self, start: int, out: NDArray[Any]) -> None:
         """Write the next coefficients."""
