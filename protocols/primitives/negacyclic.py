@@ -12,16 +12,17 @@ What it does not protect: products are computed at constant work, but floating-p
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 from scipy import fft
 
 from protocols.errors import Misuse
+from protocols.rand import Stream
 
 DEGREE = 4096
 """N."""
@@ -88,18 +89,21 @@ class Elements:
         self._kept: dict[tuple[Limbs, int], Spectra] = {}
         self._bytes = 0
 
-    def words(self, first: int, count: int) -> NDArray[np.uint64]:
-        """Coefficients of the elements from ``first`` on, shape (count, N)."""
-        counter = (first * DEGREE * 8 // 16).to_bytes(16)
-        stream = Cipher(algorithms.AES(self._key), modes.CTR(counter)).encryptor().update(bytes(count * DEGREE * 8))
-        return np.frombuffer(stream, "<u8").astype(np.uint64, copy=False).reshape(count, DEGREE)
+    def words(self, first: int, count: int, out: NDArray[np.uint64] | None = None) -> NDArray[np.uint64]:
+        """Coefficients of the elements from ``first`` on, shape (count, N), in ``out`` if it is given."""
+        words = np.empty((count, DEGREE), np.uint64) if out is None else out
+        Stream(self._key, first * DEGREE * 8 // 16).fill(words)
+        return words
 
-    def spectra(self, split: Limbs, first: int) -> Spectra:
-        """The transformed limbs of the `CHUNK` elements from ``first``, a multiple of it, on."""
+    def spectra(self, split: Limbs, first: int, room: Room) -> Spectra:
+        """The transformed limbs of the `CHUNK` elements from ``first``, a multiple of it, on; in ``room`` where not kept."""
         found = self._kept.get((split, first))
         if found is None:
-            found = transformed(self.words(first, CHUNK), split)
-            if self._bytes + found.limbs.nbytes <= CACHE:
+            keep = self._bytes + room.limbs.nbytes <= CACHE
+            found = transformed(
+                self.words(first, CHUNK, room.words), split, replace(room, limbs=room.limbs.copy()) if keep else room
+            )
+            if keep:
                 self._kept[split, first] = found
                 self._bytes += found.limbs.nbytes
         return found
@@ -123,10 +127,33 @@ class Spectra(NamedTuple):
     norm: float
 
 
-def transformed(words: NDArray[np.uint64], split: Limbs) -> Spectra:
-    """Cut elements, shape (count, N), in balanced limbs and transform each."""
-    rest, out = words.view(np.int64).copy(), np.empty((split.number, len(words), _HALF), np.complex128)
-    digit, spare, norm = np.empty_like(rest), np.int64(MODULUS - split.bits), 0.0
+@dataclass(frozen=True)
+class Room:
+    """Memory in which `CHUNK` elements are cut and transformed.
+
+    Attributes:
+        words: shape (CHUNK, N), uint64.
+        digit: shape (CHUNK, N), int64.
+        limbs: shape (limbs, CHUNK, N/2), complex128.
+    """
+
+    words: NDArray[np.uint64]
+    digit: NDArray[np.int64]
+    limbs: NDArray[np.complex128]
+
+    @classmethod
+    def of(cls, split: Limbs, count: int = CHUNK) -> Room:
+        """For elements that are cut in this way."""
+        shape = (count, DEGREE)
+        return cls(np.empty(shape, np.uint64), np.empty(shape, np.int64), np.empty((split.number, count, _HALF), np.complex128))
+
+
+def transformed(words: NDArray[np.uint64], split: Limbs, room: Room | None = None) -> Spectra:
+    """Cut elements, shape (count, N), in balanced limbs and transform each; in ``room``, using ``words`` up, if it is given."""
+    if room is None:
+        room, words = Room.of(split, len(words)), words.copy()
+    rest, digit, out = words.view(np.int64), room.digit, room.limbs
+    spare, norm = np.int64(MODULUS - split.bits), 0.0
     for limb in out:
         np.left_shift(rest, spare, out=digit)
         np.right_shift(digit, spare, out=digit)
@@ -135,7 +162,7 @@ def transformed(words: NDArray[np.uint64], split: Limbs) -> Spectra:
         norm = max(norm, float(np.einsum("ij,ij->i", flat, flat).max()))
         np.subtract(rest, digit, out=rest)
         np.right_shift(rest, np.int64(split.bits), out=rest)
-    out *= _TWIST
+    np.multiply(out, _TWIST, out=out)
     return Spectra(fft.fft(out, axis=-1, overwrite_x=True), math.sqrt(norm))
 
 
@@ -155,6 +182,7 @@ class Factor:
         split: how the other factor is to be cut.
         norm: ‖s‖.
         scratch: memory of `CHUNK` elements, shape (CHUNK, N), free between products.
+        room: memory for elements that are not kept.
     """
 
     def __init__(self, coefficients: NDArray[np.int64], split: Limbs | None = None) -> None:
@@ -164,6 +192,7 @@ class Factor:
         self._spectrum = fft.fft(short.view(np.complex128) * _TWIST) / _HALF
         self._work = np.empty((self.split.number * CHUNK, _HALF), np.complex128)
         self.scratch = self._work[:CHUNK].view(np.uint64)
+        self.room = Room.of(self.split)
 
     def times(self, spectra: Spectra, out: NDArray[np.uint64], *, offset: int = 0) -> None:
         """The products modulo 2^64, each coefficient plus ``offset``, into ``out``, shape (count, N); |offset| ≤ 2^48.

@@ -195,7 +195,7 @@ class _Encryption:
         """The next elements of A·s + e + message, before they are cut, into ``out``, shape (count, N)."""
         shape, first, count = self._shape, self._at, len(out)
         inside = first % CHUNK
-        spectra = self._public.spectra(self._factor.split, first - inside)
+        spectra = self._public.spectra(self._factor.split, first - inside, self._factor.room)
         if inside:
             spectra = Spectra(spectra.limbs[:, inside:], spectra.norm)
         self._factor.times(spectra, out, offset=-LARGEST)
@@ -247,7 +247,7 @@ def open_sum(
     opening, rows = _Opening(shape, key_sum, contributors), total.reshape(-1, DEGREE)
     out = np.empty(shape.values, np.int64)
     for first in range(0, len(rows), CHUNK):
-        spectra = public.spectra(opening.factor.split, first)
+        spectra = public.spectra(opening.factor.split, first, opening.factor.room)
         opening.chunk(rows[first : first + CHUNK], spectra, first, out[first * shape.digits * DEGREE :])
     return out
 

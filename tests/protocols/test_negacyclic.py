@@ -23,6 +23,7 @@ from protocols.primitives.negacyclic import (
     Elements,
     Factor,
     Limbs,
+    Room,
     exact,
     limb_bits,
     limbs_for,
@@ -85,7 +86,7 @@ def test_uniform_elements_by_the_longest_keys_that_pass_their_check(parties: int
     elements, s = Elements("longest"), limit * signs(parties)
     factor, out = Factor(s), np.empty((1, DEGREE), np.uint64)
     assert factor.norm <= math.sqrt(MOST_NORM * parties) < factor.norm + 64
-    factor.times(elements.spectra(factor.split, 0), out)
+    factor.times(elements.spectra(factor.split, 0, factor.room), out)
     assert np.array_equal(out[0], kronecker.product(elements.words(0, 1)[0], s))
 
 
@@ -184,15 +185,15 @@ def test_elements_are_a_keystream_under_the_suite_string() -> None:
 
 
 def test_elements_past_the_limit_are_not_kept_and_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept, streamed, split = Elements("kept"), Elements("kept"), SPLITS[0]
-    first = kept.spectra(split, 0)
-    assert kept.spectra(split, 0) is first
+    public, split, room = Elements("kept"), SPLITS[0], Room.of(SPLITS[0])
+    first = public.spectra(split, 0, room)
     monkeypatch.setattr(negacyclic, "CACHE", first.limbs.nbytes)
-    assert kept.spectra(split, CHUNK) is not kept.spectra(split, CHUNK)
-    assert kept.spectra(split, 0) is first
-    monkeypatch.setattr(negacyclic, "CACHE", first.limbs.nbytes - 1)
-    assert np.array_equal(streamed.spectra(split, 0).limbs, first.limbs)
-    assert streamed.spectra(split, 0) is not streamed.spectra(split, 0)
+    second = public.spectra(split, CHUNK, room)
+    assert np.shares_memory(second.limbs, room.limbs)
+    assert public.spectra(split, 0, room) is first
+    assert not np.shares_memory(first.limbs, room.limbs)
+    for start, found in ((0, first), (CHUNK, second)):
+        assert np.array_equal(negacyclic.transformed(public.words(start, CHUNK), split).limbs, found.limbs)
 
 
 def test_elements_of_a_suite_are_expanded_once() -> None:
