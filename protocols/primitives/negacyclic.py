@@ -14,12 +14,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from cryptography.hazmat.primitives import hashes
 from numpy.typing import NDArray
-from scipy import fft
 
 from protocols.errors import Misuse
 from protocols.rand import Stream
@@ -40,6 +39,14 @@ _TWIST = np.exp(1j * np.pi * np.arange(_HALF) / DEGREE)
 _UNTWIST = _TWIST.conj()
 _MAGIC = 1.5 * 2**52  # x + _MAGIC is x rounded to an integer, for |x| < 2^51, and so are the lower bits of its representation
 _MAGIC_TOP = 0x4338  # of 16 bits, the upper ones of the representation; the others are zero
+
+
+@lru_cache
+def _fft() -> Any:
+    """The transforms; who never multiplies does not wait until they are loaded."""
+    from scipy import fft  # noqa: PLC0415
+
+    return fft
 
 
 class Limbs(NamedTuple):
@@ -163,7 +170,7 @@ def transformed(words: NDArray[np.uint64], split: Limbs, room: Room | None = Non
         np.subtract(rest, digit, out=rest)
         np.right_shift(rest, np.int64(split.bits), out=rest)
     np.multiply(out, _TWIST, out=out)
-    return Spectra(fft.fft(out, axis=-1, overwrite_x=True), math.sqrt(norm))
+    return Spectra(_fft().fft(out, axis=-1, overwrite_x=True), math.sqrt(norm))
 
 
 def exact(limb: float, factor: float) -> bool:
@@ -189,7 +196,7 @@ class Factor:
         short = coefficients.astype(np.float64)
         self.norm = math.sqrt(float(short @ short))
         self.split = split or limbs_for(self.norm)
-        self._spectrum = fft.fft(short.view(np.complex128) * _TWIST) / _HALF
+        self._spectrum = _fft().fft(short.view(np.complex128) * _TWIST) / _HALF
         self._work = np.empty((self.split.number * CHUNK, _HALF), np.complex128)
         self.scratch = self._work[:CHUNK].view(np.uint64)
         self.room = Room.of(self.split)
@@ -205,7 +212,7 @@ class Factor:
         count, bits = len(out), self.split.bits
         work = self._work[: self.split.number * count].reshape(self.split.number, count, _HALF)
         np.multiply(spectra.limbs[:, :count], self._spectrum, out=work)
-        products = fft.ifft(work, axis=-1, norm="forward", overwrite_x=True)
+        products = _fft().ifft(work, axis=-1, norm="forward", overwrite_x=True)
         np.multiply(products, _UNTWIST, out=products)
         flat, rounded = products.view(np.float64), products.view(np.uint64)
         np.add(flat[0], _MAGIC + offset, out=out.view(np.float64))
