@@ -127,17 +127,12 @@ _ZEROS = memoryview(bytes(128 * 1024))
 
 
 class Stream:
-    """AES-256-CTR as uniform 64-bit words, written into arrays of the caller, one array after the other.
-
-    Args:
-        key: 32 bytes.
-        block: which 16 bytes of the stream are the first.
-    """
+    """A draw without an end: uniform 64-bit words written into arrays of the caller, one array after the other."""
 
     __slots__ = ("_into",)
 
-    def __init__(self, key: bytes, block: int = 0) -> None:
-        self._into = Cipher(algorithms.AES(key), modes.CTR(block.to_bytes(16))).encryptor().update_into
+    def __init__(self, key: bytes) -> None:
+        self._into = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor().update_into
 
     def fill(self, out: NDArray[np.uint64]) -> None:
         """Write the next ``out.size`` words into ``out``, contiguous, little-endian."""

@@ -1,6 +1,7 @@
 """Exact products in Z_q[X]/(X^N + 1), N = 4096, q = 2^64, of long public uniform elements with one short factor.
 
-Source: Brent, Percival, Zimmermann, Math. Comp. 76 (2007), theorem 5.1, for the rounding errors of floating-point transforms.
+Sources: Percival, Math. Comp. 72 (2003), and Brent, Percival, Zimmermann, Math. Comp. 76 (2007), for the rounding errors of
+floating-point transforms and complex products; docs/security-parameters.md for what follows here.
 
 An element is held as N/2 Gaussian integers: its coefficients are in the order 0, N/2, 1, N/2 + 1, …  With i for X^(N/2) the ring is
 Z_q[i][X]/(X^(N/2) − i), and a product takes complex transforms of length N/2 with a twist.  The public factor is cut in balanced
@@ -18,10 +19,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 from protocols.errors import Misuse
-from protocols.rand import Stream
 
 DEGREE = 4096
 """N."""
@@ -96,20 +97,18 @@ class Elements:
         self._kept: dict[tuple[Limbs, int], Spectra] = {}
         self._bytes = 0
 
-    def words(self, first: int, count: int, out: NDArray[np.uint64] | None = None) -> NDArray[np.uint64]:
-        """Coefficients of the elements from ``first`` on, shape (count, N), in ``out`` if it is given."""
-        words = np.empty((count, DEGREE), np.uint64) if out is None else out
-        Stream(self._key, first * DEGREE * 8 // 16).fill(words)
-        return words
+    def words(self, first: int, count: int) -> NDArray[np.uint64]:
+        """Coefficients of the elements from ``first`` on, shape (count, N)."""
+        block = first * DEGREE * 8 // 16
+        stream = Cipher(algorithms.AES(self._key), modes.CTR(block.to_bytes(16))).encryptor().update(bytes(count * DEGREE * 8))
+        return np.frombuffer(stream, "<u8").reshape(count, DEGREE)
 
     def spectra(self, split: Limbs, first: int, room: Room) -> Spectra:
         """The transformed limbs of the `CHUNK` elements from ``first``, a multiple of it, on; in ``room`` where not kept."""
         found = self._kept.get((split, first))
         if found is None:
             keep = self._bytes + room.limbs.nbytes <= CACHE
-            found = transformed(
-                self.words(first, CHUNK, room.words), split, replace(room, limbs=room.limbs.copy()) if keep else room
-            )
+            found = transformed(self.words(first, CHUNK), split, replace(room, limbs=room.limbs.copy()) if keep else room)
             if keep:
                 self._kept[split, first] = found
                 self._bytes += found.limbs.nbytes
@@ -139,12 +138,12 @@ class Room:
     """Memory in which `CHUNK` elements are cut and transformed.
 
     Attributes:
-        words: shape (CHUNK, N), uint64.
+        rest: shape (CHUNK, N), int64.
         digit: shape (CHUNK, N), int64.
         limbs: shape (limbs, CHUNK, N/2), complex128.
     """
 
-    words: NDArray[np.uint64]
+    rest: NDArray[np.int64]
     digit: NDArray[np.int64]
     limbs: NDArray[np.complex128]
 
@@ -152,14 +151,14 @@ class Room:
     def of(cls, split: Limbs, count: int = CHUNK) -> Room:
         """For elements that are cut in this way."""
         shape = (count, DEGREE)
-        return cls(np.empty(shape, np.uint64), np.empty(shape, np.int64), np.empty((split.number, count, _HALF), np.complex128))
+        return cls(np.empty(shape, np.int64), np.empty(shape, np.int64), np.empty((split.number, count, _HALF), np.complex128))
 
 
 def transformed(words: NDArray[np.uint64], split: Limbs, room: Room | None = None) -> Spectra:
-    """Cut elements, shape (count, N), in balanced limbs and transform each; in ``room``, using ``words`` up, if it is given."""
-    if room is None:
-        room, words = Room.of(split, len(words)), words.copy()
-    rest, digit, out = words.view(np.int64), room.digit, room.limbs
+    """Cut elements, shape (count, N), in balanced limbs and transform each; in ``room`` if it is given."""
+    room = room or Room.of(split, len(words))
+    rest, digit, out = room.rest, room.digit, room.limbs
+    np.copyto(rest, words, casting="unsafe")
     spare, norm = np.int64(MODULUS - split.bits), 0.0
     for limb in out:
         np.left_shift(rest, spare, out=digit)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.errors import Misuse
-from protocols.rand import Replay, Stream
+from protocols.rand import Replay
 from protocols.vector import Vector, signed
 
 
@@ -22,13 +22,6 @@ def test_a_stream_gives_the_bytes_of_its_draw(sizes: list[int]) -> None:
         stream.fill(parts[-1])
     assert np.array_equal(np.concatenate(parts), Replay("stream")().words("x", sum(sizes)))
     assert repr(stream) == "Stream([redacted])"
-
-
-def test_a_stream_starts_at_any_block_and_fills_any_shape() -> None:
-    whole, rest = np.empty(1000, np.uint64), np.empty((2, 400), np.uint64)
-    Stream(bytes(32)).fill(whole)
-    Stream(bytes(32), 100).fill(rest)
-    assert np.array_equal(rest.reshape(-1), whole[200:])
 
 
 def test_a_label_is_good_for_one_stream() -> None:
