@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
 
 from protocols.errors import Misuse, SecureSumError
+from protocols.kahe_parameters import SUITE as KAHE
 from protocols.plugins import NAME, RESERVED, Origin, refused
 from protocols.schema import Message, is_raw, schema
 from protocols.suite import LIGHTSECAGG, PLAIN, SECAGG, SECAGG_PLUS, SumParameters
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from protocols.flow import Flow
     from protocols.sums import Scheme
 
-SUITES = (SECAGG, SECAGG_PLUS, LIGHTSECAGG, PLAIN, "BFV_", "CKKS_")
+SUITES = (SECAGG, SECAGG_PLUS, LIGHTSECAGG, KAHE, PLAIN, "BFV_", "CKKS_")
 """How the suite strings of the built-in protocols begin."""
 
 

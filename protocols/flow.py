@@ -25,10 +25,11 @@ next state has no room for; references that a step keeps elsewhere are not seen.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin, overload
@@ -224,12 +225,24 @@ class Flow:
                 if is_message(port):
                     self._ends.setdefault((way, port.type), step)
 
-    def include(self, other: Flow) -> Flow:
-        """Embed another flow: its steps join this one; inputs and outputs connect by type."""
+    def include(
+        self, other: Flow, *, instead: Mapping[str, Sequence[Step]] | None = None, ends: Mapping[type, type] | None = None
+    ) -> Flow:
+        """Embed another flow: its steps join this one; inputs and outputs connect by type.
+
+        Args:
+            other: the flow to embed; it stays as it is.
+            instead: for a step of it, the steps that stand in its place, such as one whose message carries more.
+            ends: for the type of an output, the type under which this flow takes it: a dataclass of one field, so that an output
+                of its own may have the type of the embedded flow's.
+        """
+        for name in instead or {}:
+            other.step(name)
         for role in other.roles.values():
             self.role(role.name, many=role.many)
         for step in other.steps:
-            self.add(step)
+            for one in (instead or {}).get(step.name, [_ending(step, ends or {})]):
+                self.add(one)
         return self
 
     def replace(self, **functions: Callable[..., Any]) -> Flow:
@@ -294,6 +307,23 @@ class Flow:
         for problem in problems(self):
             raise Misuse(f"flow {self.name}: {problem}")
         return self
+
+
+def _ending(step: Step, ends: Mapping[type, type]) -> Step:
+    """The step with its outputs under other types."""
+    if not any(port.carrier == "output" and port.type in ends for port in step.gives):
+        return step
+
+    def under(item: Any) -> Any:
+        return Output(ends[type(item.value)](item.value)) if isinstance(item, Output) and type(item.value) in ends else item
+
+    @functools.wraps(step.fn)
+    def fn(**taken: Any) -> Any:
+        given = step.fn(**taken)
+        return tuple(map(under, given)) if isinstance(given, tuple) else under(given)
+
+    gives = tuple(replace(p, type=ends.get(p.type, p.type)) if p.carrier == "output" else p for p in step.gives)
+    return replace(step, fn=fn, gives=gives)
 
 
 def is_message(port: Port) -> bool:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 GROUP = "securefl.protocols"
 """The group of entry points."""
-BUILT_IN = ("secagg", "secagg+", "plain-insecure", "lightsecagg", "bfv", "ckks")
+BUILT_IN = ("secagg", "secagg+", "plain-insecure", "lightsecagg", "kahe", "bfv", "ckks")
 """Names of the protocols that come with this package."""
 RESERVED = frozenset({*BUILT_IN, "fedavg"})
 """Names that no plug-in has: those, and what ``securefl draw`` calls a round of training."""

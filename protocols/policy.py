@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from protocols.errors import Misuse, require
 from protocols.once import once
 from protocols.primitives.graph import Harary
-from protocols.suite import Occasion, Parameters, SumParameters, Terms, default_corrupt
+from protocols.suite import Occasion, SumParameters, Terms, default_corrupt
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,9 @@ class Policy:
 def thresholds(parameters: SumParameters) -> list[tuple[int, int]]:
     """What is needed to open, out of how many: parties who agree, and on a sparse graph the holders who rebuild one secret."""
     out = [(parameters.threshold, parameters.parties)]
-    if isinstance(parameters, Parameters) and isinstance(parameters.graph, Harary):
-        out.append((parameters.graph.threshold, parameters.graph.degree))
+    graph = getattr(parameters, "graph", None)
+    if isinstance(graph, Harary):
+        out.append((graph.threshold, graph.degree))
     return out
 
 

@@ -96,6 +96,10 @@ class Rand:
         stream = Cipher(algorithms.AES(self._key(label)), _FROM_ZERO).encryptor()
         return stream.update(bytes(size))
 
+    def stream(self, label: str) -> Stream:
+        """The bytes of a draw piece by piece, as many as are asked for."""
+        return Stream(self._key(label))
+
     def words(self, label: str, count: int) -> NDArray[np.uint64]:
         """``count`` uniform 64-bit words, shape (count,), dtype uint64."""
         return np.frombuffer(self.bytes(label, 8 * count), dtype="<u8").astype(np.uint64, copy=False)
@@ -119,6 +123,28 @@ class Rand:
 
     def __repr__(self) -> str:
         return "Rand([redacted])"
+
+
+_ZEROS = memoryview(bytes(128 * 1024))
+
+
+class Stream:
+    """A draw without an end: uniform 64-bit words written into arrays of the caller, one array after the other."""
+
+    __slots__ = ("_into",)
+
+    def __init__(self, key: bytes) -> None:
+        self._into = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor().update_into
+
+    def fill(self, out: NDArray[np.uint64]) -> None:
+        """Write the next ``out.size`` words into ``out``, contiguous, little-endian."""
+        raw = out.reshape(-1).view(np.uint8).data
+        for start in range(0, len(raw), len(_ZEROS)):
+            part = raw[start : start + len(_ZEROS)]
+            self._into(_ZEROS[: len(part)], part)
+
+    def __repr__(self) -> str:
+        return "Stream([redacted])"
 
 
 Entropy = Callable[[], Rand]

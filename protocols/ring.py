@@ -25,6 +25,8 @@ from protocols.lanes import BLOCK, Piece, add_block, filling, pack_block, pieces
 
 Write = Callable[[int, NDArray[Any]], None]
 """Writes the values of a vector from a position on into an array."""
+Read = Callable[[int, int], NDArray[np.int64]]
+"""Gives so many values of a vector from a position on, to be read and not kept."""
 
 
 class Group(Protocol):

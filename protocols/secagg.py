@@ -54,7 +54,7 @@ from protocols.primitives.shamir import share as shamir_share
 from protocols.primitives.sign import verify
 from protocols.rand import Key, Rand, Seed
 from protocols.ring import Accumulator
-from protocols.secagg_labels import commit, opening_statement, own_hash, pair_key, receipt_of, share_hash
+from protocols.secagg_labels import commit, joint_hash, opening_statement, own_hash, pair_key, receipt_of, share_hash
 from protocols.secagg_types import (
     Advert,
     Advertised,
@@ -80,7 +80,7 @@ from protocols.secagg_types import (
     Shared,
     Summing,
 )
-from protocols.suite import SECAGG, SECAGG_PLUS, Parameters, Terms
+from protocols.suite import Parameters, Terms
 from protocols.vector import Sum, Vector, checked_sum, counted
 from protocols.wire import canonical
 
@@ -89,8 +89,7 @@ flow = Flow("secagg")
 
 def suite(parameters: Parameters) -> str:
     """The suite string: the whole configuration by name."""
-    name = SECAGG_PLUS if isinstance(parameters.graph, Harary) else SECAGG
-    return f"{name}{parameters.ring.bits}"
+    return parameters.suite
 
 
 # Round 0 · Advertise keys
@@ -183,6 +182,11 @@ def relay(srv: Relaying, dealt: Inbox[Boxes]) -> tuple[Summing, Fanout[Sealed]]:
 @flow.client(spends=True)
 def mask(shared: Shared, sealed: Sealed, x: Input[Vector]) -> tuple[Covered, Masked]:
     """Open the boxes, mask the input, sign the masked vector; forget keys, seed and input."""
+    return masked(shared, sealed, x)
+
+
+def masked(shared: Shared, sealed: Sealed, x: Vector, beside: bytes = b"") -> tuple[Covered, Masked]:
+    """Round 2 of a party; the signature covers ``beside`` too, the hash of what travels with the masked vector in one message."""
     invited, L = shared.invited, shared.L
     me, terms = invited.me, invited.terms
     parameters = terms.parameters
@@ -199,7 +203,7 @@ def mask(shared: Shared, sealed: Sealed, x: Input[Vector]) -> tuple[Covered, Mas
         masks.apply(y)
 
     bulk = Bulk.by(Packed(parameters.ring, parameters.size + 1), write)
-    signature = invited.identity.sign(masked_statement(terms, me, L, sealed.u2, bulk.digest, receipt))
+    signature = invited.identity.sign(masked_statement(terms, me, L, sealed.u2, joint_hash(bulk.digest, beside), receipt))
     return Covered(invited, L, sealed.u2, held), Masked(bulk, receipt, signature)
 
 
@@ -241,13 +245,13 @@ def _parse_box(plain: bytes, u: int, v: int) -> tuple[bytes, bytes]:
     return s_share, b_share
 
 
-def absorb(srv: Summing, u: int, masked: Masked) -> Summing:
-    """Check the signature of one complete masked vector and add it."""
-    require(masked.receipt == receipt_of(srv.mail[u]), "masked-receipt", "the party accepted other share hashes than were relayed")
-    terms, covering = srv.terms, Covering(masked.y.digest, masked.receipt, masked.signature)
+def absorb(srv: Summing, u: int, sent: Masked, beside: bytes = b"") -> Summing:
+    """Check the signature of one complete masked vector, and of what came ``beside`` it, and add it."""
+    require(sent.receipt == receipt_of(srv.mail[u]), "masked-receipt", "the party accepted other share hashes than were relayed")
+    terms, covering = srv.terms, Covering(joint_hash(sent.y.digest, beside), sent.receipt, sent.signature)
     statement = masked_statement(terms, u, srv.L, tuple(srv.dealt), covering.vector, covering.receipt)
-    require(verify(terms.roster.identity(u), masked.signature, statement), "masked-signature", "over L, U2 and the vector")
-    masked.y.add_to(srv.total)
+    require(verify(terms.roster.identity(u), sent.signature, statement), "masked-signature", "over L, U2 and the vector")
+    sent.y.add_to(srv.total)
     return replace(srv, coverings={**srv.coverings, u: covering})
 
 

@@ -49,6 +49,11 @@ def receipt_of(boxes: Sequence[Box] | Pins) -> bytes:
     return digest([list(one) for one in hashes])
 
 
+def joint_hash(vector: bytes, beside: bytes) -> bytes:
+    """What is signed of a message: the hash of its masked vector, or one hash over it and that of what travels ``beside`` it."""
+    return digest([vector, beside]) if beside else vector
+
+
 def pair_key(terms: Terms, L: bytes, pair: agree.KeyPair, theirs: bytes, u: int, v: int) -> Key:
     """The key of the mask that u and v share; the lower index adds it, the higher subtracts it."""
     keys = (pair.public, theirs) if u < v else (theirs, pair.public)

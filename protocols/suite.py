@@ -209,6 +209,11 @@ class Parameters:
             raise Misuse(f"the threshold t = {t} breaks t − |C| ≥ 2 with |C| = {c}: one honest party would stand alone in the sum")
 
     @property
+    def suite(self) -> str:
+        """The suite string: the whole configuration by name."""
+        return f"{SECAGG_PLUS if isinstance(self.graph, Harary) else SECAGG}{self.ring.bits}"
+
+    @property
     def shares(self) -> int:
         """t, shares that rebuild a secret: the threshold, or that of a neighbourhood."""
         return self.graph.threshold if isinstance(self.graph, Harary) else self.threshold

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from protocols.errors import Abort, Misuse
-from protocols.ring import Write
+from protocols.ring import Read, Write
 from protocols.suite import SumParameters
 
 _BLOCK = 32 * 1024
@@ -66,15 +66,41 @@ def counted(x: Vector, parameters: SumParameters) -> Write:
     values, most = integers(x.values, parameters.size), parameters.max_abs
 
     def write(start: int, out: NDArray[Any]) -> None:
-        block = values[start : start + out.size]
-        if block.size:
-            low, high = int(block.min()), int(block.max())
-            if low < -most or high > most:
-                raise Misuse(f"an input value of {low if low < -most else high} is past max_abs = {most}")
-            parameters.ring.lift(block.astype(np.int64, copy=False), out[: block.size])
+        block = _within(values[start : start + out.size], most)
+        parameters.ring.lift(block.astype(np.int64, copy=False), out[: block.size])
         out[block.size :] = 1
 
     return write
+
+
+def signed(x: Vector, size: int, max_abs: int | None) -> Read:
+    """The same as int64, not lifted: a function that gives so many values, the coordinate 1 among them, from a position on.
+
+    Args:
+        x: the input, shape (size,).
+        size: d.
+        max_abs: bound of every value; None where noise is in them already, which is neither clamped nor refused.
+
+    Raises:
+        Misuse: as `counted`.
+    """
+    values = integers(x.values, size)
+
+    def read(start: int, count: int) -> NDArray[np.int64]:
+        block = values[start : start + count].astype(np.int64, copy=False)
+        if max_abs is not None:
+            _within(block, max_abs)
+        return block if block.size == count else np.append(block, np.int64(1))
+
+    return read
+
+
+def _within(block: NDArray[Any], most: int) -> NDArray[Any]:
+    if block.size:
+        low, high = int(block.min()), int(block.max())
+        if low < -most or high > most:
+            raise Misuse(f"an input value of {low if low < -most else high} is past max_abs = {most}")
+    return block
 
 
 def integers(values: ArrayLike, size: int) -> NDArray[Any]:
@@ -94,15 +120,15 @@ def integers(values: ArrayLike, size: int) -> NDArray[Any]:
     return array
 
 
-def checked_sum(values: NDArray[np.int64], contributors: int, parameters: SumParameters) -> Sum:
-    """Check count and range of an opened sum, shape (d + 1,).
+def checked_sum(values: NDArray[np.int64], contributors: int, parameters: SumParameters, *, tail: int = 0) -> Sum:
+    """Check count and range of an opened sum, shape (d + 1,); ``tail`` bounds the noise in it.
 
     Raises:
         Abort: ``sum-count`` or ``sum-range``; masks did not cancel, or a party sent garbage in its own name.
     """
     if int(values[-1]) != contributors:
         raise Abort("sum-count", f"masks do not cancel: the count is not {contributors}")
-    most = contributors * parameters.max_abs
+    most = contributors * parameters.max_abs + tail
     if int(values.min()) < -most or int(values.max()) > most:
         raise Abort("sum-range", f"masks do not cancel: a coordinate is past {most}")
     return Sum(values[:-1].copy(), contributors)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from protocols import he_reference, lightsecagg_reference, reference, simulate
+from protocols import he_reference, kahe_reference, lightsecagg_reference, reference, simulate
 from protocols.he_types import Summed, Waiting
 from protocols.primitives import homomorphic
 from protocols.schema import Message
@@ -38,6 +38,7 @@ REFERENCES: Mapping[str, Callable[..., reference.Transcript]] = {
     "secagg+": reference.secagg,
     "plain-insecure": _plain,
     "lightsecagg": lightsecagg_reference.lightsecagg,
+    "kahe": kahe_reference.kahe,
     "bfv": he_reference.homomorphic_sum,
     "ckks": he_reference.homomorphic_sum,
 }

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from protocols.flow import Flow
     from securefl.job import Job
     from securefl.results import RoundRecord, RunResult
+    from securefl.tables import Sheet
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -212,26 +213,48 @@ def demo(
 @app.command()
 def params(
     clients: Annotated[int, typer.Option(metavar="N", help="Number of parties.")],
-    corrupt: Annotated[float, typer.Option(metavar="γ", help="Share of the parties that may collude with the server.")],
-    dropout: Annotated[float, typer.Option(metavar="δ", help="Share of the parties that may vanish.")],
-    semi_honest: Annotated[bool, typer.Option("--semi-honest", help="Trust the server to follow the protocol.")] = False,  # noqa: FBT002
+    corrupt: Annotated[
+        float | None,
+        typer.Option(metavar="γ", help="Share of the parties that may collude with the server; kahe: ⌈n/3⌉ − 1 of them."),
+    ] = None,
+    dropout: Annotated[float | None, typer.Option(metavar="δ", help="Share of the parties that may vanish (secagg+).")] = None,
+    semi_honest: Annotated[bool, typer.Option("--semi-honest", help="Trust the server to follow the protocol (secagg+).")] = False,  # noqa: FBT002
+    protocol: Annotated[Literal["secagg+", "kahe"], typer.Option(help="Whose parameters.")] = "secagg+",
     dim: Annotated[int, typer.Option(metavar="D", help="Values of a vector.")] = 100_000,
-    bits: Annotated[int, typer.Option(metavar="B", help="Bits of one value of the masked vector.")] = 23,
+    bits: Annotated[
+        int | None,
+        typer.Option(metavar="B", help="Bits of one value of the masked vector (23), or at least so many of the sum (kahe)."),
+    ] = None,
+    precision: Annotated[int | None, typer.Option(metavar="B", help="Bits of one value of a party (kahe; 16).")] = None,
+    max_abs: Annotated[int | None, typer.Option(metavar="M", help="Bound of a value, in place of its bits (kahe).")] = None,
+    noise: Annotated[float, typer.Option(metavar="σ", help="Standard deviation of the noise in the sum (kahe).")] = 0.0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,  # noqa: FBT002
 ) -> None:
-    """Compute degree and threshold of SecAgg+ for a cohort, how likely they fail, and what a party pays."""
+    """Compute for a cohort the graph of SecAgg+, how likely it fails and what a party pays, or the widths and security of kahe."""
     from json import dumps  # noqa: PLC0415
 
     from rich.console import Console  # noqa: PLC0415
 
-    from securefl import console  # noqa: PLC0415
+    from securefl import console, params_kahe  # noqa: PLC0415
     from securefl import params as parameters  # noqa: PLC0415
 
-    found = parameters.answer(clients, corrupt, dropout, semi_honest=semi_honest, dim=dim, bits=bits)
+    tables: list[Sheet]
+    if protocol == "kahe":
+        if dropout is not None or semi_honest:
+            raise UserError("--dropout and --semi-honest are not for kahe: whoever may vanish costs it nothing")
+        ours = params_kahe.answer(clients, dim, precision=precision, max_abs=max_abs, noise=noise, corrupt=corrupt, bits=bits)
+        data, tables = ours.as_json(), params_kahe.sheets(ours)
+    else:
+        if corrupt is None or dropout is None:
+            raise UserError("secagg+ needs both shares: --corrupt and --dropout")
+        if precision is not None or max_abs is not None or noise:
+            raise UserError("--precision, --max-abs and --noise are for kahe; secagg+ takes --bits")
+        found = parameters.answer(clients, corrupt, dropout, semi_honest=semi_honest, dim=dim, bits=23 if bits is None else bits)
+        data, tables = found.as_json(), parameters.sheets(found)
     if json:
-        typer.echo(dumps(found.as_json(), ensure_ascii=False))
+        typer.echo(dumps(data, ensure_ascii=False))
         return
-    for sheet in parameters.sheets(found):
+    for sheet in tables:
         console.show_sheet(Console(highlight=False), sheet)
 
 

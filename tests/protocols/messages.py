@@ -28,6 +28,7 @@ LIMITS = Limits(
         "words": Packed(Ring(60), 67),
         "total": Packed(Ring(60), 67),
         "opened": Packed(Ring(23), 67),
+        "cipher": Packed(Ring(40), 67),
     },
 )
 

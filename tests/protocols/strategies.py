@@ -11,10 +11,11 @@ from typing import Annotated, Any, get_args, get_origin
 import numpy as np
 from hypothesis import strategies as st
 
-from protocols import he_reference, lightsecagg_reference, reference, simulate
+from protocols import he_reference, kahe_reference, lightsecagg_reference, reference, simulate
 from protocols.bulk import Blobs, Bulk, Layout
 from protocols.flow import Flow
 from protocols.he_parameters import HeParameters
+from protocols.kahe_parameters import KaheParameters
 from protocols.lightsecagg_parameters import LightParameters
 from protocols.policy import Policy
 from protocols.primitives.sign import SigningKey
@@ -46,7 +47,7 @@ def roster(parties: int) -> Roster:
 class Case:
     """One secure sum with everything that determines it."""
 
-    parameters: Parameters | LightParameters | HeParameters
+    parameters: Parameters | LightParameters | HeParameters | KaheParameters
     inputs: Mapping[int, Sequence[int]] = field(repr=False)
     dropouts: Mapping[int, str] = field(default_factory=dict)
     seed: int = 0
@@ -65,6 +66,8 @@ class Case:
         entropy, run = {u: self.entropy(u) for u in self.inputs}, reference.secagg
         if protocol == "lightsecagg":
             run = lightsecagg_reference.lightsecagg
+        elif protocol == "kahe":
+            run = kahe_reference.kahe
         elif protocol in ("bfv", "ckks"):
             run = he_reference.homomorphic_sum
         return run(terms, identities(n), self.inputs, entropy, self.dropouts)
@@ -85,7 +88,8 @@ class Case:
     @property
     def limits(self) -> Limits:
         p = self.parameters
-        name = p.scheme if isinstance(p, HeParameters) else "lightsecagg" if isinstance(p, LightParameters) else "secagg"
+        named = {LightParameters: "lightsecagg", KaheParameters: "kahe", Parameters: "secagg"}
+        name = p.scheme if isinstance(p, HeParameters) else named[type(p)]
         return Limits(self.parameters.parties, scheme(name).layouts(self.parameters))
 
     @property
@@ -179,6 +183,17 @@ def he_parameters(draw: st.DrawFn, *, parties: tuple[int, int] = (2, 6), size: t
     max_abs = draw(st.sampled_from([1, largest]) | st.integers(1, 62).flatmap(lambda bits: st.integers(1, min(largest, 2**bits))))
     make = draw(st.sampled_from([HeParameters.bfv, HeParameters.ckks]))
     return make(n, draw(st.integers(*size)), max_abs, threshold=draw(st.integers(n // 2 + 1, n)))
+
+
+@st.composite
+def kahe_parameters(draw: st.DrawFn, *, parties: tuple[int, int] = (2, 5), size: tuple[int, int] = (1, 40)) -> KaheParameters:
+    """Parameters of key-additive masking: values of any width that fits, any threshold that is allowed."""
+    n = draw(st.integers(*parties))
+    corrupt = draw(st.integers(0, n - 2))
+    threshold = draw(st.integers(max((n + corrupt) // 2 + 1, corrupt + 2), n))
+    largest = (2**54 - 1) // n
+    max_abs = draw(st.sampled_from([1, largest]) | st.integers(1, 54).flatmap(lambda bits: st.integers(1, min(largest, 2**bits))))
+    return KaheParameters.of(n, draw(st.integers(*size)), max_abs, threshold=threshold, corrupt=corrupt)
 
 
 @st.composite

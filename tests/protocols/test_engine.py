@@ -323,3 +323,73 @@ def test_a_dropout_that_cannot_happen_is_refused(dropouts: dict[int, str]) -> No
 
     with pytest.raises(Misuse, match="drops out before"):
         secure_sum([[1], [2], [3]], max_abs=5, dropouts=dropouts)
+
+
+@dataclass(frozen=True)
+class Half:
+    """An output of the embedded flow under another name."""
+
+    of: B
+
+
+def halving() -> Flow:
+    """A flow with an output of its own, and one that waits for its input."""
+    inner = Flow("inner")
+
+    @inner.server
+    def begin(a: A) -> C:
+        return C(a.n)
+
+    @inner.server
+    def end(c: C) -> Output[B]:
+        """The inner output."""
+        return Output(B(c.n))
+
+    return inner.check()
+
+
+def test_steps_of_an_embedded_flow_are_left_for_others_and_its_output_is_taken_under_another_type() -> None:
+    """Two flows with one output type each: without ``ends`` the outer step would take what it gives."""
+    inner, outer = halving(), Flow("outer")
+
+    @outer.server
+    def longer(a: A) -> D:
+        return D(10 * a.n)
+
+    @outer.server
+    def still(d: D) -> C:
+        return C(d.n + 1)
+
+    own = Flow("own")
+
+    @own.server
+    def finish(half: Input[Half]) -> Output[B]:
+        return Output(B(2 * half.of.n))
+
+    both = Flow("both").include(inner, instead={"begin": [outer.step("longer"), outer.step("still")]}, ends={B: Half}).include(own)
+    assert [step.name for step in both.check().steps] == ["longer", "still", "end", "finish"]
+    session = alone(both, A(4))
+    session.begin()
+    assert session.outputs == [B(82)]
+    assert both.step("end").doc == inner.step("end").doc == "The inner output."
+    assert [port.type for port in both.step("end").gives] == [Half]
+    assert [port.type for port in inner.step("end").gives] == [B]
+    with pytest.raises(Misuse, match="no step middle; it has begin, end"):
+        Flow("both").include(inner, instead={"middle": []})
+
+
+def test_an_output_under_another_type_is_one_of_several_results() -> None:
+    inner = Flow("inner")
+
+    @inner.server
+    def begin(a: A) -> tuple[C, Output[B]]:
+        return C(a.n), Output(B(3))
+
+    @inner.server
+    def keep(c: C, d: Input[D]) -> Output[C]:
+        return Output(c)
+
+    session = alone(Flow("outer").include(inner, ends={B: Half}), A(1))
+    session.begin()
+    assert session.outputs == [Half(B(3))]
+    assert session.remembers == (C(1),)

@@ -32,8 +32,13 @@ MORE = {
 }
 """What one file may import beside: names loaded on first use, what packages offer, the operating system's randomness, shared work,
 memory files."""
-ON_USE = {"he*.py": {"tenseal"}, "primitives/he*.py": {"tenseal"}, "primitives/homomorphic.py": {"tenseal"}}
-"""What the modules of homomorphic sums may import inside a function."""
+ON_USE = {
+    "he*.py": {"tenseal"},
+    "primitives/he*.py": {"tenseal"},
+    "primitives/homomorphic.py": {"tenseal"},
+    "primitives/negacyclic.py": {"scipy.fft"},
+}
+"""What the modules of homomorphic sums may import inside a function, and that of products in a ring: both load slowly."""
 ONLY = {
     ("rand.py", "os"): {"urandom"},
     ("__init__.py", "importlib"): {"import_module"},
@@ -144,6 +149,9 @@ BAD = {
     "import securefl": "sums.py",
     "from . import rand": "wire.py",
     "import scipy.stats": "suite.py",
+    "def f():\n    from scipy import stats": "primitives/negacyclic.py",
+    "from scipy import fft ": "primitives/negacyclic.py",
+    "from scipy import fft": "ring.py",
     "import tenseal": "he.py",
     "def f():\n    import tenseal": "secagg.py",
     "from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey as Pair\nPair.generate()": "primitives/agree.py",
