@@ -176,7 +176,7 @@ SCHEMES = {
         kahe_types.suite,
         kahe.flow,
         lambda party, terms: secagg_types.Invited(party.index, party.identity, kahe_types.key_terms(terms), party.policy),
-        lambda terms: secagg_types.Collecting(kahe_types.key_terms(terms), {}),
+        lambda terms: secagg_types.Collecting(kahe_types.key_terms(terms)),
         kahe_parameters.layouts,
     ),
     "bfv": _homomorphic("bfv", he_parameters.HeParameters.bfv, he.flow),
