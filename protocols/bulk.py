@@ -77,9 +77,9 @@ class Packed:
             raise Misuse(f"a vector of {self.size} values was declared, not {values.shape}")
         return self.ring.pack(values)
 
-    def parser(self) -> Unpacker | BlobParser:
+    def parser(self) -> Unpacker | KeptParser:
         """An incremental unpacker, or a reader of the packed bytes."""
-        return BlobParser(Blobs(1, self.nbytes)) if self.kept else self.ring.unpacker(self.size)
+        return KeptParser(self) if self.kept else self.ring.unpacker(self.size)
 
 
 @dataclass(frozen=True)
@@ -170,6 +170,14 @@ class BlobParser:
         return self._data.reshape(self._layout.count, self._layout.size)
 
 
+class KeptParser(BlobParser):
+    """Stages packed bytes as they come, and leaves them packed."""
+
+    def __init__(self, layout: Packed) -> None:
+        super().__init__(Blobs(1, layout.nbytes))
+        self.packed = layout
+
+
 @dataclass(frozen=True, eq=False)
 class Bulk:
     """A vector and the SHA-256 of its bytes on the wire.
@@ -201,11 +209,11 @@ class Bulk:
         return cls(None, hashlib.sha256(data).digest(), data, layout)
 
     @classmethod
-    def received(cls, layout: Layout, vector: NDArray[Any], sha256: bytes | None) -> Bulk:
-        """What the parser of a layout has read."""
-        if isinstance(layout, Packed) and layout.kept:
-            return cls(None, sha256, vector.reshape(-1).data.toreadonly(), layout)
-        return cls(vector, sha256)
+    def received(cls, parser: Parser, sha256: bytes | None) -> Bulk:
+        """What a parser has read."""
+        if isinstance(parser, KeptParser):
+            return cls(None, sha256, parser.vector().reshape(-1).data.toreadonly(), parser.packed)
+        return cls(parser.vector(), sha256)
 
     @classmethod
     def joined(cls, layout: Blobs, pieces: Sequence[bytes | memoryview]) -> Bulk:

@@ -307,7 +307,7 @@ class _Body:
             if not self.skipped:
                 self._open(field)
                 digested = field.state.digest() if is_hashed(field.layout) else None
-                self._values[field.name] = Bulk.received(field.layout, field.parser.vector(), digested)
+                self._values[field.name] = Bulk.received(field.parser, digested)
 
     def build(self) -> Message:
         return self.kind(**self._values)
