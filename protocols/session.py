@@ -215,7 +215,8 @@ class Session:
         except Refused as error:
             letters += self._leave(error)
         except Abort as error:
-            self._end(Abort(error.check, error.detail, step=error.step))
+            self._note(error.faults, error.step)
+            self._end(Abort(error.check, error.detail, step=error.step, faults=[text_of(fault) for fault in error.faults]))
         except Exception:
             self._end(Abort("misuse", "the party's own input was refused, or its own code failed"))
             raise
@@ -299,7 +300,8 @@ class Session:
         letters = list[Letter]()
         for port, item in zip(step.gives, items, strict=True):
             match item:
-                case Output(value):
+                case Output(value, faults):
+                    self._note(faults, step.name)
                     self._put(value)
                 case Broadcast(message, to):
                     letters.append(self._letter(message, tuple(to)))
@@ -316,6 +318,12 @@ class Session:
         if letters and self._guard is not None:
             self._guard.spend() if step.spends else self._guard.join()
         return letters
+
+    def _note(self, faults: Iterable[Refused], step: str | None) -> None:
+        """What a step found out about others."""
+        for fault in faults:
+            fault.step = fault.step or step
+            self.faults.append(text_of(fault))
 
     def _put(self, value: Any) -> None:
         awaited = {port.type for step in self._steps for port in step.values}
