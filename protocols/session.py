@@ -106,6 +106,7 @@ class Session:
         outputs: results, in order.
         ended: the abort that ended the session, or None.
         accused: for every party that left, the index that it blamed (0 for nobody in particular).
+        busy: whether steps may be ready that did not run, as no more were asked for.
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class Session:
         self.outputs: list[Any] = []
         self.ended: Abort | None = None
         self.accused: dict[Address, int] = {}
+        self.busy = False
         self._entropy, self._guard = entropy, guard
         self._steps = flow.of(me.role)
         self._values: dict[type, object] = {type(value): value for value in start}
@@ -151,15 +153,17 @@ class Session:
             raise Misuse(f"a {type(value).__name__} is already waiting to be used")
         return self._run(now, lambda: self._keep(value))
 
-    def feed(self, sender: Address, chunk: bytes | memoryview, now: float = 0.0) -> list[Letter]:
+    def feed(self, sender: Address, chunk: bytes | memoryview, now: float = 0.0, *, most: int | None = None) -> list[Letter]:
         """Take the next bytes from ``sender``, in chunks of any size; a message is acted on when it is complete.
+
+        With ``most``, so many steps run at most: while the session is `busy`, `tick` runs more, and nothing else may happen to it.
 
         Raises:
             Misuse: where the sender is not `open`.
         """
         if not self.open(sender):
             raise Misuse(f"{sender} waits for its turn: ask open() before feeding, and hold its bytes back")
-        return self._run(now, lambda: self._feed(sender, chunk))
+        return self._run(now, lambda: self._feed(sender, chunk), most)
 
     def open(self, sender: Address) -> bool:
         """Whether bytes of ``sender`` may be fed now.  If not, its vector waits for its turn: ask again after any event."""
@@ -169,9 +173,9 @@ class Session:
         """The driver knows that ``peer`` will send nothing more: half a message of it leaves no trace."""
         return self._run(now, lambda: self._lose(peer))
 
-    def tick(self, now: float) -> list[Letter]:
-        """Let time pass."""
-        return self._run(now, lambda: True)
+    def tick(self, now: float, *, most: int | None = None) -> list[Letter]:
+        """Let time pass; ``most`` as in `feed`."""
+        return self._run(now, lambda: True, most)
 
     @property
     def deadline(self) -> float | None:
@@ -199,8 +203,9 @@ class Session:
 
     # Inside
 
-    def _run(self, now: float, event: Callable[[], bool]) -> list[Letter]:
-        """Let something happen; where it changes anything, or a deadline is over, run the steps that are ready."""
+    def _run(self, now: float, event: Callable[[], bool], most: int | None = None) -> list[Letter]:
+        """Let something happen; where it changes anything, or a deadline is over, run steps that are ready, at most ``most``."""
+        self.busy = False
         if self.ended is not None:
             return []
         self._intake.now = max(now, self._intake.now)
@@ -210,8 +215,11 @@ class Session:
             for sender in slow:
                 self._arrivals.blame(sender, Refused("wire-slow", "its vector took longer than its share of the step's time"))
             if event() or slow or ((at := self.deadline) is not None and self._intake.now >= at):
-                while (step := self._next()) is not None:
+                ran = 0
+                while not (busy := ran == most) and (step := self._next()) is not None:
                     letters += self._fire(step)
+                    ran += 1
+                self.busy = busy
         except Refused as error:
             letters += self._leave(error)
         except Abort as error:

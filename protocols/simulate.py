@@ -1,5 +1,6 @@
 """All parties in one process: the same sessions as over a network, moved by a loop, with a hook for the network or an adversary.
 
+Sessions of a role of many take turns, step by step (`TOGETHER`): what one session does and in which order is as if it ran alone.
 Bytes are real: every letter is encoded, and fed in frames to a decoder.  When nothing moves any more, the clock jumps to the next
 deadline, so a party that vanished costs no time.  Public work that all parties would repeat, such as checking the list of keys, is
 done once (`protocols.once`).
@@ -24,6 +25,10 @@ Network = Callable[[Letter], Iterable[Letter]]
 """Sees every letter and says what is delivered instead: itself, others, or nothing."""
 Watch = Callable[[Letter, Address, int], None]
 """Told of every delivery: the letter, its recipient, its size in bytes."""
+
+
+TOGETHER, HELD = 64, 64 << 20
+"""How many of the many parties work side by side, step by step, at most, and how many bytes of vectors they may hold meanwhile."""
 
 
 @dataclass
@@ -112,6 +117,9 @@ class _Loop:
         self.outcome, self.queue, self.now = outcome, deque[Letter](), 0.0
         self._lines: dict[tuple[Address, Address], deque[bytes | memoryview]] = {}
         self._network, self._watch, self._left = network, watch, most
+        layouts = [layout for session in outcome.sessions.values() for layout in session.limits.vectors.values()]
+        held = max((layout.nbytes for layout in layouts), default=0)
+        self._together = max(1, min(TOGETHER, HELD // max(1, held)))
 
     def drain(self) -> None:
         """Deliver until nothing moves."""
@@ -148,11 +156,24 @@ class _Loop:
         """Feed the frames on the lines; those of a sender that must wait for its turn stay there."""
         moved = True
         while moved:
-            moved = False
+            moved, awake = False, list[Session]()
             for (sender, to), line in list(self._lines.items()):
                 session = self.outcome.sessions[to]
-                while line and session.open(sender):
-                    self.queue.extend(session.feed(sender, line.popleft(), self.now))
+                many = session.flow.roles[to.role].many
+                while line and session.open(sender) and not session.busy:
+                    self.queue.extend(session.feed(sender, line.popleft(), self.now, most=0 if many else None))
                     moved = True
                 if not line:
                     del self._lines[sender, to]
+                if session.busy and session not in awake:
+                    awake.append(session)
+                if len(awake) == self._together:
+                    self._work(awake)
+            self._work(awake)
+
+    def _work(self, awake: list[Session]) -> None:
+        """Let sessions run a step each, in turn, until none has one left: the same code for all of them in a row is in cache."""
+        while awake:
+            for session in awake:
+                self.queue.extend(session.tick(self.now, most=1))
+            awake[:] = [session for session in awake if session.busy]

@@ -7,18 +7,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import cycle
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import SEEDS, Case, cases, client, play, spoilt
-from tapes import CASE, CUTS, Delivery, check_sane, in_pieces, tape
+from strategies import SEEDS, Case, cases, client, play, same, spoilt
+from tapes import CASE, CUTS, ME, Delivery, at_state, check_sane, in_pieces, tape
 
+from protocols import simulate
 from protocols.agreement import Agree, Dropped
+from protocols.bulk import Floats
 from protocols.rand import Replay
 from protocols.schema import Message, strings
 from protocols.secagg_types import BOX, Boxes, Openings
 from protocols.session import SERVER, Address, Letter, Session
 from protocols.sums import scheme
-from protocols.wire import encode
+from protocols.wire import Limits, encode
 
 
 class Driver:
@@ -236,3 +239,42 @@ def test_sessions_do_not_care_how_uploads_interleave(case: Case, turns: int, pie
     assert not any(lines.values())
     assert not any(s.faults for s in sessions.values())
     assert sessions[SERVER].outputs[0].values.tolist() == case.sum_over(list(case.inputs))
+
+
+@settings(max_examples=30, deadline=None)
+@given(cases(), st.sampled_from([2, 3, 64]))
+def test_parties_that_work_side_by_side_say_what_they_say_one_after_the_other(case: Case, together: int) -> None:
+    """Every byte between every two parties, every output, every fault."""
+
+    def told(most: int) -> object:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(simulate, "TOGETHER", most)
+            played = play(case)
+        ends = {a: (s.ended and s.ended.check, [f.check for f in s.faults]) for a, s in played.outcome.sessions.items()}
+        order = {to: [kind for kind, sender, at, _ in played.outcome.traffic if at == to and sender == SERVER] for to in ends}
+        return played.wire, [(sum_.values.tolist(), sum_.contributors) for sum_ in played.outcome.outputs], ends, order
+
+    assert told(1) == told(together)
+
+
+@given(st.integers(0, 3))
+def test_steps_that_are_not_asked_for_run_at_the_next_ticks(count: int) -> None:
+    at_once, stepwise = at_state(ME, count), at_state(ME, count)
+    message = [d for d in tape() if d.to == ME][count]
+    letters = at_once.feed(SERVER, message.data)
+    assert not at_once.busy
+    assert stepwise.feed(SERVER, message.data, most=0) == []
+    assert stepwise.busy
+    ran = list[Letter]()
+    while stepwise.busy:
+        ran += stepwise.tick(0.0, most=1)
+    assert [b"".join(letter.chunks()) for letter in ran] == [b"".join(letter.chunks()) for letter in letters]
+    assert {type(value) for value in stepwise.remembers} == {type(value) for value in at_once.remembers}
+
+
+def test_how_many_work_side_by_side_is_bounded_by_what_they_hold() -> None:
+    """Two vectors of 24 MiB fit in 64 MiB: with them at most two parties hold what they made between two steps."""
+    for size, most in ((24 << 18, 2), (64 << 18, 1), (128 << 18, 1), (1, simulate.TOGETHER)):
+        session = at_state(ME, 0)
+        session.limits = Limits(4, {"masked": Floats(size)})
+        assert simulate._Loop(simulate.Outcome({ME: session}), None, None, 1)._together == most
