@@ -111,7 +111,7 @@ class Step:
         admit: check of one message on arrival, ``(state, sender, message)``; raises `Refused`.
         fold: takes one message into the state on arrival, ``(state, sender, message) → state``; raises `Refused`.
         spends: whether what it sends spends the party's input.
-        layer: ``security`` for a step of a plug-in; for others empty, as their module tells.
+        layer: ``security`` for a step of a plug-in, ``vector`` for one that a protocol puts around another; else the module tells.
     """
 
     name: str
