@@ -186,7 +186,8 @@ def _measure(
     scheme, n = sums.scheme(protocol), parameters.parties
     roster, parties = sums.enrol(n)
     terms = scheme.terms(Occasion("benchmark", 0), roster, parameters)
-    stage = next(k for k in ("Masked", "Padded", "Clear", "Sealed") if k in {m.__name__ for m in scheme.flow.messages("server")})
+    kinds = {kind.__name__ for kind in scheme.flow.messages("server")}
+    stage = next(name for name in ("Masked", "Enciphered", "Padded", "Clear", "Sealed") if name in kinds)
     gone = round(dropout * n)
     lost = {1 + i * n // gone for i in range(gone)} if gone else set[int]()
     run = _Run(scheme, terms, lost, stage, memory=memory, alone=alone)

@@ -56,7 +56,7 @@ def report(out: Measured, parameters: SumParameters) -> dict[str, Any]:
         "upload_ratio": round(out.upload / (parameters.ring.bits * parameters.size / 8), 4),
         "server_peak_bytes": out.server_peak,
     }
-    if out.masks:
+    if out.masks and isinstance(parameters, Parameters):
         width = 4 if parameters.ring.bits <= 32 else 8
         mask, unmask = (width * parameters.size * streams for streams in (out.masks, out.streams))
         rows["floor"] = {

@@ -104,6 +104,48 @@ def one_process() -> list[Row]:
     return [Row("a sum of 1000 parties in one process (d = 1000, 10 % dropout), wall time", spent, 30.0, "s")]
 
 
+def key_additive() -> list[Row]:
+    """Key-additive masking beside masks: a party, the server's opening at several dropouts, bytes; the server of 1000 parties."""
+    from protocols.kahe_parameters import KaheParameters  # noqa: PLC0415
+    from protocols.primitives.rlwe import DEGREE, LARGEST  # noqa: PLC0415
+
+    n, d, few = 100, 1_000_000, range(2, 12)
+    masks = measure("secagg+", build("secagg+", n, d, graph=(30, 16)), dropout=0.1, alone=few)
+    sparse = KaheParameters.over(build("secagg+", n, DEGREE, max_abs=LARGEST, graph=(30, 16)), d, 32767)  # type: ignore[arg-type]
+    ours = measure("kahe", sparse, dropout=0.1, alone=few)
+    complete = KaheParameters.of(n, d, 32767)
+    opening = {share: measure("kahe", complete, dropout=share, alone=few) for share in (0.0, 0.3)}
+    plain = Parameters.of(n, d, 32767).ring.bits * d / 8
+    sent = {kind: size / count for kind, (count, size) in opening[0.0].sent.items()}
+    up = sum(sent[kind] for kind in ("Advert", "Boxes", "Enciphered", "Agree", "Openings"))
+    shares = {"corrupt": 100, "dropouts": 300, "security": 40, "semi_honest": True}
+    keys = Parameters.sparse(1000, DEGREE, LARGEST, **shares)
+    many = measure("kahe", KaheParameters.over(keys, 100_000, 32767), alone=()).server_s
+    alone = measure("secagg+", keys, alone=()).server_s
+    where = "n = 100, d = 10^6, k = 30"
+    return [
+        Row(f"kahe: party's step over that of masks ({where})", ours.median("encrypt") / masks.median("mask"), 1.2),
+        Row(
+            "kahe: opening, 30 % over 0 % dropout (n = 100, d = 10^6)",
+            opening[0.3].server_s["decrypt"] / opening[0.0].server_s["decrypt"],
+            1.1,
+        ),
+        Row(
+            f"kahe: opening, times faster than under masks, key sum included (10 % dropout, {where})",
+            masks.server_s["reveal"] / (ours.server_s["reveal"] + ours.server_s["decrypt"]),
+            8.0,
+            least=True,
+        ),
+        Row(
+            "kahe: server beside its key sum, n = 1000, d = 10^5",
+            many["prepare"] + many["survey"] + many["decrypt"] - alone["survey"],
+            0.3,
+            "s",
+        ),
+        Row("kahe: a party's bytes, all rounds, over a packed vector under masks (n = 100, d = 10^6)", up / plain, 1.15),
+    ]
+
+
 def light(peers: Path | None) -> list[Row]:
     """LightSecAgg: recovery with and without dropouts, bytes of the shares, and coding beside FedML's where that is there."""
     from lightsecagg import coding, peer, recovery  # noqa: PLC0415
@@ -166,6 +208,7 @@ MEASUREMENTS: dict[str, Callable[..., list[Row]]] = {
     "memory": memory,
     "thousand": thousand,
     "one-process": one_process,
+    "kahe": key_additive,
     "lightsecagg": light,
     "homomorphic": homomorphic,
     "simulator": simulator,

@@ -18,8 +18,8 @@ from protocols.picture import Picture
 EACH = {"broadcast": "the same for all", "fanout": "one for each"}
 """How a message to many travels, in words, by its carrier."""
 LOOP = "once for every sum"
-SECURITY, LEARNING = "#e6f0fb", "#fdf0df"
-"""Colours of the two layers: steps from ``protocols`` and of plug-ins, and all others."""
+SECURITY, LEARNING, VECTOR = "#e6f0fb", "#fdf0df", "#e5f4e6"
+"""Colours of the two layers, steps from ``protocols`` and of plug-ins, and all others; of what a protocol puts around another."""
 
 
 @dataclass(frozen=True)
@@ -275,6 +275,8 @@ def _title(flow: Flow, role: str) -> str:
 
 def _layer(step: Step) -> tuple[str, str]:
     """Name and colour of the layer that a step belongs to."""
+    if step.layer == "vector":
+        return "vector", VECTOR
     security = step.layer == "security" or step.fn.__module__.split(".")[0] == "protocols"
     return ("security", SECURITY) if security else ("learning", LEARNING)
 

@@ -120,7 +120,7 @@ class Step:
             the same state, as long as it adds last, when nothing can be refused any more.
         blames: asked, with its state, where too few have sent it a message: what earlier messages are to blame, with their senders.
         spends: whether what it sends spends the party's input.
-        layer: ``security`` for a step of a plug-in; for others empty, as their module tells.
+        layer: ``security`` for a step of a plug-in, ``vector`` for one that a protocol puts around another; else the module tells.
     """
 
     name: str

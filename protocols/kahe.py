@@ -92,10 +92,9 @@ def decrypt(folded: Folded, opened: Input[KeySum]) -> Output[Sum]:
     return Output(checked_sum(values, keys.contributors, p, tail=p.tail))
 
 
+_steps = {step.name: replace(step, layer="vector") for step in _own.steps}
 flow = Flow("kahe").include(
-    secagg.flow,
-    instead={"mask": [_own.step("encrypt")], "survey": [_own.step("prepare"), _own.step("survey")]},
-    ends={Sum: KeySum},
+    secagg.flow, instead={"mask": [_steps["encrypt"]], "survey": [_steps["prepare"], _steps["survey"]]}, ends={Sum: KeySum}
 )
-flow.add(_own.step("decrypt"))
+flow.add(_steps["decrypt"])
 flow.check()

@@ -25,8 +25,10 @@ GROUP = "securefl.protocols"
 """The group of entry points."""
 BUILT_IN = ("secagg", "secagg+", "plain-insecure", "lightsecagg", "kahe", "bfv", "ckks")
 """Names of the protocols that come with this package."""
-RESERVED = frozenset({*BUILT_IN, "fedavg"})
-"""Names that no plug-in has: those, and what ``securefl draw`` calls a round of training."""
+AUTO = "auto"
+"""Name of the choice between ``secagg`` and ``kahe`` (`protocols.sums.chosen`)."""
+RESERVED = frozenset({*BUILT_IN, AUTO, "fedavg"})
+"""Names that no plug-in has: those, that of the choice, and what ``securefl draw`` calls a round of training."""
 NAME = re.compile(r"[a-z0-9][a-z0-9+._-]{0,31}")
 
 

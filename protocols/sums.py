@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from protocols import (
     admission,
+    cost,
     he,
     he_parameters,
     he_types,
@@ -197,10 +198,37 @@ def scheme(name: str) -> Scheme:
         Misuse: where there is none, where a package offers one of our names or two offer one, or where the plug-in does not fit.
     """
     plugins.refuse_shadow(name)
+    if name == plugins.AUTO:
+        raise Misuse("auto is secagg or kahe by the sizes of a sum: name one of the two here")
     found = SCHEMES.get(name) or plugins.find(name, _admit)
     if found is None:
         raise Misuse(f"no protocol {name!r}; there are {', '.join(names())}")
     return found
+
+
+def chosen(
+    name: str, parties: int, size: int, max_abs: int, *, dropout: float = cost.EXPECTED, **more: int | None
+) -> tuple[Scheme, str]:
+    """The protocol of one sum: that of the name, or for ``auto`` the cheaper of ``secagg`` and ``kahe`` (`protocols.cost`).
+
+    Args:
+        name: of a protocol, or ``auto``.
+        parties: n.
+        size: d.
+        max_abs: largest absolute value of a coordinate.
+        dropout: share of the parties that is expected to vanish with its vector in hand.
+        more: ``bits``, ``threshold`` and ``corrupt``, as for `Build`.
+
+    Returns:
+        The protocol, and for ``auto`` one line on why.
+
+    Raises:
+        Misuse: as `scheme`, and for ``auto`` where the parameters are refused.
+    """
+    if name != plugins.AUTO:
+        return scheme(name), ""
+    choice = cost.choose(parties, size, max_abs, dropout=dropout, **more)
+    return scheme(choice.name), choice.why
 
 
 def register(own: Scheme, *, again: bool = False) -> Scheme:
@@ -283,7 +311,7 @@ def secure_sum(
     vectors: Sequence[ArrayLike],
     *,
     max_abs: int,
-    protocol: str = "secagg",
+    protocol: str = plugins.AUTO,
     threshold: int | None = None,
     dropouts: Mapping[int, str] | None = None,
     watch: simulate.Watch | None = None,
@@ -293,11 +321,12 @@ def secure_sum(
     Args:
         vectors: one per party, equal shapes (d,), integer dtypes, |value| ≤ max_abs.
         max_abs: public bound of every coordinate.
-        protocol: name of the protocol, ours or a plug-in's.  ``secagg`` takes the sparse graph of ``secagg+`` by itself where a
-            party then has at most n/2 neighbours, which is from about 400 parties on; `notice` says so.  It stands n/10 dropouts,
-            not n/3.
+        protocol: name of the protocol, ours or a plug-in's.  ``auto`` takes the cheaper of ``secagg`` and ``kahe``, which
+            is ``secagg`` for short vectors; `chosen` says which, and why; the sum has the same bits.  Both take the sparse
+            graph of ``secagg+`` by themselves where a party then has at most n/2 neighbours, which is from about 400
+            parties on; `notice` says so.  It stands n/10 dropouts, not n/3.
         threshold: t; by default the least that is safe against ⌈n/3⌉ − 1 colluding parties.  With a threshold of your own
-            ``secagg`` keeps the complete graph.
+            the complete graph is kept.
         dropouts: for a party (from 1), the name of the message before which it vanishes, such as ``"Masked"``.
         watch: called on every delivery.
 
@@ -321,14 +350,14 @@ def secure_sum(
             raise Misuse(f"party {index}: {error}") from None
     if not isinstance(dropouts, Mapping | None):
         raise Misuse(f'dropouts is {{party: message}}, such as {{3: "Masked"}}, not a {type(dropouts).__name__}')
-    chosen = scheme(protocol)
-    parameters = chosen.parameters(len(arrays), arrays[0].size, int(max_abs), threshold=threshold)
-    roster, parties = enrol(len(arrays), policy=chosen.policy)
-    terms = chosen.terms(Occasion("secure_sum", 0), roster, parameters)
-    sessions: dict[Address, Session] = {SERVER: server_session(chosen, terms)}
-    sessions |= {client(p.index): client_session(chosen, p, terms) for p in parties}
+    taken, _ = chosen(protocol, len(arrays), arrays[0].size, int(max_abs), threshold=threshold)
+    parameters = taken.parameters(len(arrays), arrays[0].size, int(max_abs), threshold=threshold)
+    roster, parties = enrol(len(arrays), policy=taken.policy)
+    terms = taken.terms(Occasion("secure_sum", 0), roster, parameters)
+    sessions: dict[Address, Session] = {SERVER: server_session(taken, terms)}
+    sessions |= {client(p.index): client_session(taken, p, terms) for p in parties}
     inputs = {client(i): [Vector(a)] for i, a in enumerate(arrays, 1)}
-    stages = {kind.__name__ for kind in chosen.flow.messages("server")}
+    stages = {kind.__name__ for kind in taken.flow.messages("server")}
     for index, stage in (dropouts or {}).items():
         if index not in roster.indexes or stage not in stages:
             raise Misuse(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from protocols.he_parameters import OPENERS, HeParameters
+from protocols.plugins import AUTO
 from protocols.primitives.graph import Harary
 from protocols.suite import SumParameters
-from protocols.sums import scheme
+from protocols.sums import Scheme, scheme
 from securefl.errors import UserError
 from securefl.job import Job, PrivacyKnobs
 
@@ -47,7 +48,7 @@ def abort_probability(knobs: PrivacyKnobs, parties: int, dropout: float) -> floa
     for k in range(least, parties + 1):
         in_time = float(binom.pmf(k, parties, in_sum))
         if isinstance(parameters, HeParameters):  # who agreed, and enough of those chosen to open
-            agreed = 1 - dropout * (1 - 1 / len(scheme(knobs.protocol).flow.messages("server")))
+            agreed = 1 - dropout * (1 - 1 / len(short_sums(knobs).flow.messages("server")))
             for m in range(threshold, k + 1):
                 opened = float(binom.sf(1, min(OPENERS, m), stay / agreed))
                 well += in_time * float(binom.pmf(m, k, agreed / in_sum)) * opened
@@ -62,12 +63,20 @@ def abort_probability(knobs: PrivacyKnobs, parties: int, dropout: float) -> floa
 
 
 def _parameters(knobs: PrivacyKnobs, parties: int) -> SumParameters:
-    return scheme(knobs.protocol).parameters(parties, 1, 1, threshold=knobs.threshold)
+    return short_sums(knobs).parameters(parties, 1, 1, threshold=knobs.threshold)
+
+
+def short_sums(knobs: PrivacyKnobs) -> Scheme:
+    """The protocol of a job's short sums: with ``auto`` that is secagg.
+
+    What ``auto`` takes for long ones has the same thresholds, number of stages and policy.
+    """
+    return scheme("secagg" if knobs.protocol == AUTO else knobs.protocol)
 
 
 def _share_before_the_sum(knobs: PrivacyKnobs) -> float:
     """Share of a party's messages up to the one that spends its input."""
-    flow = scheme(knobs.protocol).flow
+    flow = short_sums(knobs).flow
     stages = flow.messages("server")
     (spending,) = (step for step in flow.of("client") if step.spends)
     last = max(stages.index(port.type) for port in spending.gives if port.type in stages)

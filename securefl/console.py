@@ -14,7 +14,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from protocols.errors import Misuse
-from protocols.sums import foreign, notice, scheme
+from protocols.sums import foreign, notice
+from securefl.cohort import short_sums
 from securefl.job import Job
 from securefl.results import NOTICE, RoundRecord, RunResult
 from securefl.tables import Sheet, brief, counted, figure, outcome
@@ -56,11 +57,12 @@ def show_plan(console: Console, job: Job, *, parties: int) -> None:
     score = f"{splits}-fold cross-validation inside each site" if splits > 1 else f"{job.data.holdout:.0%} of the rows held out"
     work = f"{counted(knobs.rounds, 'round')} × {counted(knobs.local_steps, 'local step')} on {counted(parties, 'site')}"
     _say(console, "Training", f"{model}, {work}; {score}; scores shown meanwhile are of the model before the round")
-    chosen = scheme(knobs.protocol)
+    chosen = short_sums(knobs)
     if not chosen.hides:
         _say(console, "Sum", f"{knobs.protocol}: the server sees every party's update", "bold red")
     elif chosen.origin is None:
-        _say(console, "Sum", f"{knobs.protocol}: the server opens the sum over enough parties, never one party's update")
+        name = knobs.protocol if knobs.protocol == chosen.name else "secagg or kahe, whichever is cheaper for the model"
+        _say(console, "Sum", f"{name}: the server opens the sum over enough parties, never one party's update")
     else:
         _say(console, "Sum", f"{knobs.protocol}: by its own word, the server opens the sum alone")
     if chosen.origin is not None:
@@ -68,7 +70,7 @@ def show_plan(console: Console, job: Job, *, parties: int) -> None:
     if chosen.shared_key:
         _say(console, "", "all sites share one key: one that helps the server opens every site's update", "yellow")
     with suppress(Misuse):  # a threshold that is not safe is refused by the run
-        line = notice(knobs.protocol, chosen.parameters(parties, 1, 1, threshold=knobs.threshold))
+        line = notice(chosen.name, chosen.parameters(parties, 1, 1, threshold=knobs.threshold))
         if line:
             _say(console, "", line, "dim")
     if knobs.mechanism == "none":
@@ -155,6 +157,8 @@ def show_result(console: Console, result: RunResult) -> None:
     for sheet in brief(result):
         show_sheet(console, sheet)
     console.print(f"\n[bold]{escape(result.title)}[/bold]: {escape(outcome(result))}")
+    if result.choice:
+        console.print(escape(result.choice), style="dim")
     for warning in result.warnings:
         show_warning(console, warning)
     console.print(f"\n{NOTICE}", style="dim")

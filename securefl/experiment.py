@@ -19,9 +19,8 @@ from torch.utils.data import TensorDataset
 
 from protocols.rand import fresh
 from protocols.suite import Occasion
-from protocols.sums import scheme
 from securefl import data as datasets
-from securefl.cohort import smallest_cohort
+from securefl.cohort import short_sums, smallest_cohort
 from securefl.data import Dataset, Split
 from securefl.data.types import Coding
 from securefl.encode import Decoded, SumSpec, limit_of
@@ -85,7 +84,8 @@ def run_job(
         loaded = dataset or datasets.of_job(job)
     smallest_cohort(job.privacy, len(loaded.sites))
     splits, names = split(job, loaded), [s.name for s in loaded.sites]
-    policy = replace(scheme(job.privacy.protocol).policy, min_cohort=job.privacy.min_cohort or 2)
+    short = short_sums(job.privacy)
+    policy = replace(short.policy, min_cohort=job.privacy.min_cohort or 2)
     consortium = Consortium.of(names, policy)
     gauge = Gauge(names)
     with _timed(spent, "scale_features"):
@@ -123,7 +123,7 @@ def run_job(
     result = runner.run(on_event)
     with _timed(spent, "train_baselines"), threads_for(model):
         pooled, local = baselines(job, runner.trainer, runner.template, folds) if job.simulation.baselines else ({}, [])
-    result = gauge.added_to(result.after(spent), runner.protocol.flow)
+    result = gauge.added_to(result.after(spent), short.flow)
     return replace(
         result,
         job=job.plain(),
@@ -168,7 +168,7 @@ def scale(job: Job, loaded: Dataset, splits: Splits, consortium: Consortium, gau
     powers of two that bound each column come out of a secure histogram before that.
     """
     folds, opened, bounds = len(next(iter(splits.values()))), list[Opened](), loaded.ranges
-    run, protocol = f"scaling-{fresh().bytes('run', 8).hex()}", scheme(job.privacy.protocol)
+    run, protocol = f"scaling-{fresh().bytes('run', 8).hex()}", short_sums(job.privacy)
     protocol = replace(protocol, flow=gauge.clock.timed(protocol.flow))
 
     def totals(number: int, specs: Sequence[SumSpec], values: Sequence[Mapping[str, ArrayLike]]) -> Decoded:

@@ -128,9 +128,10 @@ class PrivacyKnobs(Knobs):
     """
 
     protocol: str = Field(
-        default="secagg",
-        description="how the sum is formed; plain-insecure shows every update to the server, bfv and ckks to one that a site helps",
-        json_schema_extra={"enum": list(plugins.BUILT_IN)},
+        default=plugins.AUTO,
+        description="how the sum is formed; auto takes the cheaper of secagg and kahe; plain-insecure shows every update to the "
+        "server, bfv and ckks to one that a site helps",
+        json_schema_extra={"enum": [plugins.AUTO, *plugins.BUILT_IN]},
     )
     mechanism: Literal["local-record", "none"] = Field(
         default="local-record", description="differential privacy: DP-SGD on every site, or none"
@@ -163,7 +164,7 @@ class PrivacyKnobs(Knobs):
     @field_validator("protocol")
     @classmethod
     def _offered(cls, name: str, info: ValidationInfo) -> str:
-        if name in plugins.BUILT_IN or name in plugins.names() or (info.context or {}).get("ran"):
+        if name in (plugins.AUTO, *plugins.BUILT_IN) or name in plugins.names() or (info.context or {}).get("ran"):
             return name
         raise PydanticCustomError("protocol", "no protocol", {"expected": ", ".join(choices("privacy", "protocol"))})
 
@@ -335,7 +336,7 @@ def choices(section: str, key: str) -> tuple[str, ...]:
     """The values of a key that is one of a list, those of plug-ins included; of others nothing."""
     annotation = SECTIONS[section].model_fields[key].annotation
     if (section, key) == ("privacy", "protocol"):
-        return (*plugins.BUILT_IN, *plugins.names())
+        return (plugins.AUTO, *plugins.BUILT_IN, *plugins.names())
     return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 

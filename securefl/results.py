@@ -159,6 +159,8 @@ class RunResult:
         data: the data, where `securefl.experiment.run_job` loaded them.
         preparation: how rows were made features, where `securefl.experiment.run_job` did it.
         plugin: where the protocol comes from if it is not ours, or None.
+        protocol: name of the protocol that ran; empty stands for the job's.
+        choice: what ``auto`` took, and why; empty where the job names a protocol.
     """
 
     job: dict[str, Any]
@@ -186,6 +188,8 @@ class RunResult:
     data: DataSummary | None = None
     preparation: Preparation | None = field(repr=False, default=None)
     plugin: Origin | None = None
+    protocol: str = ""
+    choice: str = ""
 
     def after(self, seconds: Mapping[str, float]) -> RunResult:
         """The same result with the seconds of steps that came before the run."""
@@ -213,7 +217,8 @@ class RunResult:
         return {
             "data": self.data_name or self.job["data"]["name"],
             "dataset": self._dataset(),
-            "protocol": self.job["privacy"]["protocol"],
+            "protocol": self.protocol or self.job["privacy"]["protocol"],
+            "choice": self.choice or None,
             "plugin": None if self.plugin is None else {key: value or None for key, value in asdict(self.plugin).items()},
             "sites": self.sites,
             "rounds": len(self.rounds),

@@ -19,16 +19,17 @@ from torch import nn
 
 from protocols import draw, simulate
 from protocols.bulk import Bulk, Floats
+from protocols.cost import EXPECTED
 from protocols.flow import Flow
 from protocols.once import lately, shared_work
 from protocols.policy import OccasionGuard
 from protocols.rand import Entropy, fresh
 from protocols.session import SERVER, Session, client
 from protocols.suite import Occasion, Terms
-from protocols.sums import Party, foreign, notice, scheme
+from protocols.sums import Party, chosen, foreign, notice
 from protocols.wire import Limits
 from securefl.aggregator import ServerAggregator
-from securefl.cohort import expected_aborts, smallest_cohort
+from securefl.cohort import expected_aborts, short_sums, smallest_cohort
 from securefl.encode import Plan, limit_of
 from securefl.errors import UserError
 from securefl.evaluation import evaluate
@@ -107,8 +108,7 @@ class Runner:
             raise UserError(f"models_per_record is {models_per_record}: it must lie in 1 … {self._models}, the number of folds")
         self.warnings, self._on_notice = list[str](), on_notice
         self.template = self._checked(module_of(model))
-        self.protocol = scheme(knobs.protocol)
-        policy = replace(self.protocol.policy, min_cohort=knobs.min_cohort or 2)
+        policy = replace(short_sums(knobs).policy, min_cohort=knobs.min_cohort or 2)
         self.consortium = consortium or Consortium.of(list(self.folds), policy)
         if [member.name for member in self.consortium.roster.members] != list(self.folds):
             raise UserError("the consortium has other names than the data, or another order: each site needs its own party")
@@ -116,12 +116,13 @@ class Runner:
         smallest_cohort(knobs, n)
         sums = self.trainer.sums()
         self.plan = Plan(n, (vector.size,) * self._models, knobs.update_clip, knobs.w_max, sums, knobs.precision)
-        self.parameters = self.protocol.parameters(
-            n, self.plan.size, self.plan.limit, bits=self.plan.bits, threshold=knobs.threshold
-        )
-        self.warnings += [line for line in (notice(knobs.protocol, self.parameters), foreign(self.protocol)) if line]
+        of_sum = {"bits": self.plan.bits, "threshold": knobs.threshold}
+        lost = self.job.simulation.dropout or EXPECTED
+        self.protocol, self.choice = chosen(knobs.protocol, n, self.plan.size, self.plan.limit, dropout=lost, **of_sum)
+        self.parameters = self.protocol.parameters(n, self.plan.size, self.plan.limit, **of_sum)
+        self.warnings += [line for line in (notice(self.protocol.name, self.parameters), foreign(self.protocol)) if line]
         if "model" in self.protocol.layouts(self.parameters):
-            raise UserError(f"the protocol {knobs.protocol} has a layout named 'model': that name is the learning flow's")
+            raise UserError(f"the protocol {self.protocol.name} has a layout named 'model': that name is the learning flow's")
         if flow is None:
             look_through(self.folds, self.trainer, self.template, sample_rate=knobs.sample_rate, private=self._private)
             for line in hints(self.trainer, self.template, self.folds):
@@ -221,7 +222,9 @@ class Runner:
     @property
     def _after_opening(self) -> set[str]:
         """Steps of the server in which the sum is open, even if the round then aborts."""
-        return {self.protocol.flow.of("server")[-1].name, "decode_sum", "step"}
+        flow = self.protocol.flow
+        last, steps = flow.receiver(flow.messages("server")[-1]), flow.of("server")
+        return {step.name for step in steps[steps.index(last) :]} | {"decode_sum", "step"}
 
     def _random_dropouts(self, _number: int, stages: Sequence[str]) -> Mapping[str, str]:
         rand, p = fresh(), self.job.simulation.dropout
@@ -371,7 +374,7 @@ class Runner:
         prefixes = [f"fold{i}." for i in range(len(models))] if len(models) > 1 else [""]
         return RunResult(
             job=self.job.plain(),
-            title=f"{self.name} · {knobs.protocol}",
+            title=f"{self.name} · {self.protocol.name}",
             rounds=list(self._records),
             metrics=metrics,
             site_metrics=site_metrics,
@@ -399,4 +402,6 @@ class Runner:
             data_name=self.name,
             noise_multiplier=self.noise_multiplier,
             plugin=self.protocol.origin,
+            protocol=self.protocol.name,
+            choice=self.choice,
         )

@@ -20,6 +20,7 @@ import typer
 import securefl
 from protocols import degree, draw, he, secure_sum
 from protocols.he_parameters import LARGEST, SUITE, HeParameters, layouts
+from protocols.kahe_parameters import KaheParameters
 from protocols.lightsecagg_parameters import LightParameters
 from protocols.plugins import BUILT_IN as PROTOCOLS
 from protocols.primitives import shamir
@@ -251,7 +252,7 @@ def test_saved_model_example(tmp_path, monkeypatch):
     assert re.fullmatch(r"(ill: [01]\.\d\d\n){2}", out)
 
 
-@pytest.mark.parametrize("name", ["secagg", "fedavg"])
+@pytest.mark.parametrize("name", ["secagg", "kahe", "fedavg"])
 def test_picture_is_what_the_code_draws_now(name):
     assert text(f"docs/flow-{name}.svg") == draw.svg(flow(name)).rstrip("\n") + "\n", f"securefl draw {name} > docs/flow-{name}.svg"
 
@@ -301,6 +302,27 @@ def test_cost_of_secagg():
         assert (up, down) == space["cost"](n, d)
         assert vector == (16 + (n - 1).bit_length()) * d // 8
     assert out.strip() == str(next((up, down) for n, d, up, down, _ in figures if (n, d) == (5, 1000)))
+
+
+def test_cost_of_kahe():
+    page = text("docs/protocols.md")
+    space, _ = executed(blocks(page, "python")[0])
+    tables = [cells for cells in rows(section(page, "kahe")) if len(cells) == 7 and cells[0].isdigit()]
+    assert len(tables) == 6
+    for n, d, up, down, bits, ciphertext, masks in tables:
+        p, bare = KaheParameters.of(int(n), int(d), 2**15 - 1), Parameters.of(int(n), int(d), 2**15 - 1)
+        assert (int(up), int(down)) == space["cost"](int(n), int(d), "kahe")
+        assert float(bits) == p.bits_per_value
+        assert (int(ciphertext), int(masks)) == (p.upload, bare.ring.packed_size(int(d) + 1))
+        assert int(down) == space["cost"](int(n), int(d))[1]
+
+
+def test_measured_costs_of_kahe_are_those_recorded(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import cost
+
+    recorded = json.loads((ROOT / "tests" / "protocols" / "cost.json").read_text())
+    assert cost.table(recorded) in text("docs/protocols.md"), "python benchmarks/cost.py --table"
 
 
 def test_cost_of_lightsecagg():
@@ -462,7 +484,7 @@ def test_labels_of_the_vectors(monkeypatch):
         assert f'"{word}"' in tables or f"`{word}`" in tables, word
 
 
-REFERENCE_FILES = ("reference.py", "lightsecagg_reference.py", "he_reference.py")
+REFERENCE_FILES = ("reference.py", "lightsecagg_reference.py", "kahe_reference.py", "he_reference.py")
 
 
 def test_the_project_file_of_a_plug_in_is_that_of_the_toy():

@@ -164,7 +164,7 @@ def test_the_key_rounds_are_those_of_secagg() -> None:
     assert (reveal.admit, reveal.quorum, reveal.takes) == (theirs.admit, theirs.quorum, theirs.takes)
     assert reveal.fn.__wrapped__ is theirs.fn  # type: ignore[attr-defined]
     own = {step.name for step in kahe.flow.steps if step.fn.__module__ == "protocols.kahe"}
-    assert own == {"encrypt", "prepare", "survey", "decrypt"}
+    assert own == {"encrypt", "prepare", "survey", "decrypt"} == {step.name for step in kahe.flow.steps if step.layer == "vector"}
     assert [kind.__name__ for kind in kahe.flow.messages("server")] == list(STAGES)
     assert kahe.flow.inputs("client") == [Vector]
     assert [step.name for step in kahe.flow.steps if step.spends] == ["encrypt"]

@@ -10,7 +10,7 @@ from itertools import cycle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import SEEDS, Case, cases, client, play, same, spoilt
+from strategies import SEEDS, Case, cases, client, play, spoilt
 from tapes import CASE, CUTS, ME, Delivery, at_state, check_sane, in_pieces, tape
 
 from protocols import simulate

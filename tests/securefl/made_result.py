@@ -26,6 +26,8 @@ def result(job: Job | None = None, **changes: Any) -> RunResult:
     values: dict[str, Any] = {
         "job": job.plain(),
         "title": "made data, secagg",
+        "protocol": "secagg",
+        "choice": "auto takes secagg, which is cheaper",
         "rounds": [
             record(1, epsilon=1.0, auroc=0.5, accuracy=0.6),
             record(2, epsilon=1.75, auroc=0.81, accuracy=0.7),

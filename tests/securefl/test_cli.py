@@ -61,6 +61,7 @@ def test_the_published_keys_are_there(runner: Runner, capsys: pytest.CaptureFixt
     assert (tree["bytes"]["up_per_client"], tree["bytes"]["down_per_client"]) == (1_001_000, 20)
     assert (tree["bytes"]["up"], tree["bytes"]["down"]) == ([1000, 2000, 3_000_000], [10, 20, 30])
     assert (tree["rounds"], tree["aborted_rounds"], tree["protocol"]) == (4, 1, "secagg")
+    assert tree["choice"] == "auto takes secagg, which is cheaper"
     assert isinstance(tree["seconds"], float)
     assert tree["seconds_by_step"]["train"] == 1.5
 

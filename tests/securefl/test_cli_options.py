@@ -151,7 +151,7 @@ def test_the_command_holds_the_folder_too(runner: Runner, tmp_path: Path) -> Non
         (["--epsilon", "nan"], ["--epsilon", "nan"]),
         (["--epsilon", "-1"], ["--epsilon", "-1", "> 0"]),
         (["--dropout", "1"], ["--dropout", "< 1"]),
-        (["--protocol", "secag"], ["--protocol", "secagg or secagg+ or plain-insecure", "did you mean secagg?"]),
+        (["--protocol", "secag"], ["--protocol", "auto or secagg or secagg+ or plain-insecure", "did you mean secagg?"]),
         (["--data", "hearts"], ["--data", "did you mean heart?"]),
         (["--data", "heart", "--clients", "4"], ["clients", "heart"]),
         (["--data", "rows.csv"], ["rows.csv", "no such file"]),

@@ -147,7 +147,7 @@ def test_what_does_not_fit_is_one_line_and_nothing_is_written(
 
 
 def test_jobs_list_what_is_installed_and_documents_what_is_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    ours = "secagg or secagg+ or plain-insecure or lightsecagg or bfv or ckks"
+    ours = "auto or secagg or secagg+ or plain-insecure or lightsecagg or kahe or bfv or ckks"
     assert allowed("privacy", "protocol") == ours
     with pytest.raises(UserError) as caught:
         Job.parse({"privacy": {"protocol": "ring"}})

@@ -17,6 +17,7 @@ from securefl.cohort import abort_probability, expected_aborts, smallest_cohort
 EARLY = {"secagg": ("Advert", "Boxes", "Masked"), "lightsecagg": ("KeyAdvert", "Shares", "Padded"), "plain-insecure": ("Clear",)}
 LATE = {"secagg": ("Agree", "Openings"), "lightsecagg": ("Agree", "Answer"), "plain-insecure": ()}
 EARLY["secagg+"], LATE["secagg+"] = EARLY["secagg"], LATE["secagg"]
+EARLY["kahe"], LATE["kahe"] = ("Advert", "Boxes", "Enciphered"), LATE["secagg"]
 for homomorphic in ("bfv", "ckks"):
     EARLY[homomorphic], LATE[homomorphic] = ("KeyAdvert", "Dealt", "Upload"), ("Agree", "Decrypted")
 

@@ -29,7 +29,7 @@ def test_the_defaults_are_the_published_ones() -> None:
     job = Job()
     assert (job.privacy.epsilon, job.privacy.delta, job.privacy.clip, job.privacy.sample_rate) == (3.0, 1e-5, 1.0, 0.2)
     assert (job.privacy.rounds, job.privacy.local_steps, job.data.holdout) == (20, 3, 0.3)
-    assert (job.privacy.protocol, job.privacy.mechanism) == ("secagg", "local-record")
+    assert (job.privacy.protocol, job.privacy.mechanism) == ("auto", "local-record")
     assert Job.parse({}) == job
 
 

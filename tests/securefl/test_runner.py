@@ -73,7 +73,7 @@ def test_training_does_not_reach_the_global_model() -> None:
     assert np.abs(weights_of(runner.template) - start).max() == 0
 
 
-@pytest.mark.parametrize("protocol", ["secagg", "lightsecagg", "bfv", "ckks"])
+@pytest.mark.parametrize("protocol", ["secagg", "kahe", "lightsecagg", "bfv", "ckks"])
 @pytest.mark.parametrize("mechanism", ["none", "local-record"])
 def test_every_secure_protocol_trains_the_same_bits_as_plain(mechanism: str, protocol: str) -> None:
     privacy = {"mechanism": mechanism, "sample_rate": 0.3}
