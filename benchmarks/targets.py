@@ -243,7 +243,7 @@ def main(
         typer.Option(
             help="Folder of virtual environments of other software: DIR/NAME/bin/python for "
             f"{', '.join(dict.fromkeys(versus.peer for versus in AGAINST.values()))}, made as docs/performance.md says.  "
-            "About 7 minutes more.  Rows of one that is not there are not run.",
+            "About 10 minutes more.  Rows of one that is not there are not run.",
             exists=True,
             file_okay=False,
         ),
