@@ -15,7 +15,6 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from against import ask, interpreter
 
 from protocols import lightsecagg, sums
 from protocols.bulk import Bulk
@@ -129,15 +129,6 @@ def coding(clients: int, dim: int, reps: int) -> dict[str, Any]:
     }
 
 
-def peer(folder: Path, clients: int, dim: int, reps: int) -> dict[str, Any]:
-    script = Path(__file__).parent / "peers" / "fedml_masking.py"
-    python = folder / "fedml" / "bin" / "python"
-    command = [python, script, "--clients", clients, "--dim", dim, "--dropout", 0.1, "--reps", reps]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)  # noqa: S603  (a path of the caller)
-    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return row
-
-
 def main(
     clients: Annotated[int, typer.Option(help="Invited parties.", min=10)] = 100,
     dim: Annotated[int, typer.Option(help="Values of a vector.", min=100)] = 1_000_000,
@@ -148,9 +139,12 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Measure recovery, encoding and decoding in one process."""
+    python = interpreter(peers, "fedml")
+    if peers is not None and python is None:
+        raise typer.BadParameter(f"{peers} has no fedml/bin/python")
     rows = {"recovery": recovery(clients, dim, reps), "coding": coding(clients, dim, reps)}
-    if peers is not None:
-        rows["peer"] = row = peer(peers, clients, dim, min(reps, 3))
+    if python is not None:
+        rows["peer"] = row = ask(python, "fedml_masking.py", clients=clients, dim=dim, dropout=0.1, reps=min(reps, 3))
         rows["coding"] |= {f"{key}_times_faster": row[f"{key}_s"] / rows["coding"][f"{key}_s"] for key in ("encode", "decode")}
     if as_json:
         print(json.dumps({"bench": "lightsecagg", "clients": clients, "dim": dim, **rows}))

@@ -2,8 +2,7 @@
 
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/simulator.py [--parties 50] [--rounds 10] [--json]
 
-The digits of scikit-learn, dealt out in turn; an MLP of 64, 32 and 10 units; in a round each party makes one pass over its rows
-with SGD (batches of 16, learning rate 0.1).  A bare loop trains one party after another and takes the weighted mean.
+The job is that of `benchmarks/peers/digits_job.py`.  A bare loop trains one party after another and takes the weighted mean.
 Ours trains with the same code as a `ClientTrainer`, without differential privacy; all bytes of all messages are written and parsed.
 Wall seconds of a round, medians, on one thread.
 """
@@ -19,52 +18,13 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from numpy.typing import NDArray
-from sklearn.datasets import load_digits
+from peers.digits_job import BATCH, RATE, Rows, Weights, accuracy, begin, deal, passes
 from torch import nn
 from torch.utils.data import TensorDataset
 
 from securefl import ClientTrainer, Fold, Job, Runner
 
-RATE, BATCH = 0.1, 16
-Weights = list[NDArray[np.float32]]
-Rows = tuple[NDArray[np.float32], NDArray[np.int64]]
-
-
-def deal(parties: int) -> tuple[list[Rows], Rows]:
-    """Rows of each party, and those that nobody has."""
-    x, y = load_digits(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(y))
-    x, y = (x[order] / 16).astype(np.float32), y[order]
-    most = int(0.8 * len(y))
-    return [(x[:most][i::parties], y[:most][i::parties]) for i in range(parties)], (x[most:], y[most:])
-
-
-def begin() -> Weights:
-    """The model that training starts from."""
-    rng = np.random.default_rng(0)
-    shapes = ((64, 32), (32,), (32, 10), (10,))
-    return [(rng.normal(0, 0.2, shape) if len(shape) == 2 else np.zeros(shape)).astype(np.float32) for shape in shapes]
-
-
-def passes(weights: Weights, x: NDArray[np.float32], y: NDArray[np.int64], seed: int) -> Weights:
-    """One pass over the rows, in numpy."""
-    w1, b1, w2, b2 = (part.copy() for part in weights)
-    order = np.random.default_rng(seed).permutation(len(y))
-    for start in range(0, len(y), BATCH):
-        rows = order[start : start + BATCH]
-        hidden = np.maximum(x[rows] @ w1 + b1, 0)
-        out = hidden @ w2 + b2
-        out = np.exp(out - out.max(1, keepdims=True))
-        out /= out.sum(1, keepdims=True)
-        out[np.arange(len(rows)), y[rows]] -= 1
-        out /= len(rows)
-        back = (out @ w2.T) * (hidden > 0)
-        w1 -= RATE * (x[rows].T @ back)
-        b1 -= RATE * back.sum(0)
-        w2 -= RATE * (hidden.T @ out)
-        b2 -= RATE * out.sum(0)
-    return [w1, b1, w2, b2]
+Clock = Callable[[], float]
 
 
 def passes_in_torch(model: nn.Module, x: torch.Tensor, y: torch.Tensor, seed: int) -> None:
@@ -95,12 +55,6 @@ def put(model: nn.Module, weights: Weights) -> None:
 def got(model: nn.Module) -> Weights:
     """The weights of a model."""
     return [parameter.detach().numpy().T for parameter in model.parameters()]
-
-
-def accuracy(weights: Weights, rows: Rows) -> float:
-    """Share of rows whose digit is found."""
-    w1, b1, w2, b2 = weights
-    return float((np.argmax(np.maximum(rows[0] @ w1 + b1, 0) @ w2 + b2, 1) == rows[1]).mean())
 
 
 class Passes(ClientTrainer):
@@ -146,13 +100,15 @@ def step_in_torch(weights: Weights, rows: Rows, seed: int) -> Weights:
     return got(model)
 
 
-def ours(parts: list[Rows], rounds: int, protocol: str, *, in_torch: bool) -> tuple[float, Weights]:
-    """Median seconds of a round of `Runner`, and its model."""
+def ours(
+    parts: list[Rows], rounds: int, protocol: str, *, in_torch: bool, clock: Clock = time.perf_counter
+) -> tuple[float, Weights]:
+    """Median seconds of a round of `Runner`, wall time unless another clock is given, and its model."""
     knobs = {"mechanism": "none", "protocol": protocol, "rounds": rounds, "w_max": 64, "precision": 24, "local_steps": 1}
     folds = {f"site {i}": Fold(TensorDataset(*map(torch.from_numpy, rows)), None) for i, rows in enumerate(parts, 1)}
     runner = Runner(model_of(begin()), folds, trainer=Passes(in_torch=in_torch), job=Job.parse({"privacy": knobs}))
-    marks = [time.perf_counter()]
-    runner.run(lambda _: marks.append(time.perf_counter()))
+    marks = [clock()]
+    runner.run(lambda _: marks.append(clock()))
     return median(np.diff(marks)), got(runner.final_models()[0])
 
 

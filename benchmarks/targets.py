@@ -4,8 +4,8 @@
 
 Seconds are CPU seconds of this process, and ratios are of seconds in this process, unless a row says otherwise.  A measurement in
 which a row falls short is repeated twice, and the medians count.  Exit code 1 where a row falls short.
-Rows against other software need ``--peers DIR``, a folder with a virtual environment for each (docs/performance.md), and read "not
-run" without it.
+Rows against other software need ``--peers DIR``, a folder with a virtual environment for each (docs/performance.md says how to make
+them), and read "not run" where it is not there, "failed" where it does not run.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from against import fedml_coding, flower_masks, flower_simulator, interpreter, nvflare_simulator, pfl_simulator
 from rich.console import Console
 from rich.table import Table
 from rounds import PERMISSIVE, measure
@@ -36,18 +37,24 @@ from protocols.vector import Vector
 
 @dataclass(frozen=True)
 class Row:
-    """One target: ``value`` is at most ``bound``, or at least where ``least``; a value of None was not run."""
+    """One target: ``value`` is at most ``bound``, or at least where ``least``.
+
+    A value of None was not run, or ``failed`` to; a row without a bound is a figure.
+    """
 
     name: str
     value: float | None
-    bound: float
+    bound: float | None
     unit: str = "×"
     least: bool = False
+    failed: bool = False
 
     @property
     def holds(self) -> bool:
-        """Whether it is reached; what was not run is not missed."""
-        return self.value is None or (self.value >= self.bound if self.least else self.value <= self.bound)
+        """Whether it is reached; what was not run is not missed, what failed is."""
+        if self.value is None or self.bound is None:
+            return not self.failed
+        return bool(self.value >= self.bound if self.least else self.value <= self.bound)  # not numpy's, which JSON lacks
 
 
 def masks() -> list[Row]:
@@ -146,18 +153,14 @@ def key_additive() -> list[Row]:
     ]
 
 
-def light(peers: Path | None) -> list[Row]:
-    """LightSecAgg: recovery with and without dropouts, bytes of the shares, and coding beside FedML's where that is there."""
-    from lightsecagg import coding, peer, recovery  # noqa: PLC0415
+def light() -> list[Row]:
+    """LightSecAgg: recovery with and without dropouts, and bytes of the shares."""
+    from lightsecagg import coding, recovery  # noqa: PLC0415
 
-    found, ours = recovery(100, 1_000_000, 7), coding(100, 1_000_000, 7)
-    theirs = peer(peers, 100, 1_000_000, 3) if peers is not None else None
-    faster = {key: None if theirs is None else theirs[f"{key}_s"] / ours[f"{key}_s"] for key in ("encode", "decode")}
+    found, shares = recovery(100, 1_000_000, 7), coding(100, 1_000_000, 1)
     return [
         Row("lightsecagg: recovery, 0 % over 30 % dropout, arrival of answers included (d = 10^6)", found["recovery_ratio"], 1.1),
-        Row("lightsecagg: shares uploaded over d·n/(U − T) values", ours["upload_ratio"], 1.0),
-        Row("lightsecagg: encoding, times faster than FedML's", faster["encode"], 7.0, least=True),
-        Row("lightsecagg: decoding, times faster than FedML's", faster["decode"], 15.0, least=True),
+        Row("lightsecagg: shares uploaded over d·n/(U − T) values", shares["upload_ratio"], 1.0),
     ]
 
 
@@ -203,7 +206,7 @@ def imports() -> list[Row]:
     ]
 
 
-MEASUREMENTS: dict[str, Callable[..., list[Row]]] = {
+MEASUREMENTS: dict[str, Callable[[], list[Row]]] = {
     "masks": masks,
     "memory": memory,
     "thousand": thousand,
@@ -216,40 +219,99 @@ MEASUREMENTS: dict[str, Callable[..., list[Row]]] = {
 }
 
 
+@dataclass(frozen=True)
+class Versus:
+    """A measurement beside other software: the name of its environment, the rows without values, and what measures these."""
+
+    peer: str
+    rows: tuple[Row, ...]
+    values: Callable[[Path], tuple[float, ...]]
+
+    def measure(self, folder: Path | None) -> list[Row]:
+        """The rows; without values where the environment is not there."""
+        python = interpreter(folder, self.peer)
+        if python is None:
+            return list(self.rows)
+        try:
+            values = self.values(python)
+        except RuntimeError as failure:
+            print(failure, file=sys.stderr)
+            return [replace(row, failed=True) for row in self.rows]
+        return [replace(row, value=value) for row, value in zip(self.rows, values, strict=True)]
+
+
+AGAINST = {
+    "lightsecagg-fedml": Versus(
+        "fedml",
+        (
+            Row("lightsecagg: encoding, times faster than FedML's", None, 7.0, least=True),
+            Row("lightsecagg: decoding, times faster than FedML's", None, 15.0, least=True),
+        ),
+        fedml_coding,
+    ),
+    "masks-flower": Versus(
+        "flower",
+        (
+            Row("secagg+: client, times faster than Flower's (n = 100, d = 10^6, k = 30, t = 16, 10 % dropout)", None, None),
+            Row("secagg+: server, times faster than Flower's (the same)", None, None),
+        ),
+        flower_masks,
+    ),
+    "simulator-flower": Versus(
+        "flower",
+        (Row("round with active secagg over Flower's plain round (digits, 50 parties), wall time", None, 0.5),),
+        flower_simulator,
+    ),
+    "simulator-pfl": Versus("pfl", (Row("plain round in torch over pfl-research's (the same)", None, 1.0),), pfl_simulator),
+    "simulator-nvflare": Versus(
+        "nvflare", (Row("plain round over NVIDIA FLARE's (the same), wall time", None, None),), nvflare_simulator
+    ),
+}
+NAMES = (*MEASUREMENTS, *AGAINST)
+
+
 def settled(act: Callable[[], list[Row]]) -> list[Row]:
     """The rows of a measurement; where one falls short, the medians of three."""
     takes = [act()]
-    if not all(row.holds for row in takes[0]):
+    if not all(row.holds or row.failed for row in takes[0]):
         takes += [act(), act()]
     values = [[row.value for row in same if row.value is not None] for same in zip(*takes, strict=True)]
     return [replace(row, value=median(found) if found else None) for row, found in zip(takes[0], values, strict=True)]
 
 
 def main(
-    only: Annotated[list[str] | None, typer.Option(help=f"Measurements: {', '.join(MEASUREMENTS)}; all unless given.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help=f"Measurements: {', '.join(NAMES)}; all unless given.")] = None,
     peers: Annotated[
-        Path | None, typer.Option(help="Folder of virtual environments of other software.", exists=True, file_okay=False)
+        Path | None,
+        typer.Option(
+            help="Folder of virtual environments of other software: DIR/NAME/bin/python for "
+            f"{', '.join(dict.fromkeys(versus.peer for versus in AGAINST.values()))}, made as docs/performance.md says.  "
+            "About 10 minutes more.  Rows of one that is not there are not run.",
+            exists=True,
+            file_okay=False,
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Measure every target; exit code 1 where one falls short."""
     for name in only or ():
-        if name not in MEASUREMENTS:
-            raise typer.BadParameter(f"no measurement {name!r}; there are {', '.join(MEASUREMENTS)}")
+        if name not in NAMES:
+            raise typer.BadParameter(f"no measurement {name!r}; there are {', '.join(NAMES)}")
     screen, rows = Console(stderr=True), list[Row]()
-    for name in only or MEASUREMENTS:
+    for name in only or NAMES:
         began = time.perf_counter()
         with screen.status(name):
-            rows += settled(partial(MEASUREMENTS[name], peers) if name == "lightsecagg" else MEASUREMENTS[name])
+            rows += settled(partial(AGAINST[name].measure, peers) if name in AGAINST else MEASUREMENTS[name])
         screen.print(f"{name}: {time.perf_counter() - began:.0f} s", highlight=False)
     if as_json:
         print(json.dumps([{**vars(row), "holds": row.holds} for row in rows], ensure_ascii=False))
     else:
         table = Table("target", "value", "bound", "")
         for row in rows:
-            value = "not run" if row.value is None else f"{row.value:.3g} {row.unit}"
-            bound = f"{'≥' if row.least else '≤'} {row.bound:g} {row.unit}"
-            table.add_row(row.name, value, bound, "holds" if row.holds else "MISSED")
+            value = "failed" if row.failed else "not run" if row.value is None else f"{row.value:.3g} {row.unit}"
+            bound = "" if row.bound is None else f"{'≥' if row.least else '≤'} {row.bound:g} {row.unit}"
+            verdict = "MISSED" if not row.holds else "" if row.value is None or row.bound is None else "holds"
+            table.add_row(row.name, value, bound, verdict)
         Console().print(table)
     raise typer.Exit(0 if all(row.holds for row in rows) else 1)
 
