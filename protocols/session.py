@@ -206,7 +206,7 @@ class Session:
         self._intake.now = max(now, self._intake.now)
         letters = list[Letter]()
         try:
-            slow = self._intake.overdue()
+            slow = self._intake.overdue() if self._intake.crowded else []
             for sender in slow:
                 self._arrivals.blame(sender, Refused("wire-slow", "its vector took longer than its share of the step's time"))
             if event() or slow or ((at := self.deadline) is not None and self._intake.now >= at):
@@ -250,8 +250,9 @@ class Session:
         if step.state is not None and step.state.type not in self._values:
             return False
         self._arrivals.take_in(step)
-        if any(port.type not in self._values for port in step.values):
-            return False
+        for port in step.values:
+            if port.type not in self._values:
+                return False
         since = self._armed.setdefault(step.name, self._intake.now)
         late = step.within is not None and self._intake.now >= since + step.within
         for port in step.takes:
