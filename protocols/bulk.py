@@ -170,12 +170,30 @@ class BlobParser:
         return self._data.reshape(self._layout.count, self._layout.size)
 
 
-class KeptParser(BlobParser):
-    """Stages packed bytes as they come, and leaves them packed."""
+class KeptParser:
+    """Stages packed bytes as they come, and leaves them packed; bytes that cannot change and come whole are not copied."""
 
     def __init__(self, layout: Packed) -> None:
-        super().__init__(Blobs(1, layout.nbytes))
         self.packed = layout
+        self._whole: memoryview | None = None
+        self._staged: BlobParser | None = None
+
+    def feed(self, chunk: bytes | memoryview) -> None:
+        """Take the next bytes."""
+        view = memoryview(chunk)
+        if self._staged is None and len(view) == self.packed.nbytes and type(view.obj) is bytes:
+            self._whole = view
+            return
+        self._staged = self._staged or BlobParser(Blobs(1, self.packed.nbytes))
+        self._staged.feed(view)
+
+    def vector(self) -> NDArray[np.uint8]:
+        """The packed bytes, shape (nbytes,), read-only."""
+        if self._staged is None:
+            return np.frombuffer(b"" if self._whole is None else self._whole, dtype=np.uint8)
+        packed = self._staged.vector().reshape(-1)
+        packed.flags.writeable = False
+        return packed
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +230,7 @@ class Bulk:
     def received(cls, parser: Parser, sha256: bytes | None) -> Bulk:
         """What a parser has read."""
         if isinstance(parser, KeptParser):
-            return cls(None, sha256, parser.vector().reshape(-1).data.toreadonly(), parser.packed)
+            return cls(None, sha256, parser.vector().data, parser.packed)
         return cls(parser.vector(), sha256)
 
     @classmethod
