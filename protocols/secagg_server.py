@@ -13,7 +13,6 @@ What it does not protect: a wrong share that no secret was made of goes unnotice
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,17 +26,17 @@ from protocols.schema import strings
 from protocols.secagg_labels import commit, opening_statement, share_hash
 from protocols.secagg_types import BOX, PINS, Boxes, Opened, Openings, Summing
 
-Near = Mapping[int, NDArray[np.int32]]
+Near = Mapping[int, NDArray[np.int16]]
 
 
-def delivered(near: Near, dealt: Mapping[int, Boxes]) -> tuple[dict[int, bytes], dict[int, bytes], dict[int, NDArray[np.int32]]]:
+def delivered(near: Near, dealt: Mapping[int, Boxes]) -> tuple[dict[int, bytes], dict[int, bytes], dict[int, NDArray[np.int16]]]:
     """Boxes by addressee: for each who dealt the boxes for it, the share hashes, and their dealers, all ascending.
 
     Args:
         near: for each member of the list the others with whom it exchanges shares, ascending.
         dealt: what came, one box for each of ``near``.
     """
-    u2 = np.array(list(dealt), dtype=np.int32)
+    u2 = np.array(list(dealt), dtype=np.int16)
     present = np.zeros(1 + max(near), dtype=bool)
     present[u2] = True
     to = np.concatenate([near[u] for u in dealt])
@@ -47,16 +46,16 @@ def delivered(near: Near, dealt: Mapping[int, Boxes]) -> tuple[dict[int, bytes],
     dealer = np.repeat(u2, [len(near[u]) for u in dealt])[order]
     boxes = _gathered([sent.boxes for sent in dealt.values()], BOX, order)
     hashes = _gathered([sent.hashes for sent in dealt.values()], PINS, order)
-    out_boxes, out_hashes, out_near, start = dict[int, bytes](), dict[int, bytes](), dict[int, NDArray[np.int32]](), 0
+    out_boxes, out_hashes, out_near, start = dict[int, bytes](), dict[int, bytes](), dict[int, NDArray[np.int16]](), 0
     for v, end in zip(dealt, ends, strict=True):
         out_boxes[v], out_hashes[v] = boxes[start:end].tobytes(), hashes[start:end].tobytes()
         out_near[v], start = dealer[start:end], end
     return out_boxes, out_hashes, out_near
 
 
-def _gathered(parts: Sequence[bytes], size: int, order: NDArray[np.intp]) -> NDArray[np.uint8]:
-    """Strings of ``size`` bytes in another order; shape (strings, size)."""
-    return np.frombuffer(b"".join(parts), dtype=np.uint8).reshape(-1, size)[order]
+def _gathered(parts: Sequence[bytes], size: int, order: NDArray[np.intp]) -> NDArray[np.void]:
+    """Strings of ``size`` bytes in another order; shape (strings,)."""
+    return np.take(np.frombuffer(b"".join(parts), dtype=f"V{size}"), order)
 
 
 def rebuild(srv: Opened, said: Mapping[int, Openings]) -> tuple[dict[int, Seed | KeyPair], dict[int, Refused]]:
@@ -66,14 +65,14 @@ def rebuild(srv: Opened, said: Mapping[int, Openings]) -> tuple[dict[int, Seed |
         Abort: ``openings-few`` where a dealer has too few good shares, ``rebuilt-secret`` where good ones make no secret that fits.
     """
     summing, faults = srv.summing, dict[int, Refused]()
-    openers = {v: _openers(summing, v, said) for v in summing.u2}
-    found, misfits = _put_together(srv, openers, said)
+    openers = _openers(summing, said)
+    found, misfits = _put_together(srv, openers, said, faults)
     for v in misfits:
-        for u in sorted(openers[v]):
+        for u in openers[v].tolist():
             if u not in faults and (fault := _fault(srv, v, u, said[u])) is not None:
                 faults[u] = fault
     if misfits:
-        good = {v: openers[v].difference(faults) for v in misfits}
+        good = {v: openers[v][~np.isin(openers[v], list(faults))] for v in misfits}
         again, dealers = _put_together(srv, good, said, faults)
         found |= again
         for v in dealers:
@@ -82,67 +81,68 @@ def rebuild(srv: Opened, said: Mapping[int, Openings]) -> tuple[dict[int, Seed |
     return found, faults
 
 
-def _openers(summing: Summing, v: int, said: Mapping[int, Openings]) -> set[int]:
-    """Who opened a share of a secret of v: its neighbours, as holding goes both ways; on the complete graph all, v included."""
-    return set(said) if summing.dealt[v].own_hash else {u for u in summing.near[v].tolist() if u in said}
+def _openers(summing: Summing, said: Mapping[int, Openings]) -> Near:
+    """For each dealer who opened a share of it, ascending: its neighbours, as holding goes both ways; on the complete graph all."""
+    everybody = np.array(list(said), dtype=np.int16)
+    here = np.zeros(1 + max(summing.u2), dtype=bool)
+    here[everybody] = True
+    own = {v: bool(pledge.own_hash) for v, pledge in summing.dealt.items()}
+    return {v: everybody if own[v] else row[here[row]] for v, row in summing.near.items()}
 
 
 def _put_together(
-    srv: Opened, openers: Mapping[int, set[int]], said: Mapping[int, Openings], faults: Mapping[int, Refused] | None = None
+    srv: Opened, openers: Near, said: Mapping[int, Openings], faults: Mapping[int, Refused]
 ) -> tuple[dict[int, Seed | KeyPair], list[int]]:
     """The secrets of the dealers that ``openers`` names; and the dealers of those that do not fit."""
     terms, t = srv.summing.terms, srv.summing.terms.parameters.shares
     for v, known in openers.items():
         if len(known) < t:
             detail = f"{len(known)} shares of party {v}'s secret where {t} are needed"
-            raise Abort("openings-few", detail, faults=list((faults or {}).values()))
+            raise Abort("openings-few", detail, faults=list(faults.values()))
     order = terms.parameters.graph.along(list(openers), terms.sid + srv.summing.L)
     found, misfits, survivors = dict[int, Seed | KeyPair](), list[int](), set(srv.u3)
     groups = list(_groups(order, openers, t))
     weights = Lagrange.for_each([helpers for _, helpers in groups])
     for dealers, helpers in groups:
-        rows = [_shares(srv.summing, u, said[u], dealers) for u in helpers]
-        for v, shares in zip(dealers, zip(*rows, strict=True), strict=True):
-            secret = _fitting(srv.summing, v, weights[helpers], shares, survived=v in survivors)
-            if secret is None:
+        among = np.array(dealers, dtype=np.int16)
+        shares = np.stack([_shares(srv.summing, u, said[u], among) for u in helpers])
+        for v, secret in zip(dealers, weights[helpers].combine_each(shares), strict=True):
+            fitting = None if secret is None else _fitting(srv.summing, v, Seed(secret), survived=v in survivors)
+            if fitting is None:
                 misfits.append(v)
             else:
-                found[v] = secret
+                found[v] = fitting
     return found, misfits
 
 
-def _groups(order: Sequence[int], openers: Mapping[int, set[int]], t: int) -> Iterator[tuple[list[int], tuple[int, ...]]]:
+def _groups(order: Sequence[int], openers: Near, t: int) -> Iterator[tuple[list[int], tuple[int, ...]]]:
     """Dealers for whom the same ``t`` parties opened, hence one interpolation: neighbours on the ring have most in common."""
-    group, common = list[int](), set[int]()
-    for v in order:
-        both = common & openers[v] if group else set(openers[v])
-        if len(both) < t:
-            yield group, tuple(sorted(common)[:t])
-            group, both = [], set(openers[v])
+    times, group = np.zeros(1 + max(int(row[-1]) for row in openers.values()), dtype=np.int16), list[int]()
+    for v in order:  # ``times`` counts for how many of the group each party opened
+        times[openers[v]] += 1
+        if np.count_nonzero(times == len(group) + 1) < t:
+            times[openers[v]] -= 1
+            yield group, tuple(np.flatnonzero(times == len(group))[:t].tolist())
+            times[:], group = 0, []
+            times[openers[v]] = 1
         group.append(v)
-        common = both
-    if group:
-        yield group, tuple(sorted(common)[:t])
+    yield group, tuple(np.flatnonzero(times == len(group))[:t].tolist())
 
 
-def _shares(summing: Summing, u: int, sent: Openings, dealers: Sequence[int]) -> list[bytes]:
-    """The shares that u sent of those dealers."""
-    places = np.searchsorted(_dealers(summing, u), np.array(dealers))
-    return [sent.shares[SHARE_SIZE * at : SHARE_SIZE * (at + 1)] for at in places.tolist()]
+def _shares(summing: Summing, u: int, sent: Openings, dealers: NDArray[np.int16]) -> NDArray[np.uint8]:
+    """The shares that u sent of those dealers; shape (dealers, `SHARE_SIZE`)."""
+    shares = np.frombuffer(sent.shares, dtype=np.uint8).reshape(-1, SHARE_SIZE)
+    return shares[np.searchsorted(_dealers(summing, u), dealers)]
 
 
-def _dealers(summing: Summing, u: int) -> NDArray[Any]:
+def _dealers(summing: Summing, u: int) -> NDArray[np.int16]:
     """Whose shares u holds, in the order in which it opens them."""
     near = summing.near[u]
     return np.insert(near, np.searchsorted(near, u), u) if summing.dealt[u].own_hash else near
 
 
-def _fitting(summing: Summing, v: int, weights: Lagrange, shares: Sequence[bytes], *, survived: bool) -> Seed | KeyPair | None:
-    """The secret that the shares make, if it is the one that v committed to or advertised the public key of."""
-    try:
-        secret = Seed(weights.combine(shares))
-    except Refused:
-        return None
+def _fitting(summing: Summing, v: int, secret: Seed, *, survived: bool) -> Seed | KeyPair | None:
+    """A rebuilt secret, if it is the one that v committed to or advertised the public key of."""
     found = secret if survived else KeyPair.from_secret(secret)
     return found if _fits(summing, v, found) else None
 
@@ -156,7 +156,7 @@ def _fits(summing: Summing, v: int, secret: Seed | KeyPair) -> bool:
 def _fault(srv: Opened, v: int, u: int, sent: Openings) -> Refused | None:
     """What is wrong with the share of v's secret that u sent: it is not the one that v hashed and u accepted."""
     summing, survived = srv.summing, v in set(srv.u3)
-    (share,) = _shares(summing, u, sent, [v])
+    share = _shares(summing, u, sent, np.array([v], dtype=np.int16)).tobytes()
     if u == v:
         pinned = summing.dealt[v].own_hash
     else:

@@ -207,7 +207,7 @@ class Relaying:
     terms: Terms
     L: bytes
     adverts: Mapping[int, Advert]
-    near: Mapping[int, NDArray[np.int32]]
+    near: Mapping[int, NDArray[np.int16]]
     """For each member of the list with whom it exchanges shares, ascending."""
 
 
@@ -240,7 +240,7 @@ class Summing:
     adverts: Mapping[int, Advert]
     u2: tuple[int, ...]
     dealt: Mapping[int, Pledge]
-    near: Mapping[int, NDArray[np.int32]]
+    near: Mapping[int, NDArray[np.int16]]
     mail: Mapping[int, bytes]
     coverings: dict[int, Covering]
     total: Accumulator

@@ -211,7 +211,7 @@ class Session:
         self._intake.now = max(now, self._intake.now)
         letters = list[Letter]()
         try:
-            slow = self._intake.overdue()
+            slow = self._intake.overdue() if self._intake.crowded else []
             for sender in slow:
                 self._arrivals.blame(sender, Refused("wire-slow", "its vector took longer than its share of the step's time"))
             if event() or slow or ((at := self.deadline) is not None and self._intake.now >= at):

@@ -37,7 +37,7 @@ class Graph(Protocol):
             seed: public, fixed after the list: what a random graph is drawn from.
         """
 
-    def others(self, members: Sequence[int], seed: bytes) -> dict[int, NDArray[np.int32]]:
+    def others(self, members: Sequence[int], seed: bytes) -> dict[int, NDArray[np.int16]]:
         """For each of ``members`` its `holders` but for itself, ascending: with whom it exchanges shares, which goes both ways."""
 
     def along(self, members: Sequence[int], seed: bytes) -> list[int]:
@@ -57,9 +57,9 @@ class Complete:
         """All members, the dealer included."""
         return tuple(members)
 
-    def others(self, members: Sequence[int], seed: bytes) -> dict[int, NDArray[np.int32]]:  # noqa: ARG002
+    def others(self, members: Sequence[int], seed: bytes) -> dict[int, NDArray[np.int16]]:  # noqa: ARG002
         """All members but itself."""
-        everybody = np.array(members, dtype=np.int32)
+        everybody = np.array(members, dtype=np.int16)
         return {u: np.delete(everybody, i) for i, u in enumerate(members)}
 
     def along(self, members: Sequence[int], seed: bytes) -> list[int]:  # noqa: ARG002
@@ -117,12 +117,12 @@ class Harary:
             return tuple(np.sort(neighbours).tolist())
         return tuple(sorted(set(neighbours.tolist()).intersection(members)))
 
-    def others(self, members: Sequence[int], seed: bytes) -> dict[int, NDArray[np.int32]]:
+    def others(self, members: Sequence[int], seed: bytes) -> dict[int, NDArray[np.int16]]:
         """The neighbours of all ``members`` at once."""
         order, place = ring_order(self.parties, seed)
         around = np.r_[-(self.degree // 2) : 0, 1 : self.degree // 2 + 1]
         at, present = place[np.asarray(members) - 1], np.zeros(self.parties + 1, dtype=bool)
-        rows = np.sort(order[(at[:, None] + around) % self.parties] + 1, axis=1).astype(np.int32)
+        rows = np.sort(order[(at[:, None] + around) % self.parties] + 1, axis=1).astype(np.int16)
         present[np.asarray(members)] = True
         whole = len(members) == self.parties
         return dict(zip(members, rows if whole else [row[present[row]] for row in rows], strict=True))
