@@ -200,7 +200,7 @@ def _measure(
     roster, parties = sums.enrol(n)
     terms = scheme.terms(Occasion("benchmark", 0), roster, parameters)
     kinds = {kind.__name__ for kind in scheme.flow.messages("server")}
-    stage = next(name for name in ("Masked", "Enciphered", "Padded", "Clear", "Sealed") if name in kinds)
+    stage = next(name for name in ("Masked", "Enciphered", "Padded", "Upload", "Clear", "Sealed") if name in kinds)
     gone = round(dropout * n)
     lost = {1 + i * n // gone for i in range(gone)} if gone else set[int]()
     run = _Run(scheme, terms, lost, stage, memory=memory, alone=alone)
