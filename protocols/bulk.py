@@ -112,17 +112,17 @@ class KeptParser:
     """Keeps packed bytes as they come: without a copy where all come at once as `bytes`, which nobody can change."""
 
     def __init__(self, layout: Packed) -> None:
-        self._layout, self._whole = layout, memoryview(b"")
+        self.packed, self._whole = layout, memoryview(b"")
         self._parts: BlobParser | None = None
 
     def feed(self, chunk: bytes | memoryview) -> None:
         """Take the next bytes."""
         view = memoryview(chunk)
-        if self._parts is None and len(view) == self._layout.nbytes and type(view.obj) is bytes:
+        if self._parts is None and len(view) == self.packed.nbytes and type(view.obj) is bytes:
             self._whole = view
             return
         if self._parts is None:
-            self._parts = BlobParser(Blobs(1, self._layout.nbytes))
+            self._parts = BlobParser(Blobs(1, self.packed.nbytes))
         self._parts.feed(chunk)
 
     def vector(self) -> memoryview:
@@ -250,9 +250,11 @@ class Bulk:
         return cls(None, hashlib.sha256(data).digest() if is_hashed(layout) else None, data, layout)
 
     @classmethod
-    def received(cls, layout: Layout, content: Any, sha256: bytes | None) -> Bulk:
-        """What the parser of a layout has read, and the hash of its bytes where it was made as they came."""
-        return cls(None, None, content, layout) if _is_kept(layout) else cls(content, sha256)
+    def received(cls, parser: Parser, sha256: bytes | None) -> Bulk:
+        """What a parser has read, and the hash of its bytes where it was made as they came."""
+        if isinstance(parser, KeptParser):
+            return cls(None, sha256, parser.vector(), parser.packed)
+        return cls(parser.vector(), sha256)
 
     @classmethod
     def joined(cls, layout: Blobs, pieces: Sequence[bytes | memoryview]) -> Bulk:

@@ -296,7 +296,7 @@ class _Broadcast:
 def _broadcast(layout: Layout, part: memoryview) -> _Broadcast:
     """Read these bytes, or take what the last recipient in this process read, if its bytes were the same."""
     data = bytes(part)
-    return lately("vector", lambda: (layout, data), lambda: _Broadcast(layout, data))
+    return lately("vector", (layout, data), lambda: _Broadcast(layout, data))
 
 
 class _Body:
@@ -346,7 +346,7 @@ class _Body:
             if not self.skipped:
                 self._open(field)
                 digested = field.state.digest() if hashed_on_arrival(field.layout) else None
-                self._values[field.name] = Bulk.received(field.layout, field.parser.vector(), digested)
+                self._values[field.name] = Bulk.received(field.parser, digested)
 
     def build(self) -> Message:
         return self.kind(**self._values)

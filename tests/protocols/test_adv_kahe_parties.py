@@ -61,8 +61,6 @@ LIES: dict[str, tuple[type[Message], str, str, Lie]] = {
     "another masked key": (Enciphered, "masked-signature", "survey", other_data("y")),
     "a ciphertext that is not signed for": (Enciphered, "masked-signature", "survey", signed_for_the_key_alone),
     "a receipt for other shares": (Enciphered, "masked-receipt", "survey", another_receipt),
-    "agree signature": (Agree, "agree-signature", "gather", flipped),
-    "openings signature": (Openings, "openings-signature", "reveal", flipped),
 }
 
 

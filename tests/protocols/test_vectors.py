@@ -53,7 +53,7 @@ TAKEN = {
     ("vector", "the first bit of the vectors is another"),  # the same of sealed shares, and noise of a ciphertext
 }
 """What a receiver takes, as it cannot tell or need not."""
-LATER = {"Agree": {"secagg", "secagg+"}, "Openings": {"secagg", "secagg+"}}
+LATER = {"Agree": {"secagg", "secagg+", "kahe"}, "Openings": {"secagg", "secagg+", "kahe"}}
 """Messages whose signatures and shares the server of these protocols looks at only where it must find out who lied."""
 
 

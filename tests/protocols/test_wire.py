@@ -335,7 +335,7 @@ def test_a_vector_that_is_read_late_has_the_same_bytes_values_and_digest(ring: A
         buffer = bytearray(data[begin:end])
         parser.feed(memoryview(buffer))
         buffer[:] = bytes(len(buffer))
-    got = Bulk.received(late, parser.vector(), None)
+    got = Bulk.received(parser, None)
     assert (got.digest, got.values.tolist(), bytes(got.data or b"")) == (sent.digest, values.tolist(), data)
 
 
