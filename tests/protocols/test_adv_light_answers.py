@@ -116,8 +116,11 @@ def test_projections_are_drawn_after_the_answers() -> None:
 
 def halves(p: LightParameters, shares: dict[int, Any]) -> tuple[dict[int, Any], dict[int, Answer]]:
     """The first U as they are, the others as they come off the wire."""
-    layout, helpers = layouts(p)["answer"], list(shares)
-    more = {u: Answer(Bulk.received(layout, layout.dump(shares[u]), None), b"") for u in helpers[p.threshold :]}
+    layout, helpers, more = layouts(p)["answer"], list(shares), dict[int, Answer]()
+    for u in helpers[p.threshold :]:
+        parser = layout.parser()
+        parser.feed(bytes(layout.dump(shares[u])))
+        more[u] = Answer(Bulk.received(parser, None), b"")
     return {u: shares[u] for u in helpers[: p.threshold]}, more
 
 
