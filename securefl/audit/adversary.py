@@ -29,7 +29,7 @@ from securefl.audit.verdict import Verdict, broken
 
 Claims = Mapping[int, Sequence[int]] | None
 """What an adversary says the inputs of some parties are: all coordinates, or the first few."""
-Script = Callable[[CheatingServer], Generator[tuple[int, Message], list[Message], Claims]]
+Script = Callable[[Any], Generator[tuple[int, Message], list[Message], Claims]]
 """A server: yields whom it tells what, is sent what that party answers, and returns what it makes of all that it heard."""
 
 
@@ -50,9 +50,15 @@ class Adversary:
     notice: str = ""
 
     @classmethod
-    def server(cls, name: str, script: Script, *, lie: str = "", notice: str = "") -> Adversary:
-        """A server that runs no step: it drives real parties with messages of its own."""
-        return cls(name, lambda target: _served(target, script), lie, notice)
+    def server(
+        cls, name: str, script: Script, *, kind: type[CheatingServer] = CheatingServer, lie: str = "", notice: str = ""
+    ) -> Adversary:
+        """A server that runs no step: it drives real parties with messages of its own.
+
+        ``kind`` is what the script is given: `securefl.audit.secagg_server.SecAggServer` and its like also make an honest server's
+        messages.
+        """
+        return cls(name, lambda target: _served(target, script, kind), lie, notice)
 
     @classmethod
     def network(cls, name: str, rewrite: Callable[[Letter], Any], *, lie: str = "", notice: str = "") -> Adversary:
@@ -70,9 +76,9 @@ class Adversary:
         return Attack(0, self.name, self.lie, self.notice, self.play)
 
 
-def _served(target: Target, script: Script) -> Verdict:
+def _served(target: Target, script: Script, kind: type[CheatingServer]) -> Verdict:
     fed = target.federation()
-    server = CheatingServer(fed)
+    server = kind(fed)
     playing, answer = script(server), list[Message]()
     try:
         to, message = next(playing)

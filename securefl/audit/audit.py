@@ -13,7 +13,7 @@ from protocols.policy import Policy
 from securefl.audit import attacks
 from securefl.audit.adversary import Adversary
 from securefl.audit.bounded import bounded
-from securefl.audit.registry import ATTACKS, MISSING, NOT_YET, ROWS, Attack
+from securefl.audit.registry import ATTACKS, NOT_YET, ROWS, Attack, missing
 from securefl.audit.target import Bounds, Target, check_cohort
 from securefl.audit.verdict import Verdict, inapplicable
 
@@ -152,8 +152,8 @@ def scripts(target: Target, row: int) -> Sequence[Attack]:
 def _row(target: Target, row: int, tell: Tell) -> list[Result]:
     made = scripts(target, row)
     if not made:
-        missing = Verdict("no such part yet", NOT_YET[row]) if row in NOT_YET and not _exists(row) else None
-        return [Result(row, ROWS.get(row, "?"), missing or inapplicable(MISSING.get(row, "no script is made for it")))]
+        later = Verdict("no such part yet", NOT_YET[row]) if row in NOT_YET and not _exists(row) else None
+        return [Result(row, ROWS.get(row, "?"), later or inapplicable(missing(row, target.shape)))]
     out = []
     for known in made:
         tell(known.name)

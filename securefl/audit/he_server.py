@@ -83,7 +83,7 @@ class HeServer(CheatingServer):
         return values
 
 
-def opened(fed: Federation, key: Seed, u: int, upload: Upload) -> list[int]:
+def opened(fed: Federation, key: Seed, u: int, upload: Any) -> list[int]:
     """The input behind one party's ciphertexts, by whoever has the common key; [] where it is not the key."""
     p = fed.terms.parameters
     adder = Adder(p.shape, p.ciphertexts)

@@ -98,9 +98,15 @@ def round_of(outcome: simulate.Outcome, role: str, step: str) -> int | None:
     return next((_round(s.flow, role, step) for s in outcome.sessions.values()), None)
 
 
-def _round(flow: Flow, role: str, step: str | None) -> int | None:
-    names = [s.name for s in flow.of(role)]
-    return names.index(step) if step in names else None
+def _round(flow: Flow, role: str, name: str | None) -> int | None:
+    """A client's step belongs to the round of the message that it sends, a server's to that of the one it takes."""
+    sent, steps = flow.messages("server"), flow.of(role)
+    here = next((i for i, step in enumerate(steps) if step.name == name), None)
+    if here is None:
+        return None
+    ports = [port for step in steps[here:] for port in (step.gives if role == "client" else step.takes)]
+    kinds = [port.type for port in ports if port.type in sent]
+    return sent.index(kinds[0]) if kinds else None
 
 
 def stolen(

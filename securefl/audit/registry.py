@@ -77,6 +77,20 @@ MISSING: dict[int, str] = {
 }
 """Why a row does not apply where no script is made for the protocol."""
 
+ELSEWHERE: dict[tuple[int, Shape], str] = {
+    (5, "secagg+"): "the key round is that of secagg, attacked there",
+    (30, "secagg+"): "the round of agreement is that of secagg, attacked there",
+    (29, "lightsecagg"): "keys and boxes are those of secagg, attacked there",
+    (29, "he"): "keys and boxes are those of secagg, attacked there",
+}
+"""Why a row is not tried on a family that has the part in question."""
+
+
+def missing(row: int, shape: Shape) -> str:
+    """Why a row does not apply to a family."""
+    return ELSEWHERE.get((row, shape)) or MISSING.get(row, "no script is made for it")
+
+
 Play = Callable[[Target], Verdict]
 
 

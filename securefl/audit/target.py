@@ -6,8 +6,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from protocols import he_types, lightsecagg_types, secagg_types, sums
+from protocols.admission import admitted
 from protocols.errors import Misuse
 from protocols.flow import Flow
+from protocols.plugins import BUILT_IN, Origin
 from protocols.policy import MemoryJournal, Policy
 from protocols.primitives.graph import Harary
 from protocols.rand import Replay
@@ -79,6 +81,8 @@ class Target:
             Misuse: for a protocol that does not exist, or parameters that it refuses.
         """
         scheme = sums.scheme(protocol) if isinstance(protocol, str) else protocol
+        if scheme.origin is None and scheme.name not in BUILT_IN:  # as when it is registered: the engine asks the party's policy
+            scheme = admitted(scheme, scheme.name, Origin())
         limits = bounds or Bounds(30.0 if quick else 300.0)
         target = cls(scheme, parties or COHORT, policy=policy, quick=quick, bounds=limits)
         if parties is None and threshold is None and scheme.name == "secagg+":
@@ -102,16 +106,13 @@ class Target:
 
     @property
     def shape(self) -> Shape:
-        """The family, told by its messages."""
-        kinds = {kind.__name__ for kind in self.flow.messages()}
+        """The family, told by the messages with which parties deal."""
         known: dict[Shape, type[Message]] = {
-            "secagg": secagg_types.Masked,
-            "lightsecagg": lightsecagg_types.Padded,
-            "he": he_types.Upload,
+            "secagg": secagg_types.Boxes,
+            "lightsecagg": lightsecagg_types.Shares,
+            "he": he_types.Dealt,
         }
-        shape: Shape = next(
-            (name for name, kind in known.items() if kind in self.flow.messages() or kind.__name__ in kinds), "other"
-        )
+        shape: Shape = next((name for name, kind in known.items() if kind in self.flow.messages()), "other")
         sparse = isinstance(getattr(self.parameters, "graph", None), Harary)
         return "secagg+" if shape == "secagg" and sparse else shape
 

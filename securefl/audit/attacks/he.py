@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols import handshake, he
-from protocols.agreement import Dropped
+from protocols.agreement import Agree, Agreed, Dropped, Signed
 from protocols.he_types import Committed, Dealt, Decrypted, Delivered, SeedBox, Upload
 from protocols.lightsecagg import box_content
 from protocols.lightsecagg_types import KeyAdvert
 from protocols.primitives import homomorphic, seal
 from protocols.rand import Seed
 from securefl.audit.cheating import pair
+from securefl.audit.federation import Federation
 from securefl.audit.he_server import HeServer, opened
 from securefl.audit.judging import by_party, stolen
 from securefl.audit.registry import attack
@@ -119,20 +120,51 @@ def shared_key(target: Target) -> Verdict:
 )
 def two_sets(target: Target) -> Verdict:
     """Openers of both sets would give two sums that differ by the victim."""
+    return sums_over_both(target.cohort())
+
+
+@attack(
+    30,
+    "agreements of an earlier session with the same identity",
+    lie="parties that lost their journals join one session twice, once without the victim; what they signed then is shown",
+    notice="every party, in round 4, by agreed-signature: the hash of the list with its fresh keys is in what is signed",
+    on=["he"],
+    strikes=["Agreed"],
+)
+def same_sid(target: Target) -> Verdict:
+    """Fresh randomness gives other keys, so another list."""
     fed = target.cohort()
+    earlier = HeServer(replace(fed, salt="earlier"))
+    earlier.up_to_uploads()
+    earlier.agree_on((VICTIM,))
+    return sums_over_both(fed, {u: said.signature for u, said in earlier.all(Agree).items()})
+
+
+def sums_over_both(fed: Federation, earlier: Mapping[int, bytes] | None = None) -> Verdict:
+    """Half of the parties hear of a smaller set; for it they are shown earlier signatures, or those of everybody.
+
+    The colluder holds the common key like everybody, but opens nothing by it here: what counts is what honest openers say.
+    """
     server = HeServer(fed)
     server.up_to_uploads()
     rest, sums = EVERYBODY[1:], dict[tuple[int, ...], list[int]]()
     views = {u: rest if u in (4, 5, 6) else EVERYBODY for u in EVERYBODY}
     for u, u3 in views.items():
         server.tell(u, Dropped(() if u3 == EVERYBODY else (VICTIM,)))
-    for u in EVERYBODY:
-        server.tell(u, server.agreed(rest if u != VICTIM else None))
-        values = server.show(u, server.total(views[u]))
+    said = {u: agree.signature for u, agree in server.all(Agree).items()}
+    for u, u3 in views.items():
+        shown = (
+            said if earlier is None else {**(earlier if u3 == rest else {}), **{v: s for v, s in said.items() if views[v] == u3}}
+        )
+        signers = [v for v in sorted(shown) if v in u3]
+        server.tell(u, Agreed(tuple(Signed(v, shown[v]) for v in signers)))
+        values = server.show(u, server.total(u3))
         if values is not None:
-            sums[views[u]] = values
-    if len(sums) < 2:
-        return by_party(server)
+            sums[u3] = values
+    if rest not in sums:
+        return by_party(server, [u for u, u3 in views.items() if u3 == rest])
+    if EVERYBODY not in sums:  # an honest session opens it in any case
+        sums[EVERYBODY] = fed.sum(EVERYBODY)
     found = [a - b for a, b in zip(sums[EVERYBODY], sums[rest], strict=True)]
     return stolen(server, VICTIM, found)
 

@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.errors import Misuse
+from protocols.errors import Abort, Misuse
 from protocols.rand import Rand, Replay
 from protocols.vector import Vector, with_count
 from securefl.audit.registry import attack
@@ -84,13 +84,16 @@ def least(successes: int, runs: int) -> float:
 )
 def poisoning(target: Target) -> Verdict:
     """How far one party pulls the mean, against the least that clipping must hold."""
-    n, d, p = target.parties, 32, target.federation().terms.parameters
+    n, d, p = target.parties, 4096, target.federation().terms.parameters
     plan = Plan(n, (d,), clip=1.0, w_max=10)
     rand = Replay("poison")()
     honest = [_unit(rand.child(f"{u}").words("update", d)) / 2 for u in range(n)]
     mean = _mean(plan, honest, 10)
-    moved = max(float(np.linalg.norm(_mean(plan, [*honest[:-1], honest[-1] * times], 1000) - mean)) for times in (100, -100))
-    most = 2.0 / n + d * n * plan.step  # one party's share twice, and a rounding step for each value
+    try:
+        moved = max(float(np.linalg.norm(_mean(plan, [*honest[:-1], honest[-1] * times], 1000) - mean)) for times in (100, -100))
+    except Abort as error:
+        return broken(f"an update × 100 is not clipped by who sends it, and ends the round of all: {error.check}")
+    most = 2.0 / n + math.sqrt(d) * plan.step  # one party's share twice, and a rounding step for each value
     if moved > most:
         return broken(f"one update × 100 moved the mean by {moved:.3g}, and a clipped one moves it by at most {most:.3g}")
     try:

@@ -92,7 +92,28 @@ def second_answer(target: Target) -> Verdict:
 )
 def two_sets(target: Target) -> Verdict:
     """Answers over both sets give the victim's mask at every helper that answers for the smaller one."""
+    return answers_over_both(target.cohort())
+
+
+@attack(
+    30,
+    "agreements of an earlier session with the same identity",
+    lie="helpers that lost their journals join one session twice, once without the victim; what they signed then is shown",
+    notice="every helper, in round 4, by agreed-signature: the hash of the list with its fresh keys is in what is signed",
+    on=["lightsecagg"],
+    strikes=["Agreed"],
+)
+def same_sid(target: Target) -> Verdict:
+    """Fresh randomness gives other keys, so another list."""
     fed = target.cohort()
+    earlier = LightServer(replace(fed, salt="earlier"))
+    earlier.up_to_masks()
+    earlier.agree_on((VICTIM,))
+    return answers_over_both(fed, {u: said.signature for u, said in earlier.all(Agree).items()})
+
+
+def answers_over_both(fed: Federation, earlier: Mapping[int, bytes] | None = None) -> Verdict:
+    """Half of the helpers hear of a smaller set; for it they are shown earlier signatures, or those of everybody."""
     server = LightServer(fed)
     L = server.up_to_masks()
     colluder = server.collude(COLLUDER)
@@ -102,7 +123,9 @@ def two_sets(target: Target) -> Verdict:
     said = {u: agree.signature for u, agree in server.all(Agree).items()}
     for u, u3 in views.items():
         own = colluder.invited.identity.sign(fed.terms.statement("agree", COLLUDER, L, list(u3)))
-        shown = {v: said[v] for v in views if v in u3} | {COLLUDER: own}
+        shown = {v: said[v] for v in views if v in u3 and (earlier is None or views[v] == u3)} | {COLLUDER: own}
+        if earlier is not None and u3 == REST:
+            shown |= {v: earlier[v] for v in REST if v not in shown}
         server.tell(u, Agreed(tuple(Signed(v, signature) for v, signature in sorted(shown.items()))))
     return _by_rank(fed, server, views)
 

@@ -29,7 +29,7 @@ from protocols.session import Letter, client
 from protocols.simulate import Network, Outcome, vanish
 from protocols.wire import canonical
 from securefl.audit.federation import Federation, run
-from securefl.audit.judging import judge
+from securefl.audit.judging import judge, round_of
 from securefl.audit.registry import attack
 from securefl.audit.target import Target
 from securefl.audit.verdict import Verdict, broken, combine, inapplicable
@@ -37,18 +37,19 @@ from securefl.audit.verdict import Verdict, broken, combine, inapplicable
 ORDER = 2**252 + 27742317777372353535851937790883648493
 """Order of the base point of Ed25519: added to the second half of a signature it gives another spelling of the same one."""
 FIELD = 2**255 - 19
-LEFT_OUT = "answers-fit"
-"""The check that names a helper whose answer is left out, the sum going on."""
 
 
-def played(target: Target, liar: int, flow: Flow, network: Network | None = None) -> Verdict:
-    """A round in which one party runs another flow: it is named, or the round ends; no honest party is named, no sum is wrong."""
+def played(target: Target, liar: int, flow: Flow, network: Network | None = None, *, left_out: str = "") -> Verdict:
+    """A round in which one party runs another flow: it is named, or the round ends; no honest party is named, no sum is wrong.
+
+    ``left_out``: the check that leaves a wrong answer out by name, the sum going on.
+    """
     fed = target.federation()
     outcome = run(fed, flows={liar: flow}, network=network)
     verdict = _blamed(outcome, liar) or judge((fed, outcome))
     if verdict.status == "harmless" and any(total.left_out == (liar,) for total in outcome.outputs):
         step = target.flow.of("server")[-1].name
-        return Verdict("refused", f"client {liar} is left out by name", "server", step, len(target.flow.of("server")) - 1, LEFT_OUT)
+        return Verdict("refused", f"client {liar} is left out by name", "server", step, round_of(outcome, "server", step), left_out)
     return verdict
 
 
@@ -82,7 +83,7 @@ def wrong_share(target: Target) -> Verdict:
         statement = opening_statement(invited.terms, invited.me, consenting.L, consenting.u3, shares)
         return finished, Openings(shares, invited.identity.sign(statement))
 
-    return played(target, target.parties, target.flow.replace(open_shares=open_shares))
+    return played(target, 2, target.flow.replace(open_shares=open_shares))
 
 
 def dealer(flow: Flow, change: Callable[[Shared, Boxes, Rand], Boxes]) -> Flow:
@@ -186,14 +187,14 @@ def _answers(target: Target, liar: int) -> Verdict:
         statement = answer_statement(invited.terms, invited.me, consenting.L, consenting.u3, bulk.digest)
         return finished, Answer(bulk, invited.identity.sign(statement))
 
-    return played(target, liar, target.flow.replace(answer=answer))
+    return played(target, liar, target.flow.replace(answer=answer), left_out="answers-fit")
 
 
 @attack(
     14,
     "an opener gives another sum",
     lie="one of the three openers adds one to a coordinate, and signs it",
-    notice="the server, in round 4: two others give the same sum, and the liar is left out by name",
+    notice="the server, in round 4, by openers-differ: two give the same sum, and the one that differs is left out by name",
     on=["he"],
     strikes=["Decrypted"],
 )
@@ -211,7 +212,7 @@ def wrong_opening(target: Target) -> Verdict:
         return finished, Decrypted(bulk, invited.identity.sign(statement))
 
     lying = target.flow.replace(decrypt=decrypt)
-    return combine((f"client {u}", played(target, u, lying)) for u in fed.parties)
+    return combine((f"client {u}", played(target, u, lying, left_out="openers-differ")) for u in fed.parties)
 
 
 # Row 17: points and signatures
@@ -259,7 +260,7 @@ def points(target: Target) -> Verdict:
     17,
     "signatures in a second spelling",
     lie="the order of the group is added to the second half of a signature",
-    notice="whoever verifies: one signature has one spelling",
+    notice="the server, on arrival, by advert-signature and all that follow it: one signature has one spelling",
     on=["secagg", "secagg+", "lightsecagg", "he"],
     strikes=["Agree"],
 )

@@ -24,7 +24,7 @@ from securefl.audit.judging import noticed
 from securefl.audit.knowledge import Observed, observe
 from securefl.audit.registry import attack
 from securefl.audit.target import PAYLOAD, Target
-from securefl.audit.verdict import Verdict, broken, combine, harmless
+from securefl.audit.verdict import Verdict, broken, combine, harmless, unavailable
 
 CHANCE = 40
 """Bits of the largest probability with which two vectors are taken for one by chance."""
@@ -100,6 +100,8 @@ def _apart(target: Target, one: Federation, two: Federation, *, cloned: bool) ->
     if target.shape == "he":  # ciphertexts hide by their randomness: compared for one input
         two = replace(two, vectors=one.vectors)
     first, second = masked(target, one), masked(target, two)
+    if not first or not second:
+        return unavailable("no vector leaves: with this randomness no round comes to that")
     for u in first.keys() & second.keys():
         if (verdict := compare(one, two, first[u], second[u], u, u)) is not None:
             why = "only fresh randomness keeps masks apart: a machine that is cloned with its generator repeats them"

@@ -60,17 +60,23 @@ BENDS: dict[str, Bend] = {
     "bytes after the end": lambda data: data + b"\0",
     "a control bit flipped": lambda data: flip(4 + int.from_bytes(data[:4], "little") - 5)(data),
     "the last bit flipped": flip(-1),
+    "a vector bit flipped": lambda data: flip(9 + int.from_bytes(data[:4], "little"))(data),
     "the head flipped": flip(5),
 }
 """Ways to spoil a message."""
 
 
-def spoiling(sender: Address, kind: str, bend: Bend, to: Address | None = None) -> Network:
-    """A network that spoils the messages of one kind from one sender, or those of them that go to one recipient."""
+def spoiling(sender: Address, kind: str, bend: Bend, to: Address | None = None, *, spoilt: list[Letter] | None = None) -> Network:
+    """A network that spoils the messages of one kind from one sender, or those of them that go to one recipient.
+
+    ``spoilt`` is filled, if given.
+    """
+    seen = [] if spoilt is None else spoilt
 
     def network(letter: Letter) -> Iterable[Letter]:
         if letter.sender != sender or type(letter.message).__name__ != kind:
             return (letter,)
+        seen.append(letter)
         if to is None:
             return (bent(letter, bend),)
         rest = tuple(a for a in letter.to if a != to)
