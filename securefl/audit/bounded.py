@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 from protocols.errors import Abort, SecureSumError
 from securefl.audit.target import Bounds
@@ -28,7 +29,7 @@ Play = Callable[[], Verdict]
 def bounded(play: Play, bounds: Bounds) -> tuple[Verdict, float]:
     """What an attack comes to, and the seconds that it took.
 
-    A crash, a hang, a flood and memory without end are ``broken: unavailable``.
+    A crash, a hang, a flood and memory without end are ``broken: unavailable``; so is an attack that fails itself, said as such.
     """
     began = time.perf_counter()
     verdict = _in_child(play, bounds) if hasattr(os, "fork") else outcome(play)
@@ -46,7 +47,16 @@ def outcome(play: Play) -> Verdict:
     except SecureSumError as error:
         return unavailable(f"{type(error).__name__}: {error}")
     except Exception as error:  # noqa: BLE001  (code of a protocol under attack may raise anything)
-        return unavailable(f"it crashed: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        whose = "the attack's own code failed" if _ours(error) else "it crashed"
+        return unavailable(f"{whose}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+
+
+def _ours(error: Exception) -> bool:
+    """Whether the innermost code that failed is the harness's, not the protocol's."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and Path(trace.tb_frame.f_code.co_filename).is_relative_to(Path(__file__).parent)
 
 
 def _in_child(play: Play, bounds: Bounds) -> Verdict:

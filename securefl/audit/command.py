@@ -141,7 +141,7 @@ def check_outputs(report: Path | None, xml: Path | None) -> None:
         raise UserError(f"{xml} cannot be written: it is a folder, or its folder does not exist")
 
 
-REPORT = ("audit.json",)
+REPORT = ("audit.html", "audit.json")
 """Files of a report."""
 
 
@@ -149,7 +149,11 @@ def write(audits: Sequence[Audit], report: Path | None, xml: Path | None) -> lis
     """Write what was asked for; the files."""
     written = list[Path]()
     if report is not None:
-        written += files.write_all(report, {"audit.json": (as_json(audits) + "\n").encode()})
+        from securefl.audit.page import html  # noqa: PLC0415  (it draws)
+        from securefl.report import versions  # noqa: PLC0415
+
+        contents = {"audit.html": html(audits, versions()).encode(), "audit.json": (as_json(audits) + "\n").encode()}
+        written += files.write_all(report, contents)
     if xml is not None:
         files.atomic_write(xml, junit(audits))
         written.append(xml)

@@ -91,6 +91,8 @@ def missing(row: int, shape: Shape) -> str:
     return ELSEWHERE.get((row, shape)) or MISSING.get(row, "no script is made for it")
 
 
+UPLOAD = "upload"
+"""Where an attack strikes that strikes the message with which an input leaves, whatever its name."""
 Play = Callable[[Target], Verdict]
 
 
@@ -105,7 +107,7 @@ class Attack:
         notice: who must notice, in which round, by which check.
         play: tries it on a target.
         on: families that it is made for; empty for any protocol.
-        strikes: names of the messages where it strikes, for the picture; empty for the upload.
+        strikes: names of the messages where it strikes, or `UPLOAD`; empty where it strikes the run as a whole.
     """
 
     row: int

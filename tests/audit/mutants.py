@@ -1,6 +1,6 @@
 """Mutants of our own code, as patches of this process: what the harness must flag, row by row.
 
-`python tests/audit/mutants.py` audits each with all rows and prints the table of docs/audit.md.
+`python tests/audit/mutants.py` prints the table of docs/audit.md: each mutant, the rows that must flag it, and what they give.
 """
 
 from __future__ import annotations
@@ -511,15 +511,26 @@ def target_of(one: Mutant, patch: Patch) -> Any:
     return Target.of(scheme_of(one, patch))
 
 
+def proof(result: Any) -> str:
+    """What an attack that succeeds gives, in a cell."""
+    verdict = result.verdict
+    if verdict.recovered and verdict.recovered == verdict.true:
+        return f"{verdict.whose or 'a party'}: {', '.join(map(str, verdict.recovered[:3]))}, … as it truly is"
+    return verdict.why.removeprefix("unavailable: ")
+
+
 def table() -> str:
-    """Rows that flag each mutant when all are tried."""
-    lines = ["| mutant | protocol | flagged by rows |", "|---|---|---|"]
+    """What the rows that must flag each mutant make of it."""
+    lines = ["| mutant | protocol | row | attack that succeeds | what it gives |", "|---|---|---|---|---|"]
     for one in MUTANTS:
         with pytest.MonkeyPatch.context() as patch:
-            audit = audit_protocol(target_of(one, patch))
-        rows = ", ".join(str(row) for row in sorted(audit.rows))
-        lines.append(f"| {one.name} | `{one.protocol}` | {rows or '**none**'} |")
-        print(lines[-1], file=sys.stderr, flush=True)
+            audit = audit_protocol(target_of(one, patch), rows=one.rows)
+        first = {result.row: result for result in reversed(audit.broken)}
+        for row in sorted(one.rows):
+            found = first.get(row)
+            told = f"{found.name} | {proof(found)}" if found else "**none** | **not flagged**"
+            lines.append(f"| {one.name} | `{one.protocol}` | {row} | {told} |")
+            print(lines[-1], file=sys.stderr, flush=True)
     return "\n".join(lines)
 
 

@@ -76,6 +76,13 @@ def test_crashes_hangs_and_floods_are_verdicts(play: Callable[[], Verdict], told
     assert told in verdict.why
 
 
+def test_an_attack_that_fails_itself_is_told_from_a_protocol_that_does() -> None:
+    def forged() -> Verdict:
+        return combine([("one", None)])  # type: ignore[list-item]
+
+    assert "the attack's own code failed: AttributeError" in bounded(forged, SHORT)[0].why
+
+
 def test_a_verdict_comes_back_whole() -> None:
     assert bounded(talks, Bounds())[0] == talks()
 

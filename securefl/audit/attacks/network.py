@@ -13,7 +13,7 @@ from protocols.session import SERVER, Address, Farewell, Letter, Session, client
 from securefl.audit.attacks.traffic import BENDS, delaying, doubling, kinds, liar, recorded, replaying, spoiling
 from securefl.audit.federation import Federation, run
 from securefl.audit.judging import judge
-from securefl.audit.registry import attack
+from securefl.audit.registry import UPLOAD, attack
 from securefl.audit.target import PAYLOAD, Target
 from securefl.audit.verdict import Verdict, broken, combine, harmless, inapplicable
 
@@ -133,6 +133,7 @@ def _reversed(fed: Federation) -> simulate.Network:
     "a vector late, halved or doubled",
     lie="one party's vector comes after the survivors were told, or half of it, or twice",
     notice="the server's session: half a vector leaves no trace, a second or a late one is not counted",
+    strikes=[UPLOAD],
 )
 def vectors(target: Target) -> Verdict:
     """The messages with which inputs leave."""

@@ -22,7 +22,7 @@ from protocols.session import client
 from securefl.audit.federation import Federation, run
 from securefl.audit.judging import noticed
 from securefl.audit.knowledge import Observed, observe
-from securefl.audit.registry import attack
+from securefl.audit.registry import UPLOAD, attack
 from securefl.audit.target import PAYLOAD, Target
 from securefl.audit.verdict import Verdict, broken, combine, harmless, unavailable
 
@@ -78,6 +78,7 @@ def compare(fed: Federation, other: Federation, one: list[NDArray[Any]], two: li
     "keystreams of two rounds, attempts, models or sessions",
     lie="vectors of one party are subtracted: of two rounds, two attempts, a session whose journal is lost, cloned machines",
     notice="nobody has to: fresh randomness and the session identity keep every keystream apart",
+    strikes=[UPLOAD],
 )
 def twice(target: Target) -> Verdict:
     """With the operating system's randomness, and for other occasions with randomness that repeats."""
@@ -114,6 +115,7 @@ def _apart(target: Target, one: Federation, two: Federation, *, cloned: bool) ->
     "masks of one value, of several parties, or that follow from what is public",
     lie="vectors are compared coordinate by coordinate and party by party, and masks are recomputed with other randomness",
     notice="nobody has to: every mask is uniform, a party's own, and depends on its private randomness",
+    strikes=[UPLOAD],
 )
 def masks(target: Target) -> Verdict:
     """Who knows all but a party's randomness must not know its mask."""
@@ -172,6 +174,7 @@ def _recomputed(fed: Federation, vectors: dict[int, list[NDArray[Any]]], guess: 
     "seeds of few bits",
     lie="the bytes of all seeds and keys of two rounds are compared, and seeds are changed in single places before they are used",
     notice="nobody has to: every byte of a secret varies, and every bit counts",
+    strikes=[UPLOAD],
 )
 def seeds(target: Target) -> Verdict:
     """Constant bytes betray a short seed; a changed bit without effect betrays one that is cut when it is used."""
@@ -192,10 +195,7 @@ def _varied(runs: list[Observed]) -> Verdict:
         fixed = [i for i in range(size) if len({raw[i] for raw in values}) == 1]
         if len(fixed) > 1:  # by chance with probability below 2^-70
             left = 8 * (size - len(fixed))
-            one = min(values)
-            return broken(
-                f"{len(fixed)} of {size} bytes of {where} never change: 2^{left} guesses find it", recovered=one, true=one
-            )
+            return broken(f"{len(fixed)} of {size} bytes of {where} never change: 2^{left} guesses find it")
     return harmless(f"{sum(map(len, groups.values()))} secrets of {len(groups)} kinds vary in every byte")
 
 

@@ -20,7 +20,7 @@ from securefl.audit.attacks.traffic import BENDS, spoiling
 from securefl.audit.federation import Federation, run
 from securefl.audit.judging import judge, noticed
 from securefl.audit.knowledge import Observed, find_run, in_text, observe, payload_of, secret_bytes, spellings, vectors_of, walk
-from securefl.audit.registry import attack
+from securefl.audit.registry import UPLOAD, attack
 from securefl.audit.target import PAYLOAD, Target, invited_strangers
 from securefl.audit.trials import TRIALS
 from securefl.audit.verdict import Verdict, broken, combine, harmless, stated, unavailable
@@ -166,6 +166,7 @@ def _copies(item: object) -> bool:
     "a vector declared dropped, but kept",
     lie="the server keeps the victim's vector, says that it never came, and has the others open what the victim's absence asks for",
     notice="nobody has to: what is opened must not take the victim's masks off",
+    strikes=[UPLOAD],
 )
 def kept(target: Target) -> Verdict:
     """The sum of all vectors less the opened sum is the victim's input, unless it has a mask that nobody opens."""

@@ -21,7 +21,7 @@ from protocols.wire import digest
 from securefl.audit.attacks.splitting import Half, Split
 from securefl.audit.federation import Federation, ending, run
 from securefl.audit.judging import exposed, judge, members, noticed
-from securefl.audit.registry import attack
+from securefl.audit.registry import UPLOAD, attack
 from securefl.audit.target import PAYLOAD, Target
 from securefl.audit.verdict import Verdict, broken, combine, harmless, stated, unavailable
 
@@ -53,6 +53,7 @@ def exact(target: Target) -> Verdict:
     "vectors reweighted by the server",
     lie="one party's vector is counted in the place of another's, too",
     notice="the server's own code, by the signature or the tag of each vector; else masks do not cancel",
+    strikes=[UPLOAD],
 )
 def reweighted(target: Target) -> Verdict:
     """The upload of party 1 is delivered a second time as party 2's."""
