@@ -20,6 +20,12 @@ from securefl.audit.federation import MAX_ABS, Federation, federation
 
 Shape = Literal["secagg", "secagg+", "lightsecagg", "he", "other"]
 """The families whose messages the harness knows how to forge; ``other`` is everybody else's, attacked as a black box."""
+FAMILIES: dict[Shape, type[Message]] = {
+    "lightsecagg": lightsecagg_types.Shares,
+    "he": he_types.Dealt,
+    "secagg": secagg_types.Boxes,
+}
+"""The message that tells a family; the first that a flow has counts, so what embeds another protocol stands before that one."""
 PAYLOAD = 5
 """Secret coordinates of an input; behind them one for each party tells who is in a sum."""
 COHORT = 6
@@ -107,12 +113,7 @@ class Target:
     @property
     def shape(self) -> Shape:
         """The family, told by the messages with which parties deal."""
-        known: dict[Shape, type[Message]] = {
-            "secagg": secagg_types.Boxes,
-            "lightsecagg": lightsecagg_types.Shares,
-            "he": he_types.Dealt,
-        }
-        shape: Shape = next((name for name, kind in known.items() if kind in self.flow.messages()), "other")
+        shape: Shape = next((name for name, kind in FAMILIES.items() if kind in self.flow.messages()), "other")
         sparse = isinstance(getattr(self.parameters, "graph", None), Harary)
         return "secagg+" if shape == "secagg" and sparse else shape
 
