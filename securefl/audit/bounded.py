@@ -85,9 +85,10 @@ def _in_child(play: Play, bounds: Bounds) -> Verdict:
 
 
 def _child(play: Play, bounds: Bounds, writing: int) -> None:
-    """Run in the child, which never returns."""
+    """Run in the child, which never returns; what it prints goes nowhere, and waits for no lock of a thread that is not here."""
     code = 1
     try:
+        sys.stdout = sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  (until the process ends)
         _limit_memory(bounds.memory)
         data = json.dumps(outcome(play).as_json()).encode()
         while data:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from securefl.audit import Adversary, Bounds, Target, Verdict, audit_protocol
 from securefl.audit.bounded import bounded
 from securefl.audit.verdict import SEVERITY, broken, combine, harmless
 
-SHORT = Bounds(seconds=1.0, memory=256 << 20)
+SHORT, ENOUGH = Bounds(seconds=1.0), Bounds(seconds=120.0, memory=64 << 20)
 
 
 def hangs() -> Verdict:
@@ -70,7 +71,7 @@ def talks() -> Verdict:
     ],
 )
 def test_crashes_hangs_and_floods_are_verdicts(play: Callable[[], Verdict], told: str) -> None:
-    verdict, _ = bounded(play, SHORT)
+    verdict, _ = bounded(play, SHORT if "no end" in told else ENOUGH)
     assert verdict.broken
     assert verdict.why.startswith("unavailable: ")
     assert told in verdict.why
@@ -80,7 +81,7 @@ def test_an_attack_that_fails_itself_is_told_from_a_protocol_that_does() -> None
     def forged() -> Verdict:
         return combine([("one", None)])  # type: ignore[list-item]
 
-    assert "the attack's own code failed: AttributeError" in bounded(forged, SHORT)[0].why
+    assert "the attack's own code failed: AttributeError" in bounded(forged, ENOUGH)[0].why
 
 
 def test_a_verdict_comes_back_whole() -> None:
@@ -94,8 +95,18 @@ def test_what_an_attack_does_to_its_process_does_not_stay() -> None:
         changed.append(1)
         return harmless(str(changed))
 
-    assert bounded(play, SHORT)[0].why == "[1]"
+    assert bounded(play, ENOUGH)[0].why == "[1]"
     assert changed == []
+
+
+def test_what_an_attack_prints_goes_nowhere(capfd: pytest.CaptureFixture[str]) -> None:
+    def play() -> Verdict:
+        print("to stdout")
+        print("to stderr", file=sys.stderr)
+        return harmless("said")
+
+    assert bounded(play, ENOUGH)[0].why == "said"
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_run_without_end_is_a_flood() -> None:
@@ -127,4 +138,4 @@ def test_a_refusal_that_escapes_is_no_refusal() -> None:
     def play() -> Verdict:
         raise Refused("box-opens", "x")
 
-    assert bounded(play, SHORT)[0].broken
+    assert bounded(play, ENOUGH)[0].broken
