@@ -9,6 +9,7 @@ bounded by deliveries alone.
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import signal
@@ -24,6 +25,8 @@ from securefl.audit.target import Bounds
 from securefl.audit.verdict import Verdict, unavailable
 
 Play = Callable[[], Verdict]
+PATIENCE = 10
+"""How much longer an attack may wait than compute: a busy machine is no reason to call a protocol unavailable."""
 
 
 def bounded(play: Play, bounds: Bounds) -> tuple[Verdict, float]:
@@ -70,13 +73,13 @@ def _in_child(play: Play, bounds: Bounds) -> Verdict:
         _child(play, bounds, writing)
     os.close(writing)
     try:
-        text = _read(reading, time.monotonic() + bounds.seconds)
+        text = _read(reading, time.monotonic() + PATIENCE * bounds.seconds)
     finally:
         os.close(reading)
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
-    if text is None:
+    if text is None or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
         return unavailable(f"no end within {bounds.seconds:g} s")
     try:
         return Verdict.from_json(json.loads(text))
@@ -89,7 +92,7 @@ def _child(play: Play, bounds: Bounds, writing: int) -> None:
     code = 1
     try:
         sys.stdout = sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  (until the process ends)
-        _limit_memory(bounds.memory)
+        _limit(bounds)
         data = json.dumps(outcome(play).as_json()).encode()
         while data:
             data = data[os.write(writing, data) :]
@@ -98,14 +101,14 @@ def _child(play: Play, bounds: Bounds, writing: int) -> None:
         os._exit(code)
 
 
-def _limit_memory(extra: int) -> None:
+def _limit(bounds: Bounds) -> None:
     with suppress(ImportError, OSError, ValueError):
         import resource  # noqa: PLC0415  (not on every system)
 
         with open("/proc/self/statm", encoding="ascii") as pages:  # noqa: PTH123  (not a file of the user's)
             used = int(pages.read().split()[0]) * resource.getpagesize()
-        _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        resource.setrlimit(resource.RLIMIT_AS, (used + extra, hard))
+        for kind, most in ((resource.RLIMIT_CPU, math.ceil(bounds.seconds)), (resource.RLIMIT_AS, used + bounds.memory)):
+            resource.setrlimit(kind, (most, resource.getrlimit(kind)[1]))
 
 
 def _read(reading: int, until: float) -> bytes | None:

@@ -38,7 +38,7 @@ class Bounds:
     """What one attack may use.
 
     Attributes:
-        seconds: of wall time.
+        seconds: of computing; ten times that on the clock, so that a busy machine makes no difference.
         deliveries: of letters in one run.
         memory: bytes beyond what the process has.
     """
