@@ -55,10 +55,10 @@ NOT_YET: dict[int, str] = {
     21: "the network port",
     25: "many sums after one handshake",
     35: "noise inside the sum",
-    36: "the protocol kahe",
-    37: "the protocol kahe",
-    38: "the protocol kahe",
-    39: "the protocol kahe",
+    36: "scripts against the ciphertexts of kahe",
+    37: "scripts against the ciphertexts of kahe",
+    38: "scripts against the ciphertexts of kahe",
+    39: "scripts against the ciphertexts of kahe",
 }
 """Rows about parts that do not exist yet; a row with a script that applies is taken off by itself."""
 
@@ -82,6 +82,7 @@ ELSEWHERE: dict[tuple[int, Shape], str] = {
     (30, "secagg+"): "the round of agreement is that of secagg, attacked there",
     (29, "lightsecagg"): "keys and boxes are those of secagg, attacked there",
     (29, "he"): "keys and boxes are those of secagg, attacked there",
+    **dict.fromkeys(((row, "kahe") for row in (2, 5, 22, 23, 29, 30)), "the sum of keys is that of secagg, attacked there"),
 }
 """Why a row is not tried on a family that has the part in question."""
 

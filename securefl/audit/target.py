@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from protocols import he_types, lightsecagg_types, secagg_types, sums
+from protocols import he_types, kahe_types, lightsecagg_types, secagg_types, sums
 from protocols.admission import admitted
 from protocols.errors import Misuse
 from protocols.flow import Flow
@@ -18,11 +18,12 @@ from protocols.schema import Message
 from protocols.suite import Occasion, Parameters, SumParameters
 from securefl.audit.federation import MAX_ABS, Federation, federation
 
-Shape = Literal["secagg", "secagg+", "lightsecagg", "he", "other"]
+Shape = Literal["secagg", "secagg+", "lightsecagg", "he", "kahe", "other"]
 """The families whose messages the harness knows how to forge; ``other`` is everybody else's, attacked as a black box."""
 FAMILIES: dict[Shape, type[Message]] = {
     "lightsecagg": lightsecagg_types.Shares,
     "he": he_types.Dealt,
+    "kahe": kahe_types.Enciphered,
     "secagg": secagg_types.Boxes,
 }
 """The message that tells a family; the first that a flow has counts, so what embeds another protocol stands before that one."""

@@ -298,7 +298,7 @@ mutant("ciphertexts unsigned", 15, on="bfv")(without("upload-signature"))
 mutant("a second spelling accepted", 15)(without("wire-canonical"))
 
 
-@mutant("points not looked at", 17, on=("secagg", "lightsecagg"))
+@mutant("points not looked at", 17, on=("secagg", "lightsecagg", "kahe"))
 def points_unchecked(patch: Patch, _scheme: Scheme) -> None:
     patch.setattr(agree, "check_public_key", lambda _public: None)
 
@@ -352,7 +352,7 @@ def bad_boxes_skipped(_patch: Patch, scheme: Scheme) -> Scheme:
     return replace(scheme, flow=scheme.flow.replace(mask=mask))
 
 
-@mutant("shares not held against their hashes", 14)
+@mutant("shares not held against their hashes", 14, on=("secagg", "kahe"))
 def unpinned_shares(patch: Patch, _scheme: Scheme) -> None:
     """Where a secret does not fit its commitment no share of it is held to its hash."""
     patch.setattr(secagg_server, "_fault", lambda *_: None)

@@ -41,7 +41,7 @@ def test_the_document_has_every_row_of_the_catalogue() -> None:
         made = [known for known in ATTACKS if known.row == row]
         assert ("any protocol" in on) == any(not known.on for known in made), row
         assert ("no such part yet" in on) == (not made), row
-        for shape in ("secagg", "secagg+", "lightsecagg"):
+        for shape in ("secagg", "secagg+", "lightsecagg", "kahe"):
             assert (f"`{shape}`" in on) == any(shape in known.on for known in made), row
 
 

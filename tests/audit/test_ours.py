@@ -16,6 +16,7 @@ PARTS = {
     "bfv": (1, 5, 9, 13, 14, 15, 17, 18, 20, 24, 28, 30),
     "secagg+": (1, 2, 7, 9, 13, 14, 18, 20, 22, 23, 24, 26, 29),
     "ckks": (1, 5, 18, 20, 28, 30),
+    "kahe": (1, 7, 8, 13, 14, 17, 18, 20, 24, 26),
 }
 
 
@@ -66,7 +67,14 @@ def test_the_insecure_baseline_is_broken_with_everybodys_input() -> None:
 
 def test_all_that_hide_are_known_to_the_scripts() -> None:
     shapes = {name: Target.of(name).shape for name, scheme in sums.SCHEMES.items() if scheme.hides}
-    assert shapes == {"secagg": "secagg", "secagg+": "secagg+", "lightsecagg": "lightsecagg", "bfv": "he", "ckks": "he"}
+    assert shapes == {
+        "secagg": "secagg",
+        "secagg+": "secagg+",
+        "lightsecagg": "lightsecagg",
+        "bfv": "he",
+        "ckks": "he",
+        "kahe": "kahe",
+    }
     assert Target.of("plain-insecure").shape == "other"
 
 

@@ -16,8 +16,8 @@ from protocols.handshake import box_aad, box_key
 from protocols.he import decrypted_statement
 from protocols.he_parameters import layouts as he_layouts
 from protocols.he_types import Decrypted
-from protocols.lightsecagg import answer_statement
 from protocols.lightsecagg_parameters import LightParameters, layouts
+from protocols.lightsecagg_recovery import answer_statement
 from protocols.lightsecagg_types import Answer
 from protocols.primitives import seal, shamir
 from protocols.primitives.shamir import SHARE_SIZE
@@ -71,7 +71,7 @@ def _blamed(outcome: Outcome, liar: int) -> Verdict | None:
     "a helper opens another share than it was dealt",
     lie="one party opens zeros in the place of a share, signed as its own",
     notice="the server, in round 4, by openings-share-hash: the opener is named, not the dealer",
-    on=["secagg", "secagg+"],
+    on=["secagg", "secagg+", "kahe"],
     strikes=["Openings"],
 )
 def wrong_share(target: Target) -> Verdict:
@@ -141,22 +141,19 @@ def redealt(flow: Flow, secret: str, value: bytes | None) -> Flow:
     "a dealer shares another secret than it committed to",
     lie="one party deals shares of another secret, zeros or points outside of the field, with their right hashes",
     notice="the server, in round 4, by rebuilt-secret: the dealer is named and the round ends",
-    on=["secagg", "secagg+"],
+    on=["secagg", "secagg+", "kahe"],
     strikes=["Boxes"],
 )
 def wrong_secret(target: Target) -> Verdict:
     """Both secrets; the mask key is opened where the dealer vanishes."""
     liar = target.parties
     values = {"another secret": None, "zeros": bytes(SHARE_SIZE), "outside of the field": b"\xff" * SHARE_SIZE}
+    gone = vanish({client(liar): target.uploads[0].__name__})
     return combine(
-        (f"{secret}: {name}", played(target, liar, redealt(target.flow, secret, value), _gone(liar) if secret == "s" else None))
+        (f"{secret}: {name}", played(target, liar, redealt(target.flow, secret, value), gone if secret == "s" else None))
         for secret in ("s", "b")
         for name, value in values.items()
     )
-
-
-def _gone(u: int) -> Network:
-    return vanish({client(u): "Masked"})
 
 
 @attack(
@@ -243,7 +240,7 @@ def with_keys(fed: Federation, liar: int, **keys: bytes) -> Network:
     "points of small order, second spellings of a point",
     lie="one party advertises, signed, a key of small order, one that is not canonical, or the point zero",
     notice="the server, in round 0, by public-key-order or public-key-canonical, as every party would",
-    on=["secagg", "secagg+", "lightsecagg", "he"],
+    on=["secagg", "secagg+", "lightsecagg", "he", "kahe"],
     strikes=["Advert", "KeyAdvert"],
 )
 def points(target: Target) -> Verdict:
@@ -266,8 +263,9 @@ def points(target: Target) -> Verdict:
     17,
     "signatures in a second spelling",
     lie="the order of the group is added to the second half of a signature",
-    notice="the server, on arrival, by advert-signature and all that follow it: one signature has one spelling",
-    on=["secagg", "secagg+", "lightsecagg", "he"],
+    notice="the server, on arrival, by advert-signature and all that follow it: one signature has one spelling; where it does not "
+    "look unless it must, by openings-signature and agree-signature",
+    on=["secagg", "secagg+", "lightsecagg", "he", "kahe"],
     strikes=["Agree"],
 )
 def malleable(target: Target) -> Verdict:
@@ -280,9 +278,33 @@ def malleable(target: Target) -> Verdict:
             sent = list[Letter]()
             verdict = judge((fed, run(fed, network=_respelled(liar, kind, sent))))
             if sent and verdict.status == "harmless":
-                verdict = broken("a signature in another spelling is taken", whose=str(liar))
+                verdict = _where_it_counts(target, kind)
             tries.append((kind.__name__, verdict))
     return combine(tries)
+
+
+def _where_it_counts(target: Target, kind: type[Message]) -> Verdict:
+    """A signature that nobody looks at unless it matters, where it does.
+
+    One under a party's shares tells who sent a wrong one; one under U3 counts where no other can be spared.
+    """
+    fed, liar = target.federation(), client(1)
+    if kind is Openings:
+        outcome = run(fed, flows={1: zeros_opened(target.flow)}, network=_respelled(liar, kind, []))
+        verdict = judge((fed, outcome))
+        return verdict if verdict.check == "openings-signature" else _taken(liar)
+    spared = {client(u): kind.__name__ for u in list(fed.parties)[fed.terms.parameters.threshold :]}
+    without, respelled = vanish(spared), _respelled(liar, kind, [])
+
+    def network(letter: Letter) -> Iterable[Letter]:
+        return [out for kept in without(letter) for out in respelled(kept)]
+
+    verdict = judge((fed, run(fed, network=network)))
+    return verdict if verdict.check == "agree-signature" else _taken(liar)
+
+
+def _taken(liar: object) -> Verdict:
+    return broken("a signature in another spelling is taken", whose=str(liar))
 
 
 def _respelled(sender: object, kind: type[Message], sent: list[Letter]) -> Network:
