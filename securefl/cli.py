@@ -258,6 +258,40 @@ def params(
         console.show_sheet(Console(highlight=False), sheet)
 
 
+@app.command()
+def audit(
+    protocols: Annotated[list[str] | None, typer.Argument(metavar="[PROTOCOL]...", help="Protocols, such as secagg.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All protocols that claim to hide single vectors, plug-ins too.")] = False,  # noqa: FBT002
+    job: Annotated[
+        Path | None, typer.Option(metavar="JOB.toml", help="The protocol of a job, for as many parties as it has.")
+    ] = None,
+    full: Annotated[bool, typer.Option("--full/--quick", help="Try everything, or what fits in a minute a protocol.")] = False,  # noqa: FBT002
+    report: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for a report; made where it does not exist.")] = None,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the results as JUnit XML.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,  # noqa: FBT002
+) -> None:
+    """Play the cheating server, the cheating party and the curious reader; exit code 1 where one of them succeeds."""
+    from rich.console import Console  # noqa: PLC0415
+
+    from securefl.audit import command  # noqa: PLC0415
+
+    configured = command.chosen(protocols or (), every=every, job=job)
+    command.check_outputs(report, junit)
+    with Console(stderr=True, highlight=False).status("auditing") as status, redirect_stdout(sys.stderr if json else sys.stdout):
+        audits = command.run(configured, quick=not full, tell=status.update)
+    written = command.write(audits, report, junit)
+    if json:
+        typer.echo(command.as_json(audits))
+    else:
+        screen = Console(highlight=False)
+        for one in audits:
+            command.show(screen, one)
+        for path in written:
+            screen.print(f"written: {path}", markup=False, soft_wrap=True)
+    if broken := [one.target.name for one in audits if not one.passed]:
+        raise SecureSumError(f"{sum(len(one.broken) for one in audits)} attacks succeed against {', '.join(broken)}")
+
+
 vectors_app = typer.Typer()
 app.add_typer(vectors_app, name="vectors")
 

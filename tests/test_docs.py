@@ -218,6 +218,16 @@ def test_library_examples():
     assert "policy-epsilon" in policy.warnings[0]
 
 
+def test_audit_examples():
+    first, fixture, own = blocks(text("docs/audit.md"), "python")
+    space, _ = executed(first)
+    assert space["audit"].passed
+    compile(fixture, "<document>", "exec")
+    space, out = executed(own)
+    assert "refused" in out or "harmless" in out
+    assert space["audit"].results[0].name == "impatient"
+
+
 def test_library_names():
     documented = {name for cells in rows(text("docs/library.md")) for name in code(cells[0]) if name.isidentifier()}
     assert set(securefl.__all__) <= documented

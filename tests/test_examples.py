@@ -120,8 +120,18 @@ def own_protocol(folder: Path) -> None:
     assert spent.endswith("the step pad takes the input, so it and no other must be declared with spends=True")
 
 
+def audited(folder: Path) -> None:
+    """The three planted faults and the one that an adversary of its own finds, each with what it gives away."""
+    *found, last = start("07_audit_your_own.py", folder).splitlines()
+    assert last == "4 of 6 attacks succeed"
+    assert [line.partition(", ")[0] for line in found[::2]] == ["row 7", "row 18", "row 24", "our own"]
+    for line in found[1::2]:
+        recovered, true = re.fullmatch(r"  recovered of client 1 (\[.+\]), true (\[.+\])", line).groups()
+        assert recovered == true
+
+
 def branching(folder: Path) -> None:
-    steps, *rounds = start("07_branching_flow.py", folder).splitlines()
+    steps, *rounds = start("08_branching_flow.py", folder).splitlines()
     order = steps.removeprefix("a site's steps: ").split(", ")
     assert order[order.index("standardise") :][:4] == ["standardise", "train", "calibrate", "combine"]
     assert order.index("combine") < order.index("encode_update") < order.index("mask")
@@ -142,7 +152,8 @@ FACTS = {
     "04d_two_models.py": two_models,
     "05_federated_training.py": training,
     "06_your_own_protocol.py": own_protocol,
-    "07_branching_flow.py": branching,
+    "07_audit_your_own.py": audited,
+    "08_branching_flow.py": branching,
     "cracking.py": views,
     "lying_server.py": honest_server,
 }

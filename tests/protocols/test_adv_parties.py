@@ -8,33 +8,21 @@ from dataclasses import replace
 import pytest
 from adversary import (
     EVERYBODY,
-    Box,
-    Federation,
-    LyingServer,
     ending,
     federation,
-    packed,
-    pair_keys,
-    rebuild,
     run,
-    unmask,
-    unpacked,
 )
 
 from protocols import secagg, simulate
 from protocols.bulk import Bulk, Packed
 from protocols.errors import Refused
 from protocols.flow import Flow
-from protocols.primitives import agree, seal, shamir
+from protocols.primitives import agree, seal
 from protocols.primitives.prg import apply_masks
 from protocols.rand import Key, Rand
 from protocols.secagg_types import (
-    BOX,
-    Advertised,
-    Boxes,
     Covered,
     Held,
-    Listed,
     Masked,
     Sealed,
     Shared,
@@ -42,34 +30,18 @@ from protocols.secagg_types import (
 from protocols.session import SERVER, client
 from protocols.vector import Vector, with_count
 from protocols.wire import canonical
+from securefl.audit.attacks.parties import dealer as dealing
+from securefl.audit.attacks.parties import redealt as redealing
+from securefl.audit.attacks.parties import reseal
+from securefl.audit.attacks.secagg_keys import garbled_boxes
+from securefl.audit.secagg_server import Box, unpacked
 
 BAD, VICTIM = 6, 1
 Shares = tuple[bytes, bytes]
 
 
-def reseal(shared: Shared, box: Box, content: bytes, shares: Shares | None = None) -> Box:
-    """The box for one peer with other content; hashes of ``shares``, or those that were there."""
-    me, terms, L, v = shared.invited.me, shared.invited.terms, shared.L, box.peer
-    key = secagg.box_key(terms, L, shared.c, shared.entries[v].c_pk, me, v, mine=me)
-    sealed = seal.seal(key, content, secagg.box_aad(terms, L, me, v))
-    if shares is None:
-        return replace(box, box=sealed)
-    hashes = [secagg.share_hash(terms, L, me, v, secret, share) for secret, share in zip("sb", shares, strict=True)]
-    return Box(v, sealed, *hashes)
-
-
 def dealer(change: Callable[[Shared, list[Box], Rand], list[Box]]) -> Flow:
-    """A party that deals honestly, then changes what it dealt and signs that."""
-
-    def share(adv: Advertised, listed: Listed, rand: Rand) -> tuple[Shared, Boxes]:
-        shared, boxes = secagg.share(adv, listed, rand)
-        invited, L = shared.invited, shared.L
-        dealt = unpacked(boxes, [v for v in shared.entries if v != invited.me])
-        sent = packed(boxes, change(shared, dealt, rand))
-        statement = secagg.share_statement(invited.terms, invited.me, L, sent.commitment, sent.own_hash, sent.hashes)
-        return shared, replace(sent, signature=invited.identity.sign(statement))
-
-    return secagg.flow.replace(share=share)
+    return dealing(secagg.flow, change)
 
 
 def one_bad(forge: Callable[[Shared, Box], Box]) -> Flow:
@@ -133,35 +105,16 @@ def tolerant_mask(shared: Shared, sealed: Sealed, x: Vector) -> tuple[Covered, M
     return Covered(invited, L, sealed.u2, held), Masked(bulk, bytes(32), invited.identity.sign(b""))
 
 
-def garbled_boxes(fed: Federation, flow: Flow) -> tuple[LyingServer, list[int]]:
-    """The server breaks all boxes to the victim but that of the colluding party, then plays by the rules."""
-    server = LyingServer(fed, {u: fed.session(u, flow=flow if u == VICTIM else None) for u in fed.parties})
-    L = secagg.list_hash(server.up_to_boxes())
-    keys = server.mask_pair(BAD)
-    for u in EVERYBODY:
-        sealed = server.sealed(u)
-        boxes = unpacked(sealed, [v for v in EVERYBODY if v != u])
-        broken = [replace(x, box=bytes(BOX)) if u == VICTIM and x.peer != BAD else x for x in boxes]
-        server.tell(u, packed(sealed, broken))
-    if VICTIM not in server.all(Masked):
-        return server, []
-    server.agree_on()
-    server.open_all()
-    b = rebuild(server.shares(VICTIM, "b", {}, dict.fromkeys(EVERYBODY, EVERYBODY)), fed.t)
-    assert b is not None
-    pairs = pair_keys(fed.terms, L, VICTIM, server.publics, {BAD: keys})
-    return server, unmask(fed.terms, L, VICTIM, server.all(Masked)[VICTIM], b, pairs)
-
-
 def test_boxes_broken_on_the_way_make_the_recipient_leave_before_it_masks() -> None:
-    server, stolen = garbled_boxes(federation(), secagg.flow)
+    server, stolen = garbled_boxes(federation())
     assert ending(server.sessions[VICTIM]) == ("box-opens", "mask")
     assert stolen == []
 
 
 def test_control_a_party_that_skips_bad_boxes_is_left_with_the_colluders_mask() -> None:
     fed = federation()
-    _, stolen = garbled_boxes(fed, secagg.flow.replace(mask=tolerant_mask))
+    flows = {VICTIM: secagg.flow.replace(mask=tolerant_mask)}
+    _, stolen = garbled_boxes(fed, {u: fed.session(u, flow=flows.get(u)) for u in fed.parties})
     assert stolen == fed.vectors[VICTIM].tolist()
 
 
@@ -169,22 +122,7 @@ def test_control_a_party_that_skips_bad_boxes_is_left_with_the_colluders_mask() 
 
 
 def redealt(secret: str, value: bytes | None) -> Flow:
-    """Shares of another secret, each with its right hash; ``value`` for every share, or shares of a fresh secret."""
-
-    def change(shared: Shared, boxes: list[Box], rand: Rand) -> list[Box]:
-        me, terms, L = shared.invited.me, shared.invited.terms, shared.L
-        holders, out = list(shared.entries), list[Box]()
-        fresh = shamir.share(rand.bytes("other", 32), terms.parameters.threshold, holders, rand, "share other")
-        dealt = dict(zip(holders, fresh if value is None else [value] * len(holders), strict=True))
-        for box in boxes:
-            key = secagg.box_key(terms, L, shared.c, shared.entries[box.peer].c_pk, me, box.peer, mine=me)
-            plain = seal.unseal(key, box.box, secagg.box_aad(terms, L, me, box.peer))
-            new = dealt[box.peer]
-            shares = (new, plain[-33:]) if secret == "s" else (plain[-66:-33], new)
-            out.append(reseal(shared, box, secagg.box_content(me, box.peer, *shares), shares))
-        return out
-
-    return dealer(change)
+    return redealing(secagg.flow, secret, value)
 
 
 @pytest.mark.parametrize("value", [None, bytes(33), b"\xff" * 33], ids=["another secret", "zero", "outside of the field"])

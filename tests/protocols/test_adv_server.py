@@ -7,35 +7,21 @@ The federation has six parties, of which party 6 may collude with the server; t 
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
-from adversary import (
-    EVERYBODY,
-    Box,
-    Federation,
-    LyingServer,
-    ending,
-    federation,
-    packed,
-    pair_keys,
-    rebuild,
-    restore,
-    unmask,
-    without_check,
-)
+from adversary import EVERYBODY, LyingServer, ending, federation, pair_keys, rebuild, restore, unmask, without_check
 
-from protocols import secagg
-from protocols.agreement import Agree, Agreed, Dropped, Signed
+from protocols.agreement import Agree, Dropped
 from protocols.errors import Misuse
-from protocols.primitives import seal
 from protocols.primitives.agree import KeyPair
-from protocols.rand import Replay, Seed
 from protocols.schema import schema
-from protocols.secagg_types import Advert, Boxes, Masked, Openings, Sealed
+from protocols.secagg_types import Advert, Masked, Openings
 from protocols.suite import Terms
 from protocols.wire import Limits, canonical, encode
+from securefl.audit.attacks.secagg import VIEWS, earlier_agreements
+from securefl.audit.attacks.secagg import different_sets as split
+from securefl.audit.attacks.secagg_keys import man_in_the_middle
 
 VICTIM, COLLUDER = 1, 6
 
@@ -94,48 +80,6 @@ def test_control_a_state_used_twice_opens_both_shares() -> None:
 
 # Different sets to different parties
 
-VIEWS: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {
-    1: ((1, 2, 3, 6), ()),
-    2: (EVERYBODY, (3,)),
-    3: (EVERYBODY, (2,)),
-    4: (EVERYBODY, (2, 3)),
-    5: (EVERYBODY, (2, 3)),
-}
-"""U2 and the dropped set told to each honest party: the victim masks with 2, 3 and the colluder, and is alive in every view.
-
-2 and 3 are dead in three views each, so three honest parties and the colluder open their mask keys.  Every view by itself is legal.
-"""
-SETS = {u: tuple(v for v in u2 if v not in dropped) for u, (u2, dropped) in VIEWS.items()}
-
-
-def split(fed: Federation, signatures: Mapping[tuple[int, tuple[int, ...]], bytes] | None = None) -> tuple[LyingServer, list[int]]:
-    """Tell every party its own view; the server, and what it makes of the answers (nothing if it cannot).
-
-    Args:
-        fed: the federation.
-        signatures: what to show for (signer, U3); by default what the parties sign in this very attack, over their own views.
-    """
-    server = LyingServer(fed)
-    L = secagg.list_hash(server.up_to_boxes())
-    keys = server.mask_pair(COLLUDER)
-    for u in EVERYBODY:
-        server.tell(u, server.sealed(u, VIEWS[u][0] if u in VIEWS else None))
-    colluder = server.collude(COLLUDER)
-    for u, (_, dropped) in VIEWS.items():
-        server.tell(u, Dropped(dropped))
-    said = {u: agree.signature for u, agree in server.all(Agree).items()}
-    for u, u3 in SETS.items():
-        own = colluder.invited.identity.sign(fed.terms.statement("agree", COLLUDER, L, list(u3)))
-        shown = {v: own if v == COLLUDER else said[v] for v in u3} if signatures is None else {v: signatures[v, u3] for v in u3}
-        server.tell(u, Agreed(tuple(Signed(v, signature) for v, signature in shown.items())))
-    secrets = {v: rebuild(server.shares(v, "s", {COLLUDER: colluder}, SETS), fed.t) for v in (2, 3)}
-    b = rebuild(server.shares(VICTIM, "b", {COLLUDER: colluder}, SETS), fed.t)
-    if b is None or None in secrets.values():
-        return server, []
-    known = {v: KeyPair.from_secret(secret) for v, secret in secrets.items() if secret is not None} | {COLLUDER: keys}
-    pairs = pair_keys(fed.terms, L, VICTIM, server.publics, known)
-    return server, unmask(fed.terms, L, VICTIM, server.all(Masked)[VICTIM], b, pairs)
-
 
 def test_different_dropped_sets_are_refused() -> None:
     server, stolen = split(federation())
@@ -162,17 +106,6 @@ def test_control_without_agreement_the_victim_stands_alone(monkeypatch: pytest.M
 
 
 # Replay
-
-
-def earlier_agreements(fed: Federation) -> dict[tuple[int, tuple[int, ...]], bytes]:
-    """Signatures from four honest rounds, in each of which exactly the set of one view had survived."""
-    out = {}
-    for number, u3 in enumerate(sorted(set(SETS.values()))):
-        server = LyingServer(fed.at(round=number))
-        server.up_to_masks()
-        server.agree_on(v for v in EVERYBODY if v not in u3)
-        out.update({(u, u3): agree.signature for u, agree in server.all(Agree).items()})
-    return out
 
 
 @pytest.mark.parametrize("occasion", [{"round": 9}, {"attempt": 1}, {"run": "another"}])
@@ -216,34 +149,6 @@ def test_the_advert_of_another_occasion_is_refused_by_the_other_parties() -> Non
 
 
 # Swapped keys
-
-
-def man_in_the_middle(fed: Federation) -> tuple[LyingServer, list[int]]:
-    """Show the victim a list in which all keys but its own are the server's."""
-    server, rand, terms = LyingServer(fed), Replay("mallory")(), fed.terms
-    c = {v: KeyPair.generate(rand, f"c {v}") for v in EVERYBODY if v != VICTIM}
-    s = {v: KeyPair.generate(rand, f"s {v}") for v in EVERYBODY if v != VICTIM}
-    honest = server.all(Advert)
-    listed = server.listed(**{f"p{v}": Advert(c[v].public, s[v].public, honest[v].signature) for v in c})
-    L, mine = secagg.list_hash(listed), honest[VICTIM]
-    server.tell(VICTIM, listed)
-    dealt = server.all(Boxes).get(VICTIM)
-    if dealt is None:
-        return server, []
-    shares, forged = dict[int, bytes](), list[Box]()
-    for box in server.dealt(VICTIM):
-        v, junk = box.peer, bytes(33)
-        key = secagg.box_key(terms, L, c[v], mine.c_pk, VICTIM, v, mine=v)
-        shares[v] = seal.unseal(key, box.box, secagg.box_aad(terms, L, VICTIM, v))[-33:]
-        back = secagg.box_key(terms, L, c[v], mine.c_pk, v, VICTIM, mine=v)
-        sealed = seal.seal(back, secagg.box_content(v, VICTIM, junk, junk), secagg.box_aad(terms, L, v, VICTIM))
-        hashes = [secagg.share_hash(terms, L, v, VICTIM, secret, junk) for secret in ("s", "b")]
-        forged.append(Box(v, sealed, *hashes))
-    server.tell(VICTIM, packed(Sealed(EVERYBODY, b"", b""), forged))
-    b: Seed | None = rebuild(shares, fed.t)
-    assert b is not None
-    pairs = pair_keys(terms, L, VICTIM, {VICTIM: mine.s_pk, **{v: pair.public for v, pair in s.items()}}, s)
-    return server, unmask(terms, L, VICTIM, server.all(Masked)[VICTIM], b, pairs)
 
 
 def test_swapped_keys_are_refused() -> None:

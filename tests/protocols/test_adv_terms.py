@@ -18,24 +18,21 @@ from adversary import (
     ending,
     faults,
     federation,
-    pair_keys,
-    rebuild,
     run,
-    unmask,
     without_check,
 )
 from numpy.typing import NDArray
 
 from protocols import simulate, suite, sums
-from protocols.agreement import Agree, Agreed, Dropped, Signed
+from protocols.agreement import Agree, Dropped
 from protocols.errors import Refused
 from protocols.policy import MemoryJournal, OccasionGuard, Policy
-from protocols.primitives.agree import KeyPair
 from protocols.secagg_types import Advert, Boxes, Masked, Openings
 from protocols.session import SERVER, client
 from protocols.suite import Occasion, Parameters, Roster, Terms
 from protocols.vector import Vector
 from protocols.wire import digest
+from securefl.audit.attacks.secagg import open_twice
 
 # Downgrade
 
@@ -43,30 +40,6 @@ from protocols.wire import digest
 def weak() -> Federation:
     """Five parties who are told that none of them colludes, so t = 3 where 4 would be safe against the one that does."""
     return federation(5, parameters=Parameters.of(5, 5, MAX_ABS, corrupt=0))
-
-
-def open_twice(fed: Federation) -> tuple[LyingServer, list[int]]:
-    """With 2t = n + 1: parties 1, 2 hear that all survived, 3, 4 that 1 did not; the colluding party 5 signs both."""
-    server = LyingServer(fed)
-    if not server.all(Advert):
-        return server, []
-    L = server.up_to_masks()
-    everybody = tuple(fed.parties)
-    views = {1: everybody, 2: everybody, 3: everybody[1:], 4: everybody[1:]}
-    colluder = server.collude(5)
-    for u, u3 in views.items():
-        server.tell(u, Dropped(tuple(v for v in everybody if v not in u3)))
-    said = server.all(Agree)
-    for u, u3 in views.items():
-        statement = fed.terms.statement("agree", 5, L, list(u3))
-        signers = {v: said[v].signature for v in views if views[v] == u3} | {5: colluder.invited.identity.sign(statement)}
-        server.tell(u, Agreed(tuple(Signed(v, signature) for v, signature in signers.items())))
-    b = rebuild(server.shares(1, "b", {5: colluder}, views), fed.t)
-    s_sk = rebuild(server.shares(1, "s", {5: colluder}, views), fed.t)
-    if b is None or s_sk is None:
-        return server, []
-    pairs = pair_keys(fed.terms, L, 1, server.publics, {1: KeyPair.from_secret(s_sk)})
-    return server, unmask(fed.terms, L, 1, server.all(Masked)[1], b, pairs)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,24 @@
+"""The audit harness: plays the cheating server, the cheating party and the curious reader against any protocol of the seam.
+
+    from securefl.audit import audit_protocol
+
+    audit = audit_protocol("secagg")
+    assert audit.passed, audit.report
+
+Each row of the catalogue (`securefl.audit.registry.ROWS`) has scripts that say the lie, who must notice, in which round and by
+which check.  What comes of one is refused, harmless, stated (it works by design, and the documents say so) or broken, with the
+recovered secret beside the true one.  A protocol that crashes, hangs or floods under attack is broken, too.
+
+What it does not show: that what was not tried does not work.  A passed audit is not a proof.
+"""
+
+from __future__ import annotations
+
+from securefl.audit.adversary import Adversary
+from securefl.audit.audit import Audit, Result, audit_protocol
+from securefl.audit.cheating import CheatingServer
+from securefl.audit.federation import Federation
+from securefl.audit.target import Bounds, Target
+from securefl.audit.verdict import Verdict
+
+__all__ = ["Adversary", "Audit", "Bounds", "CheatingServer", "Federation", "Result", "Target", "Verdict", "audit_protocol"]

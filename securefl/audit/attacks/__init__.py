@@ -1,0 +1,23 @@
+"""The scripts of the catalogue.  Importing this package registers them all; another protocol's module joins by being imported here.
+
+`securefl.audit.attacks.traffic` and ``splitting`` hold what black-box attacks are made of; ``network``, ``sums``, ``secrets``,
+``randomness`` and ``inference`` attack any protocol; the others know the messages of one family.
+"""
+
+from __future__ import annotations
+
+from securefl.audit.attacks import (
+    he,
+    inference,
+    light,
+    network,
+    parties,
+    randomness,
+    secagg,
+    secagg_keys,
+    secrets,
+    sparse,
+    sums,
+)
+
+__all__ = ["he", "inference", "light", "network", "parties", "randomness", "secagg", "secagg_keys", "secrets", "sparse", "sums"]

@@ -1,0 +1,104 @@
+"""What an attack came to: refused, harmless, stated, broken, or not tried, and the proof.
+
+A verdict is plain data, so that it passes from the process in which an attack runs to the one that reports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
+
+Status = Literal["refused", "harmless", "stated", "broken", "not applicable", "no such part yet"]
+SEVERITY: tuple[Status, ...] = ("no such part yet", "not applicable", "harmless", "refused", "stated", "broken")
+"""From the mildest to the worst: what a group of verdicts comes to."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one attack.
+
+    Attributes:
+        status: ``refused``: somebody noticed, by a check; ``harmless``: nobody had to; ``stated``: it works, by design, and the
+            documents say so; ``broken``: a promise does not hold; the last two: nothing was tried, and why.
+        who: who noticed: ``client 1``, ``server``.
+        step: name of the step in which.
+        round: number of that step's round, or None.
+        check: id of the check, as in docs/checks.md.
+        why: one sentence.
+        whose: whose secret came out.
+        recovered: what the adversary computed.
+        true: what it really is, beside it.
+        parts: verdicts of the single tries, where an attack makes several.
+    """
+
+    status: Status
+    why: str = ""
+    who: str = ""
+    step: str = ""
+    round: int | None = None
+    check: str = ""
+    whose: str = ""
+    recovered: tuple[int, ...] = ()
+    true: tuple[int, ...] = ()
+    parts: tuple[str, ...] = ()
+
+    @property
+    def broken(self) -> bool:
+        """Whether a promise does not hold."""
+        return self.status == "broken"
+
+    @property
+    def line(self) -> str:
+        """The verdict in one line."""
+        noticed = f" by {self.who or 'its own caller'}: {self.check}" + (f" in {self.step}" if self.step else "")
+        proof = f"; recovered of {self.whose}: {list(self.recovered)}, true: {list(self.true)}" if self.recovered else ""
+        return self.status + (noticed if self.check else "") + (f" ({self.why})" if self.why else "") + proof
+
+    def as_json(self) -> dict[str, Any]:
+        """As a tree that JSON holds."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, tree: dict[str, Any]) -> Verdict:
+        """The inverse of `as_json`."""
+        lists = {name: tuple(tree[name]) for name in ("recovered", "true", "parts")}
+        return cls(**{**tree, **lists})
+
+
+def harmless(why: str) -> Verdict:
+    """Nothing happened, and nobody had to notice."""
+    return Verdict("harmless", why)
+
+
+def stated(why: str, **proof: Any) -> Verdict:
+    """It works by design."""
+    return Verdict("stated", why, **proof)
+
+
+def broken(why: str, *, whose: str = "", recovered: Iterable[int] = (), true: Iterable[int] = ()) -> Verdict:
+    """A promise does not hold; with the recovered secret, where there is one, and the true one."""
+    return Verdict("broken", why, whose=whose, recovered=tuple(map(int, recovered)), true=tuple(map(int, true)))
+
+
+def unavailable(why: str) -> Verdict:
+    """A protocol that crashes, hangs or floods under attack."""
+    return Verdict("broken", f"unavailable: {why}")
+
+
+def inapplicable(why: str) -> Verdict:
+    """The attack has no meaning here."""
+    return Verdict("not applicable", why)
+
+
+def combine(parts: Iterable[tuple[str, Verdict]]) -> Verdict:
+    """The worst of several tries, with a line for each."""
+    tries = list(parts)
+    if not tries:
+        return inapplicable("nothing to try")
+    worst = max((verdict for _, verdict in tries), key=lambda verdict: SEVERITY.index(verdict.status))
+    return replace(worst, parts=tuple(f"{name}: {verdict.line}" for name, verdict in tries))
+
+
+if set(SEVERITY) != set(get_args(Status)):
+    raise TypeError("every status has a severity")

@@ -1,0 +1,130 @@
+"""``securefl audit``: what is refused, printed, written, and the exit code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from protocols import sums
+from securefl.audit import audit_protocol, command
+from securefl.audit.audit import junit
+from securefl.cli import main
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows are enough to see what is shown."""
+    monkeypatch.setattr(command, "audit_protocol", lambda target, tell: audit_protocol(target, rows=(4, 18, 21, 22), tell=tell))
+    monkeypatch.setenv("COLUMNS", "120")
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = main(["audit", *words])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_a_table_of_what_was_tried(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = told(capsys, "secagg")
+    assert (code, err) == (0, "")
+    assert "secagg: 6 parties, t = 4, |C| = 1" in out
+    assert "refused by client 1 in advertise of round 0: policy-roster" in out
+    assert "not applicable: 22 (it has no sparse graph)" in out
+    assert "no such part yet: 21 (the network port)" in out
+    assert "nothing broken" in out
+    assert "a passed audit is not a proof" in out
+
+
+def test_a_broken_row_prints_the_secret_beside_the_true_one(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = told(capsys, "plain-insecure")
+    assert code == 1
+    assert err == "securefl: 1 attacks succeed against plain-insecure\n"
+    recovered = next(line for line in out.splitlines() if "recovered of client 1" in line)
+    true = next(line for line in out.splitlines() if line.strip().startswith("true"))
+    assert recovered.partition(": ")[2] == true.partition(": ")[2] != "[]"
+
+
+def test_json_is_one_object_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = told(capsys, "secagg", "plain-insecure", "--json")
+    tree = json.loads(out)
+    assert code == 1
+    assert tree["passed"] is False
+    assert [(audit["protocol"], audit["passed"]) for audit in tree["audits"]] == [("secagg", True), ("plain-insecure", False)]
+    (found,) = [r for r in tree["audits"][1]["results"] if r["status"] == "broken"]
+    assert found["row"] == 18
+    assert found["recovered"] == found["true"] != []
+
+
+def test_all_are_those_that_claim_to_hide(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [one.protocol for one in command.chosen((), every=True, job=None)]
+    assert names == [name for name in sums.names() if name != "plain-insecure"]
+
+
+def test_junit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = told(capsys, "plain-insecure", "--junit", str(tmp_path / "audit.xml"))
+    assert code == 1
+    assert "written:" in out
+    (suite,) = ET.parse(tmp_path / "audit.xml").getroot()  # noqa: S314  (our own)
+    assert suite.attrib["failures"] == "1"
+    failed = [case for case in suite if case.find("failure") is not None]
+    assert [case.attrib["name"] for case in failed] == ["row 18: the server's whole state and traffic"]
+    assert "recovered of client 1" in failed[0].find("failure").attrib["message"]
+    assert int(suite.attrib["tests"]) == len(suite)
+    assert int(suite.attrib["skipped"]) == len([case for case in suite if case.find("skipped") is not None])
+
+
+def test_junit_of_nothing() -> None:
+    assert ET.fromstring(junit([])).tag == "testsuites"  # noqa: S314  (our own)
+
+
+def test_the_protocol_of_a_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = tmp_path / "job.toml"
+    job.write_text('[privacy]\nprotocol = "lightsecagg"\nthreshold = 5\n\n[data]\nclients = 5\n')
+    code, out, _ = told(capsys, "--job", str(job))
+    assert code == 0
+    assert "lightsecagg: 5 parties, t = 5" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "say what to audit"),
+        (["secagg", "--all"], "say what to audit"),
+        (["secag"], "no protocol 'secag'"),
+        (["secagg", "--junit", "nowhere/x.xml"], "cannot be written"),
+        (["--job", "none.toml"], "none.toml"),
+        (["secagg", "--report", "{file}"], "{file}"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_tried(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    place = str(tmp_path / "file")
+    monkeypatch.setattr(command, "run", lambda *_, **__: pytest.fail("something was tried"))
+    code, out, err = told(capsys, *(word.format(file=place) for word in words))
+    assert code == 2
+    assert said.format(file=place) in err
+    assert out == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_torch_is_not_needed(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    source = "import sys, securefl.cli; securefl.cli.main(['audit', 'plain-insecure', '--json']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, encoding="utf-8", timeout=240, check=False)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_audits_keep_their_options(naive: Any) -> None:
+    audit = audit_protocol(naive.SCHEME, rows=[18, 99], parties=4, quick=False)
+    assert audit.target.parties == 4
+    assert audit.rows == {18}
+    assert [r.verdict.status for r in audit.results if r.row == 99] == ["not applicable"]

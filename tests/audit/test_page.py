@@ -1,0 +1,69 @@
+"""The HTML report: what it says in plain words, where attacks are drawn, what leaves a party."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+import numpy as np
+import pytest
+
+from securefl.audit import Audit, Target, audit_protocol
+from securefl.audit.page import SAMPLE, html, samples, struck
+
+ROWS = (1, 8, 18, 28)
+
+
+@cache
+def audited(name: str) -> Audit:
+    return audit_protocol(name, rows=ROWS)
+
+
+def test_page_says_what_came_out_and_shows_the_proof() -> None:
+    page = html([audited("secagg"), audited("plain-insecure")], {"securefl": "1"})
+    assert page.count("<h1>") == 2
+    tried = sum(r.seconds > 0 for r in audited("secagg").results)
+    assert f"None of {tried} attacks succeeds." in page
+    proof = next(list(r.verdict.recovered) for r in audited("plain-insecure").broken if r.row == 18)
+    assert page.count(str(proof)) >= 2
+    assert "A passed audit is not a proof" in page
+    assert "<script" not in page
+    assert "{{" not in page
+
+
+def test_one_who_helps_the_server() -> None:
+    secagg, he = html([audited("secagg")], {}), html([audited("bfv")], {})
+    assert "up to 1 parties that help the server learn, with their own inputs subtracted, the sum over at least 3 others" in secagg
+    assert "one party that helps the server opens every input" in he
+    assert "one party that helps the server" not in secagg
+
+
+def test_attacks_stand_at_the_messages_where_they_strike() -> None:
+    svg = struck(audited("secagg"))
+    after = dict(re.findall(r">(\w+)</text>((?:<g>.*?</g>)*)", svg))
+    assert re.findall(r"row (\d+):", after["Agreed"]) == ["1", "8"]
+    assert re.findall(r"row (\d+):", after["Sealed"]) == ["8"]
+    assert after["Openings"] == ""
+
+
+def test_texts_in_the_picture_are_escaped() -> None:
+    assert "<b>" not in struck(audited("secagg"))
+    assert svg_is_well_formed(struck(audited("secagg")))
+
+
+def svg_is_well_formed(svg: str) -> bool:
+    from xml.etree import ElementTree as ET
+
+    return ET.fromstring(svg).tag.endswith("svg")  # noqa: S314  (our own)
+
+
+@pytest.mark.parametrize("name", ["secagg", "lightsecagg", "bfv", "plain-insecure"])
+def test_what_leaves_a_party_looks_like_chance_unless_it_does_not(name: str) -> None:
+    """χ² over 64 bins, 63 degrees of freedom: above 150 with probability 2e-9; the input itself lies in a few bins."""
+    plain, sent, uniform = samples(Target.of(name))
+    counts = [np.histogram(values, bins=64, range=(0, 1))[0] for values in (plain, sent, uniform)]
+    chi = [float(((c - c.mean()) ** 2 / c.mean()).sum()) for c in counts]
+    assert len(sent) >= min(SAMPLE, 8192)
+    assert chi[0] > 1000
+    assert chi[2] < 150
+    assert (chi[1] < 150) == (name != "plain-insecure")
