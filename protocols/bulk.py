@@ -174,17 +174,17 @@ class KeptParser:
     """Stages packed bytes as they come, and leaves them packed; bytes that cannot change and come whole are not copied."""
 
     def __init__(self, layout: Packed) -> None:
-        self.packed = layout
+        self.packed, self._nbytes = layout, layout.nbytes
         self._whole: memoryview | None = None
         self._staged: BlobParser | None = None
 
     def feed(self, chunk: bytes | memoryview) -> None:
         """Take the next bytes."""
         view = memoryview(chunk)
-        if self._staged is None and len(view) == self.packed.nbytes and type(view.obj) is bytes:
+        if self._staged is None and len(view) == self._nbytes and type(view.obj) is bytes:
             self._whole = view
             return
-        self._staged = self._staged or BlobParser(Blobs(1, self.packed.nbytes))
+        self._staged = self._staged or BlobParser(Blobs(1, self._nbytes))
         self._staged.feed(view)
 
     def vector(self) -> NDArray[np.uint8]:

@@ -117,7 +117,7 @@ class Ring:
     @property
     def lanes(self) -> int:
         """Bits of a word in memory, and number of lanes of a packed block."""
-        return 8 * np.dtype(self.dtype).itemsize
+        return 32 if self.bits <= 32 else 64
 
     def lift(self, values: NDArray[np.int64], out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Signed integers as ring elements (two's complement), in ``out`` if it is given; shape kept, dtype `dtype`, reduced.
@@ -310,8 +310,8 @@ class Accumulator:
         require(len(data) == whole, "vector-length", f"{len(data)} bytes where {whole} are needed")
         packed, pieces, used = np.frombuffer(data, dtype=np.uint8), _pieces(size, ring.lanes), 0
         if pieces and (last := pieces[-1]).padded > last.size:
-            tail = packed[whole - last.padded * ring.bits // 8 :]
-            require(not _filling(tail, ring, last).any(), "vector-padding", "the filling of the last block is not zero")
+            filling = _filling(packed[whole - last.padded * ring.bits // 8 :], ring, last)
+            require(not np.count_nonzero(filling), "vector-padding", "the filling of the last block is not zero")
         for piece in pieces:
             end = used + piece.padded * ring.bits // 8
             _add_block(self._sum[piece.start : piece.start + piece.size], packed[used:end], ring.bits)
@@ -336,11 +336,12 @@ class _Piece(NamedTuple):
     padded: int
 
 
-def _pieces(count: int, lanes: int) -> list[_Piece]:
+@lru_cache(maxsize=64)
+def _pieces(count: int, lanes: int) -> tuple[_Piece, ...]:
     """A vector in full blocks, then the last one if it is not full."""
     full, rest = divmod(count, _BLOCK)
     pieces = [_Piece(i * _BLOCK, _BLOCK, _BLOCK) for i in range(full)]
-    return pieces + [_Piece(full * _BLOCK, rest, -(-rest // lanes) * lanes)] * (rest > 0)
+    return (*pieces, *[_Piece(full * _BLOCK, rest, -(-rest // lanes) * lanes)] * (rest > 0))
 
 
 class _Move(NamedTuple):

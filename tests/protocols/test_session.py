@@ -37,7 +37,8 @@ def acceptable(honest: Message, said: Message, me: int) -> bool:
             return list(b) == sorted(set(b)) and set(b) <= {1, 2, 3, 4} - {me} and 4 - len(b) >= t
         case Agreed(a, _), Agreed(b, coverings):
             indexes = [signed.index for signed in b]
-            return not coverings and set(b) <= set(a) and indexes == sorted(set(indexes)) and len(b) >= t
+            distinct = indexes == sorted(set(indexes)) and set(indexes) <= {signed.index for signed in a}
+            return not coverings and distinct and len(set(b) & set(a)) >= t  # signatures that are not good count for nothing
     return False
 
 
