@@ -138,10 +138,11 @@ def _check_all_keys(terms: Terms[Any], listed: Sequence[E]) -> None:
 
 
 def _check_keys(terms: Terms[Any], u: int, signed: Keyed, check: str) -> None:
-    for key in signed.keys:
+    keys = signed.keys
+    for key in keys:
         agree.check_public_key(key)
-    require(len(set(signed.keys)) == len(signed.keys), "advert-distinct", f"party {u} advertised one key twice")
-    statement = terms.statement("keys", u, *signed.keys)
+    require(len(set(keys)) == len(keys), "advert-distinct", "one key advertised twice")
+    statement = terms.statement("keys", u, *keys)
     require(verify(terms.roster.identity(u), signed.signature, statement), check, f"keys of party {u}")
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from protocols.errors import Misuse
 from protocols.schema import Message
-from protocols.wire import Decoder, Limits, Verdict, longest
+from protocols.wire import Decoder, Limits, Verdict, longest, whole
 
 if TYPE_CHECKING:
     from protocols.session import Address
@@ -72,6 +72,9 @@ class Intake:
         """
         if (decoder := self._reading.get(sender)) is None:
             role = sender.role
+            if (found := whole(chunk, self._kinds[role], self._limits, self._longest[role])) is not None:
+                kind, epoch, fields = found
+                return (kind(**fields), epoch) if self._wanted(sender, kind, epoch) else None
             decoder = Decoder(self._kinds[role], self._limits, lambda *heading: self._judge(sender, *heading), self._longest[role])
             self._reading[sender] = decoder
         done = True

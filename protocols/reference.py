@@ -166,7 +166,7 @@ def secagg(  # noqa: C901, PLR0911, PLR0912, PLR0915  (one loop that reads like 
             boxes, hashes = boxes + box[u, v], hashes + hash_s[u, v] + hash_b[u, v]
         own = digest(["share", sid, L, u, u, "b", share_b[u, u]]) if u in holders[u] else b""
         commitment = _key(b[u], "commit", sid, L, u).reveal()
-        content = canonical(["share", sid, u, L, commitment, own, hashes])
+        content = canonical(["share", sid, u, L, commitment, own, hashlib.sha256(hashes).digest()])
         dealt[u] = Boxes(boxes, hashes, own, commitment, identities[u].sign(content))
     if (u2 := run.upload("Boxes", dealt)) is None:
         return run.abort(_ABORTS["Boxes"])

@@ -116,7 +116,7 @@ class Ring:
     @property
     def lanes(self) -> int:
         """Bits of a word in memory, and number of lanes of a packed block."""
-        return 8 * np.dtype(self.dtype).itemsize
+        return 32 if self.bits <= 32 else 64
 
     def lift(self, values: NDArray[np.int64], out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Signed integers as ring elements (two's complement), in ``out`` if it is given; shape kept, dtype `dtype`, reduced.

@@ -360,7 +360,10 @@ def reveal(srv: Opened, said: Inbox[Openings]) -> Output[Sum]:
                 (plus if v < u else minus).append(pair_key(terms, L, secret, summing.adverts[u].s_pk, v, u))
     total: NDArray[Any] = summing.total.total()
     apply_masks(total, plus, minus)
-    opened = checked_sum(terms.parameters.ring.centre(total), len(u3), terms.parameters)
+    try:
+        opened = checked_sum(terms.parameters.ring.centre(total), len(u3), terms.parameters)
+    except Abort as error:
+        raise Abort(error.check, error.detail, faults=list(faults.values())) from None
     return Output(replace(opened, left_out=tuple(faults)), tuple(faults.values()))
 
 

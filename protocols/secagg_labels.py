@@ -48,7 +48,7 @@ def box_content(u: int, v: int, s_share: bytes, b_share: bytes) -> bytes:
 
 def share_statement(terms: Terms, u: int, L: bytes, commitment: bytes, own: bytes, hashes: bytes) -> bytes:
     """What a dealer signs."""
-    return terms.statement("share", u, L, commitment, own, hashes)
+    return terms.statement("share", u, L, commitment, own, hashlib.sha256(hashes).digest())
 
 
 def receipt_of(hashes: bytes) -> bytes:

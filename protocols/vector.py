@@ -37,7 +37,8 @@ class Sum:
     Attributes:
         values: shape (d,), int64: the exact sum over the survivors.
         contributors: how many parties are in it.
-        left_out: helpers whose answers did not fit the others', where the protocol can tell; they lied, or others did.
+        left_out: helpers whose answers were left out, where the protocol can tell: they were wrong, or did not fit the others', in
+            which case those may be.
     """
 
     values: NDArray[np.int64]

@@ -16,6 +16,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import cbor2
@@ -25,7 +26,7 @@ from protocols.bulk import Bulk, Layout, hashed_on_arrival, is_hashed, is_public
 from protocols.errors import Misuse, Refused, require
 from protocols.once import lately, sharing
 from protocols.readers import Reader, read_fields, readers
-from protocols.schema import Message, Record, is_raw, max_control, raw_fields, schema
+from protocols.schema import Message, Record, has_vector, is_raw, max_control, raw_fields, schema
 
 FRAME = 1 << 20
 """Largest frame of vector bytes."""
@@ -350,6 +351,28 @@ class _Body:
 
     def build(self) -> Message:
         return self.kind(**self._values)
+
+
+def whole(
+    chunk: bytes | memoryview, kinds: Mapping[str, type[Message]], limits: Limits, most: int
+) -> tuple[type[Message], int, dict[str, Any]] | None:
+    """As `parse_control`, of a chunk that is one whole message without vectors, which most are; None for any other chunk.
+
+    ``most`` is `longest` of the kinds.
+    """
+    if not 4 < len(chunk) <= 4 + most:
+        return None
+    data = bytes(chunk)
+    if int.from_bytes(data[:4], "little") != len(data) - 4 or not data.startswith(_starts(tuple(kinds.values())), 4):
+        return None
+    return parse_control(data[4:], kinds, limits)
+
+
+@lru_cache(maxsize=64)
+def _starts(kinds: tuple[type[Message], ...]) -> tuple[bytes, ...]:
+    """With what the control bytes of messages of these kinds begin, of those without vectors."""
+    plain = [kind for kind in kinds if not has_vector(kind)]
+    return tuple(_head(2 + len(readers(kind))) + canonical(kind.__name__) for kind in plain)
 
 
 def _refuse_tag(*_: Any) -> Any:

@@ -37,8 +37,8 @@ def acceptable(honest: Message, said: Message, me: int) -> bool:
             return list(b) == sorted(set(b)) and set(b) <= {1, 2, 3, 4} - {me} and 4 - len(b) >= t
         case Agreed(a, _), Agreed(b, coverings):
             indexes = [signed.index for signed in b]
-            survived = indexes == sorted(set(indexes)) and set(indexes) <= {1, 2, 3, 4}
-            return not coverings and survived and len(set(b) & set(a)) >= t  # good ones are counted, whatever stands beside
+            distinct = indexes == sorted(set(indexes)) and set(indexes) <= {signed.index for signed in a}
+            return not coverings and distinct and len(set(b) & set(a)) >= t  # signatures that are not good count for nothing
     return False
 
 
