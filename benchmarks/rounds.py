@@ -1,9 +1,11 @@
 """One secure sum in one process, every party measured: what `secure_sum.py` and `targets.py` report.
 
-Parties take their turns one after another, as bytes, so that no more than one vector is under way.  A party's CPU seconds are those
-of taking a message, of its step, and of laying out its answer; the server's likewise.  Nothing is remembered between parties: each
-checks all signatures and makes all key agreements, as on machines of their own.  Where only a few parties' seconds are asked for
-(``alone``), the others share their public work; those few and the server do all of their own.
+Parties take their turns one after another, and what they say goes to the server as bytes, so that no more than one vector is under
+way: when all have spoken in a round, as the server has a machine and a cache of its own, or, where memory is measured, at once.  A
+party's CPU seconds are those of taking a message, of its step, and of laying out its answer; the server's likewise.  Nothing is
+remembered between parties: each checks all signatures and makes all key agreements, as on machines of their own.  Where only a few
+parties' seconds are asked for (``alone``), the others share their public work; those few and the server do all of their own.  The
+parties' objects are kept out of the sight of the garbage collector while the server runs: they lie in its process only here.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gc
 import statistics
 import time
 import tracemalloc
@@ -108,9 +111,10 @@ class _Run:
         self.memory = _Memory(on=memory)
         self.server = sums.server_session(scheme, terms)
         self.clients: dict[int, Session] = {}
+        self.mail: list[tuple[str, int, bytes]] = []
 
     def turn(self, u: int, step: str, act: Callable[[], list[Letter]]) -> None:
-        """One party acts; what it says goes to the server at once."""
+        """One party acts; what it says waits for the server."""
         began, own = time.process_time(), self.alone is None or u in self.alone
         with own_work() if own else nullcontext():
             frames = [(letter, list(letter.chunks())) for letter in act()]
@@ -124,8 +128,17 @@ class _Run:
             if kind.__name__ == self.stage:
                 self.out.upload = sum(map(len, chunks))
             name = "leaves" if kind.__name__ == "Farewell" else self.scheme.flow.receiver(kind).name
-            for chunk in chunks:
-                self.serve(name, lambda chunk=chunk: self.server.feed(client(u), chunk, self.now))
+            self.mail += [(name, u, bytes(chunk)) for chunk in chunks]
+        if self.memory.on:
+            self.flush()
+
+    def flush(self) -> None:
+        """The server gets what waits for it."""
+        gc.freeze()
+        self.mail.reverse()
+        while self.mail:
+            name, u, chunk = self.mail.pop()
+            self.serve(name, lambda chunk=chunk, u=u: self.server.feed(client(u), chunk, self.now))
 
     def serve(self, step: str, act: Callable[[], list[Letter]]) -> None:
         """The server acts; its letters wait."""
@@ -196,6 +209,7 @@ def _measure(
     for party in parties:
         run.clients[party.index] = sums.client_session(scheme, replace(party, policy=PERMISSIVE), terms)
         run.turn(party.index, "advertise", run.clients[party.index].begin)
+    run.flush()
     while not run.server.finished:
         waiting, run.letters = run.letters, []
         if not waiting and (at := run.server.deadline) is not None:
@@ -211,6 +225,7 @@ def _measure(
                 listed = list_hash(waiting[-1].message)
             run.deliver(waiting[-1], vector)
             run.memory.sent(waiting)
+        run.flush()
     out = run.out
     out.server_peak = run.memory.stop()
     if run.server.ended is not None:

@@ -11,8 +11,8 @@ from lying_server import ALL, SECRET, Server
 from protocols import handshake, secagg
 from protocols.primitives import agree, seal
 from protocols.rand import fresh
-from protocols.secagg_types import Boxes, Listed, Sealed
-from protocols.wire import canonical
+from protocols.schema import strings
+from protocols.secagg_types import BOX, Boxes, Listed, Sealed
 
 
 def swapped_keys(server):
@@ -24,15 +24,13 @@ def swapped_keys(server):
     server.tell(1, forged)
     if (Boxes, 1) not in server.heard:
         return None
-    b_shares, answers, junk = {}, [], bytes(33)
-    for box in server.heard[Boxes, 1].boxes:
-        v = box.peer
+    b_shares, answers, hashes, junk = {}, b"", b"", bytes(33)
+    for v, box in zip(ALL[1:], strings(server.heard[Boxes, 1].boxes, BOX), strict=True):
         to, back = (handshake.box_key(terms, server.L, c[v], own.c_pk, *way, mine=v) for way in ((1, v), (v, 1)))
-        b_shares[v] = seal.unseal(to, box.box, handshake.box_aad(terms, server.L, 1, v))[-33:]
-        answer = seal.seal(back, canonical([v, 1, junk, junk]), handshake.box_aad(terms, server.L, v, 1))
-        hashes = {f"{k}_hash": secagg.share_hash(terms, server.L, v, 1, k, junk) for k in ("s", "b")}
-        answers.append(replace(box, box=answer, **hashes))
-    server.tell(1, Sealed(ALL, tuple(answers)))
+        b_shares[v] = seal.unseal(to, box, handshake.box_aad(terms, server.L, 1, v))[-33:]
+        answers += seal.seal(back, secagg.box_content(v, 1, junk, junk), handshake.box_aad(terms, server.L, v, 1))
+        hashes += b"".join(secagg.share_hash(terms, server.L, v, 1, which, junk) for which in ("s", "b"))
+    server.tell(1, Sealed(ALL, answers, hashes))
     return unmask(server, dict(list(b_shares.items())[:3]), s)
 
 

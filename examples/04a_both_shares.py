@@ -13,8 +13,9 @@ from lying_server import ALL, SECRET, Server
 from protocols import agreement, secagg
 from protocols.agreement import Agree
 from protocols.primitives.agree import KeyPair
-from protocols.schema import PARTIES, Count, Index, Message
-from protocols.secagg_types import Consenting, Finished, Opening, Openings
+from protocols.primitives.shamir import SHARE_SIZE
+from protocols.schema import PARTIES, Count, Index, Message, strings
+from protocols.secagg_types import Consenting, Finished, Openings
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ def open_shares(consenting, agreed):
     """As in the protocol, signatures and all; and one share for each name on each list."""
     asked, me = consenting, consenting.invited.me
     agreement.check_agreement(asked.invited, asked.L, asked.u3, agreed)
-    keys = [Opening(v, asked.held[v].s_share) for v in asked.keys_of if v != me]
-    seeds = [Opening(v, asked.held[v].b_share) for v in asked.u3 if v != me]
-    return Finished(me), Openings((*keys, *seeds), bytes(64))
+    keys = [asked.held[v].s_share for v in asked.keys_of if v != me]
+    seeds = [asked.held[v].b_share for v in asked.u3 if v != me]
+    return Finished(me), Openings(b"".join(keys + seeds), bytes(64))
 
 
 def with_room_for_both():
@@ -61,7 +62,8 @@ def both_shares(server):
     for u in ALL:
         if (Agree, u) in server.heard:
             server.tell(u, server.agreed())
-    keys, seeds = (server.shares(1, (2, 3, 4), which) for which in (0, -1))
+    sent = {u: strings(server.heard[Openings, u].shares, SHARE_SIZE) for u in (2, 3, 4) if (Openings, u) in server.heard}
+    keys, seeds = ({u: shares[at] for u, shares in sent.items()} for at in (0, 1))  # the key of 1, then the seeds of 1, 2, …
     return unmask(server, seeds, {1: KeyPair(combined(keys))}) if keys else None
 
 

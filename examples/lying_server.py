@@ -7,7 +7,9 @@ import numpy as np
 from protocols import secagg, sums
 from protocols.agreement import Agree, Agreed, Dropped, Signed
 from protocols.policy import Policy
-from protocols.secagg_types import Advert, Boxes, Entry, Listed, Openings, Sealed
+from protocols.primitives.shamir import SHARE_SIZE
+from protocols.schema import strings
+from protocols.secagg_types import BOX, PINS, Advert, Boxes, Entry, Listed, Openings, Sealed
 from protocols.session import SERVER, Letter, client
 from protocols.suite import Occasion, Parameters
 from protocols.vector import Vector
@@ -48,17 +50,20 @@ class Server:
             self.tell(u, self.listed)
         for u in ALL:
             members = ALL if sharers is None else sharers[u]
-            boxes = [replace(b, peer=v) for v in members for b in self.heard[Boxes, v].boxes if b.peer == u]
-            self.tell(u, Sealed(tuple(members), tuple(boxes)))
+            dealt = [self.heard[Boxes, v] for v in members if v != u]
+            at = [ALL.index(u) - (u > v) for v in members if v != u]  # a party's boxes are for the others, ascending
+            boxes = b"".join(strings(one.boxes, BOX)[i] for one, i in zip(dealt, at, strict=True))
+            hashes = b"".join(strings(one.hashes, PINS)[i] for one, i in zip(dealt, at, strict=True))
+            self.tell(u, Sealed(tuple(members), boxes, hashes))
 
     def agreed(self, survivors=ALL):
         """The signatures of those who are said to have survived."""
         return Agreed(tuple(Signed(v, self.heard[Agree, v].signature) for v in survivors))
 
-    def shares(self, dealer, openers, which=0):
-        """The shares of one party's secret that these parties opened, by opener."""
-        sent = {u: self.heard[Openings, u].shares for u in openers if (Openings, u) in self.heard}
-        return {u: [s.share for s in shares if s.index == dealer][which] for u, shares in sent.items()}
+    def shares(self, dealer, openers):
+        """The shares of one party's secret that these parties opened, by opener: one of each dealer, ascending."""
+        sent = {u: strings(self.heard[Openings, u].shares, SHARE_SIZE) for u in openers if (Openings, u) in self.heard}
+        return {u: shares[ALL.index(dealer)] for u, shares in sent.items()}
 
 
 if __name__ == "__main__":

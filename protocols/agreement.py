@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from protocols.errors import require
+from protocols.errors import Refused, require
 from protocols.handshake import Invited, check_cohort
 from protocols.once import once
 from protocols.primitives.sign import verify
@@ -87,8 +87,17 @@ def check_agree(terms: Terms[Any], L: bytes, u3: Sequence[int], u: int, signatur
     Raises:
         Refused: ``check``.
     """
-    statement = terms.statement("agree", u, L, tuple(u3))
-    require(verify(terms.roster.identity(u), signature, statement), check, f"party {u} did not sign this U3")
+    require(_signed(terms, L, u3, u, signature), check, f"party {u} did not sign this U3")
+
+
+def _signed(terms: Terms[Any], L: bytes, u3: Sequence[int], u: int, signature: bytes) -> bool:
+    return verify(terms.roster.identity(u), signature, terms.statement("agree", u, L, tuple(u3)))
+
+
+def false_agreements(terms: Terms[Any], L: bytes, u3: Sequence[int], said: Mapping[int, bytes]) -> list[Refused]:
+    """Who of those that agreed sent a signature that is none: looked for where the parties found too few that are."""
+    false = [u for u, signature in said.items() if not _signed(terms, L, u3, u, signature)]
+    return [Refused("agree-signature", f"party {u} did not sign this U3", sender=f"client {u}") for u in false]
 
 
 def gathered(said: Mapping[int, Agree], coverings: Sequence[Covering] = ()) -> Agreed:
@@ -99,19 +108,30 @@ def gathered(said: Mapping[int, Agree], coverings: Sequence[Covering] = ()) -> A
 def check_agreement(invited: Invited[Any], L: bytes, u3: Sequence[int], agreed: Agreed) -> None:
     """At least the threshold of distinct members of U3 signed the own L and U3.
 
+    Signatures that are not valid count for nothing and cost nothing: the server could as well have left them out, so one bad one
+    need not stop anybody.  Those beyond the threshold are not looked at.
+
     Raises:
-        Refused: ``agreed-signers``, ``agreed-signature`` or ``agreed-count``.
+        Refused: ``agreed-signers``, ``agreed-count`` or ``agreed-signature``.
     """
     terms, signers = invited.terms, [signed.index for signed in agreed.signatures]
-    require(signers == sorted(set(signers)) and set(signers) <= set(u3), "agreed-signers", "distinct members of U3, ascending")
-    once(("agreed", terms.sid, L, tuple(u3)), lambda: _check_signed(terms, L, u3, agreed.signatures), of=agreed.signatures)
     need = terms.parameters.threshold
+    require(signers == sorted(set(signers)) and set(signers) <= set(u3), "agreed-signers", "distinct members of U3, ascending")
     require(len(signers) >= need, "agreed-count", f"{len(signers)} signatures where {need} are needed")
+    key = ("agreed", terms.sid, L, tuple(u3))
+    valid = once(key, lambda: _count_valid(terms, L, u3, agreed.signatures, need), of=agreed.signatures)
+    enough = valid >= min(need, len(signers))
+    require(enough, "agreed-signature", f"{valid} of {len(signers)} signatures are over this U3 where {need} are needed")
 
 
-def _check_signed(terms: Terms[Any], L: bytes, u3: Sequence[int], signatures: Sequence[Signed]) -> None:
+def _count_valid(terms: Terms[Any], L: bytes, u3: Sequence[int], signatures: Sequence[Signed], need: int) -> int:
+    """How many are valid, up to ``need``."""
+    valid, members = 0, tuple(u3)
     for signed in signatures:
-        check_agree(terms, L, u3, signed.index, signed.signature, "agreed-signature")
+        valid += _signed(terms, L, members, signed.index, signed.signature)
+        if valid == need:
+            break
+    return valid
 
 
 def masked_statement(terms: Terms[Any], u: int, L: bytes, u2: Sequence[int], vector: bytes, receipt: bytes) -> bytes:

@@ -186,7 +186,8 @@ class Arrivals:
         if self._awaited(kind, at) and not late and (max(have, len(expected)) >= need or len(admitted | expected) >= need):
             return False
         if have < need:
-            raise Abort("quorum", f"{have} {kind.__name__} where {need} are needed", step=step.name)
+            faults = () if step.blames is None else step.blames(self._state(step))
+            raise Abort("quorum", f"{have} {kind.__name__} where {need} are needed", step=step.name, faults=faults)
         return True
 
     def _awaited(self, kind: type, at: tuple[type, int]) -> set[Address]:

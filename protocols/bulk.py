@@ -84,9 +84,9 @@ class Packed:
             raise Misuse(f"a vector of {self.size} values was declared, not {values.shape}")
         return self.ring.pack(values)
 
-    def parser(self) -> Unpacker | BlobParser:
+    def parser(self) -> Unpacker | KeptParser:
         """An incremental unpacker, or a reader of the packed bytes."""
-        return BlobParser(Blobs(1, self.nbytes)) if self.kept else self.ring.unpacker(self.size)
+        return KeptParser(self) if self.kept else self.ring.unpacker(self.size)
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,32 @@ class BlobParser:
         return self._data.reshape(self._layout.count, self._layout.size)
 
 
+class KeptParser:
+    """Stages packed bytes as they come, and leaves them packed; bytes that cannot change and come whole are not copied."""
+
+    def __init__(self, layout: Packed) -> None:
+        self.packed = layout
+        self._whole: memoryview | None = None
+        self._staged: BlobParser | None = None
+
+    def feed(self, chunk: bytes | memoryview) -> None:
+        """Take the next bytes."""
+        view = memoryview(chunk)
+        if self._staged is None and len(view) == self.packed.nbytes and type(view.obj) is bytes:
+            self._whole = view
+            return
+        self._staged = self._staged or BlobParser(Blobs(1, self.packed.nbytes))
+        self._staged.feed(view)
+
+    def vector(self) -> NDArray[np.uint8]:
+        """The packed bytes, shape (nbytes,), read-only."""
+        if self._staged is None:
+            return np.frombuffer(b"" if self._whole is None else self._whole, dtype=np.uint8)
+        packed = self._staged.vector().reshape(-1)
+        packed.flags.writeable = False
+        return packed
+
+
 @dataclass(frozen=True, eq=False)
 class Bulk:
     """A vector and the SHA-256 of its bytes on the wire.
@@ -209,11 +235,11 @@ class Bulk:
         return cls(None, hashlib.sha256(data).digest() if is_hashed(layout) else None, data, layout)
 
     @classmethod
-    def received(cls, layout: Layout, vector: NDArray[Any], sha256: bytes | None) -> Bulk:
-        """What the parser of a layout has read."""
-        if isinstance(layout, Packed) and layout.kept:
-            return cls(None, sha256, vector.reshape(-1).data.toreadonly(), layout)
-        return cls(vector, sha256)
+    def received(cls, parser: Parser, sha256: bytes | None) -> Bulk:
+        """What a parser has read."""
+        if isinstance(parser, KeptParser):
+            return cls(None, sha256, parser.vector().data, parser.packed)
+        return cls(parser.vector(), sha256)
 
     @classmethod
     def joined(cls, layout: Blobs, pieces: Sequence[bytes | memoryview]) -> Bulk:

@@ -7,6 +7,8 @@ reach the server, and must not serve as an oracle.  `Abort` ends a session that 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class SecureSumError(Exception):
     """Base of every error that this package raises on purpose."""
@@ -46,13 +48,15 @@ class Abort(SecureSumError):
         check: id of the check or bound that could not be met.
         detail: one line, without secrets.
         step: name of the step in which it happened.
+        faults: what others did wrong that led to it, where a step found that out.
     """
 
-    def __init__(self, check: str, detail: str = "", *, step: str | None = None) -> None:
+    def __init__(self, check: str, detail: str = "", *, step: str | None = None, faults: Sequence[Refused] = ()) -> None:
         super().__init__(check, detail)
         self.check = check
         self.detail = detail
         self.step = step
+        self.faults = tuple(faults)
 
     def __str__(self) -> str:
         where = f" in step {self.step}" if self.step else ""

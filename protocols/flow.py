@@ -28,12 +28,12 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin, overload
 
-from protocols.errors import Misuse
+from protocols.errors import Misuse, Refused
 from protocols.rand import Rand
 from protocols.schema import Message
 
@@ -78,9 +78,15 @@ class Fanout(Generic[M]):
 
 @dataclass(frozen=True)
 class Output(Generic[T]):
-    """A result that leaves the flow, or enters the step of an embedding flow that asks for it."""
+    """A result that leaves the flow, or enters the step of an embedding flow that asks for it.
+
+    Attributes:
+        value: the result.
+        faults: what others did wrong and the step found out, with their senders; the session notes it.
+    """
 
     value: T
+    faults: tuple[Refused, ...] = ()
 
 
 Carrier = Literal["value", "input", "message", "inbox", "arrived", "rand", "broadcast", "fanout", "output"]
@@ -111,6 +117,7 @@ class Step:
         fold: takes one message into the state on arrival, ``(state, sender, message) → state``; raises `Refused`.  The state that
             it is given is its own: nobody holds it once another is returned.  So it may add to a collection in it and return
             the same state, as long as it adds last, when nothing can be refused any more.
+        blames: asked, with its state, where too few have sent it a message: what earlier messages are to blame, with their senders.
         spends: whether what it sends spends the party's input.
         layer: ``security`` for a step of a plug-in; for others empty, as their module tells.
     """
@@ -124,6 +131,7 @@ class Step:
     within: float | None = None
     admit: Callable[[Any, int, Any], None] | None = None
     fold: Callable[[Any, int, Any], Any] | None = None
+    blames: Callable[[Any], Sequence[Refused]] | None = None
     spends: bool = False
     layer: str = ""
 
@@ -168,6 +176,7 @@ class Role:
         within: float | None = None,
         admit: Callable[[Any, int, Any], None] | None = None,
         fold: Callable[[Any, int, Any], Any] | None = None,
+        blames: Callable[[Any], Sequence[Refused]] | None = None,
         spends: bool = False,
     ) -> Callable[[F], F]: ...
 

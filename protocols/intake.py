@@ -125,6 +125,11 @@ class Intake:
             kept.clear()
 
     @property
+    def crowded(self) -> bool:
+        """Whether somebody waits for a turn."""
+        return bool(self._waiting)
+
+    @property
     def deadline(self) -> float | None:
         """When the first turn is over for which somebody waits, or None."""
         first = min(self._turns.values()) if self._waiting else math.inf
@@ -132,8 +137,6 @@ class Intake:
 
     def overdue(self) -> list[Address]:
         """Who holds a turn for longer than it lasts, the longest first, as many as wait for one."""
-        if not self._waiting:
-            return []
         over = sorted((until, sender) for sender, until in self._turns.items() if self.now >= until)
         return [sender for _, sender in over[: len(self._waiting)]]
 

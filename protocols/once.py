@@ -58,13 +58,18 @@ def once(key: Hashable, compute: Callable[[], T], *, of: object = None) -> T:
     return result
 
 
-def lately(slot: str, key: Callable[[], Hashable], compute: Callable[[], T]) -> T:
+def sharing() -> bool:
+    """Whether work is shared here."""
+    return _KNOWN.get() is not None
+
+
+def lately(slot: str, key: Hashable, compute: Callable[[], T]) -> T:
     """As `once`, but only the last result of a slot is kept: for what comes to all parties in a row, such as a broadcast."""
     known = _KNOWN.get()
     if known is None:
         return compute()
-    last, now = known.get(("lately", slot)), key()
-    if last is None or last[0] != now:
-        last = known[("lately", slot)] = (now, compute())
+    last = known.get(("lately", slot))
+    if last is None or last[0] != key:
+        last = known[("lately", slot)] = (key, compute())
     result: T = last[1]
     return result

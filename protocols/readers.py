@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, get_args
 
-from protocols.errors import Misuse, Refused, require
+from protocols.errors import Misuse, Refused
 from protocols.schema import PARTIES, Count, Record, Size, Span, Strings, is_raw, schema
 
 Reader = Callable[[Any, int], Any]
@@ -22,7 +22,8 @@ def read_fields(kind: type[Record], values: list[Any], parties: int) -> dict[str
         Refused: ``wire-field`` for a field of the wrong type or out of its bound, or for another number of them.
     """
     named = readers(kind)
-    require(len(values) == len(named), "wire-field", f"{kind.__name__} has {len(named)} fields, not {len(values)}")
+    if len(values) != len(named):
+        raise Refused("wire-field", f"{kind.__name__} has {len(named)} fields, not {len(values)}")
     return {name: read(value, parties) for (name, read), value in zip(named, values, strict=True)}
 
 

@@ -30,7 +30,7 @@ from protocols.primitives.sign import SigningKey
 from protocols.rand import Entropy, Key, Secret, Seed
 from protocols.ring import Ring
 from protocols.schema import Message
-from protocols.secagg_types import Advert, Box, Boxes, Entry, Listed, Masked, Opening, Openings, Sealed
+from protocols.secagg_types import Advert, Boxes, Entry, Listed, Masked, Openings, Sealed
 from protocols.suite import SumParameters, Terms
 from protocols.wire import canonical, control_bytes, digest
 
@@ -148,6 +148,7 @@ def secagg(  # noqa: C901, PLR0911, PLR0912, PLR0915  (one loop that reads like 
     # Round 1: shares of s_sk and of a seed b, one box for each holder
     b, share_s, share_b = dict[int, Seed](), dict[tuple[int, int], bytes](), dict[tuple[int, int], bytes]()
     hash_s, hash_b, dealt = dict[tuple[int, int], bytes](), dict[tuple[int, int], bytes](), dict[int, Boxes]()
+    box, mail = dict[tuple[int, int], bytes](), dict[int, bytes]()
     for u in [u for u in u1 if len(holders[u]) >= t]:
         rand = entropy[u]()
         b[u] = rand.seed("b")
@@ -157,20 +158,22 @@ def secagg(  # noqa: C901, PLR0911, PLR0912, PLR0915  (one loop that reads like 
             share_s[u, v], share_b[u, v] = one, other
             hash_s[u, v] = digest(["share", sid, L, u, v, "s", one])
             hash_b[u, v] = digest(["share", sid, L, u, v, "b", other])
-        boxes = []
+        boxes, hashes = b"", b""
         for v in [v for v in holders[u] if v != u]:
             key = _key(c[u].exchange(c[v].public), "box", sid, L, u, v, c[u].public, c[v].public)
-            sealed = seal.seal(key, canonical([u, v, share_s[u, v], share_b[u, v]]), canonical([sid, L, u, v]))
-            boxes.append(Box(v, sealed, hash_s[u, v], hash_b[u, v]))
+            plain = u.to_bytes(4, "big") + v.to_bytes(4, "big") + share_s[u, v] + share_b[u, v]
+            box[u, v] = seal.seal(key, plain, canonical([sid, L, u, v]))
+            boxes, hashes = boxes + box[u, v], hashes + hash_s[u, v] + hash_b[u, v]
         own = digest(["share", sid, L, u, u, "b", share_b[u, u]]) if u in holders[u] else b""
         commitment = _key(b[u], "commit", sid, L, u).reveal()
-        content = canonical(["share", sid, u, L, commitment, own, [[x.peer, x.s_hash, x.b_hash] for x in boxes]])
-        dealt[u] = Boxes(tuple(boxes), own, commitment, identities[u].sign(content))
+        content = canonical(["share", sid, u, L, commitment, own, hashes])
+        dealt[u] = Boxes(boxes, hashes, own, commitment, identities[u].sign(content))
     if (u2 := run.upload("Boxes", dealt)) is None:
         return run.abort(_ABORTS["Boxes"])
     for v in u2:
-        mail = [Box(u, x.box, x.s_hash, x.b_hash) for u in u2 for x in dealt[u].boxes if x.peer == v]
-        run.download([v], Sealed(u2, tuple(mail)))
+        from_ = [u for u in u2 if u != v and v in holders[u]]
+        mail[v] = b"".join(hash_s[u, v] + hash_b[u, v] for u in from_)
+        run.download([v], Sealed(u2, b"".join(box[u, v] for u in from_), mail[v]))
     run.lose(few := [u for u in u2 if len(set(holders[u]) & set(u2)) < t], "Masked")
 
     # Round 2: y = x + PRG(b) ± Σ PRG(s_uv)
@@ -180,7 +183,7 @@ def secagg(  # noqa: C901, PLR0911, PLR0912, PLR0915  (one loop that reads like 
         for v in [v for v in u2 if v != u and v in holders[u]]:
             y[u] = _add(y[u], _stream(_pair(sid, L, s, u, v), length, ring), 1 if u < v else -1, ring)
         bulk = Bulk.of(Packed(ring, length), np.array(y[u], dtype=ring.dtype))
-        receipt = digest([[v, hash_s[v, u], hash_b[v, u]] for v in u2 if v != u and u in holders[v]])
+        receipt = digest(mail[u])
         masked[u] = Masked(bulk, receipt, identities[u].sign(canonical(["masked", sid, u, L, list(u2), bulk.digest, receipt])))
     if (u3 := run.upload("Masked", masked)) is None:
         return run.abort(_ABORTS["Masked"])
@@ -200,8 +203,8 @@ def secagg(  # noqa: C901, PLR0911, PLR0912, PLR0915  (one loop that reads like 
     opened = dict[int, Openings]()
     for u in u4:
         dealers = [v for v in u2 if u in holders[v]]
-        shares = tuple(Opening(v, (share_b if v in u3 else share_s)[v, u]) for v in dealers)
-        content = canonical(["open", sid, u, L, list(u3), [[x.index, x.share] for x in shares]])
+        shares = b"".join((share_b if v in u3 else share_s)[v, u] for v in dealers)
+        content = canonical(["open", sid, u, L, list(u3), shares])
         opened[u] = Openings(shares, identities[u].sign(content))
     if (u5 := run.upload("Openings", opened)) is None:
         return run.abort(_ABORTS["Openings"])
@@ -209,7 +212,7 @@ def secagg(  # noqa: C901, PLR0911, PLR0912, PLR0915  (one loop that reads like 
     for u in u3:
         total = _add(total, y[u], 1, ring)
     for v in u2:
-        points = {u: x.share for u in u5 for x in opened[u].shares if x.index == v}
+        points = {u: (share_b if v in u3 else share_s)[v, u] for u in u5 if u in holders[v]}
         if len(points) < t:
             return run.abort(_ABORTS["Openings"])
         secret = Seed(_interpolate(dict(list(points.items())[:t])))

@@ -118,6 +118,11 @@ def _check_bounded(hint: Any, where: str) -> None:
     raise Misuse(f"the field {where} has no bound")
 
 
+def strings(data: bytes, size: int) -> list[bytes]:
+    """The strings of ``size`` bytes each that ``data`` is made of (`Strings`)."""
+    return [data[at : at + size] for at in range(0, len(data), size)]
+
+
 def is_raw(hint: Any) -> bool:
     """Whether the annotation of a field says that it is a vector outside the codec."""
     return get_origin(hint) is Annotated and isinstance(get_args(hint)[1], Raw)

@@ -23,7 +23,7 @@ put any vector within the bounds into the sum.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,9 +34,9 @@ from protocols.agreement import (
     Agreed,
     Covering,
     Dropped,
-    check_agree,
     check_agreement,
     check_coverings,
+    false_agreements,
     gathered,
     masked_statement,
     sign_survivors,
@@ -49,17 +49,29 @@ from protocols.handshake import box_aad, box_key, check_invitation, check_list, 
 from protocols.primitives import agree, seal
 from protocols.primitives.graph import Harary
 from protocols.primitives.prg import Masks, apply_masks
-from protocols.primitives.shamir import SHARE_SIZE, Lagrange
+from protocols.primitives.shamir import SHARE_SIZE
 from protocols.primitives.shamir import share as shamir_share
 from protocols.primitives.sign import verify
 from protocols.rand import Key, Rand, Seed
 from protocols.ring import Accumulator
-from protocols.secagg_labels import commit, opening_statement, own_hash, pair_key, receipt_of, share_hash
+from protocols.schema import strings
+from protocols.secagg_labels import (
+    box_content,
+    commit,
+    opening_statement,
+    own_hash,
+    pair_key,
+    receipt_of,
+    share_hash,
+    share_statement,
+)
+from protocols.secagg_server import delivered, rebuild
 from protocols.secagg_types import (
+    BOX,
+    PINS,
     Advert,
     Advertised,
     Asking,
-    Box,
     Boxes,
     Collecting,
     Consenting,
@@ -71,9 +83,7 @@ from protocols.secagg_types import (
     Listed,
     Masked,
     Opened,
-    Opening,
     Openings,
-    Pins,
     Pledge,
     Relaying,
     Sealed,
@@ -115,7 +125,9 @@ def collect(srv: Collecting, arrived: Arrived[Advert]) -> tuple[Relaying, Broadc
     """Send the list of those who advertised to all of them."""
     adverts = {u: srv.adverts[u] for u in arrived}
     listed = Listed(tuple(Entry(u, a.c_pk, a.s_pk, a.signature) for u, a in adverts.items()))
-    return Relaying(srv.terms, list_hash(listed), adverts), Broadcast(listed, arrived)
+    L = list_hash(listed)
+    near = srv.terms.parameters.graph.others(list(adverts), srv.terms.sid + L)
+    return Relaying(srv.terms, L, adverts, near), Broadcast(listed, arrived)
 
 
 # Round 1 · Share keys
@@ -132,17 +144,16 @@ def share(adv: Advertised, listed: Listed, rand: Rand) -> tuple[Shared, Boxes]:
     require(len(holders) >= t, "listed-neighbours", f"{len(holders)} holders where {t} are needed")
     s_shares = dict(zip(holders, shamir_share(adv.s.secret().reveal(), t, holders, rand, "share s_sk"), strict=True))
     b_shares = dict(zip(holders, shamir_share(b.reveal(), t, holders, rand, "share b"), strict=True))
-    boxes = []
+    boxes, hashes = list[bytes](), list[bytes]()
     for v in holders:
         if v != me:
             key = box_key(terms, L, adv.c, entries[v].c_pk, me, v, mine=me)
-            box = seal.seal(key, canonical([me, v, s_shares[v], b_shares[v]]), box_aad(terms, L, me, v))
-            boxes.append(Box(v, box, share_hash(terms, L, me, v, "s", s_shares[v]), share_hash(terms, L, me, v, "b", b_shares[v])))
-    own, commitment = own_hash(terms, L, me, b_shares.get(me)), commit(terms, L, me, b)
-    signature = invited.identity.sign(
-        terms.statement("share", me, L, commitment, own, [[x.peer, x.s_hash, x.b_hash] for x in boxes])
-    )
-    return Shared(invited, L, entries, adv.c, adv.s, b, b_shares.get(me)), Boxes(tuple(boxes), own, commitment, signature)
+            boxes.append(seal.seal(key, box_content(me, v, s_shares[v], b_shares[v]), box_aad(terms, L, me, v)))
+            hashes += [share_hash(terms, L, me, v, "s", s_shares[v]), share_hash(terms, L, me, v, "b", b_shares[v])]
+    own, commitment, pins = own_hash(terms, L, me, b_shares.get(me)), commit(terms, L, me, b), b"".join(hashes)
+    signature = invited.identity.sign(share_statement(terms, me, L, commitment, own, pins))
+    sent = Boxes(b"".join(boxes), pins, own, commitment, signature)
+    return Shared(invited, L, entries, adv.c, adv.s, b, b_shares.get(me)), sent
 
 
 def holders_of(terms: Terms, L: bytes, u: int, members: Iterable[int]) -> tuple[int, ...]:
@@ -152,29 +163,25 @@ def holders_of(terms: Terms, L: bytes, u: int, members: Iterable[int]) -> tuple[
 
 def accept_boxes(srv: Relaying, u: int, sent: Boxes) -> None:
     """Check one set of boxes on arrival: one for each holder, signed."""
-    terms = srv.terms
-    holders = holders_of(terms, srv.L, u, srv.adverts)
-    require([box.peer for box in sent.boxes] == [v for v in holders if v != u], "boxes-set", "one box for each holder, ascending")
-    require(len(sent.own_hash) == 32 * (u in holders), "boxes-own", "a hash of the own share where one is kept, and only there")
-    content = [[x.peer, x.s_hash, x.b_hash] for x in sent.boxes]
-    statement = terms.statement("share", u, srv.L, sent.commitment, sent.own_hash, content)
+    terms, count = srv.terms, len(srv.near[u])
+    require(
+        (len(sent.boxes), len(sent.hashes)) == (BOX * count, PINS * count), "boxes-set", "one box for each holder, and its hashes"
+    )
+    own = not isinstance(terms.parameters.graph, Harary)
+    require(len(sent.own_hash) == 32 * own, "boxes-own", "a hash of the own share where one is kept, and only there")
+    statement = share_statement(terms, u, srv.L, sent.commitment, sent.own_hash, sent.hashes)
     require(verify(terms.roster.identity(u), sent.signature, statement), "boxes-signature", "over commitment and share hashes")
 
 
 @flow.server(admit=accept_boxes, quorum=lambda srv: srv.terms.parameters.threshold, within=60.0)
 def relay(srv: Relaying, dealt: Inbox[Boxes]) -> tuple[Summing, Fanout[Sealed]]:
     """Hand every box to its addressee."""
-    u2 = tuple(dealt)
-    mail: dict[int, list[Box]] = {v: [] for v in u2}
-    for u, sent in dealt.items():
-        for box in sent.boxes:
-            if box.peer in mail:
-                mail[box.peer].append(Box(u, box.box, box.s_hash, box.b_hash))
+    terms, u2 = srv.terms, tuple(dealt)
+    boxes, hashes, near = delivered(srv.near, dealt)
+    mail = {v: Sealed(u2, boxes[v], hashes[v]) for v in u2}
     kept = {u: Pledge(sent.commitment, sent.own_hash) for u, sent in dealt.items()}
-    pins = {v: Pins.of(boxes) for v, boxes in mail.items()}
-    total = Accumulator(srv.terms.parameters.ring, srv.terms.parameters.size + 1)
-    summing = Summing(srv.terms, srv.L, srv.adverts, kept, pins, {}, total)
-    return summing, Fanout({v: Sealed(u2, tuple(boxes)) for v, boxes in mail.items()})
+    total = Accumulator(terms.parameters.ring, terms.parameters.size + 1)
+    return Summing(terms, srv.L, srv.adverts, u2, kept, near, hashes, {}, total), Fanout(mail)
 
 
 # Round 2 · Mask the input:  y = x + PRG(b) ± Σ PRG(s_uv)
@@ -210,19 +217,20 @@ def open_boxes(shared: Shared, sealed: Sealed) -> tuple[dict[int, Held], bytes]:
     check_sharing(invited, shared.entries, u2)
     holders = set(holders_of(terms, L, me, shared.entries))
     dealers = [u for u in u2 if u != me and u in holders]
-    require([box.peer for box in sealed.boxes] == dealers, "sealed-boxes", "one box from each other member of U2, ascending")
+    sizes = (BOX * len(dealers), PINS * len(dealers))
+    require((len(sealed.boxes), len(sealed.hashes)) == sizes, "sealed-boxes", "one box from each other member of U2")
     check_neighbours(terms, L, me, u2, "sealed-neighbours")
     held = {} if shared.own_share is None else {me: Held(None, shared.own_share)}
-    for box in sealed.boxes:
+    for u, box, pins in zip(dealers, strings(sealed.boxes, BOX), strings(sealed.hashes, PINS), strict=True):
         try:
-            key = box_key(terms, L, shared.c, shared.entries[box.peer].c_pk, box.peer, me, mine=me)
-            s_share, b_share = _parse_box(seal.unseal(key, box.box, box_aad(terms, L, box.peer, me)), box.peer, me)
-            hashes = (share_hash(terms, L, box.peer, me, "s", s_share), share_hash(terms, L, box.peer, me, "b", b_share))
-            require(hashes == (box.s_hash, box.b_hash), "box-share-hash", "the shares are not those that were hashed")
+            key = box_key(terms, L, shared.c, shared.entries[u].c_pk, u, me, mine=me)
+            s_share, b_share = _parse_box(seal.unseal(key, box, box_aad(terms, L, u, me)), u, me)
+            hashes = share_hash(terms, L, u, me, "s", s_share) + share_hash(terms, L, u, me, "b", b_share)
+            require(hashes == pins, "box-share-hash", "the shares are not those that were hashed")
         except Refused as error:
-            raise Refused(error.check, error.detail, sender=f"client {box.peer}") from None
-        held[box.peer] = Held(s_share, b_share)
-    return dict(sorted(held.items())), receipt_of(sealed.boxes)
+            raise Refused(error.check, error.detail, sender=f"client {u}") from None
+        held[u] = Held(s_share, b_share)
+    return dict(sorted(held.items())), receipt_of(sealed.hashes)
 
 
 def check_neighbours(terms: Terms, L: bytes, me: int, members: Sequence[int], check: str) -> None:
@@ -236,8 +244,8 @@ def check_neighbours(terms: Terms, L: bytes, me: int, members: Sequence[int], ch
 
 
 def _parse_box(plain: bytes, u: int, v: int) -> tuple[bytes, bytes]:
-    s_share, b_share = plain[-2 * SHARE_SIZE - 2 : -SHARE_SIZE - 2], plain[-SHARE_SIZE:]
-    require(plain == canonical([u, v, s_share, b_share]), "box-ids", "the ids inside are not those outside")
+    s_share, b_share = plain[8 : 8 + SHARE_SIZE], plain[8 + SHARE_SIZE :]
+    require(plain == box_content(u, v, s_share, b_share), "box-ids", "the ids inside are not those outside")
     return s_share, b_share
 
 
@@ -245,10 +253,11 @@ def absorb(srv: Summing, u: int, masked: Masked) -> Summing:
     """Check the signature of one complete masked vector and add it."""
     require(masked.receipt == receipt_of(srv.mail[u]), "masked-receipt", "the party accepted other share hashes than were relayed")
     terms, covering = srv.terms, Covering(masked.y.digest, masked.receipt, masked.signature)
-    statement = masked_statement(terms, u, srv.L, tuple(srv.dealt), covering.vector, covering.receipt)
+    statement = masked_statement(terms, u, srv.L, srv.u2, covering.vector, covering.receipt)
     require(verify(terms.roster.identity(u), masked.signature, statement), "masked-signature", "over L, U2 and the vector")
     masked.y.add_to(srv.total)
-    return replace(srv, coverings={**srv.coverings, u: covering})
+    srv.coverings[u] = covering
+    return srv
 
 
 @flow.server(fold=absorb, quorum=lambda srv: srv.terms.parameters.threshold, within=300.0)
@@ -258,7 +267,7 @@ def survey(srv: Summing, arrived: Arrived[Masked]) -> tuple[Asking, Broadcast[Dr
         check_ring(srv.terms, srv.L, arrived)
     except Refused as error:
         raise Abort(error.check, error.detail) from None
-    return Asking(srv, arrived), Broadcast(Dropped(tuple(v for v in srv.dealt if v not in arrived)), arrived)
+    return Asking(srv, arrived), Broadcast(Dropped(tuple(sorted(set(srv.u2).difference(arrived)))), arrived)
 
 
 # Round 3 · Agree on who survived
@@ -285,18 +294,14 @@ def check_ring(terms: Terms, L: bytes, u3: Sequence[int]) -> None:
     require(thin is None, "dropped-ring", f"after party {thin} too few of the next places on the ring survived")
 
 
-def accept_agree(srv: Asking, u: int, said: Agree) -> None:
-    """Check one signature over L and U3 on arrival."""
-    check_agree(srv.summing.terms, srv.summing.L, srv.u3, u, said.signature, "agree-signature")
-
-
-@flow.server(admit=accept_agree, quorum=lambda srv: srv.summing.terms.parameters.threshold, within=60.0)
+@flow.server(quorum=lambda srv: srv.summing.terms.parameters.threshold, within=60.0)
 def gather(srv: Asking, said: Inbox[Agree]) -> tuple[Opened, Broadcast[Agreed]]:
-    """Show everybody the signatures."""
+    """Show everybody the signatures; each checks as many as it needs, so the server checks none unless too few are good."""
     summing = srv.summing
     sparse = isinstance(summing.terms.parameters.graph, Harary)
     coverings = [summing.coverings[u] for u in srv.u3] if sparse else []
-    return Opened(summing, srv.u3), Broadcast(gathered(said, coverings), tuple(said))
+    signatures = {u: agree.signature for u, agree in said.items()}
+    return Opened(summing, srv.u3, signatures), Broadcast(gathered(said, coverings), tuple(said))
 
 
 # Round 4 · Open the masks of the sum
@@ -309,7 +314,8 @@ def open_shares(consenting: Consenting, agreed: Agreed) -> tuple[Finished, Openi
     check_agreement(invited, L, u3, agreed)
     sparse = isinstance(invited.terms.parameters.graph, Harary)
     check_coverings(invited.terms, L, consenting.u2, u3 if sparse else (), agreed.coverings)
-    shares = tuple(Opening(v, _one_share(held, dropped=v not in u3)) for v, held in consenting.held.items())
+    members = set(u3)
+    shares = b"".join([_one_share(held, dropped=v not in members) for v, held in sorted(consenting.held.items())])
     signature = invited.identity.sign(opening_statement(invited.terms, invited.me, L, u3, shares))
     return Finished(invited.me), Openings(shares, signature)
 
@@ -323,68 +329,34 @@ def _one_share(held: Held, *, dropped: bool) -> bytes:
 
 
 def accept_openings(srv: Opened, u: int, said: Openings) -> None:
-    """Check one opener's shares on arrival: one for each dealer, each with the hash that its dealer signed."""
-    terms, L, dealt = srv.summing.terms, srv.summing.L, srv.summing.dealt
-    hashes = {peer: pair for peer, *pair in srv.summing.mail[u]}
-    if dealt[u].own_hash:
-        hashes[u] = [b"", dealt[u].own_hash]
-    require([s.index for s in said.shares] == sorted(hashes), "openings-set", "one share for each dealer in U2, ascending")
-    statement = opening_statement(terms, u, L, srv.u3, said.shares)
-    require(verify(terms.roster.identity(u), said.signature, statement), "openings-signature", "over the shares")
-    present = set(srv.u3)
-    for opening in said.shares:
-        v, secret = opening.index, "b" if opening.index in present else "s"
-        if share_hash(terms, L, v, u, secret, opening.share) != hashes[v][secret == "b"]:
-            raise Refused("openings-share-hash", f"the share of party {v}'s secret")
+    """Check on arrival that there is one share for each dealer; what they are worth shows when they are put together."""
+    count = len(srv.summing.near[u]) + bool(srv.summing.dealt[u].own_hash)
+    require(len(said.shares) == SHARE_SIZE * count, "openings-set", "one share for each dealer in U2")
 
 
-@flow.server(admit=accept_openings, quorum=lambda srv: srv.summing.terms.parameters.threshold, within=60.0)
+def false_agreement(srv: Opened) -> list[Refused]:
+    """Where too few opened: whose agreement was none, if that is why."""
+    return false_agreements(srv.summing.terms, srv.summing.L, srv.u3, srv.said)
+
+
+@flow.server(admit=accept_openings, quorum=lambda srv: srv.summing.terms.parameters.threshold, blames=false_agreement, within=60.0)
 def reveal(srv: Opened, said: Inbox[Openings]) -> Output[Sum]:
-    """Rebuild one secret of each party, remove the masks, check that they cancelled."""
+    """Rebuild one secret of each party, remove the masks, check that they cancelled; name those whose shares were wrong."""
     summing, u3 = srv.summing, set(srv.u3)
     terms, L = summing.terms, summing.L
+    secrets, faults = rebuild(srv, said)
     plus, minus = list[Key](), list[Key]()
-    for v, secret in rebuild(terms.parameters.shares, list(summing.dealt), said).items():
-        if v in u3:
-            _dealer(commit(terms, L, v, secret) == summing.dealt[v].commitment, v)
+    for v, secret in secrets.items():
+        if isinstance(secret, Seed):
             minus.append(agree.derive(secret, canonical(["self", terms.sid, L, v])))
             continue
-        pair = agree.KeyPair.from_secret(secret)
-        _dealer(pair.public == summing.adverts[v].s_pk, v)
-        for u in holders_of(terms, L, v, summing.adverts):
+        for u in summing.near[v].tolist():
             if u in u3:
-                (plus if v < u else minus).append(pair_key(terms, L, pair, summing.adverts[u].s_pk, v, u))
+                (plus if v < u else minus).append(pair_key(terms, L, secret, summing.adverts[u].s_pk, v, u))
     total: NDArray[Any] = summing.total.total()
     apply_masks(total, plus, minus)
-    return Output(checked_sum(terms.parameters.ring.centre(total), len(u3), terms.parameters))
-
-
-def rebuild(t: int, dealers: Sequence[int], said: Mapping[int, Openings]) -> dict[int, Seed]:
-    """The one opened secret of each dealer, from the first t shares of it; weights are shared by dealers with the same holders.
-
-    Raises:
-        Abort: ``openings-few`` where a dealer has fewer than t, ``rebuilt-secret`` where the shares are of no secret.
-    """
-    shares: dict[int, dict[int, bytes]] = {v: {} for v in dealers}
-    for u, sent in said.items():
-        for opening in sent.shares:
-            if len(known := shares[opening.index]) < t:
-                known[u] = opening.share
-    for v, known in shares.items():
-        if len(known) < t:
-            raise Abort("openings-few", f"{len(known)} shares of party {v}'s secret where {t} are needed")
-    out, weights = dict[int, Seed](), Lagrange.for_each([tuple(known) for known in shares.values()])
-    for v, known in shares.items():
-        try:
-            out[v] = Seed(weights[tuple(known)].combine(list(known.values())))
-        except Refused:
-            raise Abort("rebuilt-secret", f"party {v} dealt shares of no secret") from None
-    return out
-
-
-def _dealer(ok: bool, dealer: int) -> None:  # noqa: FBT001
-    if not ok:
-        raise Abort("rebuilt-secret", f"party {dealer} dealt shares of another secret than it committed to")
+    opened = checked_sum(terms.parameters.ring.centre(total), len(u3), terms.parameters)
+    return Output(replace(opened, left_out=tuple(faults)), tuple(faults.values()))
 
 
 flow.check()

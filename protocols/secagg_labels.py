@@ -7,12 +7,10 @@ round-0 list, and whom it concerns.  Symbols as in `protocols.secagg`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from functools import lru_cache
 
 from protocols.primitives import agree
 from protocols.rand import Key, Seed
-from protocols.secagg_types import Box, Opening, Pins
 from protocols.suite import Terms
 from protocols.wire import canonical, digest
 
@@ -43,10 +41,19 @@ def commit(terms: Terms, L: bytes, u: int, b: Seed) -> bytes:
     return agree.derive(b, canonical(["commit", terms.sid, L, u])).reveal()
 
 
-def receipt_of(boxes: Sequence[Box] | Pins) -> bytes:
+def box_content(u: int, v: int, s_share: bytes, b_share: bytes) -> bytes:
+    """What is sealed for v by u: both ids, both shares."""
+    return u.to_bytes(4, "big") + v.to_bytes(4, "big") + s_share + b_share
+
+
+def share_statement(terms: Terms, u: int, L: bytes, commitment: bytes, own: bytes, hashes: bytes) -> bytes:
+    """What a dealer signs."""
+    return terms.statement("share", u, L, commitment, own, hashes)
+
+
+def receipt_of(hashes: bytes) -> bytes:
     """Hash of the share hashes that were relayed to a party: signed by it, so that nobody can say it accepted others."""
-    hashes = boxes if isinstance(boxes, Pins) else Pins.of(boxes)
-    return digest([list(one) for one in hashes])
+    return digest(hashes)
 
 
 def pair_key(terms: Terms, L: bytes, pair: agree.KeyPair, theirs: bytes, u: int, v: int) -> Key:
@@ -55,6 +62,6 @@ def pair_key(terms: Terms, L: bytes, pair: agree.KeyPair, theirs: bytes, u: int,
     return agree.derive(pair.exchange(theirs), canonical(["pair", terms.sid, L, min(u, v), max(u, v), *keys]))
 
 
-def opening_statement(terms: Terms, u: int, L: bytes, u3: Sequence[int], shares: Sequence[Opening]) -> bytes:
+def opening_statement(terms: Terms, u: int, L: bytes, u3: tuple[int, ...], shares: bytes) -> bytes:
     """What an opener signs."""
-    return terms.statement("open", u, L, tuple(u3), [[s.index, s.share] for s in shares])
+    return terms.statement("open", u, L, u3, shares)

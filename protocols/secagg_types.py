@@ -5,9 +5,12 @@ A state's type has room for what its party may still know, and for nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
 
 from protocols import handshake
 from protocols.agreement import Covering
@@ -16,10 +19,13 @@ from protocols.primitives import agree, seal
 from protocols.primitives.shamir import SHARE_SIZE
 from protocols.rand import Seed
 from protocols.ring import Accumulator
-from protocols.schema import PARTIES, Count, Digest, Index, Message, PublicKey, Raw, Record, Signature, Size
+from protocols.schema import PARTIES, Count, Digest, Index, Message, PublicKey, Raw, Record, Signature, Size, Strings
 from protocols.suite import Parameters, Terms
 
-BOX = 2 * 9 + 2 * (SHARE_SIZE + 3) + seal.OVERHEAD
+BOX = 2 * 4 + 2 * SHARE_SIZE + seal.OVERHEAD
+"""Bytes of a box: both ids, a share of s_sk, a share of b, sealed."""
+PINS = 2 * 32
+"""Bytes of the hashes of both shares in a box, that of s_sk first."""
 
 # What travels
 
@@ -60,24 +66,20 @@ class Listed(Message):
     entries: Annotated[tuple[Entry, ...], Count(2, PARTIES)]
 
 
-@dataclass(frozen=True, slots=True)
-class Box(Record):
-    """Both shares for one holder, sealed end to end, and their hashes."""
-
-    peer: Index
-    box: Annotated[bytes, Size(1, BOX)]
-    s_hash: Digest
-    b_hash: Digest
-
-
 @dataclass(frozen=True)
 class Boxes(Message):
-    """Round 1, u → server: a box for every holder, a commitment to b, and the hash of every share, signed.
+    """Round 1, u → server: a box for every holder but itself, a commitment to b, and the hash of every share, signed.
 
-    ``own_hash`` is of the share of b that u keeps; empty on a sparse graph, where it keeps none.
+    Attributes:
+        boxes: the boxes one after the other; whose each is follows from the list and the graph, in ascending order.
+        hashes: `PINS` bytes for each box, in the same order.
+        own_hash: of the share of b that u keeps; empty on a sparse graph, where it keeps none.
+        commitment: to b.
+        signature: over the commitment and all hashes.
     """
 
-    boxes: Annotated[tuple[Box, ...], Count(1, PARTIES)]
+    boxes: Annotated[bytes, Strings(BOX, 1, PARTIES)]
+    hashes: Annotated[bytes, Strings(PINS, 1, PARTIES)]
     own_hash: Annotated[bytes, Size(0, 32)]
     commitment: Digest
     signature: Signature
@@ -85,10 +87,17 @@ class Boxes(Message):
 
 @dataclass(frozen=True)
 class Sealed(Message):
-    """Round 1, server → u: U2 and the boxes addressed to u; on a sparse graph there may be none, and u leaves."""
+    """Round 1, server → u: U2 and the boxes addressed to u; on a sparse graph there may be none, and u leaves.
+
+    Attributes:
+        u2: who dealt.
+        boxes: one from each member of U2 whose shares u holds, but itself, ascending.
+        hashes: `PINS` bytes for each.
+    """
 
     u2: Annotated[tuple[Index, ...], Count(2, PARTIES)]
-    boxes: Annotated[tuple[Box, ...], Count(0, PARTIES)]
+    boxes: Annotated[bytes, Strings(BOX, 0, PARTIES)]
+    hashes: Annotated[bytes, Strings(PINS, 0, PARTIES)]
 
 
 @dataclass(frozen=True)
@@ -100,19 +109,14 @@ class Masked(Message):
     signature: Signature
 
 
-@dataclass(frozen=True, slots=True)
-class Opening(Record):
-    """One share of one secret of one party: of s_sk if it dropped, of b if not."""
-
-    index: Index
-    share: Annotated[bytes, Size(SHARE_SIZE)]
-
-
 @dataclass(frozen=True)
 class Openings(Message):
-    """Round 4, u → server: exactly one share for every dealer whose shares u holds, signed."""
+    """Round 4, u → server: exactly one share for every dealer in U2 whose shares u holds, ascending, signed.
 
-    shares: Annotated[tuple[Opening, ...], Count(1, PARTIES)]
+    Of s_sk if the dealer dropped, of b if not.
+    """
+
+    shares: Annotated[bytes, Strings(SHARE_SIZE, 1, PARTIES)]
     signature: Signature
 
 
@@ -203,28 +207,8 @@ class Relaying:
     terms: Terms
     L: bytes
     adverts: Mapping[int, Advert]
-
-
-@dataclass(frozen=True, slots=True)
-class Pins:
-    """What the server keeps of the boxes that it has relayed to a party: the hashes of their shares, which their dealers signed.
-
-    Attributes:
-        peers: the dealers, ascending.
-        hashes: for each its s_hash and b_hash, 64 bytes.
-    """
-
-    peers: tuple[int, ...]
-    hashes: bytes
-
-    @classmethod
-    def of(cls, boxes: Sequence[Box]) -> Pins:
-        """Of the boxes for one party."""
-        return cls(tuple([box.peer for box in boxes]), b"".join([box.s_hash + box.b_hash for box in boxes]))
-
-    def __iter__(self) -> Iterator[tuple[int, bytes, bytes]]:
-        for i, peer in enumerate(self.peers):
-            yield peer, self.hashes[64 * i : 64 * i + 32], self.hashes[64 * i + 32 : 64 * i + 64]
+    near: Mapping[int, NDArray[np.int16]]
+    """For each member of the list with whom it exchanges shares, ascending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,14 +221,28 @@ class Pledge:
 
 @dataclass(frozen=True)
 class Summing:
-    """Server: masked vectors come in and are added at once; two vectors of memory, whatever n."""
+    """Server: masked vectors come in and are added at once; two vectors of memory, whatever n.
+
+    Attributes:
+        terms: of the sum.
+        L: hash of the list.
+        adverts: of its members.
+        u2: who dealt.
+        dealt: what each of them pledged.
+        near: for each of them the others of U2 with whom it exchanged shares, ascending.
+        mail: for each the hashes of the shares that it was relayed, which their dealers signed: `PINS` bytes for each of ``near``.
+        coverings: what came with each vector; grows with each.
+        total: the sum so far.
+    """
 
     terms: Terms
     L: bytes
     adverts: Mapping[int, Advert]
+    u2: tuple[int, ...]
     dealt: Mapping[int, Pledge]
-    mail: Mapping[int, Pins]
-    coverings: Mapping[int, Covering]
+    near: Mapping[int, NDArray[np.int16]]
+    mail: Mapping[int, bytes]
+    coverings: dict[int, Covering]
     total: Accumulator
 
 
@@ -258,7 +256,8 @@ class Asking:
 
 @dataclass(frozen=True)
 class Opened:
-    """Server: shares come in."""
+    """Server: shares come in; who agreed is remembered for the case that too few open."""
 
     summing: Summing
     u3: tuple[int, ...]
+    said: Mapping[int, bytes]

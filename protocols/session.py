@@ -211,7 +211,7 @@ class Session:
         self._intake.now = max(now, self._intake.now)
         letters = list[Letter]()
         try:
-            slow = self._intake.overdue()
+            slow = self._intake.overdue() if self._intake.crowded else []
             for sender in slow:
                 self._arrivals.blame(sender, Refused("wire-slow", "its vector took longer than its share of the step's time"))
             if event() or slow or ((at := self.deadline) is not None and self._intake.now >= at):
@@ -223,7 +223,8 @@ class Session:
         except Refused as error:
             letters += self._leave(error)
         except Abort as error:
-            self._end(Abort(error.check, error.detail, step=error.step))
+            self._note(error.faults, error.step)
+            self._end(Abort(error.check, error.detail, step=error.step, faults=[text_of(fault) for fault in error.faults]))
         except Exception:
             self._end(Abort("misuse", "the party's own input was refused, or its own code failed"))
             raise
@@ -307,7 +308,8 @@ class Session:
         letters = list[Letter]()
         for port, item in zip(step.gives, items, strict=True):
             match item:
-                case Output(value):
+                case Output(value, faults):
+                    self._note(faults, step.name)
                     self._put(value)
                 case Broadcast(message, to):
                     letters.append(self._letter(message, tuple(to)))
@@ -324,6 +326,12 @@ class Session:
         if letters and self._guard is not None:
             self._guard.spend() if step.spends else self._guard.join()
         return letters
+
+    def _note(self, faults: Iterable[Refused], step: str | None) -> None:
+        """What a step found out about others."""
+        for fault in faults:
+            fault.step = fault.step or step
+            self.faults.append(text_of(fault))
 
     def _put(self, value: Any) -> None:
         awaited = {port.type for step in self._steps for port in step.values}

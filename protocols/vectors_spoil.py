@@ -17,7 +17,20 @@ import numpy as np
 from protocols.bulk import Bulk, Packed
 from protocols.errors import Misuse
 from protocols.ring import Ring
-from protocols.schema import MAX_PARTIES, PARTIES, Count, Message, Record, Signature, Size, Span, has_vector, is_raw, schema
+from protocols.schema import (
+    MAX_PARTIES,
+    PARTIES,
+    Count,
+    Message,
+    Record,
+    Signature,
+    Size,
+    Span,
+    Strings,
+    has_vector,
+    is_raw,
+    schema,
+)
 from protocols.session import Address, Letter, client
 from protocols.vectors_run import Run
 from protocols.wire import canonical, encode
@@ -131,6 +144,8 @@ def _beyond(hint: Any, value: Any, parties: int) -> Any:
         case Size(low, high):
             longer = (low if high is None else high) + 1 - len(value)
             return value + (b"\0" * longer if isinstance(value, bytes) else "x" * longer)
+        case Strings(size, _, high):
+            return bytes(size) * (1 + (parties if high == PARTIES else high))
         case Span(_, high):
             return high + 1
         case Count(_, high):
@@ -256,6 +271,8 @@ def survivor_signature(good: Good) -> Iterator[Spoilt]:
         first, *rest = said.signatures
         flipped = replace(first, signature=_flip(first.signature))
         yield Spoilt("one bit of a signature is another", good.encoded(_with(said, "signatures", [flipped, *rest])))
+        every = [replace(one, signature=_flip(one.signature)) for one in said.signatures]
+        yield Spoilt("one bit of every signature is another", good.encoded(_with(said, "signatures", every)))
         yield Spoilt("a signer stands twice", good.encoded(_with(said, "signatures", [first, first, *rest[1:]])))
         yield Spoilt("one signer is left", good.encoded(_with(said, "signatures", [first])))
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from protocols.bulk import Bulk, Layout, is_hashed, is_public
 from protocols.errors import Misuse, Refused, require
-from protocols.once import lately
+from protocols.once import lately, sharing
 from protocols.readers import Reader, read_fields, readers
 from protocols.schema import Message, Record, is_raw, max_control, raw_fields, schema
 
@@ -51,14 +51,20 @@ def canonical(value: Any) -> bytes:
 
 def array(items: Sequence[Any]) -> bytes:
     """`canonical` of a list of fewer than 24 items; tuples of integers among them, such as sets of parties, are encoded once."""
-    return _joined([_integers(item) if type(item) is tuple else canonical(item) for item in items])
+    parts, start = [_head(len(items))], 0
+    for at, item in enumerate(items):
+        if type(item) is tuple:
+            parts += [canonical(list(items[start:at]))[1:], _integers(item)]  # a list of so few has a head of one byte
+            start = at + 1
+    parts.append(canonical(list(items[start:]))[1:])
+    return b"".join(parts)
 
 
-def _joined(parts: Sequence[bytes]) -> bytes:
-    """The encoding of a list from those of its items."""
-    if len(parts) > 23:
-        raise Misuse(f"a statement or message has at most 23 parts, not {len(parts)}")
-    return b"".join([bytes([0x80 | len(parts)]), *parts])
+def _head(count: int) -> bytes:
+    """The head of a list of so many items."""
+    if count > 23:
+        raise Misuse(f"a statement or message has at most 23 parts, not {count}")
+    return bytes([0x80 | count])
 
 
 _LATELY: deque[tuple[tuple[int, ...], object, bytes]] = deque(maxlen=8)
@@ -95,7 +101,7 @@ def encode(message: Message, epoch: int, limits: Limits) -> Iterator[bytes | mem
         fields = [_field(read, getattr(message, name), limits.parties) for name, read in readers(kind)]
     except Refused as error:
         raise Misuse(f"our own message breaks a bound: {error.detail}") from None
-    control = _joined([canonical(kind.__name__), canonical(epoch), *fields])
+    control = b"".join([_head(2 + len(fields)), canonical(kind.__name__), canonical(epoch), *fields])
     yield len(control).to_bytes(4, "little") + control
     for name in _names(kind)[1]:
         yield from getattr(message, name).frames(FRAME)
@@ -237,7 +243,8 @@ class Decoder:
 
     def _length(self, head: bytes | bytearray | memoryview) -> int:
         length = int.from_bytes(head, "little")
-        require(0 < length <= self._most, "wire-bound", f"{length} control bytes where at most {self._most} may come")
+        if not 0 < length <= self._most:  # no `require`, here and where else every message passes: it makes its text first
+            raise Refused("wire-bound", f"{length} control bytes where at most {self._most} may come")
         return length
 
     def _open(self, control: bytes) -> None:
@@ -288,7 +295,7 @@ class _Broadcast:
 def _broadcast(layout: Layout, part: memoryview) -> _Broadcast:
     """Read these bytes, or take what the last recipient in this process read, if its bytes were the same."""
     data = bytes(part)
-    return lately("vector", lambda: (layout, data), lambda: _Broadcast(layout, data))
+    return lately("vector", (layout, data), lambda: _Broadcast(layout, data))
 
 
 class _Body:
@@ -315,7 +322,7 @@ class _Body:
             self._finish()
 
     def _take(self, field: _Field, part: memoryview) -> None:
-        if field.parser is None and len(part) == field.left and is_public(field.layout):
+        if field.parser is None and len(part) == field.left and is_public(field.layout) and sharing():
             field.parser = field.state = _broadcast(field.layout, part)
             return
         self._open(field)
@@ -338,7 +345,7 @@ class _Body:
             if not self.skipped:
                 self._open(field)
                 digested = field.state.digest() if is_hashed(field.layout) else None
-                self._values[field.name] = Bulk.received(field.layout, field.parser.vector(), digested)
+                self._values[field.name] = Bulk.received(field.parser, digested)
 
     def build(self) -> Message:
         return self.kind(**self._values)
@@ -359,7 +366,9 @@ def parse_control(data: bytes, kinds: Mapping[str, type[Message]], limits: Limit
         Refused: ``wire-canonical`` for bytes that are no deterministic CBOR, ``wire-kind`` for a message that may not come here,
             ``wire-field`` for a field of the wrong type or out of its bound.
     """
-    return lately("control", lambda: (data, limits.parties, frozenset(kinds.values())), lambda: _parse_control(data, kinds, limits))
+    if not sharing():
+        return _parse_control(data, kinds, limits)
+    return lately("control", (data, limits.parties, frozenset(kinds.values())), lambda: _parse_control(data, kinds, limits))
 
 
 def _parse_control(data: bytes, kinds: Mapping[str, type[Message]], limits: Limits) -> tuple[type[Message], int, dict[str, Any]]:
@@ -367,11 +376,8 @@ def _parse_control(data: bytes, kinds: Mapping[str, type[Message]], limits: Limi
         tree = cbor2.loads(data, max_depth=12, allow_indefinite=False, allow_duplicate_keys=False, semantic_decoders=_NO_TAGS)
     except Exception as error:  # noqa: BLE001  (cbor2 lets errors of tag handlers through)
         raise Refused("wire-canonical", f"not CBOR ({type(error).__name__})") from None
-    require(
-        type(tree) is list and len(tree) >= 2 and type(tree[0]) is str and type(tree[1]) is int,
-        "wire-kind",
-        "no message",
-    )
+    if type(tree) is not list or len(tree) < 2 or type(tree[0]) is not str or type(tree[1]) is not int:
+        raise Refused("wire-kind", "no message")
     name, epoch, *values = tree
     require(name in kinds and 0 <= epoch < 2**32, "wire-kind", "a message that may not come here")
     fields = read_fields(

@@ -14,14 +14,13 @@ import numpy as np
 from protocols import degree
 from protocols.agreement import Agree, Agreed, Covering, Dropped, Signed
 from protocols.bulk import Bulk, Packed
-from protocols.primitives import seal
 from protocols.primitives.graph import Complete, Harary
 from protocols.primitives.shamir import SHARE_SIZE
 from protocols.ring import Ring
 from protocols.schema import Message
-from protocols.secagg_types import Advert, Box, Boxes, Entry, Listed, Masked, Opening, Openings, Sealed
+from protocols.secagg_types import BOX, PINS, Advert, Boxes, Entry, Listed, Masked, Openings, Sealed
 from protocols.suite import SPARSE_FROM, Parameters
-from protocols.wire import Limits, canonical, encode
+from protocols.wire import Limits, encode
 from securefl.tables import Sheet, size
 
 BEACON = 40
@@ -169,30 +168,25 @@ def _complete(clients: int, corrupt: int, dim: int, bits: int) -> Choice:
 
 
 def cost(p: Parameters) -> Cost:
-    """What one party does in one sum under these parameters, and the bytes of its messages, which are really encoded.
-
-    Neighbours are taken at equal distances on the roster, so that their indexes are as long as those of an average neighbourhood.
-    """
+    """What one party does in one sum under these parameters, and the bytes of its messages, which are really encoded."""
     n, sparse = p.parties, isinstance(p.graph, Harary)
     k = p.graph.degree if isinstance(p.graph, Harary) else n - 1
-    held, me = k + isinstance(p.graph, Complete), n // 2 + 1
-    near = [u if u < me else u + 1 for u in (1 + i * (n - 1) // k for i in range(k))]
+    held = k + isinstance(p.graph, Complete)
     everybody = range(1, n + 1)
-    plain = canonical([me, me, bytes(SHARE_SIZE), bytes(SHARE_SIZE)])
-    boxes = tuple(Box(v, bytes(len(plain) + seal.OVERHEAD), bytes(32), bytes(32)) for v in near)
+    boxes, hashes = bytes(k * BOX), bytes(k * PINS)
     covering = Covering(bytes(32), bytes(32), bytes(64))
     nothing = Bulk(np.empty(0, dtype=p.ring.dtype), bytes(32), b"")
     layout = Packed(p.ring, p.size + 1)
     up: Sequence[Message] = (
         Advert(bytes(32), bytes(32), bytes(64)),
-        Boxes(boxes, b"" if sparse else bytes(32), bytes(32), bytes(64)),
+        Boxes(boxes, hashes, b"" if sparse else bytes(32), bytes(32), bytes(64)),
         Masked(nothing, bytes(32), bytes(64)),
         Agree(bytes(64)),
-        Openings(tuple(Opening(v, bytes(SHARE_SIZE)) for v in (near if sparse else everybody)), bytes(64)),
+        Openings(bytes(held * SHARE_SIZE), bytes(64)),
     )
     down: Sequence[Message] = (
         Listed(tuple(Entry(u, bytes(32), bytes(32), bytes(64)) for u in everybody)),
-        Sealed(tuple(everybody), boxes),
+        Sealed(tuple(everybody), boxes, hashes),
         Dropped(()),
         Agreed(tuple(Signed(u, bytes(64)) for u in everybody), (covering,) * n if sparse else ()),
     )
@@ -201,7 +195,7 @@ def cost(p: Parameters) -> Cost:
     return Cost(
         agreements=2 * k,  # for the boxes, both ways, and for the masks
         shares=2 * held,
-        checks=(3 if sparse else 2) * n,  # the list, the agreement, and on a sparse graph what was signed with each vector
+        checks=n + p.threshold + sparse * n,  # the list, the agreement, and on a sparse graph what was signed with each vector
         masks=k + 1,
         up=sent + layout.nbytes,
         down=received,

@@ -330,7 +330,7 @@ class Runner:
 
     def _terms(self, occasion: Occasion) -> Terms[Any]:
         """The terms for an occasion; those of all parties of this process, who expect the same, are made once."""
-        return lately("terms", lambda: occasion, lambda: self.protocol.terms(occasion, self.consortium.roster, self.parameters))
+        return lately("terms", occasion, lambda: self.protocol.terms(occasion, self.consortium.roster, self.parameters))
 
     def _site(self, party: Party, name: str, guard: OccasionGuard, model: ModelFactory) -> Site:
         return Site(

@@ -95,7 +95,8 @@ def check_public_key(public: bytes) -> None:
         Refused: ``public-key-canonical`` for a length other than 32, a set high bit or a value of 2^255 - 19 or more;
             ``public-key-order`` for a point of order 1, 2, 4 or 8.
     """
-    require(len(public) == PUBLIC_SIZE, "public-key-canonical", f"a public key has 32 bytes, not {len(public)}")
+    if len(public) != PUBLIC_SIZE:
+        raise Refused("public-key-canonical", f"a public key has 32 bytes, not {len(public)}")
     u = int.from_bytes(public, "little")
     require(u < _FIELD, "public-key-canonical", "the value is not below 2^255 - 19")
     require(u not in _SMALL_ORDER, "public-key-order", "the point has small order")

@@ -37,6 +37,12 @@ class Graph(Protocol):
             seed: public, fixed after the list: what a random graph is drawn from.
         """
 
+    def others(self, members: Sequence[int], seed: bytes) -> dict[int, NDArray[np.int16]]:
+        """For each of ``members`` its `holders` but for itself, ascending: with whom it exchanges shares, which goes both ways."""
+
+    def along(self, members: Sequence[int], seed: bytes) -> list[int]:
+        """``members`` in an order in which those who share holders stand close together."""
+
 
 @dataclass(frozen=True)
 class Complete:
@@ -50,6 +56,15 @@ class Complete:
     def holders(self, index: int, members: Sequence[int], seed: bytes) -> tuple[int, ...]:  # noqa: ARG002  (the same for all)
         """All members, the dealer included."""
         return tuple(members)
+
+    def others(self, members: Sequence[int], seed: bytes) -> dict[int, NDArray[np.int16]]:  # noqa: ARG002
+        """All members but itself."""
+        everybody = np.array(members, dtype=np.int16)
+        return {u: np.delete(everybody, i) for i, u in enumerate(members)}
+
+    def along(self, members: Sequence[int], seed: bytes) -> list[int]:  # noqa: ARG002
+        """As they come: all share all holders."""
+        return list(members)
 
 
 @dataclass(frozen=True)
@@ -101,6 +116,21 @@ class Harary:
         if len(members) == self.parties:
             return tuple(np.sort(neighbours).tolist())
         return tuple(sorted(set(neighbours.tolist()).intersection(members)))
+
+    def others(self, members: Sequence[int], seed: bytes) -> dict[int, NDArray[np.int16]]:
+        """The neighbours of all ``members`` at once."""
+        order, place = ring_order(self.parties, seed)
+        around = np.r_[-(self.degree // 2) : 0, 1 : self.degree // 2 + 1]
+        at, present = place[np.asarray(members) - 1], np.zeros(self.parties + 1, dtype=bool)
+        rows = np.sort(order[(at[:, None] + around) % self.parties] + 1, axis=1).astype(np.int16)
+        present[np.asarray(members)] = True
+        whole = len(members) == self.parties
+        return dict(zip(members, rows if whole else [row[present[row]] for row in rows], strict=True))
+
+    def along(self, members: Sequence[int], seed: bytes) -> list[int]:
+        """Along the ring."""
+        _, place = ring_order(self.parties, seed)
+        return sorted(members, key=lambda u: int(place[u - 1]))
 
     def thin_place(self, present: Sequence[int], seed: bytes) -> int | None:
         """A party of ``present`` after which no more than c_h of the next k/2 places are of ``present``; None if there is none.

@@ -21,6 +21,7 @@ from protocols.rand import Key
 
 BLOCK = 128 * 1024
 _ZEROS = memoryview(bytes(BLOCK))
+_FROM_ZERO = modes.CTR(bytes(16))
 
 
 class Masks:
@@ -72,4 +73,4 @@ def expand(key: Key, size: int, dtype: type[np.uint32 | np.uint64] = np.uint32) 
 
 
 def _stream(key: Key) -> Any:
-    return Cipher(algorithms.AES(key.reveal()), modes.CTR(bytes(16))).encryptor().update_into
+    return Cipher(algorithms.AES256(key.reveal()), _FROM_ZERO).encryptor().update_into

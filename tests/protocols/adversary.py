@@ -21,10 +21,10 @@ from protocols.flow import Flow
 from protocols.policy import Journal, MemoryJournal, Policy
 from protocols.primitives.agree import KeyPair, derive
 from protocols.primitives.prg import apply_masks
-from protocols.primitives.shamir import Lagrange
+from protocols.primitives.shamir import SHARE_SIZE, Lagrange
 from protocols.rand import Key, Replay, Seed
-from protocols.schema import Message
-from protocols.secagg_types import Advert, Boxes, Covered, Entry, Listed, Masked, Openings, Sealed, Shared
+from protocols.schema import Message, strings
+from protocols.secagg_types import BOX, PINS, Advert, Boxes, Covered, Entry, Listed, Masked, Openings, Sealed, Shared
 from protocols.session import SERVER, Address, Letter, Session, client
 from protocols.suite import Occasion, Roster, Terms
 from protocols.vector import Vector
@@ -142,6 +142,31 @@ def restore(session: Session, state: object, *steps: str) -> None:
         session._arrivals._fired.pop(step, None)
 
 
+@dataclass(frozen=True)
+class Box:
+    """One box on its way with the hashes of its shares; ``peer`` is the other party, dealer or addressee."""
+
+    peer: int
+    box: bytes
+    s_hash: bytes
+    b_hash: bytes
+
+
+def unpacked(message: Boxes | Sealed, peers: Iterable[int]) -> list[Box]:
+    """The boxes in a message, whose peers are known from the list and the graph."""
+    parts = zip(peers, strings(message.boxes, BOX), strings(message.hashes, PINS), strict=True)
+    return [Box(v, box, pins[:32], pins[32:]) for v, box, pins in parts]
+
+
+B = TypeVar("B", Boxes, Sealed)
+
+
+def packed(message: B, boxes: Iterable[Box]) -> B:
+    """The message with other boxes, in the order in which they are given."""
+    kept = list(boxes)
+    return replace(message, boxes=b"".join(x.box for x in kept), hashes=b"".join(x.s_hash + x.b_hash for x in kept))
+
+
 @dataclass
 class LyingServer:
     """A server played by the test.
@@ -150,11 +175,13 @@ class LyingServer:
         fed: the federation.
         sessions: the parties that it talks to, colluding ones included.
         heard: the last message of every kind from every party.
+        said: the last message of every kind to every party.
     """
 
     fed: Federation
     sessions: dict[int, Session] = field(default_factory=dict)
     heard: dict[tuple[int, type[Message]], Message] = field(default_factory=dict)
+    said: dict[tuple[int, type[Message]], Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.sessions = self.sessions or {u: self.fed.session(u) for u in self.fed.parties}
@@ -170,6 +197,7 @@ class LyingServer:
     def tell(self, u: int, message: Message, epoch: int = 0) -> list[Message]:
         """Send a message, as bytes; what the party answers."""
         session = self.sessions[u]
+        self.said[u, type(message)] = message
         frames = Letter(SERVER, (client(u),), message, epoch, session.limits).chunks()
         return [answer for frame in frames for answer in self._hear(u, session.feed(SERVER, frame))]
 
@@ -196,12 +224,27 @@ class LyingServer:
         chosen = sorted(adverts) if members is None else list(members)
         return Listed(tuple(Entry(u, adverts[u].c_pk, adverts[u].s_pk, adverts[u].signature) for u in chosen))
 
+    def holders(self, u: int) -> list[int]:
+        """Who holds shares of the secrets of u, by the list that it was told."""
+        listed = self.said[u, Listed]
+        return list(secagg.holders_of(self.fed.terms, secagg.list_hash(listed), u, [e.index for e in listed.entries]))
+
+    def dealt(self, u: int) -> list[Box]:
+        """The boxes that u has dealt, by addressee."""
+        return unpacked(self.all(Boxes)[u], [v for v in self.holders(u) if v != u])
+
     def sealed(self, v: int, u2: Iterable[int] | None = None) -> Sealed:
         """U2 and the boxes for ``v``."""
         dealt = self.all(Boxes)
         members = tuple(sorted(dealt) if u2 is None else u2)
-        boxes = [replace(box, peer=u) for u in members if u != v and u in dealt for box in dealt[u].boxes if box.peer == v]
-        return Sealed(members, tuple(boxes))
+        boxes = [replace(box, peer=u) for u in members if u != v and u in dealt for box in self.dealt(u) if box.peer == v]
+        return packed(Sealed(members, b"", b""), boxes)
+
+    def opened(self, u: int) -> dict[int, bytes]:
+        """The shares that u has opened, by dealer; nothing where u left some out, as nobody knows whose they are."""
+        holders, shares = self.holders(u), strings(self.all(Openings)[u].shares, SHARE_SIZE)
+        dealers = [v for v in self.said[u, Sealed].u2 if v in holders]
+        return dict(zip(dealers, shares, strict=True)) if len(shares) == len(dealers) else {}
 
     def agreed(self, signers: Iterable[int] | None = None) -> Agreed:
         """The signatures that came."""
@@ -244,9 +287,9 @@ class LyingServer:
     ) -> dict[int, bytes]:
         """Shares of one secret: from openers whose U3 asks for it, and from colluding parties."""
         out = {}
-        for u, sent in self.all(Openings).items():
-            if (dealer in opened[u]) == (secret == "b"):
-                out.update((u, s.share) for s in sent.shares if s.index == dealer)
+        for u in self.all(Openings):
+            if (dealer in opened[u]) == (secret == "b") and dealer in (shares := self.opened(u)):
+                out[u] = shares[dealer]
         for u, state in covered.items():
             held = state.held.get(dealer)
             share = None if held is None else held.b_share if secret == "b" else held.s_share

@@ -15,7 +15,7 @@ from protocols.bulk import Blobs, Bulk, Packed
 from protocols.errors import Refused
 from protocols.field import Field
 from protocols.ring import Ring
-from protocols.schema import PARTIES, Count, Digest, Index, Message, Raw, Record, Size, Span, schema
+from protocols.schema import PARTIES, Count, Digest, Index, Message, Raw, Record, Size, Span, Strings, schema
 from protocols.wire import Decoder, Limits
 
 LIMITS = Limits(
@@ -46,6 +46,7 @@ class Sample(Message):
     small: Annotated[int, Span(0, 30)]
     digest: Digest
     blob: Annotated[bytes, Size(0, 300)]
+    run: Annotated[bytes, Strings(3, 1, PARTIES)]
     items: Annotated[tuple[Item, ...], Count(0, PARTIES)]
     numbers: Annotated[tuple[Annotated[int, Span(0, 10**6)], ...], Count(1, 3)]
     first: Annotated[Bulk, Raw("masked")]
@@ -86,6 +87,8 @@ def largest(hint: Any, limits: Limits) -> Any:
     if isinstance(hint, type):
         return hint(**{name: largest(h, limits) for name, h in schema(hint)})
     base, mark = hint.__origin__, hint.__metadata__[0]
+    if isinstance(mark, Strings):
+        mark = Size(mark.size * (limits.parties if mark.high == PARTIES else mark.high))
     match mark:
         case Size(low, high):
             size = low if high is None else high

@@ -20,7 +20,7 @@ from protocols.policy import Policy
 from protocols.primitives.sign import SigningKey
 from protocols.rand import Entropy, Replay
 from protocols.ring import Ring
-from protocols.schema import Count, Message, Raw, Record, Size, Span, schema
+from protocols.schema import Count, Message, Raw, Record, Size, Span, Strings, schema, strings
 from protocols.session import SERVER, Address, Letter, Session, client
 from protocols.suite import Member, Occasion, Parameters, Roster, Terms
 from protocols.sums import Party, client_session, scheme, server_session
@@ -214,6 +214,9 @@ def _field(hint: Any, limits: Limits) -> st.SearchStrategy[Any]:
         case Size(low, high):
             size = {"min_size": low, "max_size": low if high is None else high}
             return st.binary(**size) if base is bytes else st.text("aZ0 ", **size)
+        case Strings(size, low, high):
+            most = limits.parties if high < 0 else high
+            return st.lists(st.binary(min_size=size, max_size=size), min_size=low, max_size=most).map(b"".join)
         case Span(low, high):
             return st.sampled_from([low, high]) | st.integers(low, high)
         case Count(low, high):
@@ -279,7 +282,25 @@ def _spoil(hint: Any, value: Any, limits: Limits) -> st.SearchStrategy[Any]:
         )
         shorter = st.integers(mark.low, len(value)).map(lambda n: value[:n]).filter(lambda new: new != value)
         return flips | st.just(bytes(len(value))).filter(lambda new: new != value) | (shorter if mark.high else st.nothing())
-    return _spoil_items(hint, value, mark, limits)
+    return _spoil_strings(value, mark, limits) if isinstance(mark, Strings) else _spoil_items(hint, value, mark, limits)
+
+
+def _spoil_strings(value: bytes, mark: Strings, limits: Limits) -> st.SearchStrategy[bytes]:
+    """A byte changed, two strings swapped, one more or less."""
+    size, parts = mark.size, strings(value, mark.size)
+    most, at = limits.parties if mark.high < 0 else mark.high, st.integers(0, len(parts) - 1)
+    ways = [
+        st.tuples(st.integers(0, len(value) - 1), st.integers(1, 255)).map(
+            lambda at: value[: at[0]] + bytes([value[at[0]] ^ at[1]]) + value[at[0] + 1 :]
+        ),
+        st.permutations(parts).map(b"".join),
+        st.tuples(at, at).map(lambda ij: b"".join([*parts[: ij[0]], parts[ij[1]], *parts[ij[0] + 1 :]])),
+    ]
+    if len(parts) > mark.low:
+        ways.append(at.map(lambda i: b"".join(parts[:i] + parts[i + 1 :])))
+    if len(parts) < most:
+        ways.append(st.binary(min_size=size, max_size=size).map(lambda new: value + new))
+    return st.one_of(ways).filter(lambda new: new != value)
 
 
 def _spoil_items(hint: Any, items: tuple[Any, ...], mark: Count, limits: Limits) -> st.SearchStrategy[Any]:

@@ -121,7 +121,7 @@ def test_different_survivors_to_different_openers_are_refused() -> None:
     [
         (lambda signed: (signed[0], signed[0], *signed[2:]), "agreed-signers"),
         (lambda signed: signed[:3], "agreed-count"),
-        (lambda signed: (replace(signed[0], signature=bytes(64)), *signed[1:]), "agreed-signature"),
+        (lambda signed: (*(replace(one, signature=bytes(64)) for one in signed[:3]), *signed[3:]), "agreed-signature"),
     ],
 )
 def test_without_agreement_nothing_is_opened(forge: Callable[[Any], Any], check: str) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import pytest
-from adversary import FIELD, LyingServer, ending, federation, pair
+from adversary import FIELD, Box, LyingServer, ending, federation, packed, pair, unpacked
 
 from protocols.agreement import Agree, Agreed, Dropped, Signed
-from protocols.secagg_types import Advert, Box, Boxes, Entry, Listed, Masked, Openings, Sealed
+from protocols.secagg_types import BOX, Advert, Boxes, Entry, Listed, Masked, Openings, Sealed
 
 
 def signed(server: LyingServer, u: int, c_pk: bytes, s_pk: bytes) -> Advert:
@@ -58,8 +58,12 @@ def test_a_false_list_is_refused_before_shares_leave(lie: str) -> None:
 
 
 def swapped_boxes(sealed: Sealed) -> Sealed:
-    first, second, *rest = sealed.boxes
-    return replace(sealed, boxes=(replace(first, box=second.box), replace(second, box=first.box), *rest))
+    first, second, *rest = opened_mail(sealed)
+    return packed(sealed, [replace(first, box=second.box), replace(second, box=first.box), *rest])
+
+
+def opened_mail(sealed: Sealed) -> list[Box]:
+    return unpacked(sealed, range(len(sealed.boxes) // BOX))
 
 
 SEALED: dict[str, tuple[str, Callable[[LyingServer], Sealed]]] = {
@@ -68,22 +72,18 @@ SEALED: dict[str, tuple[str, Callable[[LyingServer], Sealed]]] = {
     "somebody who is not in the list": ("sealed-set", lambda s: replace(s.sealed(1), u2=(1, 2, 3, 4, 5, 7))),
     "without oneself": ("sealed-own", lambda s: replace(s.sealed(1), u2=(2, 3, 4, 5, 6))),
     "too few": ("sealed-cohort", lambda s: s.sealed(1, (1, 2, 3))),
-    "a box too few": ("sealed-boxes", lambda s: replace(s.sealed(1), boxes=s.sealed(1).boxes[1:])),
-    "one box for two": ("sealed-boxes", lambda s: replace(s.sealed(1), boxes=s.sealed(1).boxes[:1] * 5)),
+    "a box too few": ("sealed-boxes", lambda s: packed(s.sealed(1), opened_mail(s.sealed(1))[1:])),
+    "one box for two": ("box-opens", lambda s: packed(s.sealed(1), opened_mail(s.sealed(1))[:1] * 5)),
     "boxes of others": ("box-opens", lambda s: swapped_boxes(s.sealed(1))),
-    "boxes for somebody else": ("box-opens", lambda s: replace(s.sealed(1), boxes=mail_for_another(s))),
-    "own boxes sent back": ("box-opens", lambda s: replace(s.sealed(1), boxes=s.all(Boxes)[1].boxes)),
+    "boxes for somebody else": ("box-opens", lambda s: packed(s.sealed(1), opened_mail(s.sealed(2)))),
+    "own boxes sent back": ("box-opens", lambda s: packed(s.sealed(1), s.dealt(1))),
     "other share hashes": ("box-share-hash", lambda s: wrong_hashes(s.sealed(1))),
 }
 
 
-def mail_for_another(server: LyingServer) -> tuple[Box, ...]:
-    return tuple(replace(box, peer=u) for box, u in zip(server.sealed(2).boxes, (2, 3, 4, 5, 6), strict=True))
-
-
 def wrong_hashes(sealed: Sealed) -> Sealed:
-    first, *rest = sealed.boxes
-    return replace(sealed, boxes=(replace(first, s_hash=first.b_hash, b_hash=first.s_hash), *rest))
+    first, *rest = opened_mail(sealed)
+    return packed(sealed, [replace(first, s_hash=first.b_hash, b_hash=first.s_hash), *rest])
 
 
 @pytest.mark.parametrize("lie", SEALED)
@@ -128,7 +128,10 @@ AGREED: dict[str, tuple[str, Callable[[Agreed], Agreed]]] = {
     "descending": ("agreed-signers", lambda a: Agreed(a.signatures[::-1])),
     "one who dropped out": ("agreed-signers", lambda a: Agreed((*a.signatures[:4], Signed(6, a.signatures[4].signature)))),
     "a signature of another": ("agreed-signature", lambda a: Agreed((a.signatures[0], *map_signers(a.signatures[1:])))),
-    "half a signature": ("agreed-signature", lambda a: Agreed((Signed(1, bytes(64)), *a.signatures[1:]))),
+    "half of two signatures": (
+        "agreed-signature",
+        lambda a: Agreed((Signed(1, bytes(64)), Signed(2, bytes(64)), *a.signatures[2:])),
+    ),
 }
 
 

@@ -8,14 +8,17 @@ from dataclasses import replace
 import pytest
 from adversary import (
     EVERYBODY,
+    Box,
     Federation,
     LyingServer,
     ending,
     federation,
+    packed,
     pair_keys,
     rebuild,
     run,
     unmask,
+    unpacked,
 )
 
 from protocols import secagg, simulate
@@ -26,8 +29,8 @@ from protocols.primitives import agree, seal, shamir
 from protocols.primitives.prg import apply_masks
 from protocols.rand import Key, Rand
 from protocols.secagg_types import (
+    BOX,
     Advertised,
-    Box,
     Boxes,
     Covered,
     Held,
@@ -44,25 +47,26 @@ BAD, VICTIM = 6, 1
 Shares = tuple[bytes, bytes]
 
 
-def reseal(shared: Shared, box: Box, content: list[object], shares: Shares | None = None) -> Box:
+def reseal(shared: Shared, box: Box, content: bytes, shares: Shares | None = None) -> Box:
     """The box for one peer with other content; hashes of ``shares``, or those that were there."""
     me, terms, L, v = shared.invited.me, shared.invited.terms, shared.L, box.peer
     key = secagg.box_key(terms, L, shared.c, shared.entries[v].c_pk, me, v, mine=me)
-    sealed = seal.seal(key, canonical(content), secagg.box_aad(terms, L, me, v))
+    sealed = seal.seal(key, content, secagg.box_aad(terms, L, me, v))
     if shares is None:
         return replace(box, box=sealed)
     hashes = [secagg.share_hash(terms, L, me, v, secret, share) for secret, share in zip("sb", shares, strict=True)]
     return Box(v, sealed, *hashes)
 
 
-def dealer(change: Callable[[Shared, Boxes, Rand], Boxes]) -> Flow:
+def dealer(change: Callable[[Shared, list[Box], Rand], list[Box]]) -> Flow:
     """A party that deals honestly, then changes what it dealt and signs that."""
 
     def share(adv: Advertised, listed: Listed, rand: Rand) -> tuple[Shared, Boxes]:
         shared, boxes = secagg.share(adv, listed, rand)
-        sent, invited = change(shared, boxes, rand), shared.invited
-        content = [[box.peer, box.s_hash, box.b_hash] for box in sent.boxes]
-        statement = invited.terms.statement("share", invited.me, shared.L, sent.commitment, sent.own_hash, content)
+        invited, L = shared.invited, shared.L
+        dealt = unpacked(boxes, [v for v in shared.entries if v != invited.me])
+        sent = packed(boxes, change(shared, dealt, rand))
+        statement = secagg.share_statement(invited.terms, invited.me, L, sent.commitment, sent.own_hash, sent.hashes)
         return shared, replace(sent, signature=invited.identity.sign(statement))
 
     return secagg.flow.replace(share=share)
@@ -71,8 +75,8 @@ def dealer(change: Callable[[Shared, Boxes, Rand], Boxes]) -> Flow:
 def one_bad(forge: Callable[[Shared, Box], Box]) -> Flow:
     """A party with one bad box, the victim's."""
 
-    def change(shared: Shared, boxes: Boxes, _rand: Rand) -> Boxes:
-        return replace(boxes, boxes=tuple(forge(shared, box) if box.peer == VICTIM else box for box in boxes.boxes))
+    def change(shared: Shared, boxes: list[Box], _rand: Rand) -> list[Box]:
+        return [forge(shared, box) if box.peer == VICTIM else box for box in boxes]
 
     return dealer(change)
 
@@ -83,10 +87,16 @@ def one_bad(forge: Callable[[Shared, Box], Box]) -> Flow:
 JUNK = bytes(33)
 BAD_BOXES: dict[str, tuple[str, Callable[[Shared, Box], Box]]] = {
     "noise": ("box-opens", lambda _, box: replace(box, box=bytes(len(box.box)))),
-    "other ids inside": ("box-ids", lambda shared, box: reseal(shared, box, [BAD, 2, JUNK, JUNK])),
-    "no ids inside": ("box-ids", lambda shared, box: reseal(shared, box, [JUNK, JUNK])),
-    "nothing inside": ("box-ids", lambda shared, box: reseal(shared, box, [])),
-    "shares that were not hashed": ("box-share-hash", lambda shared, box: reseal(shared, box, [BAD, VICTIM, JUNK, JUNK])),
+    "other ids inside": ("box-ids", lambda shared, box: reseal(shared, box, secagg.box_content(BAD, 2, JUNK, JUNK))),
+    "its own id in the place of the dealer's": (
+        "box-ids",
+        lambda shared, box: reseal(shared, box, secagg.box_content(VICTIM, BAD, JUNK, JUNK)),
+    ),
+    "zeros inside": ("box-ids", lambda shared, box: reseal(shared, box, bytes(8 + 2 * len(JUNK)))),
+    "shares that were not hashed": (
+        "box-share-hash",
+        lambda shared, box: reseal(shared, box, secagg.box_content(BAD, VICTIM, JUNK, JUNK)),
+    ),
 }
 
 
@@ -109,14 +119,14 @@ def tolerant_mask(shared: Shared, sealed: Sealed, x: Vector) -> tuple[Covered, M
     me, held = invited.me, {invited.me: Held(None, shared.own_share)}
     plus, minus = [agree.derive(shared.b, canonical(["self", terms.sid, L, me]))], list[Key]()
     y = with_count(x, terms.parameters)
-    for box in sealed.boxes:
+    for box in unpacked(sealed, [u for u in sealed.u2 if u != me]):
         entry = shared.entries[box.peer]
         try:
             key = secagg.box_key(terms, L, shared.c, entry.c_pk, box.peer, me, mine=me)
             plain = seal.unseal(key, box.box, secagg.box_aad(terms, L, box.peer, me))
         except Refused:
             continue
-        held[box.peer] = Held(plain[-68:-35], plain[-33:])
+        held[box.peer] = Held(plain[-66:-33], plain[-33:])
         (plus if me < box.peer else minus).append(secagg.pair_key(terms, L, shared.s, entry.s_pk, me, box.peer))
     apply_masks(y, plus, minus)
     bulk = Bulk.of(Packed(terms.parameters.ring, terms.parameters.size + 1), y)
@@ -130,8 +140,9 @@ def garbled_boxes(fed: Federation, flow: Flow) -> tuple[LyingServer, list[int]]:
     keys = server.mask_pair(BAD)
     for u in EVERYBODY:
         sealed = server.sealed(u)
-        boxes = tuple(replace(box, box=bytes(93)) if u == VICTIM and box.peer != BAD else box for box in sealed.boxes)
-        server.tell(u, replace(sealed, boxes=boxes))
+        boxes = unpacked(sealed, [v for v in EVERYBODY if v != u])
+        broken = [replace(x, box=bytes(BOX)) if u == VICTIM and x.peer != BAD else x for x in boxes]
+        server.tell(u, packed(sealed, broken))
     if VICTIM not in server.all(Masked):
         return server, []
     server.agree_on()
@@ -160,18 +171,18 @@ def test_control_a_party_that_skips_bad_boxes_is_left_with_the_colluders_mask() 
 def redealt(secret: str, value: bytes | None) -> Flow:
     """Shares of another secret, each with its right hash; ``value`` for every share, or shares of a fresh secret."""
 
-    def change(shared: Shared, boxes: Boxes, rand: Rand) -> Boxes:
+    def change(shared: Shared, boxes: list[Box], rand: Rand) -> list[Box]:
         me, terms, L = shared.invited.me, shared.invited.terms, shared.L
         holders, out = list(shared.entries), list[Box]()
         fresh = shamir.share(rand.bytes("other", 32), terms.parameters.threshold, holders, rand, "share other")
         dealt = dict(zip(holders, fresh if value is None else [value] * len(holders), strict=True))
-        for box in boxes.boxes:
+        for box in boxes:
             key = secagg.box_key(terms, L, shared.c, shared.entries[box.peer].c_pk, me, box.peer, mine=me)
             plain = seal.unseal(key, box.box, secagg.box_aad(terms, L, me, box.peer))
             new = dealt[box.peer]
-            shares = (new, plain[-33:]) if secret == "s" else (plain[-68:-35], new)
-            out.append(reseal(shared, box, [me, box.peer, *shares], shares))
-        return replace(boxes, boxes=tuple(out))
+            shares = (new, plain[-33:]) if secret == "s" else (plain[-66:-33], new)
+            out.append(reseal(shared, box, secagg.box_content(me, box.peer, *shares), shares))
+        return out
 
     return dealer(change)
 

@@ -11,7 +11,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
-from adversary import EVERYBODY, Federation, LyingServer, ending, federation, pair_keys, rebuild, restore, unmask, without_check
+from adversary import (
+    EVERYBODY,
+    Box,
+    Federation,
+    LyingServer,
+    ending,
+    federation,
+    packed,
+    pair_keys,
+    rebuild,
+    restore,
+    unmask,
+    without_check,
+)
 
 from protocols import secagg
 from protocols.agreement import Agree, Agreed, Dropped, Signed
@@ -20,7 +33,7 @@ from protocols.primitives import seal
 from protocols.primitives.agree import KeyPair
 from protocols.rand import Replay, Seed
 from protocols.schema import schema
-from protocols.secagg_types import Advert, Box, Boxes, Masked, Opening, Openings, Sealed
+from protocols.secagg_types import Advert, Boxes, Masked, Openings, Sealed
 from protocols.suite import Terms
 from protocols.wire import Limits, canonical, encode
 
@@ -33,9 +46,9 @@ VICTIM, COLLUDER = 1, 6
 def test_both_shares_cannot_be_said() -> None:
     """The request holds the dropped set and nothing else, and an answer has room for one share a dealer."""
     assert [name for name, _ in schema(Dropped)] == ["dropped"]
-    assert [name for name, _ in schema(Opening)] == ["index", "share"]
-    assert typing.get_type_hints(Openings)["shares"] == tuple[Opening, ...]
-    both = tuple(Opening(u, bytes(33)) for u in EVERYBODY for _ in range(2))
+    assert [name for name, _ in schema(Openings)] == ["shares", "signature"]
+    assert typing.get_type_hints(Openings)["shares"] is bytes
+    both = bytes(33) * 2 * len(EVERYBODY)
     with pytest.raises(Misuse, match="Openings.*bound|bound.*Openings"):
         list(encode(Openings(both, bytes(64)), 0, Limits(len(EVERYBODY), {})))
 
@@ -218,15 +231,15 @@ def man_in_the_middle(fed: Federation) -> tuple[LyingServer, list[int]]:
     if dealt is None:
         return server, []
     shares, forged = dict[int, bytes](), list[Box]()
-    for box in dealt.boxes:
+    for box in server.dealt(VICTIM):
         v, junk = box.peer, bytes(33)
         key = secagg.box_key(terms, L, c[v], mine.c_pk, VICTIM, v, mine=v)
         shares[v] = seal.unseal(key, box.box, secagg.box_aad(terms, L, VICTIM, v))[-33:]
         back = secagg.box_key(terms, L, c[v], mine.c_pk, v, VICTIM, mine=v)
-        sealed = seal.seal(back, canonical([v, VICTIM, junk, junk]), secagg.box_aad(terms, L, v, VICTIM))
+        sealed = seal.seal(back, secagg.box_content(v, VICTIM, junk, junk), secagg.box_aad(terms, L, v, VICTIM))
         hashes = [secagg.share_hash(terms, L, v, VICTIM, secret, junk) for secret in ("s", "b")]
         forged.append(Box(v, sealed, *hashes))
-    server.tell(VICTIM, Sealed(EVERYBODY, tuple(forged)))
+    server.tell(VICTIM, packed(Sealed(EVERYBODY, b"", b""), forged))
     b: Seed | None = rebuild(shares, fed.t)
     assert b is not None
     pairs = pair_keys(terms, L, VICTIM, {VICTIM: mine.s_pk, **{v: pair.public for v, pair in s.items()}}, s)

@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from scipy.stats import hypergeom
 from protocols import degree
 from protocols.degree import Infeasible, Setting
 from protocols.errors import Misuse
-from protocols.primitives.graph import Harary
+from protocols.primitives.graph import Complete, Harary
 
 
 @pytest.mark.parametrize(
@@ -169,6 +170,18 @@ def test_neighbours_are_mutual_and_k_of_them(n: int, half: int, seed: bytes) -> 
     assert all(u in near[v] for u in everybody for v in near[u])
     some = [u for u in everybody if u % 3]
     assert all(graph.holders(u, some, seed) == tuple(v for v in near[u] if v % 3) for u in some)
+    for members in (list(everybody), list(some)):
+        for one in (graph, Complete()):
+            others = {u: tuple(row.tolist()) for u, row in one.others(members, seed).items()}
+            assert others == {u: tuple(v for v in one.holders(u, members, seed) if v != u) for u in members}
+            assert sorted(one.along(members, seed)) == sorted(members)
+
+
+def test_along_the_ring_those_next_to_each_other_share_most_holders() -> None:
+    graph, seed = Harary(50, 8, 3, 1, None), b"ring"
+    order = graph.along(range(1, 51), seed)
+    near = {u: set(graph.holders(u, range(1, 51), seed)) for u in order}
+    assert all(len(near[u] & near[v]) == 6 for u, v in pairwise([*order, order[0]]))
 
 
 def test_the_ring_is_another_for_another_seed() -> None:

@@ -20,7 +20,7 @@ from protocols.policy import MemoryJournal, Policy
 from protocols.primitives.agree import KeyPair
 from protocols.primitives.sign import SigningKey
 from protocols.rand import Key, Rand, Replay, Seed, fresh
-from protocols.secagg_types import Advertised, Consenting, Covered, Finished, Held, Invited, Masked, Sealed, Shared
+from protocols.secagg_types import BOX, Advertised, Consenting, Covered, Finished, Held, Invited, Masked, Sealed, Shared
 from protocols.session import SERVER, Letter, Session
 from protocols.sums import Party, client_session, scheme
 from protocols.vector import Vector
@@ -201,8 +201,8 @@ def test_a_party_that_leaves_in_the_masking_step_forgets_everything(spoil: str) 
         if not (isinstance(message, Sealed) and ME in letter.to):
             return letter
         if spoil == "box":
-            bad = replace(message.boxes[1], box=bytes(len(message.boxes[1].box)))
-            return replace(letter, message=replace(message, boxes=(message.boxes[0], bad, *message.boxes[2:])))
+            boxes = message.boxes[:BOX] + bytes(BOX) + message.boxes[2 * BOX :]
+            return replace(letter, message=replace(message, boxes=boxes))
         return replace(letter, message=replace(message, u2=message.u2[:-1] if spoil == "u2" else (1, 2)))
 
     walk = Walkthrough(network=network)

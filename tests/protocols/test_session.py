@@ -317,9 +317,9 @@ def test_a_masked_vector_does_not_leave_where_the_journal_refuses() -> None:
 def test_errors_name_who_where_and_which_check() -> None:
     def network(letter: Letter) -> tuple[Letter, ...]:
         if letter.sender == client(3) and isinstance(letter.message, Openings):
-            return (replace(letter, message=replace(letter.message, signature=bytes(64))),)
+            return (replace(letter, message=replace(letter.message, shares=bytes(33))),)
         return (letter,)
 
     (fault,) = play(CASE, network=network).outcome.sessions[SERVER].faults
-    assert str(fault) == "refused from client 3 in step reveal: openings-signature (over the shares)"
-    assert (fault.sender, fault.step, fault.check) == ("client 3", "reveal", "openings-signature")
+    assert str(fault) == "refused from client 3 in step reveal: openings-set (one share for each dealer in U2)"
+    assert (fault.sender, fault.step, fault.check) == ("client 3", "reveal", "openings-set")

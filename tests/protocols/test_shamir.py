@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from protocols.errors import Misuse, Refused
 from protocols.primitives import shamir
-from protocols.primitives.shamir import Lagrange, P, share
+from protocols.primitives.shamir import Lagrange, P, lagrange_weights, share
 from protocols.rand import Rand, Replay, Seed
 
 SECRETS = st.binary(min_size=32, max_size=32)
@@ -121,6 +123,35 @@ def test_weights_serve_all_secrets(secrets: list[bytes]) -> None:
     lagrange = Lagrange(xs)
     for i, secret in enumerate(secrets):
         assert lagrange.combine(share(secret, 5, xs, rand, f"{i}")) == secret
+
+
+@given(st.lists(st.integers(1, 2**14) | st.integers(1, P - 1), min_size=1, max_size=40, unique=True), st.data())
+@settings(deadline=None)
+def test_many_secrets_at_once_are_those_of_one_after_another(xs: list[int], data: st.DataObject) -> None:
+    """Any shares, also such as make no secret: the value they interpolate to, modulo P, or None where it has more than 256 bits."""
+    lagrange, dealers = Lagrange(xs), data.draw(st.integers(1, 4))
+    edges = st.sampled_from([0, 1, P - 1, P, 2**264 - 1, 2**256 - 1, 2**256])
+    values = [[data.draw(edges | st.integers(0, 2**264 - 1)) for _ in range(dealers)] for _ in xs]
+    shares = np.array([[list(value.to_bytes(33, "big")) for value in row] for row in values], dtype=np.uint8)
+    for i, secret in enumerate(lagrange.combine_each(shares)):
+        expected = sum(w * row[i] for w, row in zip(lagrange_weights([xs])[0], values, strict=True)) % P
+        assert secret == (expected.to_bytes(32, "big") if expected < 2**256 else None)
+        if all(row[i] < P for row in values) and secret is not None:
+            assert lagrange.combine([row[i].to_bytes(33, "big") for row in values]) == secret
+
+
+@given(st.lists(st.integers(1, 2**20) | st.integers(1, P - 1), min_size=1, max_size=50, unique=True))
+@settings(deadline=None)
+def test_weights_are_those_of_the_definition(xs: list[int]) -> None:
+    for x, weight in zip(xs, lagrange_weights([xs])[0], strict=True):
+        others = [other for other in xs if other != x]
+        assert weight * prod([other - x for other in others]) % P == prod(others) % P
+
+
+def test_shares_in_another_shape_are_misuse() -> None:
+    for shape in ((1, 2, 33), (2, 2, 32), (3, 2, 33)):
+        with pytest.raises(Misuse):
+            Lagrange([1, 2]).combine_each(np.zeros(shape, dtype=np.uint8))
 
 
 def test_shares_outside_the_field_are_refused() -> None:

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from messages import EVERY, KINDS, LIMITS, MESSAGES, Sample, framed, largest, outcome, parse
 from strategies import records, same
 
-from protocols.agreement import Agreed, Dropped
+from protocols.agreement import Dropped
 from protocols.bulk import Blobs, Bulk, Floats, Packed
 from protocols.errors import Misuse, Refused
 from protocols.flow import Flow, Inbox
 from protocols.once import shared_work
 from protocols.ring import Ring
-from protocols.schema import Count, Message, Raw, Record, Size, Span, max_control, schema
+from protocols.schema import Count, Message, Raw, Record, Size, Span, Strings, max_control, schema
 from protocols.secagg_types import Boxes, Listed, Masked
 from protocols.session import Farewell
 from protocols.wire import FRAME, Decoder, Limits, canonical, control_bytes, encode
@@ -37,7 +37,7 @@ def test_the_walk_finds_the_messages() -> None:
     assert {"Advert", "Listed", "Boxes", "Sealed", "Masked", "Dropped", "Agree", "Agreed", "Openings", "Farewell", "Clear"} <= set(
         KINDS
     )
-    assert {"Entry", "Box", "Signed", "Opening"} <= {kind.__name__ for kind in EVERY}
+    assert {"Entry", "SeedBox", "Signed", "ShareHash"} <= {kind.__name__ for kind in EVERY}
 
 
 @pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.__name__)
@@ -58,6 +58,7 @@ def test_every_field_of_every_message_has_a_bound(kind: type[Record]) -> None:
         Annotated[tuple[bytes, ...], Count(0, 3)],
         Annotated[int, Size(3)],
         Annotated[bytes, Span(0, 3)],
+        Annotated[str, Strings(3, 0, 3)],
         Annotated[float, Span(0, 3)],
         Annotated[bytes, Count(0, 3)],
         Annotated[bytes, Raw("masked")],
@@ -259,7 +260,7 @@ def test_control_bytes_beyond_the_message_s_own_bound_do_not_pass_as_a_smaller_k
     assert parse(framed(canonical(["Farewell", 0, [2]])))[0] == Farewell((2,))
 
 
-@pytest.mark.parametrize("kind", [Listed, Boxes, Agreed])
+@pytest.mark.parametrize("kind", [Listed, Boxes, Dropped])
 def test_a_decoder_knows_only_the_kinds_that_may_come(kind: type[Message]) -> None:
     message = kind(**{name: largest(hint, LIMITS) for name, hint in schema(kind)})
     decoder = Decoder({k.__name__: k for k in MESSAGES if k is not kind}, LIMITS)
