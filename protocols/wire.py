@@ -324,7 +324,7 @@ class _Body:
             self._finish()
 
     def _take(self, field: _Field, part: memoryview) -> None:
-        if field.parser is None and len(part) == field.left and is_public(field.layout):
+        if field.parser is None and len(part) == field.left and is_public(field.layout) and sharing():
             field.parser = field.state = _broadcast(field.layout, part)
             return
         self._open(field)
