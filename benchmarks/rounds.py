@@ -144,10 +144,11 @@ class _Run:
 
     def serve(self, step: str, act: Callable[[], list[Letter]]) -> None:
         """The server acts; its letters wait."""
-        began = time.process_time()
         with own_work():
-            self.letters += self.memory.call(act)
-        self.out.server_s[step] += time.process_time() - began
+            began = time.process_time()
+            letters = self.memory.call(act)
+            self.out.server_s[step] += time.process_time() - began
+        self.letters += letters
 
     def written(self, letters: list[Letter]) -> None:
         """The server writes its letters out, but for those with vectors, which would fill the memory: each when it is delivered."""

@@ -107,7 +107,7 @@ class Arrivals:
         if (got := self.intake.feed(sender, chunk)) is None:
             return None
         message, epoch = got
-        if not isinstance(message, self._farewell):
+        if type(message) is not self._farewell:
             at = type(message), epoch
             self._inbox.setdefault(at, {})[sender] = message
             self._fresh.setdefault(at, []).append(sender)

@@ -212,6 +212,10 @@ def _gather(bits: int, word: int, size: int, padded: int) -> _Gather:
 
 def filling(data: NDArray[np.uint8], bits: int, piece: Piece, dtype: np.dtype[Any]) -> NDArray[Any]:
     """The values of a packed block past the end of the vector; shape (padded − size,)."""
+    word, count = dtype.newbyteorder("<"), piece.padded - piece.size
+    if count <= piece.padded // (8 * word.itemsize):  # all in the last lane, which is the top of the last plane
+        top: NDArray[Any] = data[-count * word.itemsize :].view(word) >> dtype.type(8 * word.itemsize - bits)
+        return top
     where = _gather(bits, 8 * dtype.itemsize, piece.size, piece.padded)
     planes = _planes(data, bits, dtype)
     out: NDArray[Any] = planes[where.low, where.at] >> where.right

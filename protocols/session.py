@@ -236,7 +236,7 @@ class Session:
         except Refused as error:
             self._arrivals.blame(sender, error)
             return True
-        if isinstance(message, Farewell):
+        if type(message) is Farewell:
             self.accused[sender] = message.blamed[0] if message.blamed else 0
             return self._lose(sender)
         return message is not None

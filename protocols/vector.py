@@ -132,4 +132,4 @@ def checked_sum(values: NDArray[np.int64], contributors: int, parameters: SumPar
     most = contributors * parameters.max_abs + tail
     if int(values.min()) < -most or int(values.max()) > most:
         raise Abort("sum-range", f"masks do not cancel: a coordinate is past {most}")
-    return Sum(values[:-1].copy(), contributors)
+    return Sum(values[:-1], contributors)

@@ -241,7 +241,7 @@ def open_sum(
     """
     if total.shape != (shape.coefficients,) or total.dtype != shape.ring.dtype or key_sum.shape != (DEGREE,):
         raise Misuse(f"a sum of {shape.coefficients} coefficients under {DEGREE} of a key, not {total.shape} and {key_sum.shape}")
-    norm = sum(int(x) ** 2 for x in key_sum.tolist())
+    norm = sum(x * x for x in key_sum.tolist())
     if norm > MOST_NORM * contributors:
         raise Abort("kahe-norm", f"the keys have the squared norm {norm}, past {MOST_NORM}·{contributors}")
     opening, rows = _Opening(shape, key_sum, contributors), total.reshape(-1, DEGREE)

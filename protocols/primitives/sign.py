@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NoReturn
 
 from cryptography.exceptions import InvalidSignature
@@ -49,7 +50,13 @@ class SigningKey:
 def verify(public: bytes, signature: bytes, content: bytes) -> bool:
     """Whether ``signature`` is one of ``content`` under ``public``; False for whatever is wrong, lengths included."""
     try:
-        Ed25519PublicKey.from_public_bytes(public).verify(signature, content)
+        _loaded(public).verify(signature, content)
     except (InvalidSignature, ValueError):  # ValueError: a public key of another length
         return False
     return True
+
+
+@lru_cache(maxsize=1 << 14)
+def _loaded(public: bytes) -> Ed25519PublicKey:
+    """The key object, kept: loading costs a tenth of a check, and each party's key checks several signatures a sum."""
+    return Ed25519PublicKey.from_public_bytes(public)
