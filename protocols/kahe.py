@@ -70,9 +70,12 @@ def prepare(keys: Summing) -> Adding:
 
 
 def absorb(srv: Adding, u: int, sent: Enciphered) -> Adding:
-    """Check the one signature over ciphertext and masked key, and add both."""
+    """Check the one signature over ciphertext and masked key, and add both, or neither.
+
+    A ciphertext of the right length cannot be refused when it is unpacked: whole elements fill their blocks, nothing pads them.
+    """
     keys = secagg.absorb(srv.keys, u, Masked(sent.y, sent.receipt, sent.signature), beside=sent.c.digest)
-    srv.total.add(sent.c.values)
+    sent.c.add_to(srv.total)
     return replace(srv, keys=keys)
 
 
