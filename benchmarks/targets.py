@@ -123,7 +123,7 @@ def key_additive() -> list[Row]:
     scheme = sums.scheme("kahe")
 
     def opened(p: KaheParameters, dropout: float, alone: Collection[int]) -> tuple[Measured, float]:
-        """A sum, and the seconds in which the server opens its ciphertexts; the public elements are at hand, as after a first sum."""
+        """A sum, and the seconds in which the server opens its ciphertexts; the public elements are at hand."""
         clock, public = Clock(), rlwe.elements(scheme.suite(p))
         for split in p.limbs:
             for first in range(0, p.shape.elements, negacyclic.CHUNK):
