@@ -126,7 +126,7 @@ def share(adv: Advertised, listed: KeyList, rand: Rand) -> tuple[Shared, Shares]
     invited = adv.invited
     me, terms, p = invited.me, invited.terms, invited.terms.parameters
     L, entries = list_hash(listed), check_list(invited, (adv.c.public,), listed.entries)
-    z, shares = draw_mask(p, sorted(entries), rand)
+    z, shares = draw_mask(p, sorted(entries), rand.child(mask_label(terms.sid, L)))
     slots, hashes, own_hash = slots_of(p), list[ShareHash](), b""
     for v, values in zip(sorted(entries), shares, strict=True):
         salt, packed = rand.bytes(f"salt {v}", SALT), bytes(p.ring.pack(values))
@@ -143,6 +143,11 @@ def share(adv: Advertised, listed: KeyList, rand: Rand) -> tuple[Shared, Shares]
     return Shared(invited, L, entries, adv.c, Mask(z), own), Shares(
         Bulk.of(layouts(p)["boxes"], slots), tuple(hashes), own_hash, signature
     )
+
+
+def mask_label(sid: bytes, L: bytes) -> str:
+    """Under what the mask is drawn: a machine that is cloned with its generator makes another mask in another session."""
+    return f"mask {sid.hex()} {L.hex()}"
 
 
 def draw_mask(p: LightParameters, holders: Sequence[int], rand: Rand) -> tuple[NDArray[Any], NDArray[Any]]:

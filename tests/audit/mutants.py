@@ -21,6 +21,7 @@ from protocols import (
     handshake,
     he_types,
     kahe_parameters,
+    lightsecagg,
     policy,
     rand,
     secagg,
@@ -511,6 +512,11 @@ def logging_inputs(_patch: Patch, scheme: Scheme) -> Scheme:
         return original(shared, sealed, x)
 
     return replace(scheme, flow=scheme.flow.replace(mask=mask))
+
+
+@mutant("a mask that no session is part of", 7, on="lightsecagg")
+def mask_of_no_session(patch: Patch, _scheme: Scheme) -> None:
+    patch.setattr(lightsecagg, "mask_label", lambda _sid, _L: "mask")
 
 
 # Those of the ciphertexts of kahe
