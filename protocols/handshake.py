@@ -20,7 +20,7 @@ from protocols.once import once
 from protocols.policy import Policy
 from protocols.primitives import agree
 from protocols.primitives.sign import SigningKey, verify
-from protocols.rand import Key
+from protocols.rand import Key, Rand
 from protocols.schema import Message
 from protocols.suite import P, Terms
 from protocols.wire import canonical, control_bytes
@@ -144,6 +144,11 @@ def _check_keys(terms: Terms[Any], u: int, signed: Keyed, check: str) -> None:
     require(len(set(keys)) == len(keys), "advert-distinct", "one key advertised twice")
     statement = terms.statement("keys", u, *keys)
     require(verify(terms.roster.identity(u), signed.signature, statement), check, f"keys of party {u}")
+
+
+def for_session(rand: Rand, what: str, terms: Terms[Any], L: bytes) -> Rand:
+    """Randomness that belongs to one session: a machine that is cloned with its generator draws other bytes in another one."""
+    return rand.child(f"{what} {terms.sid.hex()} {L.hex()}")
 
 
 def check_cohort(invited: Invited[Any], size: int, check: str) -> None:

@@ -73,7 +73,11 @@ def to_vector(model: nn.Module) -> NDArray[np.float32]:
 
 def from_vector(model: nn.Module, vector: NDArray[np.float32]) -> None:
     """Set all trainable parameters from a copy of a vector of shape (d,): training must not reach the vector."""
-    nn.utils.vector_to_parameters(torch.from_numpy(np.array(vector, dtype=np.float32)), trainable(model))
+    own, start = torch.from_numpy(np.array(vector, dtype=np.float32)), 0
+    for parameter in trainable(model):
+        values = own[start : start + parameter.numel()].view_as(parameter)
+        parameter.data = values.to(parameter.device)  # on the processor a view of one tensor
+        start += parameter.numel()
 
 
 @contextmanager

@@ -397,7 +397,9 @@ class Runner:
             server_saw=self._traffic.server_saw(self.flow, self._opened, self.plan.size, hidden=not self._insecure),
             warnings=list(self.warnings),
             wall=self._wall,
-            state={p + k: v.detach().numpy() for p, m in zip(prefixes, models, strict=True) for k, v in m.state_dict().items()},
+            state={
+                p + k: v.detach().cpu().numpy() for p, m in zip(prefixes, models, strict=True) for k, v in m.state_dict().items()
+            },
             picture=draw.svg(self.flow),
             data_name=self.name,
             noise_multiplier=self.noise_multiplier,

@@ -21,7 +21,6 @@ from protocols import (
     handshake,
     he_types,
     kahe_parameters,
-    lightsecagg,
     policy,
     rand,
     secagg,
@@ -514,9 +513,9 @@ def logging_inputs(_patch: Patch, scheme: Scheme) -> Scheme:
     return replace(scheme, flow=scheme.flow.replace(mask=mask))
 
 
-@mutant("a mask that no session is part of", 7, on="lightsecagg")
+@mutant("a mask or key that no session is part of", 7, on=("lightsecagg", "kahe"))
 def mask_of_no_session(patch: Patch, _scheme: Scheme) -> None:
-    patch.setattr(lightsecagg, "mask_label", lambda _sid, _L: "mask")
+    everywhere(patch, "for_session", lambda rand, what, _terms, _L: rand.child(what))
 
 
 # Those of the ciphertexts of kahe
