@@ -152,11 +152,6 @@ class Step:
         return tuple(port for port in self.takes if port.carrier in ("value", "input"))
 
     @cached_property
-    def needs(self) -> frozenset[type]:
-        """Types of the values that it takes."""
-        return frozenset(port.type for port in self.values)
-
-    @cached_property
     def moved(self) -> tuple[tuple[str, type], ...]:
         """Parameter and type of the values that it takes."""
         return tuple((port.name, port.type) for port in self.values)
@@ -165,11 +160,6 @@ class Step:
     def random(self) -> tuple[str, ...]:
         """Parameters that take a source of randomness, in order."""
         return tuple(port.name for port in self.takes if port.carrier == "rand")
-
-    @cached_property
-    def waits(self) -> bool:
-        """Whether it waits for messages or for a time, and not just for values."""
-        return bool(self.awaits) or self.within is not None
 
     @cached_property
     def awaits(self) -> tuple[Port, ...]:

@@ -263,9 +263,10 @@ class Session:
         """Whether all that a step takes whose state is here is here; admits and folds messages on the way."""
         if step.awaits:
             self._arrivals.take_in(step)
-        if not self._values.keys() >= step.needs:
-            return False
-        if not step.waits:
+        for _, kind in step.moved:
+            if kind not in self._values:
+                return False
+        if not step.awaits and step.within is None:
             return True
         since = self._armed.setdefault(step.name, self._intake.now)
         late = step.within is not None and self._intake.now >= since + step.within
