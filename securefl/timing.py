@@ -38,12 +38,14 @@ class StepClock:
         )
 
     def _measured(self, name: str, fn: Callable[..., Any]) -> Callable[..., Any]:
+        now = self._now
+
         def run(*args: Any, **kwargs: Any) -> Any:
-            began = self._now()
+            began = now()
             try:
                 return fn(*args, **kwargs)
             finally:
-                self._round[name] = self._round.get(name, 0.0) + self._now() - began
+                self._round[name] = self._round.get(name, 0.0) + now() - began
 
         return run
 
