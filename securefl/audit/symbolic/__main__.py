@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from protocols.errors import Misuse
 from securefl.audit.symbolic import Setting, World, explore, story
+from securefl.audit.symbolic.setting import BOXES, LIES
 
 SETTINGS = (Setting.of(3), Setting.of(3, 1, 3), Setting.of(4), Setting.of(4, 0), Setting.of(4, 2))
 """Every |C| that three and four parties can stand, with the least threshold for it."""
@@ -18,10 +19,14 @@ def main(words: Iterable[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m securefl.audit.symbolic", description=__doc__)
     parser.add_argument("--parties", type=int, help="n; without it, all settings of 3 and 4 parties")
     parser.add_argument("--corrupt", type=int, help="|C|, how many help the server")
+    parser.add_argument(
+        "--honest-lists", action="store_true", help="everybody is told the one list, so that more parties can be explored"
+    )
     parser.add_argument("--one-victim", action="store_true", help="one honest party stands for all")
     said = parser.parse_args(None if words is None else list(words))
     try:
-        settings = SETTINGS if said.parties is None else (Setting.of(said.parties, said.corrupt),)
+        lies = [BOXES] if said.honest_lists else LIES
+        settings = SETTINGS if said.parties is None else (Setting.of(said.parties, said.corrupt, lies=lies),)
         return max(_show(setting, 1 if said.one_victim else None) for setting in settings)
     except Misuse as error:
         parser.error(str(error))
