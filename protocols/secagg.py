@@ -23,6 +23,7 @@ put any vector within the bounds into the sum.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -179,7 +180,7 @@ def relay(srv: Relaying, dealt: Inbox[Boxes]) -> tuple[Summing, Fanout[Sealed]]:
     terms, u2 = srv.terms, tuple(dealt)
     boxes, hashes, near = delivered(srv.near, dealt)
     mail = {v: Sealed(u2, boxes[v], hashes[v]) for v in u2}
-    kept = {u: Pledge(sent.commitment, sent.own_hash) for u, sent in dealt.items()}
+    kept = {u: Pledge(x.commitment, x.own_hash, hashlib.sha256(x.hashes).digest(), x.signature) for u, x in dealt.items()}
     total = Accumulator(terms.parameters.ring, terms.parameters.size + 1)
     return Summing(terms, srv.L, srv.adverts, u2, kept, near, hashes, {}, total), Fanout(mail)
 

@@ -17,11 +17,14 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from protocols.agreement import masked_statement
 from protocols.errors import Abort, Refused
+from protocols.evidence import Evidence, other_share
 from protocols.primitives.agree import KeyPair
 from protocols.primitives.shamir import SHARE_SIZE, Lagrange
 from protocols.primitives.sign import verify
 from protocols.rand import Seed
+from protocols.said import Said
 from protocols.schema import strings
 from protocols.secagg_labels import commit, opening_statement, share_hash
 from protocols.secagg_types import BOX, PINS, Boxes, Opened, Openings, Summing
@@ -167,4 +170,17 @@ def _fault(srv: Opened, v: int, u: int, sent: Openings) -> Refused | None:
     statement = opening_statement(summing.terms, u, summing.L, srv.u3, sent.shares)
     if not verify(summing.terms.roster.identity(u), sent.signature, statement):
         return Refused("openings-signature", "over the shares, one of which is wrong", sender=f"client {u}")
-    return Refused("openings-share-hash", f"the share of party {v}'s secret", sender=f"client {u}")
+    evidence = _convicting(srv, v, u, Said(statement, sent.signature))
+    return Refused("openings-share-hash", f"the share of party {v}'s secret", sender=f"client {u}", evidence=evidence)
+
+
+def _convicting(srv: Opened, v: int, u: int, opening: Said) -> Evidence:
+    """What u signed of the share of v's secret before it opened another one."""
+    summing, covering = srv.summing, srv.summing.coverings[u]
+    terms, L, dealt = summing.terms, summing.L, summing.dealt[u]
+    statement = masked_statement(terms, u, L, summing.u2, covering.vector, covering.receipt)
+    masked = Said(statement, covering.signature)
+    if u != v:
+        return other_share(u, v, masked, opening, hashes=summing.mail[u])
+    dealing = Said(terms.statement("share", u, L, dealt.commitment, dealt.own_hash, dealt.hashed), dealt.signature)
+    return other_share(u, v, masked, opening, dealing=dealing)
