@@ -22,7 +22,7 @@ from protocols.he_types import Dealt, Decrypted, Delivered, Upload
 from protocols.kahe_types import Enciphered
 from protocols.lightsecagg_recovery import answer_statement
 from protocols.lightsecagg_types import Answer, KeyAdvert, KeyList, Padded, Relayed, Shares
-from protocols.schema import Message
+from protocols.schema import Message, raw_fields
 from protocols.secagg_types import Advert, Boxes, Listed, Masked, Openings, Sealed
 from protocols.suite import Terms
 
@@ -134,7 +134,7 @@ SETS: Mapping[type[Message], int] = {
 
 
 def statement(terms: Terms[Any], u: int, told: Told, kind: type[Message], fields: Fields, digests: Digests) -> bytes | None:
-    """What party u signs with a message, given what it was told; None for one that carries no signature known here.
+    """What party u signs with a message, given what it was told; None where no signature is known here, or a vector is missing.
 
     Args:
         terms: of the sum.
@@ -145,4 +145,5 @@ def statement(terms: Terms[Any], u: int, told: Told, kind: type[Message], fields
         digests: SHA-256 of the wire bytes of its vectors, by field.
     """
     maker = _MAKERS.get(kind)
-    return None if maker is None else maker(terms, u, told, fields, digests)
+    whole = all(name in digests for name, _ in raw_fields(kind))
+    return None if maker is None or not whole else maker(terms, u, told, fields, digests)

@@ -134,6 +134,8 @@ def _run(
             typer.echo(report.to_json(result, ascii_only=True), nl=False)
             return
         console.show_result(screen, result)
+        for line in recording.unproven:
+            screen.print(f"named: {line}", markup=False, soft_wrap=True)
         for path in written:
             screen.print(f"written: {path}", markup=False, soft_wrap=True)
     except KeyboardInterrupt:
@@ -216,11 +218,16 @@ def demo(
         typer.Option(help="Number of parties that vanish; at most what the threshold allows (default: 2, or fewer where it must)."),
     ] = None,
     step: Annotated[bool, typer.Option("--step", help="Wait for the return key after every step.")] = False,  # noqa: FBT002
+    tape: Annotated[Path | None, typer.Option(metavar="FILE", help="Record what the server sees.")] = None,
 ) -> None:
     """Tell a protocol round by round with real bytes: who sends what to whom, and what each party remembers."""
     from securefl import demo as story  # noqa: PLC0415
+    from securefl.audit.recording import Recording  # noqa: PLC0415
 
-    story.run(protocol, clients=clients, dropout=dropout, step=step)
+    with Recording(tape=tape, version=_version()) as recording:
+        story.run(protocol, clients=clients, dropout=dropout, step=step, recording=recording)
+    for path in recording.written:
+        typer.echo(f"written: {path}")
 
 
 @app.command()

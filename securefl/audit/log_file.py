@@ -10,7 +10,7 @@ from typing import Any
 from protocols.primitives.sign import verify
 from protocols.statements import Told
 from protocols.suite import Roster
-from securefl.audit.chain import Line, Unreadable, lines
+from securefl.audit.chain import Line, Tree, Unreadable, lines
 from securefl.audit.findings import Findings
 from securefl.audit.party_log import FORMAT
 from securefl.audit.tape import fingerprint
@@ -155,19 +155,39 @@ def _signed(line: Line, identity: bytes) -> bool:
         return False
 
 
+def _need(tree: Tree, **kinds: type) -> None:
+    for name, kind in kinds.items():
+        if type(tree[name]) is not kind:
+            raise TypeError(f"{name} is no {kind.__name__}")
+
+
+def _check(tree: Tree) -> None:
+    """A line about a message: everything in it is of the type that a log gives it."""
+    _need(tree, type=str, epoch=int, size=int, control=str, vectors=dict, sid=str)
+    if tree["kind"] == "sent":
+        _need(tree, statement=str if tree["statement"] is not None else type(None))
+        return
+    _need(tree, counts=bool, sets=dict)
+    for name, value in tree["sets"].items():
+        parties = type(value) is list and all(type(u) is int for u in value)
+        if name in ("u1", "u2", "u4", "dropped") and not parties:
+            raise TypeError(f"{name} is no set of parties")
+        if name == "L" or (name == "receipt" and value is not None):
+            bytes.fromhex(value)
+
+
 def _take(path: Path, log: LogFile, current: LoggedSum | None, line: Line) -> LoggedSum | None:
     """Keep a line; the sum that is under way after it."""
     log.last, tree = line.number, line.tree
     log.lines[line.number, tree["prev"]] = line
     try:
         if line.kind == "session":
-            str(tree["run"]), int(tree["round"]), int(tree["attempt"])
+            _need(tree, run=str, round=int, attempt=int, sid=str)
             current = log.sums[bytes.fromhex(tree["sid"])] = LoggedSum(line.number, tree)
         elif line.kind in ("sent", "told") and current is not None:
-            key = str(tree["type"]), int(tree["epoch"])
+            _check(tree)
             known = current.sent if line.kind == "sent" else current.told
-            dict(tree["vectors"]), str(tree["control"]), dict(tree.get("sets", {}))
-            known.setdefault(key, line)
+            known.setdefault((tree["type"], tree["epoch"]), line)
             current.order.append((line.kind == "sent", line))
         elif line.kind == "seal":
             log.sealed = True

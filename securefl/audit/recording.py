@@ -39,6 +39,10 @@ class Recording:
         evidence: a folder for what convicts a party; made when there is any.
         version: of the software, for the tape's header.
 
+    Attributes:
+        written: files, when all is over.
+        unproven: where evidence is asked for, whom the server named without any, and by which check.
+
     Raises:
         UserError: for a file or folder that cannot be written, before anything is.
     """
@@ -52,6 +56,7 @@ class Recording:
             if folder is not None:
                 files.check_folder(folder)
         self.written: list[Path] = []
+        self.unproven: list[str] = []
         self._tape_path, self._folder, self._evidence, self._version = tape, logs, evidence, version
         self._tape: Tape | None = None
         self._logs: dict[int, PartyLog] = {}
@@ -107,6 +112,8 @@ class Recording:
 
     def _convict(self, faults: Iterable[Refused]) -> None:
         found = [fault.evidence for fault in faults if fault.evidence is not None]
+        named = {f"{fault.sender}: {fault.check}, not provable" for fault in faults if fault.evidence is None and fault.sender}
+        self.unproven += [] if self._evidence is None else sorted(named)
         if self._evidence is not None and self._sum is not None and found:
             self.written += write_evidence(self._evidence, [(evidence, *self._sum) for evidence in found])
 

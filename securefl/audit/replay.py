@@ -17,7 +17,7 @@ from protocols.suite import Roster
 from protocols.sums import scheme
 from securefl.audit.chain import Line, Unreadable, lines
 from securefl.audit.seen import Seen
-from securefl.audit.tape import from_client, header, message, to_clients
+from securefl.audit.tape import Ending, ending, from_client, header, message, to_clients
 from securefl.errors import UserError, quoted
 from securefl.tables import size
 
@@ -48,7 +48,7 @@ class Scene:
     line: int
     tree: dict[str, Any]
     kinds: dict[tuple[str, bool], Told] = field(default_factory=dict)
-    end: dict[str, Any] | None = None
+    end: Ending | None = None
 
     def take(self, line: Line, seen: Seen) -> None:
         """One more message."""
@@ -79,11 +79,13 @@ def scenes(path: Path, number: int | None = None) -> Iterator[tuple[Roster, Scen
         elif line.kind == "session":
             if scene is not None:
                 yield roster, scene
+            if not isinstance(line.tree.get("parameters"), dict):
+                raise Unreadable(f"{path}, line {line.number} is refused: it begins no sum")
             scene = Scene(line.number, line.tree) if number is None or line.tree.get("round") == number else None
         elif scene is not None and line.kind == "message":
             scene.take(line, message(path, line))
         elif scene is not None and line.kind == "end":
-            scene.end = line.tree
+            scene.end = ending(path, line)
             yield roster, scene
             scene = None
     if roster is None:
@@ -148,13 +150,13 @@ def _ending(roster: Roster, scene: Scene) -> Iterator[Text]:
     if scene.end is None:
         yield Text("the tape has no end of this sum", "bold red")
         return
-    for fault in scene.end.get("faults", ()):
-        yield Text(f"the server named {fault.get('sender')}: {fault.get('check')} in {fault.get('step')}", "yellow")
-    abort = scene.end.get("abort")
-    if abort:
-        yield Text(f"aborted in {abort.get('step')}: {abort.get('check')}", "bold red")
+    for sender, check, step, provable in scene.end.faults:
+        proof = "what it signed proves it" if provable else "not provable"
+        yield Text(f"the server named {sender}: {check} in {step}; {proof}", "yellow")
+    if scene.end.abort is not None:
+        yield Text(f"aborted in {scene.end.abort[1]}: {scene.end.abort[0]}", "bold red")
     else:
-        yield Text(f"opened: the sum over {scene.end.get('contributors')} parties", "bold green")
+        yield Text(f"opened: the sum over {scene.end.contributors} parties", "bold green")
 
 
 def _quiet(roster: Roster, scene: Scene) -> dict[int, str]:

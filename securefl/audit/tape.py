@@ -67,7 +67,7 @@ class Tape:
     def end(self, contributors: int | None, abort: Abort | None, faults: Iterable[Refused]) -> None:
         """A sum has ended: over so many, or for that reason."""
         why = None if abort is None else {"check": abort.check, "step": abort.step}
-        named = [{"sender": fault.sender, "check": fault.check, "step": fault.step} for fault in faults]
+        named = [{"sender": x.sender, "check": x.check, "step": x.step, "provable": x.evidence is not None} for x in faults]
         self.chain.add("end", contributors=contributors, abort=why, faults=named)
 
     sent = was_told = message
@@ -167,6 +167,40 @@ def message(path: Path, line: Line) -> Seen:
         return Seen.read(line.tree)
     except BAD as error:
         raise Unreadable(f"{path}, line {line.number} is refused: it is no message ({type(error).__name__}: {error})") from None
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What a tape says of how a sum ended.
+
+    Attributes:
+        contributors: over how many parties it was opened, or None.
+        abort: check and step of what ended it, or None.
+        faults: whom the server named, by which check, in which step, and whether what that party signed proves it.
+    """
+
+    contributors: int | None
+    abort: tuple[str, str] | None
+    faults: tuple[tuple[str, str, str, bool], ...]
+
+
+def ending(path: Path, line: Line) -> Ending:
+    """How a sum ended, from its last line.
+
+    Raises:
+        Unreadable: where it is none.
+    """
+    try:
+        count, why = line.tree["contributors"], line.tree["abort"]
+        abort = None if why is None else (str(why["check"]), str(why["step"] or "the round"))
+        faults = tuple(
+            (str(x["sender"]), str(x["check"]), str(x["step"] or "passing"), x["provable"] is True) for x in line.tree["faults"]
+        )
+        if count is not None and type(count) is not int:
+            raise TypeError("contributors are counted")
+    except BAD as error:
+        raise Unreadable(f"{path}, line {line.number} is refused: it ends no sum ({type(error).__name__}: {error})") from None
+    return Ending(count, abort, faults)
 
 
 def from_client(seen: Seen) -> int | None:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from protocols.errors import Misuse
+from protocols.session import client
 from protocols.suite import Roster
 from securefl.audit.chain import Line, Unreadable, lines
 from securefl.audit.findings import Findings
 from securefl.audit.participation import Participation
 from securefl.audit.seen import BAD, Seen
 from securefl.audit.sitting import Walk, to_text
-from securefl.audit.tape import Sitting, from_client, header, message, to_clients
+from securefl.audit.tape import Ending, Sitting, ending, from_client, header, message, to_clients
 
 CHECKS = {
     "tape-chain": "each line holds the hash of the one before",
@@ -138,15 +139,21 @@ class TapeAudit:
             )
 
     def _end(self, line: Line) -> None:
-        contributors = line.tree.get("contributors")
-        if contributors is not None and type(contributors) is not int:
-            raise Unreadable(f"{self.path}, line {line.number} is refused: 'contributors' is no number")
+        end = ending(self.path, line)
         if self._walk is None:
             self.findings.report("tape-order", "broken", line.number, "the end of a sum that had not begun")
             return
-        self._walk.end(line.number, contributors)
-        self.opened += contributors is not None
-        self._close(line.number, opened=contributors is not None)
+        self._walk.end(line.number, end.contributors)
+        self._named(line, end, self._walk)
+        self.opened += end.contributors is not None
+        self._close(line.number, opened=end.contributors is not None)
+
+    def _named(self, line: Line, end: Ending, walk: Walk) -> None:
+        """Whom the server named without anything that proves it."""
+        proven = {str(client(evidence.accused)) for evidence, _, terms in self.findings.evidence if terms is walk.terms}
+        for sender, check, _, _ in end.faults:
+            if sender not in proven:
+                self.findings.report("tape-signed", "noted", line.number, f"the server named {sender} ({check}): not provable")
 
     def _close(self, at: int, *, opened: bool = False) -> None:
         """A sum is over: what of it must not come again, and over whom it was opened or could be."""

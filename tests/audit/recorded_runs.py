@@ -37,6 +37,10 @@ class Recorded:
     evidence: Path
     outcomes: list[simulate.Outcome]
     seen: list[Observed]
+    unproven: list[str]
+
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        printer.text(f"Recorded({self.tape})")
 
 
 def record(
@@ -66,7 +70,7 @@ def record(
             opened = known.outcome.outputs
             recording.end(known.outcome, opened[0].contributors if opened else None)
     logs = {int(path.name[:3]): path for path in sorted((folder / "logs").iterdir())}
-    return Recorded(fed, folder / "run.tape", logs, folder / "evidence", outcomes, seen)
+    return Recorded(fed, folder / "run.tape", logs, folder / "evidence", outcomes, seen, recording.unproven)
 
 
 def recorded_network(recording: Recording, network: simulate.Network) -> simulate.Network:

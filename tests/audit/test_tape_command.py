@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def lying(fed: Any) -> simulate.Network:
         content = b"".join([bytes(SHARE_SIZE), *shares[1:]])
         statement = opening_statement(fed.terms, OPENER, said["L"], fed.everybody, content)
         message = Openings(content, fed.parties[OPENER].identity.sign(statement))
-        return (type(letter)(letter.sender, letter.to, message, letter.epoch, letter.limits),)
+        return (replace(letter, message=message),)
 
     return network
 
@@ -146,6 +147,24 @@ def test_a_run_in_which_a_party_lied_leaves_evidence_that_a_third_party_verifies
     assert again.read_bytes() == path.read_bytes()
 
 
+def test_whoever_is_named_without_proof_is_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def unsigned(_fed: Any) -> simulate.Network:
+        def network(letter: Any) -> Any:
+            if letter.sender != client(OPENER) or type(letter.message).__name__ != "Advert":
+                return (letter,)
+            return (replace(letter, message=replace(letter.message, signature=bytes(64))),)
+
+        return network
+
+    kept = record(tmp_path, network=unsigned, rounds=1)
+    assert not kept.evidence.exists()
+    assert kept.unproven == ["client 2: advert-signature, not provable"]
+    assert "the server named client 2: advert-signature in collect; not provable" in told(capsys, "replay", kept.tape)[1]
+    code, out, _ = told(capsys, "audit", "--tape", kept.tape)
+    assert code == 0
+    assert "the server named client 2 (advert-signature): not provable" in out
+
+
 def test_evidence_that_proves_nothing_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
@@ -227,7 +246,7 @@ def test_a_round_that_is_not_there_and_a_tape_that_ends(run: Recorded, tmp_path:
 def test_an_abort_and_whom_the_server_named_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "lie").mkdir()
     _, out, _ = told(capsys, "replay", record(tmp_path / "lie", network=lying, rounds=1).tape)
-    assert "the server named client 2: openings-share-hash in reveal" in out
+    assert "the server named client 2: openings-share-hash in reveal; what it signed proves it" in out
     (tmp_path / "few").mkdir()
     _, out, _ = told(capsys, "replay", record(tmp_path / "few", gone=[(u, "Agree") for u in (1, 2, 3)], rounds=1).tape)
     assert "aborted in gather: quorum" in out
