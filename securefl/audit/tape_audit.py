@@ -10,6 +10,7 @@ from typing import Any
 from protocols.errors import Misuse
 from protocols.session import client
 from protocols.suite import Roster
+from protocols.sums import scheme
 from securefl.audit.chain import Line, Unreadable, lines
 from securefl.audit.findings import Findings
 from securefl.audit.participation import Participation
@@ -60,6 +61,7 @@ class TapeAudit:
     walks: dict[bytes, Walk] = field(default_factory=dict)
     _walk: Walk | None = None
     _sealed: int = 0
+    _impossible: bool = False
     _latest: dict[str, tuple[int, int]] = field(default_factory=dict)
     _spent: dict[tuple[str, int], int] = field(default_factory=dict)
     _keys: dict[bytes, tuple[int, int]] = field(default_factory=dict)
@@ -99,9 +101,17 @@ class TapeAudit:
         self._close(at)
         self.sums += 1
         try:
+            scheme(line.tree.get("protocol", ""))
+        except (Misuse, TypeError):
+            name = line.tree.get("protocol")
+            detail = f"it is of the protocol {name!r}, which is not installed here"
+            raise Unreadable(f"{self.path}, line {at} is refused: {detail}") from None
+        self._impossible = False
+        try:
             sitting = Sitting.read(line.tree, self.roster)  # type: ignore[arg-type]  # there is one before any session
         except Misuse as error:
-            f.report("tape-terms", "broken", at, f"no such sum is possible: {error}")
+            f.report("tape-terms", "broken", at, f"no such sum is possible, and its messages are not looked at: {error}")
+            self._impossible = True
             return
         except BAD as error:
             raise Unreadable(f"{self.path}, line {at} is refused: it begins no sum ({type(error).__name__}: {error})") from None
@@ -125,7 +135,8 @@ class TapeAudit:
         self.messages += 1
         walk, u, to = self._walk, from_client(seen), to_clients(seen)
         if walk is None:
-            self.findings.report("tape-order", "broken", line.number, f"a {seen.name} outside of any sum")
+            if not self._impossible:
+                self.findings.report("tape-order", "broken", line.number, f"a {seen.name} outside of any sum")
         elif u is not None:
             walk.from_party(line.number, u, seen)
             if u <= len(walk.terms.roster) and any(k.__name__ == seen.name for k in walk.spends):
@@ -141,7 +152,8 @@ class TapeAudit:
     def _end(self, line: Line) -> None:
         end = ending(self.path, line)
         if self._walk is None:
-            self.findings.report("tape-order", "broken", line.number, "the end of a sum that had not begun")
+            if not self._impossible:
+                self.findings.report("tape-order", "broken", line.number, "the end of a sum that had not begun")
             return
         self._walk.end(line.number, end.contributors)
         self._named(line, end, self._walk)

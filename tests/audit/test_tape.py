@@ -286,6 +286,20 @@ def test_a_model_that_is_not_the_one_in_the_session_identity_is_found(lines: Tre
     assert looked_at(path) == {("tape-terms", "broken")}
 
 
+def test_parameters_that_the_protocol_refuses_are_found_and_a_protocol_that_is_not_here_is_said(
+    lines: Trees, tmp_path: Path
+) -> None:
+    at = place(lines, kind="session")
+    parameters = lines[at]["parameters"]
+    lowered = {**parameters, "threshold": 2, "content": [*parameters["content"][:4], 2, *parameters["content"][5:]]}
+    path = rewrite(tmp_path / "low", [*lines[:at], {**lines[at], "parameters": lowered}, *lines[at + 1 :]])
+    (found,) = [f for f in audit_tape(path).findings.found if f.status == "broken"]
+    assert (found.check, found.line) == ("tape-terms", at + 1)
+    assert "no such sum is possible" in found.detail
+    with pytest.raises(Unreadable, match="line 2 is refused: it is of the protocol 'theirs', which is not installed here"):
+        audit_tape(rewrite(tmp_path / "theirs", [*lines[:at], {**lines[at], "protocol": "theirs"}, *lines[at + 1 :]]))
+
+
 # Over many sums
 
 
