@@ -11,9 +11,12 @@ accused has opened to the server anyway, fewer than rebuild anything.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import cbor2
 
 from protocols.errors import Refused, require
 from protocols.primitives import agree
@@ -136,7 +139,32 @@ def _share(evidence: Evidence, terms: Terms[Any]) -> str:
     return f"opened another share of party {dealer}'s secret than the one whose hash it had signed"
 
 
-KINDS: Mapping[str, Callable[[Evidence, Terms[Any]], str]] = {"two statements": _two, "keys": _keys, "share": _share}
+def _dealing(evidence: Evidence, terms: Terms[Any]) -> str:
+    """The hashes and the list are held to the hashes of them that were signed."""
+    (one,), hashes, listed = evidence.said, evidence.given["hashes"], evidence.given["list"]
+    tag, _, u, L, _, own, hashed = one.parts
+    signed = tag == "share" and hashlib.sha256(hashes).digest() == hashed and hashlib.sha256(listed).digest() == L
+    require(signed, "evidence-proof", "hashes or a list that were not signed")
+    (entries,) = cbor2.loads(listed)
+    wrong = bad_dealing(terms, L, u, tuple(entry[0] for entry in entries), own, hashes)
+    require(wrong, "evidence-proof", "a dealing that nothing is wrong with")
+    return f"signed {wrong}"
+
+
+def bad_dealing(terms: Terms[Any], L: bytes, u: int, u1: tuple[int, ...], own: bytes, hashes: bytes) -> str:
+    """What is wrong with the share hashes that a party signed; empty where nothing is."""
+    if len(own) != 32 * keeps_own(terms):
+        return "a hash of a share of its own where none is kept, or none where one is"
+    count = len(held_by(terms, L, u, u1))
+    return "" if len(hashes) == PINS * count else f"share hashes for {len(hashes) / PINS:g} others, where there are {count}"
+
+
+KINDS: Mapping[str, Callable[[Evidence, Terms[Any]], str]] = {
+    "two statements": _two,
+    "keys": _keys,
+    "dealing": _dealing,
+    "share": _share,
+}
 """The kinds of evidence: from it and the terms what the accused did; raises `Refused` where it did not."""
 
 
@@ -148,6 +176,18 @@ def two_statements(u: int, one: Said, other: Said) -> Evidence:
 def keys_refused(u: int, said: Said) -> Evidence:
     """A party signed fresh keys that every other party refuses."""
     return Evidence("keys", u, (said,))
+
+
+def dealing_refused(u: int, said: Said, hashes: bytes, listed: bytes) -> Evidence:
+    """A party signed share hashes that are refused.
+
+    Args:
+        u: the dealer.
+        said: what it signed when it dealt.
+        hashes: the share hashes.
+        listed: the round-0 list, as it is hashed.
+    """
+    return Evidence("dealing", u, (said,), {"hashes": hashes, "list": listed})
 
 
 def other_share(u: int, dealer: int, masked: Said, opening: Said, *, dealing: Said | None = None, hashes: bytes = b"") -> Evidence:

@@ -101,8 +101,10 @@ class Traffic:
 
 def beside(watch: Watch | None, recording: Recording | None) -> Watch | None:
     """Tells both of every delivery; the recording first, as what it writes down comes before anything follows from it."""
-    if watch is None or recording is None:
-        return watch if recording is None else recording.watch
+    if recording is None or not recording.watches:
+        return watch
+    if watch is None:
+        return recording.watch
     first, then = recording.watch, watch
 
     def both(letter: Letter, to: Address, size: int) -> None:

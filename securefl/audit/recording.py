@@ -64,6 +64,11 @@ class Recording:
         self._sum: tuple[Scheme, Terms[Any]] | None = None
         self._kept = False
 
+    @property
+    def watches(self) -> bool:
+        """Whether deliveries are written down: without tape and logs a run need not tell of them."""
+        return self._tape_path is not None or self._folder is not None
+
     def begin(self, scheme: Scheme, terms: Terms[Any], parties: Iterable[Party]) -> None:
         """A sum begins."""
         self._sum, self._last = (scheme, terms), None

@@ -16,14 +16,14 @@ from typing import Any
 
 from protocols.agreement import Agree, Agreed
 from protocols.errors import Refused
-from protocols.evidence import bad_keys, keys_refused, other_share, two_statements
+from protocols.evidence import bad_dealing, bad_keys, dealing_refused, keys_refused, other_share, two_statements
 from protocols.he_types import Decrypted
 from protocols.said import Said
 from protocols.schema import Message, max_control, raw_fields
-from protocols.secagg_types import Openings
+from protocols.secagg_types import Boxes, Listed, Openings
 from protocols.session import Farewell
 from protocols.statements import SETS, STAGE, Told, statement
-from protocols.wire import Limits
+from protocols.wire import Limits, control_bytes
 from securefl.audit.findings import Findings
 from securefl.audit.openings import other_shares
 from securefl.audit.seen import Seen, vectors_tree
@@ -32,6 +32,8 @@ from securefl.audit.tape import Sitting
 BROADCAST = "GlobalModel"
 """The message of the learning flow that carries the model before a sum; its hash is in the session identity."""
 NAMES = ("U1", "U2", "U3", "U4")
+MOST = 64
+"""Repeated answers of the server by which a second message of a party is read, at most."""
 Print = tuple[str, dict[str, list[object]]]
 """What tells one message from another: hash of its control bytes, sizes and hashes of its vectors."""
 
@@ -91,6 +93,7 @@ class Walk:
         self.told: dict[int, Told] = {}
         self.entries: dict[tuple[int, type[Message]], Entry] = {}
         self.sets: dict[int, tuple[int, ...]] = {}
+        self._others, self._listed = list[Told](), dict[bytes, bytes]()
         self.served: dict[tuple[int, str, int], tuple[int, Print]] = {}
         self._heard, self._farewells = set[tuple[int, type[Message]]](), set[int]()
         self._stages = {STAGE[kind]: kind for kind in flow.messages("server") if kind in STAGE}
@@ -148,11 +151,19 @@ class Walk:
 
     def _again(self, u: int, first: Entry, entry: Entry) -> None:
         what = f"a second {entry.kind.__name__} of client {u}, after that of line {first.line}"
-        differ = first.said is not None and entry.said is not None and first.said.statement != entry.said.statement
-        if differ and not first.wrong and not entry.wrong and first.said and entry.said:
-            self.findings.convict("tape-twice", entry.line, what, two_statements(u, first.said, entry.said), self.sum)
+        second = next((said for said in self._readings(u, entry) if first.said and said.statement != first.said.statement), None)
+        if first.said is not None and first.signed and second is not None:
+            self.findings.convict("tape-twice", entry.line, what, two_statements(u, first.said, second), self.sum)
         else:
             self.findings.report("tape-twice", "noted", entry.line, what)
+
+    def _readings(self, u: int, entry: Entry) -> Iterator[Said]:
+        """What a message says by anything that anybody was told in this sum, where its sender signed that."""
+        for told in {id(told): told for told in (Told(), *self.told.values(), *self._others)}.values():
+            content = statement(self.terms, u, told, entry.kind, entry.fields, entry.digests)
+            said = None if content is None else Said(content, entry.fields["signature"])
+            if said is not None and said.holds(self.terms.roster.identity(u)):
+                yield said
 
     def _look_into(self, u: int, entry: Entry) -> None:
         """What a party signed and no party that follows the protocol signs."""
@@ -164,6 +175,12 @@ class Walk:
                 "tape-signed", entry.line, f"client {u} signed keys that are refused: {wrong}", evidence, self.sum
             )
             self.entries[u, entry.kind] = replace(entry, wrong="signs keys that are refused")
+        if entry.kind is Boxes and self._listed:
+            told, f = self.told[u], entry.fields
+            if wrong := bad_dealing(self.terms, told.L, u, told.u1, f["own_hash"], f["hashes"]):
+                evidence = dealing_refused(u, entry.said, f["hashes"], self._listed.get(told.L, b""))
+                self.findings.convict("tape-signed", entry.line, f"client {u} signed {wrong}", evidence, self.sum)
+                self.entries[u, entry.kind] = replace(entry, wrong="signs other share hashes than are due")
         if entry.kind is Openings:
             for dealer, masked, dealing in other_shares(self, u, entry):
                 what = f"client {u} opened another share of client {dealer}'s secret than it had accepted"
@@ -201,9 +218,17 @@ class Walk:
                 after[id(told)] = told.after(kind, fields)
             if first:  # a party goes by the first
                 self.told[u] = after[id(told)]
+            elif len(self._others) < MOST:
+                self._others.append(after[id(told)])
         if kind in SETS:
-            for told in {id(self.told[u]): self.told[u] for u in to}.values():
-                self._set(line, to, kind, told)
+            self._sets(line, to, kind, fields)
+
+    def _sets(self, line: int, to: tuple[int, ...], kind: type[Message], fields: Mapping[str, Any]) -> None:
+        if kind is Listed:
+            data = control_bytes(kind(**fields))
+            self._listed[hashlib.sha256(data).digest()] = data
+        for told in {id(self.told[u]): self.told[u] for u in to}.values():
+            self._set(line, to, kind, told)
 
     def _model(self, line: int, to: tuple[int, ...], seen: Seen) -> None:
         self.findings.looked("tape-terms")

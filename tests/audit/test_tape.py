@@ -364,6 +364,21 @@ def test_two_statements_of_one_round_name_their_sender_with_evidence(tmp_path: P
     assert audit_tape(tmp_path / "two", without=["tape-twice"]).findings.passed
 
 
+def test_a_second_agreement_over_another_set_that_somebody_was_told_names_its_sender(tmp_path: Path) -> None:
+    kept = record(tmp_path, rounds=1)
+    lines, terms = trees(kept.tape), kept.fed.at(round=0).terms
+    asked, agreed = place(lines, type="Dropped"), place(lines, type="Agree", sender="client 3")
+    again = with_control({**lines[asked], "to": ["client 3"]}, ["Dropped", 0, [1]])
+    L = bytes.fromhex(trees(kept.logs[3])[place(trees(kept.logs[3]), kind="told", type="Listed")]["sets"]["L"])
+    other = kept.fed.parties[3].identity.sign(terms.statement("agree", 3, L, (2, 3, 4, 5, 6)))
+    second = with_control(lines[agreed], ["Agree", 0, other])
+    edited = [*lines[: asked + 1], again, *lines[asked + 1 : agreed + 1], second, *lines[agreed + 1 :]]
+    audit = audit_tape(rewrite(tmp_path / "two", edited))
+    assert ("tape-twice", "named") in {(f.check, f.status) for f in audit.findings.found}
+    (path,) = write_evidence(tmp_path / "out", audit.findings.evidence)
+    assert "signed two different statements 'agree'" in proven(path, terms.roster)
+
+
 def test_keys_that_are_refused_name_their_signer_with_evidence(tmp_path: Path) -> None:
     kept = record(tmp_path, rounds=1, gone=[(6, "Advert")])
     lines, terms = trees(kept.tape), kept.fed.at(round=0).terms

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import pytest
 from adversary import EVERYBODY, Federation, LyingServer, federation, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lies import flipped, telling
+from lies import LIAR, flipped, telling
 from test_adv_liars import advert, with_other_share
 
 from protocols.errors import Refused
-from protocols.evidence import KINDS, Evidence, check_evidence, keys_refused, other_share, two_statements
+from protocols.evidence import KINDS, Evidence, check_evidence, dealing_refused, keys_refused, other_share, two_statements
 from protocols.primitives.shamir import SHARE_SIZE
 from protocols.said import Said
-from protocols.secagg_types import Advert, Boxes, Masked, Openings, Sealed
-from protocols.session import SERVER, Address, Letter
+from protocols.schema import Message
+from protocols.secagg_labels import share_statement
+from protocols.secagg_types import BOX, Advert, Boxes, Listed, Masked, Openings, Sealed
+from protocols.session import SERVER, Address, Letter, Session
 from protocols.statements import Told, statement
+from protocols.wire import control_bytes
 
 FED = federation()
 OPENER = 2
@@ -53,6 +56,8 @@ def said_by(fed: Federation, u: int) -> dict[type, Said]:
 
 HONEST = said_by(FED, 3)
 MAIL = next(x.message.hashes for x in letters_of(FED) if isinstance(x.message, Sealed) and x.to[0].index == 3)
+PINNED = next(x.message.hashes for x in letters_of(FED) if isinstance(x.message, Boxes) and x.sender.index == 3)
+LIST = next(control_bytes(x.message) for x in letters_of(FED) if isinstance(x.message, Listed))
 
 
 def test_every_statement_of_an_honest_party_is_put_together_from_the_traffic() -> None:
@@ -104,6 +109,42 @@ def test_signed_keys_that_are_refused_are_evidence(key: bytes) -> None:
     assert "signed public keys that are refused: public-key-" in check_evidence(fault.evidence, FED.terms)
 
 
+def dealing(fed: Federation, hashes: slice, *, own: bytes | None = None) -> Callable[..., Message]:
+    """Other share hashes under the dealer's own good signature."""
+
+    def lie(message: Message, _session: Session, _fed: Federation) -> Message:
+        assert isinstance(message, Boxes)
+        changed = replace(message, hashes=message.hashes[hashes], own_hash=message.own_hash if own is None else own)
+        content = share_statement(fed.terms, LIAR, L, changed.commitment, changed.own_hash, changed.hashes)
+        return replace(changed, signature=fed.parties[LIAR].identity.sign(content))
+
+    L = LyingServer(fed).up_to_masks()
+    return lie
+
+
+@pytest.mark.parametrize(
+    ("lie", "what"),
+    [
+        (dealing(FED, slice(64, None)), "share hashes for 4 others, where there are 5"),
+        (dealing(FED, slice(None), own=b""), "a hash of a share of its own where none is kept, or none where one is"),
+    ],
+)
+def test_signed_share_hashes_that_are_refused_are_evidence(lie: Callable[..., Message], what: str) -> None:
+    (fault,) = telling(FED, lie, Boxes).sessions[SERVER].faults
+    assert fault.check in ("boxes-set", "boxes-own")
+    assert fault.evidence is not None
+    assert check_evidence(fault.evidence, FED.terms) == f"party 6 (party-6) signed {what}"
+    for other in ({"list": fault.evidence.given["list"] + b" "}, {"hashes": bytes(320)}, {"list": b""}):
+        with pytest.raises(Refused) as error:
+            check_evidence(replace(fault.evidence, given={**fault.evidence.given, **other}), FED.terms)
+        assert error.value.check == "evidence-proof"
+
+
+def test_boxes_too_few_are_no_evidence_as_nobody_signed_them() -> None:
+    (fault,) = telling(FED, lambda message, *_: replace(message, boxes=message.boxes[BOX:]), Boxes).sessions[SERVER].faults
+    assert (fault.check, fault.evidence) == ("boxes-set", None)
+
+
 def test_two_statements_of_one_round_are_evidence() -> None:
     other = FED.terms.statement("agree", 3, HONEST[Masked].parts[3], EVERYBODY[:-1])
     said = [said for kind, said in HONEST.items() if kind.__name__ == "Agree"]
@@ -125,6 +166,9 @@ FALSE = {
     "a dealing where none is due": other_share(3, 1, HONEST[Masked], HONEST[Openings], dealing=HONEST[Boxes], hashes=MAIL),
     "no dealing where one is due": other_share(3, 3, HONEST[Masked], HONEST[Openings], hashes=MAIL),
     "a dealer that is none": other_share(3, 9, HONEST[Masked], HONEST[Openings], hashes=MAIL),
+    "a good dealing": dealing_refused(3, HONEST[Boxes], PINNED, LIST),
+    "a dealing over another list": dealing_refused(3, HONEST[Boxes], PINNED, LIST[:-1]),
+    "a dealing of other hashes": dealing_refused(3, HONEST[Boxes], PINNED[64:], LIST),
     "nothing": Evidence("share", 3, ()),
     "no kind": Evidence("being odd", 3, (HONEST[Masked],)),
     "nobody": two_statements(7, HONEST[Boxes], HONEST[Masked]),
@@ -166,10 +210,10 @@ def test_bytes_that_are_no_statement_are_refused(content: bytes) -> None:
     kind=st.sampled_from(sorted(KINDS)),
     said=st.lists(st.sampled_from(sorted(HONEST.values(), key=lambda said: said.statement)), max_size=3),
     dealer=st.integers(0, 8),
-    hashes=st.sampled_from([MAIL, MAIL[64:], b"", bytes(len(MAIL))]),
+    hashes=st.sampled_from([MAIL, MAIL[64:], PINNED, b"", bytes(len(MAIL))]),
 )
 def test_no_choice_of_what_an_honest_party_signed_convicts_it(kind: str, said: list[Said], dealer: int, hashes: bytes) -> None:
-    evidence = Evidence(kind, 3, tuple(said), {"dealer": dealer.to_bytes(2, "big"), "hashes": hashes})
+    evidence = Evidence(kind, 3, tuple(said), {"dealer": dealer.to_bytes(2, "big"), "hashes": hashes, "list": LIST})
     with pytest.raises(Refused):
         check_evidence(evidence, FED.terms)
 
