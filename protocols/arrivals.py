@@ -262,4 +262,4 @@ class Arrivals:
 
 def text_of(error: Refused) -> Refused:
     """The error without its traceback, whose frames hold what the step was working on: keys, seed, input."""
-    return Refused(error.check, error.detail, sender=error.sender, step=error.step)
+    return Refused(error.check, error.detail, sender=error.sender, step=error.step, evidence=error.evidence)
