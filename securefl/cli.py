@@ -265,6 +265,10 @@ def audit(
     job: Annotated[
         Path | None, typer.Option(metavar="JOB.toml", help="The protocol of a job, for as many parties as it has.")
     ] = None,
+    mechanism: Annotated[
+        str | None,
+        typer.Option(metavar="M", help="Measure what a mechanism gives away: local-record or none (default: the job's)."),
+    ] = None,
     full: Annotated[bool, typer.Option("--full/--quick", help="Try everything, or what fits in a minute a protocol.")] = False,  # noqa: FBT002
     report: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for a report; made where it does not exist.")] = None,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the results as JUnit XML.")] = None,
@@ -275,21 +279,19 @@ def audit(
 
     from securefl.audit import command  # noqa: PLC0415
 
-    configured = command.chosen(protocols or (), every=every, job=job)
+    configured = command.chosen(protocols or (), every=every, job=job, mechanism=mechanism)
+    measure = command.measured(mechanism, job, quick=not full)
     command.check_outputs(report, junit)
     with Console(stderr=True, highlight=False).status("auditing") as status, redirect_stdout(sys.stderr if json else sys.stdout):
         audits = command.run(configured, quick=not full, tell=status.update)
-    written = command.write(audits, report, junit)
+        measurements = measure(status.update)
+    written = command.write(audits, report, junit, measurements)
     if json:
-        typer.echo(command.as_json(audits))
+        typer.echo(command.as_json(audits, measurements))
     else:
-        screen = Console(highlight=False)
-        for one in audits:
-            command.show(screen, one)
-        for path in written:
-            screen.print(f"written: {path}", markup=False, soft_wrap=True)
-    if broken := [one.target.name for one in audits if not one.passed]:
-        raise SecureSumError(f"{sum(len(one.broken) for one in audits)} attacks succeed against {', '.join(broken)}")
+        command.show_all(Console(highlight=False), audits, measurements, written)
+    if line := command.verdict(audits, measurements):
+        raise SecureSumError(line)
 
 
 vectors_app = typer.Typer()
