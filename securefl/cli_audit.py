@@ -21,6 +21,10 @@ def audit(
     job: Annotated[
         Path | None, typer.Option(metavar="JOB.toml", help="The protocol of a job, for as many parties as it has.")
     ] = None,
+    mechanism: Annotated[
+        str | None,
+        typer.Option(metavar="M", help="Measure what a mechanism gives away: local-record or none (default: the job's)."),
+    ] = None,
     full: Annotated[bool, typer.Option("--full/--quick", help="Try everything, or what fits in a minute a protocol.")] = False,  # noqa: FBT002
     report: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for a report; made where it does not exist.")] = None,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the results as JUnit XML.")] = None,
@@ -37,19 +41,20 @@ def audit(
 ) -> None:
     """Play the cheating server, the cheating party and the curious reader; exit code 1 where one of them succeeds."""
     if tape is not None:
-        if protocols or every or job is not None or full or report is not None or junit is not None:
+        if protocols or every or job is not None or mechanism is not None or full or report is not None or junit is not None:
             raise UserError("--tape looks at a run that has been: it goes with --log, --evidence and --json alone")
         _of_tape(tape, log or [], evidence, json=json)
         return
     if log or evidence is not None:
         raise UserError("--log and --evidence are about a tape: name it with --tape FILE")
-    _of_protocols(protocols or [], every, job, full, report, junit, json)
+    _of_protocols(protocols or [], every, job, mechanism, full, report, junit, json)
 
 
 def _of_protocols(
     protocols: list[str],
     every: bool,  # noqa: FBT001  (as the options are)
     job: Path | None,
+    mechanism: str | None,
     full: bool,  # noqa: FBT001
     report: Path | None,
     junit: Path | None,
@@ -59,21 +64,19 @@ def _of_protocols(
 
     from securefl.audit import command  # noqa: PLC0415
 
-    configured = command.chosen(protocols, every=every, job=job)
+    configured = command.chosen(protocols, every=every, job=job, mechanism=mechanism)
+    measure = command.measured(mechanism, job, quick=not full)
     command.check_outputs(report, junit)
     with Console(stderr=True, highlight=False).status("auditing") as status, redirect_stdout(sys.stderr if json else sys.stdout):
         audits = command.run(configured, quick=not full, tell=status.update)
-    written = command.write(audits, report, junit)
+        measurements = measure(status.update)
+    written = command.write(audits, report, junit, measurements)
     if json:
-        typer.echo(command.as_json(audits))
+        typer.echo(command.as_json(audits, measurements))
     else:
-        screen = Console(highlight=False)
-        for one in audits:
-            command.show(screen, one)
-        for path in written:
-            screen.print(f"written: {path}", markup=False, soft_wrap=True)
-    if broken := [one.target.name for one in audits if not one.passed]:
-        raise SecureSumError(f"{sum(len(one.broken) for one in audits)} attacks succeed against {', '.join(broken)}")
+        command.show_all(Console(highlight=False), audits, measurements, written)
+    if line := command.verdict(audits, measurements):
+        raise SecureSumError(line)
 
 
 def _of_tape(tape: Path, logs: list[Path], evidence: Path | None, *, json: bool) -> None:

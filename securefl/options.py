@@ -149,7 +149,7 @@ def _unicode(text: str) -> bool:
 def _value(full: str, value: Any, before: Any) -> Any:
     """The value of a key out of its option; ``before`` is the job file's."""
     if full == "privacy.mechanism":
-        return "local-record" if value else "none"
+        return value if isinstance(value, str) else ("local-record" if value else "none")
     if full == "data.drop":
         return [*(before if isinstance(before, list) else []), *value]
     if full != "data.ranges":

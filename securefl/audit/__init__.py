@@ -9,6 +9,8 @@ Each row of the catalogue (`securefl.audit.registry.ROWS`) has scripts that say 
 which check.  What comes of one is refused, harmless, stated (it works by design, and the documents say so) or broken, with the
 recovered secret beside the true one.  A protocol that crashes, hangs or floods under attack is broken, too.
 
+`measure_mechanism` does the same to the ε that training claims: `securefl.audit.measured`.
+
 What it does not show: that what was not tried does not work.  A passed audit is not a proof.
 """
 
@@ -18,7 +20,20 @@ from securefl.audit.adversary import Adversary
 from securefl.audit.audit import Audit, Result, audit_protocol
 from securefl.audit.cheating import CheatingServer
 from securefl.audit.federation import Federation
+from securefl.audit.measured.run import Measurement, measure_mechanism
 from securefl.audit.target import Bounds, Target
 from securefl.audit.verdict import Verdict
 
-__all__ = ["Adversary", "Audit", "Bounds", "CheatingServer", "Federation", "Result", "Target", "Verdict", "audit_protocol"]
+__all__ = [
+    "Adversary",
+    "Audit",
+    "Bounds",
+    "CheatingServer",
+    "Federation",
+    "Measurement",
+    "Result",
+    "Target",
+    "Verdict",
+    "audit_protocol",
+    "measure_mechanism",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from xml.etree import ElementTree as ET
 
 from protocols import sums
@@ -63,6 +63,11 @@ class Audit:
     target: Target
     results: tuple[Result, ...]
     seconds: float
+
+    @property
+    def name(self) -> str:
+        """What was attacked."""
+        return self.target.name
 
     @property
     def broken(self) -> tuple[Result, ...]:
@@ -171,18 +176,38 @@ def _tried(target: Target, known: Attack) -> Result:
     return Result(known.row, known.name, verdict, seconds, known.lie, known.notice, known.strikes)
 
 
-def junit(audits: Iterable[Audit]) -> bytes:
+class Suite(Protocol):
+    """What has results: an audit of a protocol, or what was measured of a mechanism."""
+
+    @property
+    def name(self) -> str:
+        """What was looked at."""
+
+    @property
+    def results(self) -> tuple[Result, ...]:
+        """All results."""
+
+    @property
+    def broken(self) -> tuple[Result, ...]:
+        """Those that break a promise."""
+
+    @property
+    def seconds(self) -> float:
+        """Wall time."""
+
+
+def junit(audits: Iterable[Suite]) -> bytes:
     """The results as JUnit XML: one suite a protocol, one case an attack; what was not tried is skipped."""
     root = ET.Element("testsuites")
     for audit in audits:
         tried = [result for result in audit.results if result.seconds]
-        suite = ET.SubElement(root, "testsuite", name=f"securefl audit {audit.target.name}")
+        suite = ET.SubElement(root, "testsuite", name=f"securefl audit {audit.name}")
         suite.set("tests", str(len(audit.results)))
         suite.set("failures", str(len(audit.broken)))
         suite.set("skipped", str(len(audit.results) - len(tried)))
         suite.set("time", f"{audit.seconds:.3f}")
         for result in audit.results:
-            case = ET.SubElement(suite, "testcase", classname=audit.target.name, name=f"row {result.row}: {result.name}")
+            case = ET.SubElement(suite, "testcase", classname=audit.name, name=f"row {result.row}: {result.name}")
             case.set("time", f"{result.seconds:.3f}")
             if result.verdict.broken:
                 ET.SubElement(case, "failure", message=result.verdict.line).text = "\n".join(result.verdict.parts)

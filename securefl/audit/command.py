@@ -14,11 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from protocols import sums
+from protocols.cost import EXPECTED
 from securefl import files
 from securefl.audit.audit import Audit, audit_protocol, junit
+from securefl.audit.measured.run import Measurement, measure_mechanism, setting_of
+from securefl.audit.measured.run import show as show_measured
 from securefl.audit.target import Target
 from securefl.audit.verdict import Verdict
 from securefl.errors import UserError
+from securefl.job import Job
 
 COLORS = {"broken": "bold red", "stated": "yellow", "refused": "green", "harmless": "green"}
 
@@ -42,15 +46,17 @@ class Configured:
         return Target.of(self.protocol, parties=self.parties, threshold=self.threshold, quick=quick)
 
 
-def chosen(protocols: Sequence[str], *, every: bool, job: Path | None) -> list[Configured]:
-    """What to audit: named protocols, a job's, or all that claim to hide single vectors.
+def chosen(protocols: Sequence[str], *, every: bool, job: Path | None, mechanism: str | None = None) -> list[Configured]:
+    """What to audit: named protocols, a job's, or all that claim to hide single vectors; with a mechanism perhaps none.
 
     Raises:
         UserError: for both or none of them, or a job with more sites than an audit plays with.
         Misuse: for a protocol that does not exist.
     """
+    if mechanism is not None and not protocols and not every and job is None:
+        return []
     if sum((bool(protocols), every, job is not None)) != 1:
-        raise UserError("say what to audit: one or more PROTOCOLs, --all, or --job JOB.toml")
+        raise UserError("say what to audit: one or more PROTOCOLs, --all, --job JOB.toml, or --mechanism M")
     if job is not None:
         return [_of_job(job)]
     if every:
@@ -66,10 +72,26 @@ def _of_job(path: Path) -> Configured:
     from securefl.options import read_job  # noqa: PLC0415  (reads what is installed)
 
     checked = read_job(path, {})
-    sites = len(of_job(checked).sites)
+    data = of_job(checked)
+    sites = len(data.sites)
     if not 3 <= sites <= 64:
         raise UserError(f"{path}: an audit plays with 3 to 64 parties, and the data have {sites} sites")
-    return Configured(checked.privacy.protocol, sites, checked.privacy.threshold)
+    return Configured(_protocol(checked, sites, len(data.features)), sites, checked.privacy.threshold)
+
+
+def _protocol(job: Job, sites: int, features: int) -> str:
+    """The protocol that a job runs: by name, or what ``auto`` takes for the sum that its model needs."""
+    from securefl.encode import Plan, limit_of  # noqa: PLC0415
+    from securefl.metrics import BinaryMetrics  # noqa: PLC0415
+    from securefl.models import build, to_vector  # noqa: PLC0415
+
+    knobs, folds = job.privacy, job.data.splits
+    specs = BinaryMetrics(limit=limit_of(knobs.precision), folds=folds).specs()
+    blocks = (to_vector(build(job.model, features, 0)).size,) * folds
+    plan = Plan(sites, blocks, knobs.update_clip, knobs.w_max, specs, knobs.precision)
+    options = {"bits": plan.bits, "threshold": knobs.threshold}
+    lost = job.simulation.dropout or EXPECTED
+    return sums.chosen(knobs.protocol, sites, plan.size, plan.limit, dropout=lost, **options)[0].name
 
 
 def run(configured: Iterable[Configured], *, quick: bool, tell: Callable[[str], None]) -> list[Audit]:
@@ -82,10 +104,22 @@ def run(configured: Iterable[Configured], *, quick: bool, tell: Callable[[str], 
     return audits
 
 
-def as_json(audits: Sequence[Audit]) -> str:
+def measured(mechanism: str | None, job: Path | None, *, quick: bool) -> Callable[[Callable[[str], None]], list[Measurement]]:
+    """What measures a named mechanism, or a job's own; nothing where neither is given.
+
+    Raises:
+        UserError: for a mechanism that does not exist yet, before anything is tried.
+    """
+    if mechanism is None and job is None:
+        return lambda _: []
+    setting = setting_of(mechanism, job, quick=quick)
+    return lambda tell: [measure_mechanism(setting, tell=tell)]
+
+
+def as_json(audits: Sequence[Audit], measurements: Sequence[Measurement] = ()) -> str:
     """One JSON object, ASCII alone."""
-    tree: dict[str, Any] = {"passed": all(audit.passed for audit in audits), "audits": [audit.as_json() for audit in audits]}
-    return json.dumps(tree)
+    tree: dict[str, Any] = {"passed": all(one.passed for one in audits) and all(one.passed for one in measurements)}
+    return json.dumps({**tree, "audits": [one.as_json() for one in audits], "measured": [one.as_json() for one in measurements]})
 
 
 def show(console: Console, audit: Audit) -> None:
@@ -120,6 +154,28 @@ def show(console: Console, audit: Audit) -> None:
     console.print(f"{len(audit.broken) or 'nothing'} broken in {audit.seconds:.0f} s; a passed audit is not a proof")
 
 
+def show_all(console: Console, audits: Sequence[Audit], measurements: Sequence[Measurement], written: Sequence[Path]) -> None:
+    """Every table, and the files that were written."""
+    for audit in audits:
+        show(console, audit)
+    for measurement in measurements:
+        show_measured(console, measurement, COLORS)
+    for path in written:
+        console.print(f"written: {path}", markup=False, soft_wrap=True)
+
+
+def verdict(audits: Sequence[Audit], measurements: Sequence[Measurement]) -> str:
+    """The line with which a command fails; empty where nothing is broken and no claim refuted."""
+    lost = [audit for audit in audits if not audit.passed]
+    lines = (
+        [f"{sum(len(audit.broken) for audit in lost)} attacks succeed against {', '.join(one.name for one in lost)}"]
+        if lost
+        else []
+    )
+    lines += [f"{len(one.broken)} measurements refute the {one.name}" for one in measurements if not one.passed]
+    return "; ".join(lines)
+
+
 def told(verdict: Verdict) -> str:
     """A verdict in a cell: who noticed, in which round, by which check; else why."""
     if not verdict.check:
@@ -145,16 +201,17 @@ REPORT = ("audit.html", "audit.json")
 """Files of a report."""
 
 
-def write(audits: Sequence[Audit], report: Path | None, xml: Path | None) -> list[Path]:
+def write(audits: Sequence[Audit], report: Path | None, xml: Path | None, measurements: Sequence[Measurement] = ()) -> list[Path]:
     """Write what was asked for; the files."""
     written = list[Path]()
     if report is not None:
         from securefl.audit.page import html  # noqa: PLC0415  (it draws)
         from securefl.report import versions  # noqa: PLC0415
 
-        contents = {"audit.html": html(audits, versions()).encode(), "audit.json": (as_json(audits) + "\n").encode()}
+        page = html(audits, versions(), measurements)
+        contents = {"audit.html": page.encode(), "audit.json": (as_json(audits, measurements) + "\n").encode()}
         written += files.write_all(report, contents)
     if xml is not None:
-        files.atomic_write(xml, junit(audits))
+        files.atomic_write(xml, junit([*audits, *measurements]))
         written.append(xml)
     return written

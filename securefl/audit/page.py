@@ -6,6 +6,7 @@ matplotlib and jinja2 are loaded on use.  The page needs nothing else, and has n
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from html import escape
@@ -21,6 +22,8 @@ from securefl.audit.audit import Audit, Result
 from securefl.audit.command import told
 from securefl.audit.federation import federation
 from securefl.audit.knowledge import observe
+from securefl.audit.measured.pictures import part
+from securefl.audit.measured.run import Measurement
 from securefl.audit.registry import ROWS, UPLOAD
 from securefl.audit.target import Target
 
@@ -32,7 +35,7 @@ MARKS = 7
 """Marks that stand beside each other below a message."""
 
 
-def html(audits: Sequence[Audit], versions: dict[str, str]) -> str:
+def html(audits: Sequence[Audit], versions: dict[str, str], measurements: Sequence[Measurement] = ()) -> str:
     """The page."""
     from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415
     from markupsafe import Markup  # noqa: PLC0415
@@ -52,7 +55,10 @@ def html(audits: Sequence[Audit], versions: dict[str, str]) -> str:
         }
         for one in audits
     ]
-    return environment.get_template("audit.html.j2").render(parts=parts, rows=ROWS, told=told, colour=colour, versions=versions)
+    drawn = [part(one) for one in measurements]
+    return environment.get_template("audit.html.j2").render(
+        parts=parts, measured=drawn, infinity=math.inf, rows=ROWS, told=told, colour=colour, versions=versions
+    )
 
 
 def colour(status: str) -> str:

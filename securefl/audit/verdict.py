@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
+from securefl.audit.measured.epsilon import Measured
+
 Status = Literal["refused", "harmless", "stated", "broken", "not applicable", "no such part yet"]
 SEVERITY: tuple[Status, ...] = ("no such part yet", "not applicable", "harmless", "refused", "stated", "broken")
 """From the mildest to the worst: what a group of verdicts comes to."""
@@ -30,6 +32,7 @@ class Verdict:
         recovered: what the adversary computed.
         true: what it really is, beside it.
         parts: verdicts of the single tries, where an attack makes several.
+        measured: an interval for ε, where one was measured.
     """
 
     status: Status
@@ -42,6 +45,7 @@ class Verdict:
     recovered: tuple[int, ...] = ()
     true: tuple[int, ...] = ()
     parts: tuple[str, ...] = ()
+    measured: Measured | None = None
 
     @property
     def broken(self) -> bool:
@@ -57,13 +61,15 @@ class Verdict:
 
     def as_json(self) -> dict[str, Any]:
         """As a tree that JSON holds."""
-        return asdict(self)
+        tree = {name: value for name, value in asdict(self).items() if name != "measured"}
+        return tree if self.measured is None else {**tree, "measured": self.measured.as_json()}
 
     @classmethod
     def from_json(cls, tree: dict[str, Any]) -> Verdict:
         """The inverse of `as_json`."""
         lists = {name: tuple(tree[name]) for name in ("recovered", "true", "parts")}
-        return cls(**{**tree, **lists})
+        measured = Measured.from_json(tree["measured"]) if "measured" in tree else None
+        return cls(**{**tree, **lists, "measured": measured})
 
 
 def harmless(why: str) -> Verdict:

@@ -12,6 +12,7 @@ import pytest
 from protocols import sums
 from securefl.audit import audit_protocol, command
 from securefl.audit.audit import junit
+from securefl.audit.measured.run import measure_mechanism
 from securefl.cli import main
 
 
@@ -19,6 +20,8 @@ from securefl.cli import main
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two rows are enough to see what is shown."""
     monkeypatch.setattr(command, "audit_protocol", lambda target, tell: audit_protocol(target, rows=(4, 18, 21, 22), tell=tell))
+    checks = ("clip-outlier", "epsilon-gradients")
+    monkeypatch.setattr(command, "measure_mechanism", lambda setting, tell: measure_mechanism(setting, checks=checks, tell=tell))
     monkeypatch.setenv("COLUMNS", "120")
 
 
@@ -87,12 +90,69 @@ def test_the_protocol_of_a_job(tmp_path: Path, capsys: pytest.CaptureFixture[str
     code, out, _ = told(capsys, "--job", str(job))
     assert code == 0
     assert "lightsecagg: 5 parties, t = 5" in out
+    assert "mechanism local-record: ε = 3 at δ = 1e-05 is claimed" in out
+
+
+@pytest.mark.parametrize(("hidden", "taken"), [(16, "secagg"), (60_000, "kahe")])
+def test_a_job_that_names_no_protocol_is_audited_with_the_one_that_it_would_run(tmp_path: Path, hidden: int, taken: str) -> None:
+    rows = "".join(f"{number % 7},{number % 2},s{number % 60}\n" for number in range(600))
+    (tmp_path / "table.csv").write_text("a,sick,place\n" + rows)
+    job = tmp_path / "job.toml"
+    data = '[data]\nname = "table.csv"\nlabel = "sick"\nsite = "place"\n'
+    job.write_text(f'{data}\n[model]\nname = "mlp"\nhidden = {hidden}\n')
+    (found,) = command.chosen((), every=False, job=job)
+    assert (found.protocol, found.parties) == (taken, 60)
+
+
+def test_what_a_mechanism_gives_away(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = told(capsys, "--mechanism", "local-record")
+    assert (code, err) == (0, "")
+    assert "mechanism local-record: ε = 3 at δ = 1e-05 is claimed for one record over 60 steps" in out
+    assert "one run: ε ≥" in out
+    assert "clip-outlier" in out
+    assert "a bound from below proves no ε" in out
+
+
+def test_no_mechanism_claims_nothing_and_the_job_s_other_knobs_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job, page = tmp_path / "job.toml", tmp_path / "out"
+    job.write_text('[privacy]\nprotocol = "secagg"\nepsilon = 2.0\nrounds = 4\n')
+    code, out, _ = told(capsys, "--job", str(job), "--mechanism", "none", "--json", "--report", str(page))
+    tree = json.loads(out)
+    (found,) = tree["measured"]
+    assert (code, found["mechanism"], found["claimed"], found["unit"]) == (0, "none", None, "record")
+    assert [r["notice"] for r in found["results"]] == ["epsilon-gradients"]
+    assert found["results"][0]["measured"]["lower"] > 2
+    assert json.loads((page / "audit.json").read_text()) == tree
+    assert "Nothing is claimed, and single records show." in (page / "audit.html").read_text()
+
+
+def test_a_refuted_claim_is_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from securefl.privacy import dpsgd
+
+    real = dpsgd.gaussian
+    monkeypatch.setattr(dpsgd, "gaussian", lambda rand, label, shape, std, **kind: real(rand, label, shape, 0.0, **kind))
+    code, out, err = told(capsys, "--mechanism", "local-record", "--json", "--junit", str(tmp_path / "x.xml"))
+    assert code == 1
+    assert err == "securefl: 1 measurements refute the mechanism local-record\n"
+    tree = json.loads(out)
+    assert not tree["passed"]
+    (found,) = [r for r in tree["measured"][0]["results"] if r["status"] == "broken"]
+    assert found["check"] == "epsilon-gradients"
+    assert found["measured"]["claimed"] == 3
+    assert found["measured"]["lower"] == found["measured"]["cap"] > 3
+    (suite,) = ET.parse(tmp_path / "x.xml").getroot()  # noqa: S314  (our own)
+    assert suite.attrib["name"] == "securefl audit mechanism local-record"
+    assert suite.attrib["failures"] == "1"
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         ([], "say what to audit"),
+        (["--mechanism", "distributed-skellam"], "no such mechanism yet: distributed-skellam"),
+        (["secagg", "--mechanism", "local"], "no such mechanism yet: local"),
         (["secagg", "--all"], "say what to audit"),
         (["secag"], "no protocol 'secag'"),
         (["secagg", "--junit", "nowhere/x.xml"], "cannot be written"),

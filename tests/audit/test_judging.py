@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import beta
 
 from protocols import simulate
 from protocols.session import SERVER
 from protocols.vector import Sum
 from securefl.audit import Target
-from securefl.audit.attacks import inference, randomness
+from securefl.audit.attacks import randomness
 from securefl.audit.federation import Federation, run
 from securefl.audit.judging import exposed, judge, members
 
@@ -92,15 +90,6 @@ def test_one_party_must_not_stop_the_others() -> None:
     assert judge((fed, told(fed)), finish=True).broken
     assert judge((fed, told(fed))).status == "harmless"
     assert judge((fed, run(fed)), finish=True).status == "harmless"
-
-
-@pytest.mark.parametrize(("hits", "false"), list(itertools.product([0, 1, 200, 399, 400], repeat=2)))
-def test_bounds_from_error_rates_are_clopper_and_pearsons(hits: int, false: int) -> None:
-    low = 0.0 if hits == 0 else beta.ppf(inference.LEVEL, hits, 400 - hits + 1)
-    assert inference.least(hits, 400) == pytest.approx(low, abs=1e-9)
-    epsilon, cap = inference.refuted(hits, false, 400)
-    assert 0 <= epsilon <= cap + 1e-9
-    assert (epsilon == 0) == (hits <= false or abs(hits - false) < 3)
 
 
 def test_chance_is_not_taken_for_a_repeated_mask() -> None:

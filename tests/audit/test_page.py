@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
 
-from securefl.audit import Audit, Target, audit_protocol
+from securefl.audit import Audit, Measurement, Target, audit_protocol, measure_mechanism
+from securefl.audit.measured import reconstruction
+from securefl.audit.measured.pictures import intervals, row_of_pictures
 from securefl.audit.page import SAMPLE, html, samples, struck
 
 ROWS = (1, 8, 18, 28)
@@ -49,6 +52,46 @@ def test_attacks_stand_at_the_messages_where_they_strike() -> None:
 def test_texts_in_the_picture_are_escaped() -> None:
     assert "<b>" not in struck(audited("secagg"))
     assert svg_is_well_formed(struck(audited("secagg")))
+
+
+@cache
+def measured(name: str) -> Measurement:
+    return measure_mechanism(name, checks=("clip-outlier", "epsilon-gradients", "reconstruction-masked"))
+
+
+def test_measured_epsilon_stands_beside_the_claimed_one() -> None:
+    page = html([], {}, [measured("local-record"), measured("none")])
+    assert page.count("<h1>") == 2
+    one = next(r.verdict.measured for r in measured("local-record").results if r.notice == "epsilon-gradients")
+    assert one is not None
+    assert page.count(one.line) == 2  # in the picture and in the table
+    assert "None of 3 measurements refutes what is claimed." in page
+    assert "Nothing is claimed, and single records show." in page
+    assert "{{" not in page
+    assert "<script" not in page
+
+
+def test_the_annex_says_who_sees_what_and_what_was_opened() -> None:
+    noised, bare = (html([], {}, [measured(name)]) for name in ("local-record", "none"))
+    covered = re.findall(r"<td>(sum of weighted updates)</td><td[^>]*>20</td><td>([^<]+)</td>", noised + bare)
+    assert [how for _, how in covered] == ["covered by ε", "exact"]
+    for words in ("a withdrawal can", "a withdrawal cannot", "colluders", "whoever gets the model", "the unit", "sum of weights"):
+        assert words in noised
+        assert words in bare
+    assert "its update lies open" in bare
+    assert "its update lies open" not in noised
+
+
+def test_pictures_of_a_measurement_are_well_formed() -> None:
+    found = measured("local-record")
+    svg = intervals(found)
+    assert svg_is_well_formed(svg)
+    assert svg.count("stroke-dasharray") == 1
+    views = reconstruction.views(found.setting)
+    pictures = row_of_pictures(views)
+    assert svg_is_well_formed(pictures)
+    assert pictures.count('shape-rendering="crispEdges"') == len(views) == 6
+    assert intervals(replace(found, results=())) == ""
 
 
 def svg_is_well_formed(svg: str) -> bool:

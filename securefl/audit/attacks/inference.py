@@ -6,6 +6,7 @@ Both are about the sum itself, the same under every protocol, so they are played
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from protocols.errors import Abort, Misuse
 from protocols.rand import Rand, Replay
 from protocols.vector import Vector, with_count
+from securefl.audit.measured.epsilon import two_worlds
 from securefl.audit.registry import attack
 from securefl.audit.target import Target
 from securefl.audit.verdict import Verdict, broken, stated
@@ -20,7 +22,6 @@ from securefl.encode import Plan, decode, encode
 
 TRIALS = 400
 """Runs in each of the two worlds of the membership game."""
-LEVEL = 0.05 / 4
 
 
 @attack(
@@ -30,14 +31,12 @@ LEVEL = 0.05 / 4
     notice="nobody can: an exact sum is not private by itself; only noise is",
 )
 def membership(target: Target) -> Verdict:
-    """A likelihood-ratio test on exact sums, and the largest ε that it refutes."""
+    """A likelihood-ratio test on exact sums, and the largest ε that it refutes; `securefl.audit.measured` plays it with noise."""
     n, d = target.parties, 64
     hits, false = _game(n, d, Replay("membership")())
-    epsilon, cap = refuted(hits, false, TRIALS)
-    return stated(
-        f"told apart in {hits}/{TRIALS} runs with {false} false alarms: no ε below {epsilon:.1f} holds without noise "
-        f"({TRIALS} runs show at most {cap:.1f}); noise inside the sum: no such part yet"
-    )
+    bound = two_worlds(hits, false, TRIALS)
+    told = f"told apart in {hits}/{TRIALS} runs with {false} false alarms: no ε below {bound.lower:.1f} holds without noise"
+    return replace(stated(f"{told} ({TRIALS} runs show at most {bound.cap:.1f})"), measured=bound)
 
 
 def _game(n: int, d: int, rand: Rand) -> tuple[int, int]:
@@ -49,31 +48,6 @@ def _game(n: int, d: int, rand: Rand) -> tuple[int, int]:
     score = ((others[0] + one) @ (one - two), (others[1] + two) @ (one - two))
     middle = (one + two) @ (one - two) / 2
     return int((score[0] > middle).sum()), int((score[1] > middle).sum())
-
-
-def refuted(hits: int, false: int, runs: int) -> tuple[float, float]:
-    """The lower bound of ε at δ = 0 from two error rates (Clopper–Pearson, each one-sided), and what so many runs can show.
-
-    Args:
-        hits: true positives of ``runs``.
-        false: false positives of ``runs``.
-        runs: in each world.
-    """
-    positive = math.log(max(least(hits, runs), 1e-12) / (1 - least(runs - false, runs)))
-    negative = math.log(max(least(runs - false, runs), 1e-12) / (1 - least(hits, runs)))
-    return max(0.0, positive, negative), math.log(least(runs, runs) / (1 - least(runs, runs)))
-
-
-def least(successes: int, runs: int) -> float:
-    """The lower Clopper–Pearson bound at confidence 1 − `LEVEL`: the p at which so many successes or more have that probability."""
-    low, high = 0.0, 1.0
-    counts = np.arange(successes, runs + 1)
-    ways = np.array([math.lgamma(runs + 1) - math.lgamma(k + 1) - math.lgamma(runs - k + 1) for k in counts.tolist()])
-    for _ in range(60):
-        p = (low + high) / 2
-        tail = float(np.exp(ways + counts * math.log(p) + (runs - counts) * math.log1p(-p)).sum())
-        low, high = (p, high) if tail < LEVEL else (low, p)
-    return low if successes else 0.0
 
 
 @attack(

@@ -1,0 +1,197 @@
+"""What is measured of a mechanism: named checks, each for the mechanisms that it is made for.
+
+A mechanism joins by an entry in `MECHANISMS` and by checks that name it, or by being trained through the same seam
+(`Setting.training`): then those of ``local-record`` serve it as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocols.rand import Entropy, Rand, Replay
+from securefl.audit.measured.epsilon import Measured
+from securefl.audit.verdict import Verdict, stated
+from securefl.errors import UserError
+from securefl.job import Job
+from securefl.privacy.plain import LocalTraining, PlainTraining
+
+MECHANISMS: dict[str, str] = {"local-record": "record", "none": "record"}
+"""Mechanism → what ε protects, or would."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A mechanism as configured.
+
+    Attributes:
+        job: whose ``[privacy]`` it is.
+        seed: of everything random: canaries, noise, sampling; a measurement repeats.
+        quick: whether less is tried.
+    """
+
+    job: Job
+    seed: str = "audit"
+    quick: bool = True
+
+    @property
+    def name(self) -> str:
+        """The mechanism's name."""
+        return self.job.privacy.mechanism
+
+    @property
+    def private(self) -> bool:
+        """Whether an ε is claimed."""
+        return self.name != "none"
+
+    @property
+    def claimed(self) -> float:
+        """ε over all rounds; infinite where none is claimed."""
+        return self.job.privacy.epsilon if self.private else math.inf
+
+    @property
+    def delta(self) -> float:
+        """δ at which ε is stated; without a claim that of the job's defaults."""
+        return self.job.privacy.delta
+
+    @property
+    def steps(self) -> int:
+        """Training steps over all rounds, in all models that one record takes part in."""
+        return self.job.privacy.rounds * self.job.privacy.local_steps * max(1, self.job.data.splits - 1)
+
+    def few(self, count: int, quick: int, full: int) -> int:
+        """So many rounds or steps of the job, or the most that are tried."""
+        return min(count, quick if self.quick else full)
+
+    @cached_property
+    def noise_multiplier(self) -> float:
+        """The σ that the job's ε asks for, as training computes it."""
+        from securefl.privacy import accountant  # noqa: PLC0415  (Opacus loads in 3 s)
+
+        knobs = self.job.privacy
+        return accountant.calibrate(
+            epsilon=knobs.epsilon, delta=knobs.delta, sample_rate=knobs.sample_rate, steps=self.steps, accountant=knobs.accountant
+        )
+
+    def epsilon_of(self, noise_multiplier: float, steps: int) -> float:
+        """ε of so many steps with that noise, by the job's accountant; infinite without noise."""
+        from securefl.privacy import accountant  # noqa: PLC0415
+
+        knobs = self.job.privacy
+        return accountant.epsilon_of(noise_multiplier, knobs.sample_rate, steps, knobs.delta, knobs.accountant)
+
+    def training(self, rows: int, *, label: str, rate: float | None = None) -> LocalTraining:
+        """How one site trains one model under the mechanism, with ``rows`` as the public number of rows.
+
+        Args:
+            rows: public number by whose share a noised sum is divided.
+            label: of its randomness.
+            rate: sampling rate; by default the job's.
+        """
+        knobs = self.job.privacy
+        chosen = knobs.sample_rate if rate is None else rate
+        if not self.private:
+            return PlainTraining(sample_rate=chosen, entropy=self.entropy(label))
+        from securefl.privacy import dpsgd  # noqa: PLC0415
+
+        return dpsgd.LocalRecordDP(
+            noise_multiplier=self.noise_multiplier,
+            sample_rate=chosen,
+            clip=knobs.clip,
+            delta=knobs.delta,
+            accountant=knobs.accountant,
+            planned_steps=max(self.steps, 1000),
+            expected_rows=rows,
+            entropy=self.entropy(label),
+        )
+
+    def entropy(self, label: str) -> Entropy:
+        """Randomness that repeats, by label."""
+        return Replay(f"{self.seed}: {label}")
+
+    def rand(self, label: str) -> Rand:
+        """One source of it."""
+        return self.entropy(label)()
+
+    def coins(self, label: str, count: int) -> NDArray[np.bool_]:
+        """Fair coins, shape (count,): which canaries are in."""
+        return (self.rand(label).words("coins", count) & np.uint64(1)).astype(np.bool_)
+
+    def knobs(self, **change: Any) -> dict[str, Any]:
+        """The job's ``[privacy]`` for a small job of one's own, with what is changed."""
+        tree = {
+            name: value for name, value in self.job.plain()["privacy"].items() if name not in ("threshold", "min_cohort", "rows")
+        }
+        return {**tree, "protocol": "auto", **change}
+
+
+Play = Callable[[Setting], Verdict]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One thing that is measured.
+
+    Attributes:
+        check: its id.
+        row: row of the catalogue that it belongs to.
+        name: what is tried, in a few words.
+        how: how, and how often it is wrong.
+        play: measures it.
+        on: mechanisms that it is made for; empty for all.
+    """
+
+    check: str
+    row: int
+    name: str
+    how: str
+    play: Play
+    on: tuple[str, ...] = ()
+
+
+MEASURES: list[Measure] = []
+"""All of them, in order, once `securefl.audit.measured` is imported."""
+
+
+def measure(check: str, row: int, name: str, *, how: str, on: Iterable[str] = ()) -> Callable[[Play], Play]:
+    """Register a measurement."""
+
+    def register(play: Play) -> Play:
+        MEASURES.append(Measure(check, row, name, how, play, tuple(on)))
+        return play
+
+    return register
+
+
+def known(name: str) -> str:
+    """The name of a mechanism that can be measured.
+
+    Raises:
+        UserError: for any other.
+    """
+    if name not in MECHANISMS:
+        raise UserError(f"no such mechanism yet: {name}; there are {', '.join(MECHANISMS)}")
+    return name
+
+
+def flagged(check: str, why: str, measured: Measured | None = None) -> Verdict:
+    """More is given away than is claimed."""
+    return Verdict("broken", why, check=check, measured=measured)
+
+
+def compared(check: str, setting: Setting, claimed: float, measured: Measured, what: str) -> Verdict:
+    """A measured ε beside a claimed one: broken where what is refuted lies above the claim."""
+    measured = replace(measured, claimed=claimed)
+    if not setting.private:
+        found = f"none below {measured.lower:.2f} holds" if measured.lower else "these trials refute none"
+        return replace(stated(f"{what}: no ε is claimed, and {found}"), measured=measured)
+    if measured.lower > claimed:
+        return flagged(check, f"{what}: ε = {claimed:.3g} is claimed, and refuted by {measured.line}", measured)
+    short = ", more than so many trials could show" if measured.cap < claimed else ""
+    return Verdict("harmless", f"{what}: within the ε of {claimed:.3g} that is claimed{short}", measured=measured)

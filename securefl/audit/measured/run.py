@@ -1,0 +1,145 @@
+"""All measurements of one mechanism, each bounded in a process of its own; what came of them as data and as a table."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from securefl.audit.audit import Result
+from securefl.audit.bounded import bounded
+from securefl.audit.target import Bounds
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a mechanism was found to give away.
+
+    Attributes:
+        setting: what was measured, a `securefl.audit.measured.registry.Setting`.
+        results: one for each measurement, ``notice`` its check.
+        seconds: wall time.
+    """
+
+    setting: Any
+    results: tuple[Result, ...]
+    seconds: float
+
+    @property
+    def name(self) -> str:
+        """What it is called in reports."""
+        return f"mechanism {self.setting.name}"
+
+    @property
+    def broken(self) -> tuple[Result, ...]:
+        """Measurements that refute the claim."""
+        return tuple(result for result in self.results if result.verdict.broken)
+
+    @property
+    def passed(self) -> bool:
+        """Whether none does.  That is no proof of the claim."""
+        return not self.broken
+
+    def as_json(self) -> dict[str, Any]:
+        """As a tree that JSON holds; no claim is None."""
+        from securefl.audit.measured.registry import MECHANISMS  # noqa: PLC0415  (loads torch)
+
+        claimed = self.setting.claimed
+        return {
+            "mechanism": self.setting.name,
+            "claimed": None if math.isinf(claimed) else claimed,
+            "delta": self.setting.delta,
+            "unit": MECHANISMS[self.setting.name],
+            "quick": self.setting.quick,
+            "passed": self.passed,
+            "seconds": round(self.seconds, 3),
+            "results": [result.as_json() for result in self.results],
+        }
+
+
+def setting_of(mechanism: str | None, job: Path | None, *, quick: bool, seed: str = "audit") -> Any:
+    """The mechanism of a job, or a named one with the job's other knobs, or with the defaults.
+
+    Raises:
+        UserError: for a mechanism that does not exist yet, or a job that is refused.
+    """
+    from securefl.audit.measured.registry import Setting, known  # noqa: PLC0415  (loads torch)
+    from securefl.options import read_job  # noqa: PLC0415
+
+    given = {} if mechanism is None else {"privacy.mechanism": known(mechanism)}  # of the command line, so it overrides
+    return Setting(read_job(job, given), seed, quick)
+
+
+def measure_mechanism(
+    mechanism: Any,
+    *,
+    checks: Iterable[str] | None = None,
+    bounds: Bounds | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Measurement:
+    """Measure everything that applies.
+
+    Args:
+        mechanism: its name, or a `securefl.audit.measured.registry.Setting`.
+        checks: ids of those to measure; None: all.
+        bounds: what one measurement may use.
+        tell: told the name of each.
+    """
+    import torch  # noqa: PLC0415
+
+    from securefl.audit.measured import game, gradients, pipeline, reconstruction, registry  # noqa: PLC0415
+
+    del game, gradients, pipeline, reconstruction  # imported to register what they measure
+    setting = setting_of(mechanism, None, quick=True) if isinstance(mechanism, str) else mechanism
+    began, limits, results = time.perf_counter(), bounds or Bounds(60.0 if setting.quick else 600.0), list[Result]()
+    if setting.private:
+        _ = setting.noise_multiplier  # once, before there are children
+    wanted = None if checks is None else set(checks)
+    for one in registry.MEASURES:
+        if (one.on and setting.name not in one.on) or (wanted is not None and one.check not in wanted):
+            continue
+        tell(f"{setting.name}: {one.name}")
+
+        def play(one: registry.Measure = one) -> Any:
+            torch.set_num_threads(1)  # threads do not survive a fork
+            return one.play(setting)
+
+        verdict, seconds = bounded(play, limits)
+        results.append(Result(one.row, one.name, verdict, seconds, one.how, one.check))
+    return Measurement(setting, tuple(results), time.perf_counter() - began)
+
+
+def claim(measurement: Measurement) -> str:
+    """What is claimed, in a line."""
+    from securefl.audit.measured.registry import MECHANISMS  # noqa: PLC0415
+
+    setting = measurement.setting
+    if not setting.private:
+        return "no ε is claimed"
+    what = f"ε = {setting.claimed:g} at δ = {setting.delta:g}"
+    noise = f"by noise of {setting.noise_multiplier:.3g} clips"
+    return f"{what} is claimed for one {MECHANISMS[setting.name]} over {setting.steps} steps, {noise}"
+
+
+def show(console: Console, measurement: Measurement, colours: dict[str, str]) -> None:
+    """The table: each measurement, its verdict, the measured interval and its cap."""
+    title = f"{measurement.name}: {claim(measurement)}"
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, ratio in (("check", 3), ("verdict", 5), ("measured", 4)):
+        table.add_column(name, ratio=ratio)
+    table.add_column("s", justify="right")
+    for r in measurement.results:
+        interval = "" if r.verdict.measured is None else r.verdict.measured.line
+        status = colours.get(r.verdict.status, "")
+        table.add_row(
+            r.notice, f"[{status}]{r.verdict.status}[/]: {r.verdict.why}" if status else r.verdict.why, interval, f"{r.seconds:.1f}"
+        )
+    console.print(table)
+    console.print(f"{len(measurement.broken) or 'nothing'} refuted in {measurement.seconds:.0f} s; a bound from below proves no ε")

@@ -1,0 +1,273 @@
+"""What mechanisms give away: the claim holds for ours, `none` shows records plainly, and mutants of the mechanism are flagged."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from opacus.optimizers import DPOptimizer
+
+from protocols import secagg
+from protocols.primitives import prg
+from securefl.audit import measure_mechanism
+from securefl.audit.measured import game, gradients, pipeline, reconstruction, registry
+from securefl.audit.measured.epsilon import Measured, one_run
+from securefl.audit.measured.pictures import row_of_pictures
+from securefl.audit.measured.registry import MEASURES, Setting
+from securefl.audit.verdict import Verdict
+from securefl.job import Job
+from securefl.privacy import accountant, dpsgd
+
+Patch = pytest.MonkeyPatch
+GAUSSIAN, CALIBRATE = dpsgd.gaussian, accountant.calibrate
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in the processes of an audit: small tensors gain nothing by a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def setting(mechanism: str = "local-record", *, seed: str = "audit", **privacy: Any) -> Setting:
+    return Setting(Job.parse({"privacy": {"mechanism": mechanism, **privacy}}), seed)
+
+
+def played(check: str, on: Setting) -> Verdict:
+    return next(one.play(on) for one in MEASURES if one.check == check)
+
+
+def noise_off(patch: Patch) -> None:
+    patch.setattr(dpsgd, "gaussian", lambda rand, label, shape, std, **kind: GAUSSIAN(rand, label, shape, 0.0, **kind))
+
+
+def sigma_halved(patch: Patch) -> None:
+    patch.setattr(dpsgd, "gaussian", lambda rand, label, shape, std, **kind: GAUSSIAN(rand, label, shape, std / 2, **kind))
+
+
+def calibration_halved(patch: Patch) -> None:
+    patch.setattr(accountant, "calibrate", lambda **knobs: CALIBRATE(**knobs) / 2)
+
+
+def noise_repeated(patch: Patch) -> None:
+    def same(rand: Any, label: str, shape: Any, std: float, **kind: Any) -> torch.Tensor:
+        return GAUSSIAN(setting().rand("always the same"), label, shape, std, **kind)
+
+    patch.setattr(dpsgd, "gaussian", same)
+
+
+def no_clipping(patch: Patch) -> None:
+    def summed(self: DPOptimizer) -> None:
+        for p in self.params:
+            p.summed_grad = self._get_flat_grad_sample(p).sum(dim=0)
+
+    patch.setattr(DPOptimizer, "clip_and_accumulate", summed)
+
+
+def clip_of_each_layer(patch: Patch) -> None:
+    def summed(self: DPOptimizer) -> None:
+        for p in self.params:
+            g = self._get_flat_grad_sample(p)
+            norms = g.reshape(len(g), -1).abs().max(dim=1).values if len(g) else g.new_zeros(0)
+            factors = (self.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
+            p.summed_grad = torch.einsum("i,i...", factors, g)
+
+    patch.setattr(DPOptimizer, "clip_and_accumulate", summed)
+
+
+def masks_off(patch: Patch) -> None:
+    masks = prg.Masks.__init__
+    patch.setattr(prg.Masks, "__init__", lambda self, _plus, _minus, dtype: masks(self, [], [], dtype))
+    patch.setattr(secagg, "apply_masks", lambda *_args, **_options: None)
+
+
+MUTANTS: dict[str, tuple[Callable[[Patch], None], tuple[str, ...], tuple[str, ...]]] = {
+    "noise off": (
+        noise_off,
+        ("noise-variance", "epsilon-fit", "epsilon-gradients", "epsilon-canaries", "epsilon-worlds"),
+        ("clip-outlier",),
+    ),
+    "σ halved": (sigma_halved, ("noise-variance", "epsilon-fit"), ("clip-outlier", "epsilon-gradients")),
+    "σ halved where it is computed": (calibration_halved, ("epsilon-fit",), ("noise-variance", "clip-outlier")),
+    "the same noise in every step": (noise_repeated, ("noise-variance",), ("clip-outlier",)),
+    "no clipping": (no_clipping, ("clip-outlier", "epsilon-fit", "epsilon-gradients"), ("noise-variance",)),
+    "the largest value clipped, not the norm": (clip_of_each_layer, ("clip-outlier",), ("noise-variance",)),
+    "masks left out": (masks_off, ("reconstruction-masked",), ("noise-variance",)),
+}
+"""Mutant → patch, checks that flag it, checks that cannot."""
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_every_mutant_is_flagged_by_the_checks_that_are_made_for_it(name: str, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(gradients, "CANARIES", 400)  # 80 guesses show up to 3.2, more than the 3 that is claimed
+    apply, flagging, blind = MUTANTS[name]
+    apply(monkeypatch)
+    on = setting()
+    for check in flagging:
+        verdict = played(check, on)
+        assert verdict.broken, (check, verdict.line)
+        assert verdict.check == check
+    for check in blind:
+        assert not played(check, on).broken, check
+
+
+def test_the_document_has_every_check_and_every_mutant() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text(encoding="utf-8")
+
+    def cells(title: str) -> list[list[str]]:
+        section = page.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+        return [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("| ")]
+
+    ids = {row[0].strip("`"): row for row in cells("What a mechanism gives away") if len(row) == 5 and row[0].startswith("`")}
+    assert ids.keys() == {one.check for one in MEASURES}
+    for one in MEASURES:
+        assert int(ids[one.check][1]) == one.row
+        assert ids[one.check][3] == ("`local-record`" if one.on else "both")
+    told = {row[0]: tuple(re.findall(r"`([a-z-]+)`", cell) for cell in row[1:]) for row in cells("Mutants of a mechanism")[1:]}
+    assert told == {name: (list(flagging), list(blind)) for name, (_, flagging, blind) in MUTANTS.items()}
+
+
+def test_the_committed_picture_is_what_is_drawn() -> None:
+    """Levels of grey, and not the text of the file: the last bit of a float is the machine's."""
+    drawn = row_of_pictures(reconstruction.views(setting()))
+    stored = (Path(__file__).parents[2] / "docs" / "audit-reconstruction.svg").read_text(encoding="utf-8")
+    grey = [[int(level, 16) // 17 for level in re.findall(r'fill="#(\w\w)\w{4}"/>', svg)] for svg in (drawn, stored)]
+    assert len(grey[0]) == len(grey[1]) == 6 * 64
+    assert max(abs(a - b) for a, b in zip(*grey, strict=True)) <= 1
+    assert re.findall(r"<text[^>]*>([^<]*)", drawn) == re.findall(r"<text[^>]*>([^<]*)", stored)
+
+
+def test_the_released_model_flags_missing_noise_where_little_is_claimed(monkeypatch: Patch) -> None:
+    """epsilon-release sees rows and the final model alone: 60 guesses of 120 right by chance, all of them without noise."""
+    on = setting(epsilon=1.0)
+    assert not played("epsilon-release", on).broken
+    noise_off(monkeypatch)
+    verdict = played("epsilon-release", on)
+    assert verdict.broken, verdict.line
+    assert verdict.check == "epsilon-release"
+    assert len(verdict.parts) == 1 + pipeline.SITES
+
+
+def test_all_that_is_measured_of_local_record_stays_within_the_claim() -> None:
+    """Deterministic, as its seed is fixed; another seed refutes a sound mechanism with less than 5 % a check."""
+    found = measure_mechanism("local-record")
+    assert found.passed, [r.verdict.line for r in found.broken]
+    assert [r.notice for r in found.results] == [one.check for one in MEASURES]
+    bounds = {r.notice: r.verdict.measured for r in found.results if r.verdict.measured is not None}
+    for bound in bounds.values():
+        assert bound.lower <= min(bound.claimed, bound.cap)
+    assert bounds["epsilon-fit"].lower < 3 < bounds["epsilon-fit"].upper
+    assert bounds["epsilon-gradients"].lower > 0
+
+
+def test_without_a_mechanism_records_show_plainly() -> None:
+    found = measure_mechanism("none")
+    verdicts = {r.notice: r.verdict for r in found.results}
+    assert {v.status for v in verdicts.values()} == {"stated"}
+    assert verdicts.keys() == {one.check for one in MEASURES if not one.on}
+    for check in ("epsilon-gradients", "epsilon-canaries"):
+        bound = verdicts[check].measured
+        assert bound is not None
+        assert bound.lower == bound.cap > 3
+    release = verdicts["epsilon-release"].measured
+    assert release is not None
+    assert release.lower > 1
+    tree = found.as_json()
+    assert tree["claimed"] is None
+    assert tree["passed"]
+
+
+def test_a_measurement_repeats_and_another_seed_gives_another() -> None:
+    one, two, other = (played("noise-variance", setting(seed=seed)) for seed in ("a", "a", "b"))
+    assert one == two != other
+
+
+def test_a_step_releases_the_clipped_sum_of_gradients_and_noise() -> None:
+    """Without noise to speak of: each canary's coordinate is the clip, or its own gradient where that is shorter."""
+    on = setting(epsilon=1e5, clip=2.0)
+    rows = np.diag([0.5, 1.0, 3.0, 100.0]).astype(np.float32)
+    (sums,) = gradients.released(on, rows, 1, label="t", rate=1.0, rows=4)
+    sigma = on.noise_multiplier * 2.0
+    assert sums == pytest.approx([0.5, 1.0, 2.0, 2.0], abs=6 * sigma)
+    (plain,) = gradients.released(setting("none"), rows, 1, label="t", rate=1.0, rows=4)
+    assert plain == pytest.approx([0.5, 1.0, 3.0, 100.0])
+
+
+def test_the_game_on_one_exact_sum_is_lost_without_noise_alone() -> None:
+    """An exact sum shows the record whenever it was sampled; with noise the two worlds can hardly be told."""
+    bare, noised = setting("none", sample_rate=1.0), setting(sample_rate=1.0)
+    far = [float(game.opened(bare, candidate, 0)[0]) for candidate in (0, 1)]
+    assert far[0] == pytest.approx(0, abs=0.1)
+    assert far[1] > 50
+    near = [float(game.opened(noised, candidate, 0)[0]) for candidate in (0, 1)]
+    assert abs(near[1] - near[0]) < 3 + 6 * math.sqrt(6) * noised.noise_multiplier
+
+
+def test_reconstruction_gives_the_record_back_from_a_clear_update_alone() -> None:
+    views = {view.name: view for view in reconstruction.views(setting())}
+    true = views["true"].pixels
+    assert views["clear"].pixels == pytest.approx(true, abs=1e-5)
+    assert views["batch"].pixels == pytest.approx(true, abs=0.05)
+    assert abs(views["masked"].likeness) < reconstruction.ALIKE
+    assert abs(views["noised"].likeness) < reconstruction.ALIKE
+    assert views["sum"].likeness < 0.95
+
+
+def test_a_patient_comes_back_where_there_are_data(tmp_path: Any, monkeypatch: Patch) -> None:
+    monkeypatch.delenv("SECUREFL_DATA", raising=False)
+    assert reconstruction.patient() is None
+    from securefl.data import heart
+    from securefl.data.types import Dataset, Site
+
+    row = np.array([[63.0, 1.0, 145.0, 2.3]])
+    made = Dataset("heart", ("age", "sex", "trestbps", "oldpeak"), (Site("a", row, np.array([1])),), None, True, "made up")
+    monkeypatch.setenv("SECUREFL_DATA", str(tmp_path))
+    monkeypatch.setattr(heart, "load", lambda: made)
+    found = reconstruction.patient()
+    assert found is not None
+    assert found[0] == ["age", "sex", "trestbps", "oldpeak"]
+    assert found[2] == pytest.approx(row[0], rel=1e-5)
+
+
+def test_a_measurement_that_fails_is_no_stack_trace(monkeypatch: Patch) -> None:
+    def fails(_setting: Setting) -> Verdict:
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setattr(registry, "MEASURES", [registry.Measure("noise-variance", 10, "one that fails", "", fails)])
+    found = measure_mechanism(setting("none"))
+    assert not found.passed
+    assert "RuntimeError: no such thing" in found.results[0].verdict.why
+
+
+def test_a_verdict_says_where_nothing_was_shown_and_where_nothing_could_be() -> None:
+    chance, all_right = guessed_right(100), guessed_right(200)
+    assert "these trials refute none" in registry.compared("epsilon-gradients", setting("none"), math.inf, chance, "t").why
+    assert "none below 4.16 holds" in registry.compared("epsilon-gradients", setting("none"), math.inf, all_right, "t").why
+    beyond = registry.compared("epsilon-gradients", setting(epsilon=8.0), 8.0, all_right, "t")
+    assert not beyond.broken
+    assert "more than so many trials could show" in beyond.why
+    assert "could show" not in registry.compared("epsilon-gradients", setting(), 3.0, chance, "t").why
+
+
+def guessed_right(count: int) -> Measured:
+    return one_run(1000, 200, count, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "privacy",
+    [
+        {"rounds": 100_000, "local_steps": 100_000, "epsilon": 0.05, "sample_rate": 0.001},
+        {"rounds": 1, "local_steps": 1, "epsilon": 100.0, "sample_rate": 1.0, "clip": 1e-4, "update_clip": 0.01, "w_max": 1},
+    ],
+)
+def test_jobs_at_the_ends_of_their_ranges_are_measured_in_bounded_time(privacy: dict[str, Any]) -> None:
+    found = measure_mechanism(setting(**privacy), checks=("clip-outlier", "epsilon-gradients", "epsilon-canaries"))
+    assert found.passed, [r.verdict.line for r in found.broken]
