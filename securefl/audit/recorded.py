@@ -122,16 +122,20 @@ class Recorded:
         """As `Session.provide`."""
         return self._out(lambda: self.session.provide(value, now))
 
-    def feed(self, sender: Address, chunk: bytes | memoryview, now: float = 0.0, *, most: int | None = None) -> list[Letter]:
+    def feed(self, sender: Address, chunk: bytes | memoryview, now: float = 0.0, *, act: bool = True) -> list[Letter]:
         """As `Session.feed`; a message is written down when it is whole."""
         seen = self._incoming.feed(sender, self.session.me, chunk) if sender.role in self._from else None
         if seen is not None:
             self.book.was_told(seen)
-        return self._out(lambda: self.session.feed(sender, chunk, now, most=most))
+        return self._out(lambda: self.session.feed(sender, chunk, now, act=act))
 
-    def tick(self, now: float, *, most: int | None = None) -> list[Letter]:
+    def tick(self, now: float) -> list[Letter]:
         """As `Session.tick`."""
-        return self._out(lambda: self.session.tick(now, most=most))
+        return self._out(lambda: self.session.tick(now))
+
+    def poise(self, now: float) -> list[Letter]:
+        """As `Session.poise`."""
+        return self._out(lambda: self.session.poise(now))
 
     def gone(self, peer: Address, now: float = 0.0) -> list[Letter]:
         """As `Session.gone`."""
