@@ -173,9 +173,8 @@ class Session:
     @property
     def finished(self) -> bool:
         """Whether no step can run any more."""
-        return self.ended is not None or not any(
-            port.type in self._values for step in self._steps for port in step.takes if port.carrier == "value"
-        )
+        waiting = (port.type in self._values for step in self._steps for port in step.takes if port.carrier == "value")
+        return self.ended is not None or not (self.busy or any(waiting))
 
     @property
     def faults(self) -> list[Refused]:

@@ -388,18 +388,18 @@ def first_opener(_patch: Patch, scheme: Scheme) -> Scheme:
 @mutant("a state that is kept", 2, on=("secagg", "lightsecagg"))
 def state_kept(patch: Patch, _scheme: Scheme) -> None:
     """Values are copied, not moved, out of a session, and no message is late."""
-    fire = session.Session._fire
+    collect = session.Session._collect
 
     def keeping(self: session.Session, step: Any) -> Any:
         kept = {port.type: self._values[port.type] for port in step.values if port.type in self._values}
-        letters = fire(self, step)
+        arguments = collect(self, step)
         if step.name in ("consent", "open_shares", "answer"):
             state = next(iter(kept.values()))
             self._values[type(state)] = state
             self._arrivals._fired.pop(step.name, None)
-        return letters
+        return arguments
 
-    patch.setattr(session.Session, "_fire", keeping)
+    patch.setattr(session.Session, "_collect", keeping)
 
 
 @mutant("keys may stand twice, labels hold no ids", 29)

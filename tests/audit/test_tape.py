@@ -311,10 +311,10 @@ def test_keys_that_serve_two_sums_are_found(tmp_path: Path) -> None:
     assert "client 1 has a public key that client 1 had" in detail
 
 
-def test_a_masked_vector_that_stands_in_two_sums_is_found(tmp_path: Path) -> None:
-    kept = record(
-        tmp_path, "lightsecagg", entropy=lambda u: Replay(f"stuck {u}")
-    )  # its mask is drawn, not derived from the session
+def test_a_masked_vector_that_stands_in_two_sums_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Randomness that is stuck, and a mask that is drawn from it alone."""
+    monkeypatch.setattr("protocols.lightsecagg.for_session", lambda rand, what, _terms, _L: rand.child(what))
+    kept = record(tmp_path, "lightsecagg", entropy=lambda u: Replay(f"stuck {u}"))
     found = [f.detail for f in audit_tape(kept.tape).findings.found if f.check == "tape-keys"]
     assert any("the masked vector of client 2 is that of client 2" in detail for detail in found)
 
