@@ -114,12 +114,13 @@ def test_a_turn_goes_on_to_who_has_waited_longest(leaves: str) -> None:
     assert [server.open(client(u)) for u in (3, 1)] == [True, False]
 
 
-def test_vector_bytes_behind_the_control_fields_wait_for_no_turn_and_expel() -> None:
+@pytest.mark.parametrize("size", [1, None])
+def test_vector_bytes_behind_the_control_fields_wait_for_no_turn_and_expel(size: int | None) -> None:
     """Else every sender could park a frame in the server's memory."""
     server = adding(3, 20, turns=1)
     control, data = vector(server, 1)
     server.feed(client(1), control)
-    server.feed(client(2), control + data[:1])
+    server.feed(client(2), control + data[:size])
     assert [(fault.check, fault.sender) for fault in server.faults] == [("wire-turn", "client 2")]
     server.feed(client(1), data)
     server.feed(client(3), control + data)
