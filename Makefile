@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: run test check bench clean
+.PHONY: run test check advisories bench clean
 .DEFAULT_GOAL := run
 
 .venv/ready: constraints.txt pyproject.toml
@@ -24,6 +24,16 @@ check: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tests/static_rules.py protocols securefl
+
+# pip-audit in an environment of its own, as it brings libraries of its own.
+.venv-pip-audit/ready:
+	$(PYTHON) -m venv .venv-pip-audit
+	.venv-pip-audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	touch $@
+
+advisories: .venv-pip-audit/ready
+	$(PYTHON) tests/known_vulnerabilities.py .venv-pip-audit/bin/pip-audit constraints.txt
 
 bench: .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
@@ -31,4 +41,4 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/targets.py
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-pip-audit build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -23,19 +23,20 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from securefl import ClientTrainer, Fold, Job, Runner
+from securefl.models import arrays
 
 Clock = Callable[[], float]
 
 
 def passes_in_torch(model: nn.Module, x: torch.Tensor, y: torch.Tensor, seed: int) -> None:
     """The same in torch, in place."""
-    order = np.random.default_rng(seed).permutation(len(y))
-    optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
-    for start in range(0, len(y), BATCH):
-        rows = torch.from_numpy(order[start : start + BATCH])
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
-        optimizer.step()
+    order, parameters = torch.from_numpy(np.random.default_rng(seed).permutation(len(y))), list(model.parameters())
+    for rows in order.split(BATCH):
+        loss = nn.functional.cross_entropy(model(x[rows]), y[rows])
+        gradients = torch.autograd.grad(loss, parameters)
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.sub_(gradient, alpha=RATE)
 
 
 def model_of(weights: Weights) -> nn.Module:
@@ -57,20 +58,33 @@ def got(model: nn.Module) -> Weights:
     return [parameter.detach().numpy().T for parameter in model.parameters()]
 
 
+class Arrays(nn.Module):
+    """The weights as the loop in numpy has them: a module that only holds them."""
+
+    def __init__(self, weights: Weights) -> None:
+        super().__init__()
+        for name, part in zip(("w1", "b1", "w2", "b2"), weights, strict=True):
+            self.register_parameter(name, nn.Parameter(torch.from_numpy(part)))
+
+
 class Passes(ClientTrainer):
     """One pass in a round, in numpy or torch; nothing is scored."""
 
     def __init__(self, *, in_torch: bool) -> None:
         super().__init__()
         self.in_torch, self.seed = in_torch, 0
+        self.rows: Rows | None = None
 
     def train(self, model: nn.Module, data: Any, training: Any, steps: int) -> None:  # noqa: ARG002
         """One pass."""
-        x, y = data.tensors
         if self.in_torch:
-            passes_in_torch(model, x, y, self.seed)
+            passes_in_torch(model, *data.tensors, self.seed)
         else:
-            put(model, passes(got(model), x.numpy(), y.numpy(), self.seed))
+            if self.rows is None:
+                self.rows = tuple(part.numpy() for part in data.tensors)
+            weights = arrays(model)
+            for own, new in zip(weights, passes(weights, *self.rows, self.seed), strict=True):
+                own[:] = new
         self.seed += 1
 
     def sums(self) -> tuple[Any, ...]:
@@ -106,10 +120,12 @@ def ours(
     """Median seconds of a round of `Runner`, wall time unless another clock is given, and its model."""
     knobs = {"mechanism": "none", "protocol": protocol, "rounds": rounds, "w_max": 64, "precision": 24, "local_steps": 1}
     folds = {f"site {i}": Fold(TensorDataset(*map(torch.from_numpy, rows)), None) for i, rows in enumerate(parts, 1)}
-    runner = Runner(model_of(begin()), folds, trainer=Passes(in_torch=in_torch), job=Job.parse({"privacy": knobs}))
+    model = model_of(begin()) if in_torch else Arrays(begin())
+    runner = Runner(model, folds, trainer=Passes(in_torch=in_torch), job=Job.parse({"privacy": knobs}))
     marks = [clock()]
     runner.run(lambda _: marks.append(clock()))
-    return median(np.diff(marks)), got(runner.final_models()[0])
+    (final,) = runner.final_models()
+    return median(np.diff(marks)), got(final) if in_torch else arrays(final)
 
 
 def figures(parties: int, rounds: int) -> dict[str, float]:

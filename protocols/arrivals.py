@@ -22,7 +22,7 @@ from protocols.flow import Arrived, Flow, Step
 from protocols.intake import Intake
 from protocols.once import once
 from protocols.schema import Message, has_vector
-from protocols.wire import Limits
+from protocols.wire import Limits, heads, longest
 
 if TYPE_CHECKING:
     from protocols.session import Address
@@ -73,9 +73,13 @@ class Arrivals:
         self._noted: dict[Address | None, int] = {}
         self._expelled: set[Address] = set()
         others = tuple((other, len(addresses)) for other, addresses in self.expected.items())
-        kinds = once(("kinds", role, others), lambda: self._kinds(role), of=flow)
-        staged = once(("staged", role, others, turns), lambda: self._staged(role, turns), of=flow)
-        self.intake = Intake(kinds, limits, staged, turns, self._wanted)
+        kinds, staged = once(("kinds", role, others, turns), lambda: (self._kinds(role), self._staged(role, turns)), of=flow)
+        lengths = once(
+            ("lengths", role, others, id(kinds)),  # which are kept for as long as this is known
+            lambda: {other: (longest(known, limits), heads(known, limits)) for other, known in kinds.items()},
+            of=limits,
+        )
+        self.intake = Intake(kinds, lengths, limits, staged, turns, self._wanted)
 
     def _kinds(self, role: str) -> dict[str, dict[str, type[Message]]]:
         out = dict[str, dict[str, type[Message]]]()
@@ -118,12 +122,13 @@ class Arrivals:
             return True
         step = self._flow.receiver(kind)
         now = self.epoch(step)
-        require(epoch <= now + 1, "wire-epoch", f"{kind.__name__} out of turn")
+        if epoch > now + 1:
+            raise Refused("wire-epoch", f"{kind.__name__} out of turn")
         if epoch < now:
             self._note("wire-late", f"{kind.__name__} after its step ran", sender)
             return False
-        early = step.fold is not None and (epoch > now or self._state(step) is None)
-        require(not early, "wire-early", f"a {kind.__name__} before its step waits for it")
+        if step.fold is not None and (epoch > now or self._state(step) is None):
+            raise Refused("wire-early", f"a {kind.__name__} before its step waits for it")
         if sender in self._inbox.get((kind, epoch), {}):
             self._note("wire-duplicate", f"a second {kind.__name__}", sender)
             return False
@@ -257,4 +262,4 @@ class Arrivals:
 
 def text_of(error: Refused) -> Refused:
     """The error without its traceback, whose frames hold what the step was working on: keys, seed, input."""
-    return Refused(error.check, error.detail, sender=error.sender, step=error.step)
+    return Refused(error.check, error.detail, sender=error.sender, step=error.step, evidence=error.evidence)

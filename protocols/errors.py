@@ -8,6 +8,10 @@ reach the server, and must not serve as an oracle.  `Abort` ends a session that 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from protocols.evidence import Evidence
 
 
 class SecureSumError(Exception):
@@ -26,14 +30,24 @@ class Refused(SecureSumError):
         detail: one line that names what was wrong, without secrets.
         sender: role and index of who sent it (``"server"``, ``"client 3"``), filled in by the session that knows it.
         step: name of the step that refused it, filled in likewise.
+        evidence: what the sender signed, where that proves to others that it did wrong.
     """
 
-    def __init__(self, check: str, detail: str = "", *, sender: str | None = None, step: str | None = None) -> None:
+    def __init__(
+        self,
+        check: str,
+        detail: str = "",
+        *,
+        sender: str | None = None,
+        step: str | None = None,
+        evidence: Evidence | None = None,
+    ) -> None:
         super().__init__(check, detail)
         self.check = check
         self.detail = detail
         self.sender = sender
         self.step = step
+        self.evidence = evidence
 
     def __str__(self) -> str:
         where = f" in step {self.step}" if self.step else ""

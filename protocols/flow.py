@@ -152,6 +152,16 @@ class Step:
         return tuple(port for port in self.takes if port.carrier in ("value", "input"))
 
     @cached_property
+    def moved(self) -> tuple[tuple[str, type], ...]:
+        """Parameter and type of the values that it takes."""
+        return tuple((port.name, port.type) for port in self.values)
+
+    @cached_property
+    def random(self) -> tuple[str, ...]:
+        """Parameters that take a source of randomness, in order."""
+        return tuple(port.name for port in self.takes if port.carrier == "rand")
+
+    @cached_property
     def awaits(self) -> tuple[Port, ...]:
         """The messages that it takes, from one or many."""
         return tuple(port for port in self.takes if port.carrier in ("message", "inbox", "arrived"))

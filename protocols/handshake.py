@@ -13,17 +13,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from protocols.errors import require
+from protocols.errors import Refused, require
 from protocols.once import once
 from protocols.policy import Policy
 from protocols.primitives import agree
 from protocols.primitives.sign import SigningKey, verify
-from protocols.rand import Key
+from protocols.rand import Key, Rand
+from protocols.said import Said
 from protocols.schema import Message
 from protocols.suite import P, Terms
 from protocols.wire import canonical, control_bytes
+
+if TYPE_CHECKING:
+    from protocols.evidence import Evidence
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,11 @@ class Register(dict[int, K]):
             Refused: ``advert-signature``, ``advert-distinct``, ``public-key-canonical`` or ``public-key-order``.
         """
         keys = advert.keys
-        _check_keys(terms, u, advert, "advert-signature")
+        try:
+            _check_keys(terms, u, advert, "advert-signature")
+        except Refused as error:
+            error.evidence = _signed_nonetheless(terms, u, advert)
+            raise
         require(self._taken.isdisjoint(keys), "advert-distinct", "a public key that another party has advertised")
         self[u] = advert
         self._taken.update(keys)
@@ -144,6 +152,19 @@ def _check_keys(terms: Terms[Any], u: int, signed: Keyed, check: str) -> None:
     require(len(set(keys)) == len(keys), "advert-distinct", "one key advertised twice")
     statement = terms.statement("keys", u, *keys)
     require(verify(terms.roster.identity(u), signed.signature, statement), check, f"keys of party {u}")
+
+
+def _signed_nonetheless(terms: Terms[Any], u: int, advert: Keyed) -> Evidence | None:
+    """Evidence that party u signed keys which are refused; None where the signature is what is wrong."""
+    from protocols.evidence import keys_refused  # noqa: PLC0415  (it reads messages that are built on this module)
+
+    said = Said(terms.statement("keys", u, *advert.keys), advert.signature)
+    return keys_refused(u, said) if said.holds(terms.roster.identity(u)) else None
+
+
+def for_session(rand: Rand, what: str, terms: Terms[Any], L: bytes) -> Rand:
+    """Randomness that belongs to one session: a machine that is cloned with its generator draws other bytes in another one."""
+    return rand.child(f"{what} {terms.sid.hex()} {L.hex()}")
 
 
 def check_cohort(invited: Invited[Any], size: int, check: str) -> None:

@@ -18,9 +18,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
+from protocols.bodies import Body
 from protocols.errors import Misuse
 from protocols.schema import Message
-from protocols.wire import Decoder, Limits, Verdict, longest, whole
+from protocols.wire import Decoder, Heads, Limits, Verdict, parse_control, whole
 
 if TYPE_CHECKING:
     from protocols.session import Address
@@ -34,6 +35,7 @@ class Intake:
 
     Args:
         kinds: for every role, the messages that may come from it, by name.
+        lengths: for every role, `longest` and `heads` of them.
         limits: sizes of the session.
         staged: for the kinds whose vectors take turns, how many seconds a turn lasts where others wait.
         turns: how many turns there are.
@@ -49,6 +51,7 @@ class Intake:
     def __init__(
         self,
         kinds: Mapping[str, Mapping[str, type[Message]]],
+        lengths: Mapping[str, tuple[int, Heads]],
         limits: Limits,
         staged: Mapping[type[Message], float],
         turns: int,
@@ -57,8 +60,8 @@ class Intake:
         if turns < 1:
             raise Misuse(f"a session needs at least 1 turn for vectors, not {turns}")
         self.now = 0.0
-        self._kinds, self._limits, self._staged, self._most, self._wanted = kinds, limits, staged, turns, wanted
-        self._longest = {role: longest(known, limits) for role, known in kinds.items()}
+        self._kinds, self._lengths, self._limits = kinds, lengths, limits
+        self._staged, self._most, self._wanted = staged, turns, wanted
         self._reading: dict[Address, Decoder] = {}
         self._turns: dict[Address, float] = {}
         self._waiting: OrderedDict[Address, float] = OrderedDict()
@@ -71,11 +74,10 @@ class Intake:
             Refused: check ``wire-…`` or ``vector-…``; what was read of the message is gone.
         """
         if (decoder := self._reading.get(sender)) is None:
-            role = sender.role
-            if (found := whole(chunk, self._kinds[role], self._limits, self._longest[role])) is not None:
-                kind, epoch, fields = found
-                return (kind(**fields), epoch) if self._wanted(sender, kind, epoch) else None
-            decoder = Decoder(self._kinds[role], self._limits, lambda *heading: self._judge(sender, *heading), self._longest[role])
+            kinds, (most, known) = self._kinds[sender.role], self._lengths[sender.role]
+            if self.free and (found := whole(chunk, known, most)) is not None:
+                return self._at_once(sender, *found)
+            decoder = Decoder(kinds, self._limits, lambda *heading: self._judge(sender, *heading), most)
             self._reading[sender] = decoder
         done = True
         try:
@@ -89,9 +91,23 @@ class Intake:
             if done:
                 self.drop([sender])
 
+    def _at_once(self, sender: Address, control: bytes, vectors: memoryview) -> tuple[Message, int] | None:
+        """A message that came in one chunk while a turn is free."""
+        kind, epoch, fields = parse_control(control, self._kinds[sender.role], self._limits)
+        if not self._wanted(sender, kind, epoch):
+            return None
+        body = Body(kind, epoch, fields, self._limits)
+        body.feed(vectors)
+        return body.build(), epoch
+
     def open(self, sender: Address) -> bool:
         """Whether the sender's next bytes may be fed; else its vector waits for its turn."""
         return sender not in self._waiting
+
+    @property
+    def free(self) -> bool:
+        """Whether a turn is free."""
+        return len(self._turns) < self._most
 
     def reading(self, sender: Address) -> bool:
         """Whether a part of a message has come."""
@@ -117,7 +133,7 @@ class Intake:
         for sender in senders:
             self._turns.pop(sender, None)
             self._waiting.pop(sender, None)
-        while self._waiting and len(self._turns) < self._most:
+        while self._waiting and self.free:
             sender, lasts = self._waiting.popitem(last=False)
             self._reading[sender].waits = False
             self._turns[sender] = self.now + lasts
@@ -148,7 +164,7 @@ class Intake:
             return "skip"
         if kind not in self._staged:
             return "take"
-        if len(self._turns) < self._most:
+        if self.free:
             self._turns[sender] = self.now + self._staged[kind]
             return "take"
         self._waiting[sender] = self._staged[kind]

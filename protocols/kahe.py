@@ -31,6 +31,7 @@ from protocols import secagg
 from protocols.agreement import Dropped
 from protocols.bulk import Bulk, Packed
 from protocols.flow import Arrived, Broadcast, Flow, Input, Output
+from protocols.handshake import for_session
 from protocols.kahe_parameters import KaheParameters
 from protocols.kahe_types import Adding, Enciphered, Folded, KeyParameters, KeySum
 from protocols.primitives import rlwe
@@ -55,8 +56,9 @@ def of_vectors(terms: Terms[Parameters]) -> KaheParameters:
 def encrypt(shared: Shared, sealed: Sealed, x: Input[Vector], rand: Rand) -> tuple[Covered, Enciphered]:
     """Encrypt the input under a fresh key, mask the key as SecAgg does, sign both; forget keys, seed and input."""
     terms = shared.invited.terms
-    p, key = of_vectors(terms), rlwe.Key.draw(rand)
-    write = rlwe.encrypt(p.shape, rlwe.elements(terms.suite), key, signed(x, p.size, None if p.tail else p.max_abs), rand)
+    own = for_session(rand, "key", terms, shared.L)
+    p, key = of_vectors(terms), rlwe.Key.draw(own)
+    write = rlwe.encrypt(p.shape, rlwe.elements(terms.suite), key, signed(x, p.size, None if p.tail else p.max_abs), own)
     c = Bulk.by(Packed(p.shape.ring, p.shape.coefficients), write)
     covered, masked = secagg.masked(shared, sealed, Vector(key.coefficients), beside=c.digest)
     return covered, Enciphered(c, masked.y, masked.receipt, masked.signature)
@@ -70,9 +72,12 @@ def prepare(keys: Summing) -> Adding:
 
 
 def absorb(srv: Adding, u: int, sent: Enciphered) -> Adding:
-    """Check the one signature over ciphertext and masked key, and add both."""
+    """Check the one signature over ciphertext and masked key, and add both, or neither.
+
+    A ciphertext of the right length cannot be refused when it is unpacked: whole elements fill their blocks, nothing pads them.
+    """
     keys = secagg.absorb(srv.keys, u, Masked(sent.y, sent.receipt, sent.signature), beside=sent.c.digest)
-    srv.total.add(sent.c.values)
+    sent.c.add_to(srv.total)
     return replace(srv, keys=keys)
 
 

@@ -273,4 +273,7 @@ class KaheParameters:
 def layouts(parameters: KaheParameters) -> Mapping[str, Layout]:
     """Layouts of the raw fields of the masked message: the ciphertext, and the masked key."""
     p = parameters
-    return {"cipher": Packed(p.shape.ring, p.shape.coefficients), "masked": Packed(p.keys.ring, p.keys.size + 1)}
+    return {
+        "cipher": Packed(p.shape.ring, p.shape.coefficients, kept=True),
+        "masked": Packed(p.keys.ring, p.keys.size + 1, kept=True),
+    }

@@ -10,7 +10,7 @@ Source: as `protocols.kahe`.  What it does not protect: anything.  It is never t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -84,16 +84,16 @@ def kahe(
     return Transcript(tuple(sent), keys.survivors, tuple(opened[: p.size]))
 
 
-class _Vectors(Mapping[int, list[int]]):
+class _Vectors:
     """Every party's key, drawn when SecAgg asks for its input; the vector is encrypted under it at that moment."""
 
     def __init__(self, terms: Terms[KaheParameters], inputs: Mapping[int, Sequence[int]], entropy: Mapping[int, Entropy]) -> None:
-        self._p, self._inputs, self._entropy = terms.parameters, inputs, entropy
+        self._p, self._sid, self._inputs, self._entropy = terms.parameters, terms.sid, inputs, entropy
         self.public = _public(terms.suite, self._p.shape.elements)
         self.ciphertexts, self.words = dict[int, Bulk](), dict[int, list[int]]()
 
-    def __getitem__(self, u: int) -> list[int]:
-        p, rand = self._p, self._entropy[u]()
+    def __call__(self, u: int, L: bytes) -> list[int]:
+        p, rand = self._p, self._entropy[u]().child(f"key {self._sid.hex()} {L.hex()}")
         key, errors = _binomial(rand.bytes("s", 8 * _N)), _binomial(rand.bytes("errors", 8 * _N * len(self.public)))
         values = [*self._inputs[u], 1]
         values += [0] * (p.digits * _N * len(self.public) - len(values))
@@ -106,12 +106,6 @@ class _Vectors(Mapping[int, list[int]]):
         ring = Ring(p.wire)
         self.ciphertexts[u] = Bulk.of(Packed(ring, len(words)), np.array(words, dtype=ring.dtype))
         return key
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._inputs)
-
-    def __len__(self) -> int:
-        return len(self._inputs)
 
 
 def _public(suite: str, count: int) -> list[list[int]]:

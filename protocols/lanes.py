@@ -19,7 +19,7 @@ from protocols.errors import require
 
 BLOCK = 256 * 1024
 """Values in a full block: lanes are long, as each shift of a lane is one call."""
-_SMALL = 8 * 1024  # values up to which few wide operations beat one a lane
+SMALL = 8 * 1024  # values up to which few wide operations beat one a lane
 
 
 class Piece(NamedTuple):
@@ -119,7 +119,7 @@ def pack_block(lanes: NDArray[Any], bits: int, out: NDArray[np.uint8]) -> None:
     """Pack ``lanes``, shape (L, m), values below 2^bits, into ``out``."""
     word = len(lanes)
     planes, shifts = out.view(lanes.dtype.newbyteorder("<")).reshape(bits, -1), _shifts(word)
-    if lanes.size <= _SMALL:
+    if lanes.size <= SMALL:
         whole, *others = _parts(bits, word)
         np.right_shift(lanes.take(whole.lanes, 0), whole.shift, planes)
         for part in others:
@@ -146,7 +146,7 @@ def unpack_block(data: NDArray[np.uint8], bits: int, out: NDArray[Any]) -> None:
     """Unpack ``data`` into ``out``, shape (L, m); bits above the value's are left dirty."""
     word = len(out)
     planes, shifts = _planes(data, bits, out.dtype), _shifts(word)
-    if out.size <= _SMALL:
+    if out.size <= SMALL:
         spread = _spread(bits, word)
         np.right_shift(planes.take(spread.plane, 0), spread.right, out)
         if bits < word:
@@ -172,7 +172,7 @@ def add_block(total: NDArray[Any], data: NDArray[np.uint8], bits: int) -> None:
     Bits above a value's are left dirty: they are multiples of the modulus.  Of a lane that is cut in two both parts are added.
     """
     count = 8 * total.itemsize
-    if total.size <= _SMALL:
+    if total.size <= SMALL:
         values = np.empty((count, -(-total.size // count)), dtype=total.dtype)
         unpack_block(data, bits, values)
         np.add(total, values.reshape(-1)[: total.size], total)

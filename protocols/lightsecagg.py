@@ -48,7 +48,7 @@ from protocols.agreement import (
 from protocols.bulk import Bulk, Packed
 from protocols.errors import Refused, require
 from protocols.flow import Arrived, Broadcast, Fanout, Flow, Inbox, Input, Output
-from protocols.handshake import box_aad, box_key, check_invitation, check_list, check_sharing, list_hash, sign_keys
+from protocols.handshake import box_aad, box_key, check_invitation, check_list, check_sharing, for_session, list_hash, sign_keys
 from protocols.lagrange import alphas, betas, coefficients
 from protocols.lightsecagg_parameters import HEAD, SALT, LightParameters, boxes_layout, layouts
 from protocols.lightsecagg_recovery import answer_statement, check_answer, open_mask
@@ -126,7 +126,7 @@ def share(adv: Advertised, listed: KeyList, rand: Rand) -> tuple[Shared, Shares]
     invited = adv.invited
     me, terms, p = invited.me, invited.terms, invited.terms.parameters
     L, entries = list_hash(listed), check_list(invited, (adv.c.public,), listed.entries)
-    z, shares = draw_mask(p, sorted(entries), rand)
+    z, shares = draw_mask(p, sorted(entries), for_session(rand, "mask", terms, L))
     slots, hashes, own_hash = slots_of(p), list[ShareHash](), b""
     for v, values in zip(sorted(entries), shares, strict=True):
         salt, packed = rand.bytes(f"salt {v}", SALT), bytes(p.ring.pack(values))

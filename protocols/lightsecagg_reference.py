@@ -79,7 +79,7 @@ def lightsecagg(  # noqa: C901, PLR0915  (one loop that reads like the paper's a
     box, dealt = dict[tuple[int, int], bytes](), dict[int, Shares]()
     for u in u1:
         rand = entropy[u]()
-        words = _uniform(rand, p, U * block)
+        words = _uniform(rand.child(f"mask {sid.hex()} {L.hex()}"), p, U * block)
         vectors = [words[i * block : (i + 1) * block] for i in range(U)]
         z[u] = [value for row in vectors[: U - T] for value in row][:length]
         for v in u1:

@@ -12,7 +12,7 @@ What it does not protect: anything.  It is never to be used with real inputs.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,7 +107,7 @@ class Run:
 def secagg(  # noqa: C901, PLR0911, PLR0912, PLR0915  (one loop that reads like the paper's figure is the point)
     terms: Terms,
     identities: Mapping[int, SigningKey],
-    inputs: Mapping[int, Sequence[int]],
+    inputs: Mapping[int, Sequence[int]] | Callable[[int, bytes], Sequence[int]],
     entropy: Mapping[int, Entropy],
     dropouts: Mapping[int, str] | None = None,
 ) -> Transcript:
@@ -116,7 +116,7 @@ def secagg(  # noqa: C901, PLR0911, PLR0912, PLR0915  (one loop that reads like 
     Args:
         terms: of the sum.
         identities: every party's signing key, by roster index.
-        inputs: every party's d integers, |value| ≤ max_abs.
+        inputs: every party's d integers, |value| ≤ max_abs; or a function of the party and L that gives them when it masks.
         entropy: every party's randomness: one source for round 0, one for round 1.
         dropouts: for a party, the message of `SECAGG_STAGES` before which it vanishes.
 
@@ -179,7 +179,8 @@ def secagg(  # noqa: C901, PLR0911, PLR0912, PLR0915  (one loop that reads like 
     # Round 2: y = x + PRG(b) ± Σ PRG(s_uv)
     y, masked = dict[int, list[int]](), dict[int, Masked]()
     for u in [u for u in u2 if u not in few]:
-        y[u] = _add([*inputs[u], 1], _stream(_key(b[u], "self", sid, L, u), length, ring), 1, ring)
+        x = inputs(u, L) if callable(inputs) else inputs[u]
+        y[u] = _add([*x, 1], _stream(_key(b[u], "self", sid, L, u), length, ring), 1, ring)
         for v in [v for v in u2 if v != u and v in holders[u]]:
             y[u] = _add(y[u], _stream(_pair(sid, L, s, u, v), length, ring), 1 if u < v else -1, ring)
         bulk = Bulk.of(Packed(ring, length), np.array(y[u], dtype=ring.dtype))

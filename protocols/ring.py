@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.errors import Misuse, require
-from protocols.lanes import BLOCK, Piece, add_block, filling, pack_block, pieces, unpack_block
+from protocols.errors import Misuse, Refused, require
+from protocols.lanes import BLOCK, SMALL, Piece, add_block, filling, pack_block, pieces, unpack_block
 
 Write = Callable[[int, NDArray[Any]], None]
 """Writes the values of a vector from a position on into an array."""
@@ -152,8 +153,7 @@ class Ring:
 
     def packed_size(self, count: int) -> int:
         """Bytes of ``count`` packed values."""
-        full, rest = divmod(count, BLOCK)
-        return (full * BLOCK // self.lanes + -(-rest // self.lanes)) * self.bits * self.lanes // 8
+        return _packed_size(self.bits, self.lanes, count)
 
     def pack(self, vector: NDArray[Any]) -> memoryview:
         """The `packed_size` bytes of ``vector``, shape (d,), dtype `dtype`, each value taken modulo 2^bits; read-only."""
@@ -201,6 +201,12 @@ class Ring:
     def _check(self, vector: NDArray[Any]) -> None:
         if vector.dtype != self.dtype:
             raise Misuse(f"a vector modulo 2^{self.bits} has dtype {np.dtype(self.dtype)}, not {vector.dtype}")
+
+
+@lru_cache(maxsize=256)
+def _packed_size(bits: int, lanes: int, count: int) -> int:
+    full, rest = divmod(count, BLOCK)
+    return (full * BLOCK // lanes + -(-rest // lanes)) * bits * lanes // 8
 
 
 class Unpacker:
@@ -307,8 +313,16 @@ class Accumulator:
             ring.add_into(self._sum, ring.unpack(data, size))
             return
         whole = ring.packed_size(size)
-        require(len(data) == whole, "vector-length", f"{len(data)} bytes where {whole} are needed")
+        if len(data) != whole:
+            raise Refused("vector-length", f"{len(data)} bytes where {whole} are needed")
         packed, parts, used = np.frombuffer(data, dtype=np.uint8), pieces(size, ring.lanes), 0
+        if len(parts) == 1 and parts[0].padded <= SMALL:
+            values = np.empty(parts[0].padded, dtype=ring.dtype)
+            unpack_block(packed, ring.bits, values.reshape(ring.lanes, -1))  # bits above a value's are left dirty
+            if (values[size:] & ring.dtype(ring.modulus - 1)).any():
+                raise Refused("vector-padding", "the filling of the last block is not zero")
+            np.add(self._sum, values[:size], out=self._sum)
+            return
         if parts and (last := parts[-1]).padded > last.size:
             tail = packed[whole - last.padded * ring.bits // 8 :]
             require(

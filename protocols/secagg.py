@@ -23,6 +23,7 @@ put any vector within the bounds into the sum.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -66,7 +67,7 @@ from protocols.secagg_labels import (
     share_hash,
     share_statement,
 )
-from protocols.secagg_server import delivered, rebuild
+from protocols.secagg_server import delivered, list_of, rebuild, signed_dealing
 from protocols.secagg_types import (
     BOX,
     PINS,
@@ -77,7 +78,6 @@ from protocols.secagg_types import (
     Collecting,
     Consenting,
     Covered,
-    Entry,
     Finished,
     Held,
     Invited,
@@ -124,7 +124,7 @@ def accept_advert(srv: Collecting, u: int, advert: Advert) -> Collecting:
 def collect(srv: Collecting, arrived: Arrived[Advert]) -> tuple[Relaying, Broadcast[Listed]]:
     """Send the list of those who advertised to all of them."""
     adverts = {u: srv.adverts[u] for u in arrived}
-    listed = Listed(tuple(Entry(u, a.c_pk, a.s_pk, a.signature) for u, a in adverts.items()))
+    listed = list_of(adverts)
     L = list_hash(listed)
     near = srv.terms.parameters.graph.others(list(adverts), srv.terms.sid + L)
     return Relaying(srv.terms, L, adverts, near), Broadcast(listed, arrived)
@@ -164,11 +164,14 @@ def holders_of(terms: Terms, L: bytes, u: int, members: Iterable[int]) -> tuple[
 def accept_boxes(srv: Relaying, u: int, sent: Boxes) -> None:
     """Check one set of boxes on arrival: one for each holder, signed."""
     terms, count = srv.terms, len(srv.near[u])
-    require(
-        (len(sent.boxes), len(sent.hashes)) == (BOX * count, PINS * count), "boxes-set", "one box for each holder, and its hashes"
-    )
     own = not isinstance(terms.parameters.graph, Harary)
-    require(len(sent.own_hash) == 32 * own, "boxes-own", "a hash of the own share where one is kept, and only there")
+    try:
+        sizes = (len(sent.boxes), len(sent.hashes))
+        require(sizes == (BOX * count, PINS * count), "boxes-set", "one box for each holder, and its hashes")
+        require(len(sent.own_hash) == 32 * own, "boxes-own", "a hash of the own share where one is kept, and only there")
+    except Refused as error:
+        error.evidence = signed_dealing(srv, u, sent)
+        raise
     statement = share_statement(terms, u, srv.L, sent.commitment, sent.own_hash, sent.hashes)
     require(verify(terms.roster.identity(u), sent.signature, statement), "boxes-signature", "over commitment and share hashes")
 
@@ -179,7 +182,7 @@ def relay(srv: Relaying, dealt: Inbox[Boxes]) -> tuple[Summing, Fanout[Sealed]]:
     terms, u2 = srv.terms, tuple(dealt)
     boxes, hashes, near = delivered(srv.near, dealt)
     mail = {v: Sealed(u2, boxes[v], hashes[v]) for v in u2}
-    kept = {u: Pledge(sent.commitment, sent.own_hash) for u, sent in dealt.items()}
+    kept = {u: Pledge(x.commitment, x.own_hash, hashlib.sha256(x.hashes).digest(), x.signature) for u, x in dealt.items()}
     total = Accumulator(terms.parameters.ring, terms.parameters.size + 1)
     return Summing(terms, srv.L, srv.adverts, u2, kept, near, hashes, {}, total), Fanout(mail)
 

@@ -17,14 +17,18 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from protocols.agreement import masked_statement
 from protocols.errors import Abort, Refused
+from protocols.evidence import Evidence, bad_dealing, dealing_refused, other_share
 from protocols.primitives.agree import KeyPair
 from protocols.primitives.shamir import SHARE_SIZE, Lagrange
 from protocols.primitives.sign import verify
 from protocols.rand import Seed
+from protocols.said import Said
 from protocols.schema import strings
-from protocols.secagg_labels import commit, opening_statement, share_hash
-from protocols.secagg_types import BOX, PINS, Boxes, Opened, Openings, Summing
+from protocols.secagg_labels import commit, opening_statement, share_hash, share_statement
+from protocols.secagg_types import BOX, PINS, Advert, Boxes, Entry, Listed, Opened, Openings, Relaying, Summing
+from protocols.wire import control_bytes
 
 Near = Mapping[int, NDArray[np.int16]]
 
@@ -51,6 +55,19 @@ def delivered(near: Near, dealt: Mapping[int, Boxes]) -> tuple[dict[int, bytes],
         out_boxes[v], out_hashes[v] = boxes[start:end].tobytes(), hashes[start:end].tobytes()
         out_near[v], start = dealer[start:end], end
     return out_boxes, out_hashes, out_near
+
+
+def list_of(adverts: Mapping[int, Advert]) -> Listed:
+    """The round-0 list of those who advertised."""
+    return Listed(tuple(Entry(u, a.c_pk, a.s_pk, a.signature) for u, a in adverts.items()))
+
+
+def signed_dealing(srv: Relaying, u: int, sent: Boxes) -> Evidence | None:
+    """Evidence that u signed share hashes which are refused; None where it did not sign them, or only its boxes are wrong."""
+    terms, listed = srv.terms, control_bytes(list_of(srv.adverts))
+    said = Said(share_statement(terms, u, srv.L, sent.commitment, sent.own_hash, sent.hashes), sent.signature)
+    wrong = bad_dealing(terms, srv.L, u, tuple(srv.adverts), sent.own_hash, sent.hashes)
+    return dealing_refused(u, said, sent.hashes, listed) if wrong and said.holds(terms.roster.identity(u)) else None
 
 
 def _gathered(parts: Sequence[bytes], size: int, order: NDArray[np.intp]) -> NDArray[np.void]:
@@ -167,4 +184,17 @@ def _fault(srv: Opened, v: int, u: int, sent: Openings) -> Refused | None:
     statement = opening_statement(summing.terms, u, summing.L, srv.u3, sent.shares)
     if not verify(summing.terms.roster.identity(u), sent.signature, statement):
         return Refused("openings-signature", "over the shares, one of which is wrong", sender=f"client {u}")
-    return Refused("openings-share-hash", f"the share of party {v}'s secret", sender=f"client {u}")
+    evidence = _convicting(srv, v, u, Said(statement, sent.signature))
+    return Refused("openings-share-hash", f"the share of party {v}'s secret", sender=f"client {u}", evidence=evidence)
+
+
+def _convicting(srv: Opened, v: int, u: int, opening: Said) -> Evidence:
+    """What u signed of the share of v's secret before it opened another one."""
+    summing, covering = srv.summing, srv.summing.coverings[u]
+    terms, L, dealt = summing.terms, summing.L, summing.dealt[u]
+    statement = masked_statement(terms, u, L, summing.u2, covering.vector, covering.receipt)
+    masked = Said(statement, covering.signature)
+    if u != v:
+        return other_share(u, v, masked, opening, hashes=summing.mail[u])
+    dealing = Said(terms.statement("share", u, L, dealt.commitment, dealt.own_hash, dealt.hashed), dealt.signature)
+    return other_share(u, v, masked, opening, dealing=dealing)

@@ -213,10 +213,12 @@ class Relaying:
 
 @dataclass(frozen=True, slots=True)
 class Pledge:
-    """What the server keeps of a party's `Boxes`: its commitment to b, and the hash of the share that it kept itself."""
+    """What the server keeps of a party's `Boxes`: all that it signed, the hash of its share hashes in their place."""
 
     commitment: bytes
     own_hash: bytes
+    hashed: bytes
+    signature: bytes
 
 
 @dataclass(frozen=True)

@@ -18,75 +18,19 @@ its state replayed could open both shares of a neighbour.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from protocols.arrivals import Arrivals, text_of
 from protocols.errors import Abort, Misuse, Refused
 from protocols.flow import Broadcast, Fanout, Flow, Output, Step
 from protocols.intake import TURNS
+from protocols.letters import SERVER, Address, Farewell, Guard, Letter, client
 from protocols.rand import Entropy, fresh
-from protocols.schema import MAX_PARTIES, Count, Index, Message
-from protocols.wire import Limits, encode
+from protocols.schema import MAX_PARTIES, Message
+from protocols.wire import Limits
 
-
-class Address(NamedTuple):
-    """A party: its role, and its index within the role (roster index from 1; 0 for a role of one)."""
-
-    role: str
-    index: int = 0  # type: ignore[assignment]  # a tuple, as those are hashed quickly; nobody asks it for `tuple.index`
-
-    def __str__(self) -> str:
-        return self.role if self.index == 0 else f"{self.role} {self.index}"
-
-
-SERVER = Address("server")
-
-
-def client(index: int) -> Address:
-    """The client with that roster index."""
-    return Address("client", index)
-
-
-@dataclass(frozen=True)
-class Farewell(Message):
-    """A party leaves.  ``blamed`` holds the roster index of the party whose message it refused, or nothing for the server's."""
-
-    blamed: Annotated[tuple[Index, ...], Count(0, 1)]
-
-
-@dataclass(frozen=True)
-class Letter:
-    """A message on its way.
-
-    Attributes:
-        sender: who sends it.
-        to: who gets it; the bytes are the same for all.
-        message: the content.
-        epoch: how many of this kind the sender had sent before.
-        limits: sizes of the session.
-    """
-
-    sender: Address
-    to: tuple[Address, ...]
-    message: Message
-    epoch: int
-    limits: Limits = field(repr=False)
-
-    def chunks(self) -> Iterator[bytes | memoryview]:
-        """The wire bytes, in frames."""
-        return encode(self.message, self.epoch, self.limits)
-
-
-class Guard(Protocol):
-    """What a party writes down before something leaves it (see `protocols.policy.Journal`)."""
-
-    def join(self) -> None:
-        """Before the first message of this session leaves; raises `Refused` if it must not."""
-
-    def spend(self) -> None:
-        """Before the masked input leaves; raises `Refused` if it must not."""
+__all__ = ["SERVER", "Address", "Farewell", "Guard", "Letter", "Session", "client"]
 
 
 class Session:
@@ -106,7 +50,7 @@ class Session:
         outputs: results, in order.
         ended: the abort that ended the session, or None.
         accused: for every party that left, the index that it blamed (0 for nobody in particular).
-        busy: whether steps may be ready that did not run, as no more were asked for.
+        busy: whether steps may be ready that did not run: `poise` goes on.
     """
 
     def __init__(
@@ -128,6 +72,8 @@ class Session:
         self.busy = False
         self._entropy, self._guard = entropy, guard
         self._steps = flow.of(me.role)
+        self._poised: tuple[Step, dict[str, Any]] | None = None
+        self._performed: tuple[Step, Any, Refused | Abort | None] | None = None
         self._values: dict[type, object] = {type(value): value for value in start}
         self._armed: dict[str, float] = {}
         self._sent: dict[type, int] = {}
@@ -153,29 +99,69 @@ class Session:
             raise Misuse(f"a {type(value).__name__} is already waiting to be used")
         return self._run(now, lambda: self._keep(value))
 
-    def feed(self, sender: Address, chunk: bytes | memoryview, now: float = 0.0, *, most: int | None = None) -> list[Letter]:
+    def feed(self, sender: Address, chunk: bytes | memoryview, now: float = 0.0, *, act: bool = True) -> list[Letter]:
         """Take the next bytes from ``sender``, in chunks of any size; a message is acted on when it is complete.
 
-        With ``most``, so many steps run at most: while the session is `busy`, `tick` runs more, and nothing else may happen to it.
+        Without ``act``, no step runs yet: the session is `busy` then, and nothing may happen to it before `poise` says otherwise.
 
         Raises:
             Misuse: where the sender is not `open`.
         """
         if not self.open(sender):
             raise Misuse(f"{sender} waits for its turn: ask open() before feeding, and hold its bytes back")
-        return self._run(now, lambda: self._feed(sender, chunk), most)
+        return self._run(now, lambda: self._feed(sender, chunk), act=act)
+
+    def poise(self, now: float) -> list[Letter]:
+        """Take up what the step gave that was performed, and get ready the next one that can run: where there is one, it is `busy`.
+
+        `poise` and `perform` in turn do what `feed` does at once: so several sessions can run the same step one after the other.
+        """
+        self.busy = False
+        if self.ended is not None:
+            return []
+        self._intake.now = max(now, self._intake.now)
+        letters = list[Letter]()
+        try:
+            letters += self._take_up()
+            if (ready := self._next()) is not None:
+                self._poised = ready, self._collect(ready)
+                self.busy = True
+        except Exception as error:  # noqa: BLE001  (those that are not of the protocol are raised again)
+            letters += self._fail(error)
+        return letters
+
+    def perform(self) -> None:
+        """Run the step that `poise` got ready, and nothing else; what comes of it shows at the next `poise`.
+
+        Raises:
+            Misuse: where there is none; and whatever the party's own code raises.
+        """
+        if self._poised is None:
+            raise Misuse("no step was got ready")
+        (step, arguments), self._poised = self._poised, None
+        try:
+            self._performed = step, self._call(step, arguments), None
+        except (Refused, Abort) as error:
+            self._performed = step, None, error
+        except Exception as error:  # noqa: BLE001  (raised again)
+            self._fail(error)
 
     def open(self, sender: Address) -> bool:
         """Whether bytes of ``sender`` may be fed now.  If not, its vector waits for its turn: ask again after any event."""
         return self._intake.open(sender)
 
+    @property
+    def crowded(self) -> bool:
+        """Whether a vector that comes now would wait for its turn: its bytes must not come in one chunk with those before them."""
+        return not self._intake.free
+
     def gone(self, peer: Address, now: float = 0.0) -> list[Letter]:
         """The driver knows that ``peer`` will send nothing more: half a message of it leaves no trace."""
         return self._run(now, lambda: self._lose(peer))
 
-    def tick(self, now: float, *, most: int | None = None) -> list[Letter]:
-        """Let time pass; ``most`` as in `feed`."""
-        return self._run(now, lambda: True, most)
+    def tick(self, now: float) -> list[Letter]:
+        """Let time pass."""
+        return self._run(now, lambda: True)
 
     @property
     def deadline(self) -> float | None:
@@ -187,9 +173,8 @@ class Session:
     @property
     def finished(self) -> bool:
         """Whether no step can run any more."""
-        return self.ended is not None or not any(
-            port.type in self._values for step in self._steps for port in step.takes if port.carrier == "value"
-        )
+        waiting = (port.type in self._values for step in self._steps for port in step.takes if port.carrier == "value")
+        return self.ended is not None or not (self.busy or any(waiting))
 
     @property
     def faults(self) -> list[Refused]:
@@ -203,8 +188,8 @@ class Session:
 
     # Inside
 
-    def _run(self, now: float, event: Callable[[], bool], most: int | None = None) -> list[Letter]:
-        """Let something happen; where it changes anything, or a deadline is over, run steps that are ready, at most ``most``."""
+    def _run(self, now: float, event: Callable[[], bool], *, act: bool = True) -> list[Letter]:
+        """Let something happen; where it changes anything, or a deadline is over, run the steps that are ready."""
         self.busy = False
         if self.ended is not None:
             return []
@@ -215,20 +200,33 @@ class Session:
             for sender in slow:
                 self._arrivals.blame(sender, Refused("wire-slow", "its vector took longer than its share of the step's time"))
             if event() or slow or ((at := self.deadline) is not None and self._intake.now >= at):
-                ran = 0
-                while not (busy := ran == most) and (step := self._next()) is not None:
-                    letters += self._fire(step)
-                    ran += 1
-                self.busy = busy
-        except Refused as error:
-            letters += self._leave(error)
-        except Abort as error:
-            self._note(error.faults, error.step)
-            self._end(Abort(error.check, error.detail, step=error.step, faults=[text_of(fault) for fault in error.faults]))
-        except Exception:
-            self._end(Abort("misuse", "the party's own input was refused, or its own code failed"))
-            raise
+                self.busy = not act
+                while act and (step := self._next()) is not None:
+                    letters += self._emit(step, self._call(step, self._collect(step)))
+        except Exception as error:  # noqa: BLE001  (those that are not of the protocol are raised again)
+            letters += self._fail(error)
         return letters
+
+    def _take_up(self) -> list[Letter]:
+        """What came of the step that was performed."""
+        if self._performed is None:
+            return []
+        (step, result, error), self._performed = self._performed, None
+        if error is not None:
+            raise error
+        return self._emit(step, result)
+
+    def _fail(self, error: Exception) -> list[Letter]:
+        """What follows from an error that is being handled; raises it again where it is none of the protocol's."""
+        self.busy = False
+        if isinstance(error, Refused):
+            return self._leave(error)
+        if not isinstance(error, Abort):
+            self._end(Abort("misuse", "the party's own input was refused, or its own code failed"))
+            raise error
+        self._note(error.faults, error.step)
+        self._end(Abort(error.check, error.detail, step=error.step, faults=[text_of(fault) for fault in error.faults]))
+        return []
 
     def _feed(self, sender: Address, chunk: bytes | memoryview) -> bool:
         try:
@@ -264,9 +262,11 @@ class Session:
         """Whether all that a step takes whose state is here is here; admits and folds messages on the way."""
         if step.awaits:
             self._arrivals.take_in(step)
-        for port in step.values:
-            if port.type not in self._values:
+        for _, kind in step.moved:
+            if kind not in self._values:
                 return False
+        if not step.awaits and step.within is None:
+            return True
         since = self._armed.setdefault(step.name, self._intake.now)
         late = step.within is not None and self._intake.now >= since + step.within
         for port in step.awaits:
@@ -279,16 +279,19 @@ class Session:
                 return False
         return True
 
-    def _fire(self, step: Step) -> list[Letter]:
+    def _collect(self, step: Step) -> dict[str, Any]:
+        """What a step takes, moved out of the session."""
         self._armed.pop(step.name, None)
-        arguments = self._arrivals.collect(step)
-        for port in step.takes:
-            if port.carrier in ("value", "input"):
-                arguments[port.name] = self._values.pop(port.type)
-            elif port.carrier == "rand":
-                arguments[port.name] = self._entropy()
+        arguments = self._arrivals.collect(step) if step.awaits else {}
+        for name, kind in step.moved:
+            arguments[name] = self._values.pop(kind)
+        for name in step.random:
+            arguments[name] = self._entropy()
+        return arguments
+
+    def _call(self, step: Step, arguments: dict[str, Any]) -> Any:
         try:
-            result = step.fn(**arguments)
+            return step.fn(**arguments)
         except Refused as error:
             error.step = error.step or step.name
             error.sender = error.sender or self._source(step)
@@ -296,7 +299,6 @@ class Session:
         except Abort as error:
             error.step = error.step or step.name
             raise
-        return self._emit(step, result)
 
     def _source(self, step: Step) -> str | None:
         return next((self.flow.sender(p.type).role for p in step.takes if p.carrier == "message"), None)
@@ -306,7 +308,10 @@ class Session:
         if len(items) != len(step.gives):
             raise Misuse(f"the step {step.name} of {self.flow.name} declares {len(step.gives)} results and gave {len(items)}")
         letters = list[Letter]()
-        for port, item in zip(step.gives, items, strict=True):
+        for port, item in zip(step.gives, items):  # noqa: B905  (of equal lengths)
+            if port.carrier == "value" and type(item) is port.type:
+                self._values[port.type] = item
+                continue
             match item:
                 case Output(value, faults):
                     self._note(faults, step.name)
@@ -321,11 +326,16 @@ class Session:
                     letters.append(self._letter(item, (0,)))
                 case _:
                     self._values[port.type] = item
-        for kind in {type(letter.message) for letter in letters} if letters else ():
-            self._sent[kind] = self._sent.get(kind, 0) + 1
-        if letters and self._guard is not None:
-            self._guard.spend() if step.spends else self._guard.join()
+        if letters:
+            self._write_down(letters, spends=step.spends)
         return letters
+
+    def _write_down(self, letters: list[Letter], *, spends: bool) -> None:
+        """Count what is about to leave, and ask the guard."""
+        for kind in {type(letter.message) for letter in letters}:
+            self._sent[kind] = self._sent.get(kind, 0) + 1
+        if self._guard is not None:
+            self._guard.spend() if spends else self._guard.join()
 
     def _note(self, faults: Iterable[Refused], step: str | None) -> None:
         """What a step found out about others."""
@@ -356,6 +366,6 @@ class Session:
         return [Letter(self.me, (one,), Farewell(blamed), 0, self.limits) for one in ones]
 
     def _end(self, error: Abort) -> None:
-        self.ended = error
+        self.ended, self._poised, self._performed = error, None, None
         self._values.clear()
         self._arrivals.clear()

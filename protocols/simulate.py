@@ -27,6 +27,8 @@ Watch = Callable[[Letter, Address, int], None]
 """Told of every delivery: the letter, its recipient, its size in bytes."""
 
 
+SHORT = 64 << 10
+"""Up to how many bytes a letter is fed in one piece, as a transport would bring it."""
 TOGETHER, HELD = 64, 64 << 20
 """How many of the many parties work side by side, step by step, at most, and how many bytes of vectors they may hold meanwhile."""
 
@@ -143,13 +145,15 @@ class _Loop:
 
     def _deliver(self, letter: Letter) -> None:
         frames = list(letter.chunks())
-        size = sum(len(frame) for frame in frames)
+        size = sum(map(len, frames))
+        at_once = [b"".join(frames)] if size <= SHORT else frames
         for address in letter.to:
             self.outcome.traffic.append((type(letter.message).__name__, letter.sender, address, size))
             if self._watch is not None:
                 self._watch(letter, address, size)
-            if address in self.outcome.sessions:
-                self._lines.setdefault((letter.sender, address), deque()).extend(frames)
+            if (session := self.outcome.sessions.get(address)) is not None:
+                line = self._lines.setdefault((letter.sender, address), deque())
+                line.extend(frames if line or session.busy or session.crowded else at_once)
         self._move()
 
     def _move(self) -> None:
@@ -161,7 +165,7 @@ class _Loop:
                 session = self.outcome.sessions[to]
                 many = session.flow.roles[to.role].many
                 while line and session.open(sender) and not session.busy:
-                    self.queue.extend(session.feed(sender, line.popleft(), self.now, most=0 if many else None))
+                    self.queue.extend(session.feed(sender, line.popleft(), self.now, act=not many))
                     moved = True
                 if not line:
                     del self._lines[sender, to]
@@ -175,5 +179,7 @@ class _Loop:
         """Let sessions run a step each, in turn, until none has one left: the same code for all of them in a row is in cache."""
         while awake:
             for session in awake:
-                self.queue.extend(session.tick(self.now, most=1))
+                self.queue.extend(session.poise(self.now))
             awake[:] = [session for session in awake if session.busy]
+            for session in awake:
+                session.perform()

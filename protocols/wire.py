@@ -16,17 +16,16 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal
 
 import cbor2
-from numpy.typing import NDArray
 
-from protocols.bulk import Bulk, Layout, hashed_on_arrival, is_hashed, is_public
+from protocols.bodies import Body
+from protocols.bulk import Bulk, Layout
 from protocols.errors import Misuse, Refused, require
 from protocols.once import lately, sharing
 from protocols.readers import Reader, read_fields, readers
-from protocols.schema import Message, Record, has_vector, is_raw, max_control, raw_fields, schema
+from protocols.schema import Message, Record, is_raw, max_control, raw_fields, schema
 
 FRAME = 1 << 20
 """Largest frame of vector bytes."""
@@ -198,7 +197,7 @@ class Decoder:
         self.waits = False
         self._most = longest(kinds, limits) if most is None else most
         self._head, self._want = bytearray(), 4
-        self._body: _Body | None = None
+        self._body: Body | None = None
 
     @property
     def done(self) -> bool:
@@ -252,7 +251,7 @@ class Decoder:
         kind, epoch, values = parse_control(control, self._kinds, self._limits)
         verdict = self._judge(kind, epoch)
         self._head, self.waits = bytearray(), verdict == "wait"
-        self._body = _Body(kind, epoch, values, self._limits)
+        self._body = Body(kind, epoch, values, self._limits)
         if verdict == "skip":
             self._body.skip()
 
@@ -263,116 +262,33 @@ class Decoder:
         return None if self._body.skipped else (self._body.build(), self._body.epoch)
 
 
-@dataclass(slots=True)
-class _Field:
-    """A vector that is coming: nothing is set aside for it before its first byte."""
-
-    name: str
-    layout: Layout
-    left: int
-    parser: Any = None
-    state: Any = None
+Heads = Sequence[tuple[bytes, int]]
+"""With what the control bytes of each kind of message begin, and how many vector bytes follow its control bytes."""
 
 
-class _Broadcast:
-    """A vector that is the same for many and came in one piece: parser and hash at once, for one after the other."""
-
-    __slots__ = ("_digest", "_vector")
-
-    def __init__(self, layout: Layout, part: bytes) -> None:
-        parser = layout.parser()
-        parser.feed(part)
-        self._vector: NDArray[Any] = parser.vector()
-        self._digest = hashlib.sha256(part).digest() if is_hashed(layout) else b""
-
-    def vector(self) -> NDArray[Any]:
-        """A copy of the values for whoever asks."""
-        return self._vector.copy()
-
-    def digest(self) -> bytes:
-        """SHA-256 of the bytes."""
-        return self._digest
+def heads(kinds: Mapping[str, type[Message]], limits: Limits) -> Heads:
+    """Of the kinds whose vectors have a layout in ``limits``."""
+    known = [kind for kind in kinds.values() if all(key in limits.vectors for _, key in raw_fields(kind))]
+    return [
+        (_head(2 + len(readers(kind))) + canonical(kind.__name__), sum(limits.vectors[key].nbytes for _, key in raw_fields(kind)))
+        for kind in known
+    ]
 
 
-def _broadcast(layout: Layout, part: memoryview) -> _Broadcast:
-    """Read these bytes, or take what the last recipient in this process read, if its bytes were the same."""
-    data = bytes(part)
-    return lately("vector", (layout, data), lambda: _Broadcast(layout, data))
+def whole(chunk: bytes | memoryview, known: Heads, most: int) -> tuple[bytes, memoryview] | None:
+    """Control and vector bytes of a chunk that is as long as the message that it begins with, which most are; None for another.
 
-
-class _Body:
-    """A message whose control has been read and whose vectors are coming."""
-
-    __slots__ = ("_values", "epoch", "kind", "skipped", "waiting")
-
-    def __init__(self, kind: type[Message], epoch: int, values: dict[str, Any], limits: Limits) -> None:
-        self.kind, self.epoch, self.skipped, self._values = kind, epoch, False, dict(values)
-        self.waiting = list[_Field]()
-        if raw := raw_fields(kind):
-            layouts = [(name, limits.vectors[key]) for name, key in raw]
-            self.waiting = [_Field(name, layout, layout.nbytes) for name, layout in layouts]
-            self._finish()
-
-    def feed(self, view: memoryview) -> None:
-        while view:
-            require(self.waiting, "wire-trailing", "bytes after the end of the message")
-            field = self.waiting[0]
-            part, view = view[: field.left], view[field.left :]
-            if not self.skipped:
-                self._take(field, part)
-            field.left -= len(part)
-            self._finish()
-
-    def _take(self, field: _Field, part: memoryview) -> None:
-        if field.parser is None and len(part) == field.left and is_public(field.layout) and sharing():
-            field.parser = field.state = _broadcast(field.layout, part)
-            return
-        self._open(field)
-        field.parser.feed(part)
-        if hashed_on_arrival(field.layout):
-            field.state.update(part)
-
-    def skip(self) -> None:
-        self.skipped, self._values = True, {}
-        for field in self.waiting:
-            field.parser = field.state = None
-
-    def _open(self, field: _Field) -> None:
-        if field.parser is None:
-            field.parser, field.state = field.layout.parser(), hashlib.sha256()
-
-    def _finish(self) -> None:
-        while self.waiting and self.waiting[0].left == 0:
-            field = self.waiting.pop(0)
-            if not self.skipped:
-                self._open(field)
-                digested = field.state.digest() if hashed_on_arrival(field.layout) else None
-                self._values[field.name] = Bulk.received(field.parser, digested)
-
-    def build(self) -> Message:
-        return self.kind(**self._values)
-
-
-def whole(
-    chunk: bytes | memoryview, kinds: Mapping[str, type[Message]], limits: Limits, most: int
-) -> tuple[type[Message], int, dict[str, Any]] | None:
-    """As `parse_control`, of a chunk that is one whole message without vectors, which most are; None for any other chunk.
-
-    ``most`` is `longest` of the kinds.
+    ``known`` and ``most`` are `heads` and `longest` of the kinds that may come.
     """
-    if not 4 < len(chunk) <= 4 + most:
+    view = memoryview(chunk)
+    end = 4 + int.from_bytes(view[:4], "little")
+    if not 4 < end <= min(4 + most, len(view)):
         return None
-    data = bytes(chunk)
-    if int.from_bytes(data[:4], "little") != len(data) - 4 or not data.startswith(_starts(tuple(kinds.values())), 4):
-        return None
-    return parse_control(data[4:], kinds, limits)
-
-
-@lru_cache(maxsize=64)
-def _starts(kinds: tuple[type[Message], ...]) -> tuple[bytes, ...]:
-    """With what the control bytes of messages of these kinds begin, of those without vectors."""
-    plain = [kind for kind in kinds if not has_vector(kind)]
-    return tuple(_head(2 + len(readers(kind))) + canonical(kind.__name__) for kind in plain)
+    control = bytes(view[4:end])
+    for head, follows in known:
+        if control.startswith(head):
+            return (control, view[end:]) if end + follows == len(view) else None
+    return None
 
 
 def _refuse_tag(*_: Any) -> Any:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from protocols.errors import Misuse, SecureSumError
-from securefl import terminal
+from securefl import cli_audit, terminal
 from securefl.errors import UserError
 from securefl.options import read_job, with_job_options
 
@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from protocols.flow import Flow
+    from securefl.audit.recording import Recording
     from securefl.job import Job
     from securefl.results import RoundRecord, RunResult
     from securefl.tables import Sheet
 
+RECORDS = "For later audits"
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
@@ -102,32 +104,45 @@ def _version() -> str:
 def _run(
     job: Annotated[Path | None, typer.Argument(metavar="JOB.toml", help="Job file; options that are given override it.")] = None,
     *,
+    tape: Annotated[Path | None, typer.Option(metavar="FILE", help="Record what the server sees.", rich_help_panel=RECORDS)] = None,
+    logs: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep each party's signed log.", rich_help_panel=RECORDS)] = None,
+    evidence: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write what convicts a party, if one is named.", rich_help_panel=RECORDS)
+    ] = None,
     given: dict[str, Any],
 ) -> None:
     """Train over all sites in one process and print what came out, what it cost, and what the server saw."""
     from rich.console import Console  # noqa: PLC0415
 
     from securefl import console, files, report  # noqa: PLC0415
+    from securefl.audit.recording import Recording  # noqa: PLC0415
 
     checked = read_job(job, given)
     out, json = checked.output.dir, checked.output.json
     if out:
         files.check_folder(out, report.FILES)
+    recording = Recording(tape=tape, logs=logs, evidence=evidence, version=_version())
     screen, progress = Console(highlight=False, quiet=json), Console(stderr=True, highlight=False)
     written: list[Path] = []
     try:
-        with redirect_stdout(sys.stderr if json else sys.stdout):
-            result = _train(checked, screen, progress, lines=not json)
+        with redirect_stdout(sys.stderr if json else sys.stdout), recording:
+            result = _train(checked, screen, progress, recording, lines=not json)
             contents = report.outputs(result) if out else {}
         written = files.write_all(out, contents) if out else []
+        written += recording.written
         if json:
             typer.echo(report.to_json(result, ascii_only=True), nl=False)
             return
         console.show_result(screen, result)
+        for line in recording.unproven:
+            screen.print(f"named: {line}", markup=False, soft_wrap=True)
         for path in written:
             screen.print(f"written: {path}", markup=False, soft_wrap=True)
     except KeyboardInterrupt:
-        raise _Interrupted(f"interrupted; written: {out}" if written else "interrupted; nothing written") from None
+        left = [*([out] if out and written else []), *recording.left]
+        raise _Interrupted(
+            f"interrupted; written: {', '.join(map(str, left))}" if left else "interrupted; nothing written"
+        ) from None
     if result.aborted_rounds == len(result.rounds):
         raise SecureSumError("every round was aborted: the scores are those of the untrained model")
 
@@ -135,7 +150,7 @@ def _run(
 app.command("run")(with_job_options(_run))
 
 
-def _train(job: Job, screen: Console, progress: Console, *, lines: bool) -> RunResult:
+def _train(job: Job, screen: Console, progress: Console, recording: Recording, *, lines: bool) -> RunResult:
     from securefl import console  # noqa: PLC0415
 
     times = [time.perf_counter()]
@@ -167,7 +182,7 @@ def _train(job: Job, screen: Console, progress: Console, *, lines: bool) -> RunR
         def notice(line: str) -> None:
             console.show_warning(progress, line) if shown else early.append(line)
 
-        result = run_job(job, dataset=dataset, on_event=tell, on_notice=notice, on_start=start)
+        result = run_job(job, dataset=dataset, on_event=tell, on_notice=notice, on_start=start, recording=recording)
     return result.after({"load_data": times[1] - times[0], "load_libraries": times[2] - times[1]})
 
 
@@ -203,11 +218,16 @@ def demo(
         typer.Option(help="Number of parties that vanish; at most what the threshold allows (default: 2, or fewer where it must)."),
     ] = None,
     step: Annotated[bool, typer.Option("--step", help="Wait for the return key after every step.")] = False,  # noqa: FBT002
+    tape: Annotated[Path | None, typer.Option(metavar="FILE", help="Record what the server sees.")] = None,
 ) -> None:
     """Tell a protocol round by round with real bytes: who sends what to whom, and what each party remembers."""
     from securefl import demo as story  # noqa: PLC0415
+    from securefl.audit.recording import Recording  # noqa: PLC0415
 
-    story.run(protocol, clients=clients, dropout=dropout, step=step)
+    with Recording(tape=tape, version=_version()) as recording:
+        story.run(protocol, clients=clients, dropout=dropout, step=step, recording=recording)
+    for path in recording.written:
+        typer.echo(f"written: {path}")
 
 
 @app.command()
@@ -258,41 +278,8 @@ def params(
         console.show_sheet(Console(highlight=False), sheet)
 
 
-@app.command()
-def audit(
-    protocols: Annotated[list[str] | None, typer.Argument(metavar="[PROTOCOL]...", help="Protocols, such as secagg.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="All protocols that claim to hide single vectors, plug-ins too.")] = False,  # noqa: FBT002
-    job: Annotated[
-        Path | None, typer.Option(metavar="JOB.toml", help="The protocol of a job, for as many parties as it has.")
-    ] = None,
-    mechanism: Annotated[
-        str | None,
-        typer.Option(metavar="M", help="Measure what a mechanism gives away: local-record or none (default: the job's)."),
-    ] = None,
-    full: Annotated[bool, typer.Option("--full/--quick", help="Try everything, or what fits in a minute a protocol.")] = False,  # noqa: FBT002
-    report: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for a report; made where it does not exist.")] = None,
-    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the results as JUnit XML.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,  # noqa: FBT002
-) -> None:
-    """Play the cheating server, the cheating party and the curious reader; exit code 1 where one of them succeeds."""
-    from rich.console import Console  # noqa: PLC0415
-
-    from securefl.audit import command  # noqa: PLC0415
-
-    configured = command.chosen(protocols or (), every=every, job=job, mechanism=mechanism)
-    measure = command.measured(mechanism, job, quick=not full)
-    command.check_outputs(report, junit)
-    with Console(stderr=True, highlight=False).status("auditing") as status, redirect_stdout(sys.stderr if json else sys.stdout):
-        audits = command.run(configured, quick=not full, tell=status.update)
-        measurements = measure(status.update)
-    written = command.write(audits, report, junit, measurements)
-    if json:
-        typer.echo(command.as_json(audits, measurements))
-    else:
-        command.show_all(Console(highlight=False), audits, measurements, written)
-    if line := command.verdict(audits, measurements):
-        raise SecureSumError(line)
-
+for _command in (cli_audit.audit, cli_audit.replay, cli_audit.verify):
+    app.command()(_command)
 
 vectors_app = typer.Typer()
 app.add_typer(vectors_app, name="vectors")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,10 @@ from protocols.suite import LOST, Occasion, SumParameters
 from protocols.sums import Scheme, client_session, enrol, foreign, names, notice, scheme, server_session
 from protocols.vector import Sum, Vector
 from securefl.errors import UserError
+from securefl.timing import beside
+
+if TYPE_CHECKING:
+    from securefl.audit.recording import Recording
 
 SIZE, COLUMNS, HEIGHT, PEAK = 4096, 64, 4, 100
 """Coordinates of an input, columns and rows of its picture, and its largest value."""
@@ -67,7 +71,15 @@ class Story:
         return min(set(self.inputs) - set(self.dropped))
 
 
-def run(protocol: str, *, clients: int = 6, dropout: int | None = None, step: bool = False, console: Console | None = None) -> None:
+def run(
+    protocol: str,
+    *,
+    clients: int = 6,
+    dropout: int | None = None,
+    step: bool = False,
+    console: Console | None = None,
+    recording: Recording | None = None,
+) -> None:
     """Tell a protocol round by round.
 
     Args:
@@ -77,6 +89,7 @@ def run(protocol: str, *, clients: int = 6, dropout: int | None = None, step: bo
             default up to 2.
         step: wait for Enter between rounds; without effect where stdin is no terminal.
         console: where to; by default stdout.
+        recording: writes down what the server and each party saw.
 
     Raises:
         UserError: for an unknown protocol or a number out of its range.
@@ -93,19 +106,20 @@ def run(protocol: str, *, clients: int = 6, dropout: int | None = None, step: bo
     dropout = min(2, most) if dropout is None else dropout
     if not 0 <= dropout <= most:
         raise UserError(f"dropout must be in 0..{most} with {clients} clients and threshold {parameters.threshold}, not {dropout}")
-    story = play(chosen, parameters, [int((k + 0.5) * clients / dropout) + 1 for k in range(dropout)])
+    story = play(chosen, parameters, [int((k + 0.5) * clients / dropout) + 1 for k in range(dropout)], recording)
     if story.outcome.abort is not None:
         raise story.outcome.abort
     _tell(story, console or Console(), step=step and sys.stdin.isatty())
 
 
-def play(scheme: Scheme, parameters: SumParameters, dropped: Iterable[int]) -> Story:
+def play(scheme: Scheme, parameters: SumParameters, dropped: Iterable[int], recording: Recording | None = None) -> Story:
     """Run a protocol once with real bytes and keep what the story needs.
 
     Args:
         scheme: the protocol.
         parameters: of the sum.
         dropped: parties that vanish before their vector leaves.
+        recording: writes down what the server and each party saw.
     """
     roster, parties = enrol(parameters.parties, policy=scheme.policy)
     terms = scheme.terms(Occasion("demo", 0), roster, parameters)
@@ -125,7 +139,11 @@ def play(scheme: Scheme, parameters: SumParameters, dropped: Iterable[int]) -> S
 
     network = simulate.vanish({client(u): spending for u in story.dropped})
     given = {client(u): [Vector(x)] for u, x in inputs.items()}
-    story.outcome = simulate.run(sessions, given, network=network, watch=watch)
+    if recording is not None:
+        recording.begin(scheme, terms, parties)
+    story.outcome = simulate.run(sessions, given, network=network, watch=beside(watch, recording))
+    if recording is not None:
+        recording.end(story.outcome, story.outcome.outputs[0].contributors if story.outcome.outputs else None)
     return story
 
 

@@ -29,6 +29,7 @@ from protocols.errors import Abort, Misuse
 from protocols.rand import Rand
 from securefl.errors import UserError
 
+_ELEVEN = np.uint64(11)
 PRECISIONS = range(8, 49)
 """Bits of one party's signed coordinate that a plan accepts.  Above 48 a float64 has too few bits left to round without bias."""
 
@@ -342,11 +343,10 @@ def _weight(weight: int, block: int) -> int:
 
 
 def _round(real: NDArray[np.float64], rand: Rand) -> NDArray[np.int64]:
-    uniform = (rand.words("stochastic rounding", real.size) >> np.uint64(11)) * 2.0**-53
+    uniform = (rand.words("stochastic rounding", real.size) >> _ELEVEN) * 2.0**-53
     down = np.floor(real)
-    rounded = down.astype(np.int64)
-    rounded += uniform < real - down
-    return rounded
+    down += uniform < real - down  # exact: no |value| is above 2^48
+    return down.astype(np.int64)
 
 
 def _real(values: NDArray[np.int64], unit: float) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from numpy.typing import ArrayLike, NDArray
@@ -39,6 +39,9 @@ from securefl.statistics import secure_totals
 from securefl.timing import Gauge
 from securefl.trainer import ClientTrainer
 
+if TYPE_CHECKING:
+    from securefl.audit.recording import Recording
+
 Splits = dict[str, tuple[Split, ...]]
 ROWS_MAX = 2**20
 """Public bound of a site's rows in the feature statistics."""
@@ -64,6 +67,7 @@ def run_job(
     on_event: Callable[[RoundRecord], None] | None = None,
     on_notice: Callable[[str], None] = lambda _line: None,
     on_start: Callable[[], None] = lambda: None,
+    recording: Recording | None = None,
 ) -> RunResult:
     """Run a job in this process.
 
@@ -73,6 +77,7 @@ def run_job(
         on_event: called after each round.
         on_notice: called with a line that the user should see, before training where that can be.
         on_start: called once when nothing can be refused any more, before the first round.
+        recording: writes down what the server and each party saw; kept from ``on_start`` on, whatever happens.
 
     Raises:
         UserError, Misuse: for bad input, before training.
@@ -89,7 +94,7 @@ def run_job(
     consortium = Consortium.of(names, policy)
     gauge = Gauge(names)
     with _timed(spent, "scale_features"):
-        scalers, opened = scale(job, loaded, splits, consortium, gauge)
+        scalers, opened = scale(job, loaded, splits, consortium, gauge, recording)
     spent["scale_features"] -= sum(gauge.clock.total().values())  # the steps of its secure sums stand for themselves
     folds = {
         s.name: tuple(
@@ -110,6 +115,7 @@ def run_job(
             models_per_record=max(1, job.data.splits - 1),
             consortium=consortium,
             on_notice=on_notice,
+            recording=recording,
         )
     lonely = [
         f"{name} trains on 1 row: what it sends is about that row alone"
@@ -120,6 +126,8 @@ def run_job(
         runner.warnings.append(line)
         on_notice(line)
     on_start()
+    if recording is not None:
+        recording.keep()
     result = runner.run(on_event)
     with _timed(spent, "train_baselines"), threads_for(model):
         pooled, local = baselines(job, runner.trainer, runner.template, folds) if job.simulation.baselines else ({}, [])
@@ -160,7 +168,9 @@ def _rows(scaler: Scaler, x: NDArray[Any], y: NDArray[Any]) -> TensorDataset:
     return TensorDataset(torch.from_numpy(scaler.apply(x)), torch.from_numpy(y.astype("float32")))
 
 
-def scale(job: Job, loaded: Dataset, splits: Splits, consortium: Consortium, gauge: Gauge) -> tuple[list[Scaler], list[Opened]]:
+def scale(
+    job: Job, loaded: Dataset, splits: Splits, consortium: Consortium, gauge: Gauge, recording: Recording | None = None
+) -> tuple[list[Scaler], list[Opened]]:
     """The same scaler for each fold, and what was opened for it; ``gauge`` measures the secure sums.
 
     With differential privacy, public ranges.  Without, means and variances out of one secure sum: of the training rows, or in
@@ -175,7 +185,15 @@ def scale(job: Job, loaded: Dataset, splits: Splits, consortium: Consortium, gau
         threshold, watch = job.privacy.threshold, gauge.traffic.watch
         gauge.sizes.append(sum(spec.size for spec in specs))
         return secure_totals(
-            consortium, protocol, Occasion(run, number), specs, values, precision=PRECISION, threshold=threshold, watch=watch
+            consortium,
+            protocol,
+            Occasion(run, number),
+            specs,
+            values,
+            precision=PRECISION,
+            threshold=threshold,
+            watch=watch,
+            recording=recording,
         )
 
     if job.data.is_table:

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset, TensorDataset
 from securefl.aggregator import ServerAggregator
 from securefl.errors import UserError
 from securefl.job import DataKnobs, Job
-from securefl.privacy.batches import Batch, count_rows, take
+from securefl.privacy.batches import Batch, beside, count_rows, take
 from securefl.privacy.models import refuse_dead_norms, refuse_mixing, try_model
 from securefl.round import Fold, named
 from securefl.trainer import ClientTrainer
@@ -152,14 +152,14 @@ def try_step(sites: Sites, trainer: ClientTrainer, model: nn.Module, *, sample_r
     for name, parts in sites.items():
         for part in parts:
             with named(name):
-                x, y = take(part.train, np.arange(1 if sample_rate < 1 else min(2, count_rows(part.train))))
+                x, y = beside(model, *take(part.train, np.arange(1 if sample_rate < 1 else min(2, count_rows(part.train)))))
                 _refuse_not_finite(x, y, "training", 0)
                 shape = _step(trainer, copy.deepcopy(model), x, y)
                 if _has_built_in_metrics(trainer):
                     trainer.scores(model, TensorDataset(x, y))
             if private and not tried:
                 try_model(model, trainer.loss, x, y)
-                refuse_mixing(model, take(part.train, np.arange(min(2, count_rows(part.train))))[0])
+                refuse_mixing(model, beside(model, *take(part.train, np.arange(min(2, count_rows(part.train)))))[0])
             outputs, tried = (1 if len(shape) < 2 else shape[-1]) if shape is not None else None, True
     return outputs
 
@@ -219,7 +219,7 @@ def hints(trainer: ClientTrainer, model: nn.Module, sites: Sites) -> list[str]:
         if isinstance(last, nn.Sigmoid | nn.Softmax):
             lines.append(f"the model ends in {last}, and the built-in loss takes logits: leave that layer out")
         return lines
-    x, y = take(parts[0].train, np.zeros(1, dtype=np.int64))
+    x, y = beside(model, *take(parts[0].train, np.zeros(1, dtype=np.int64)))
     model = copy.deepcopy(model).eval()
     with torch.no_grad(), suppress(Exception):  # a loss that takes one row only says so in training
         one, again, two = (float(trainer.loss(model(a), b)) for a, b in ((x, y), (x, y), (torch.cat([x, x]), torch.cat([y, y]))))

@@ -19,6 +19,7 @@ from torch import nn
 from protocols.rand import Rand, Seed
 from securefl.errors import UserError
 from securefl.job import ModelKnobs
+from securefl.recycled import arrays_of
 
 
 class ModelFactory(Protocol):
@@ -26,6 +27,9 @@ class ModelFactory(Protocol):
 
     def __call__(self, vector: NDArray[np.float32] | None = None) -> nn.Module:
         """A new model, untrained, or with a copy of ``vector``, shape (d,), as its trainable parameters."""
+
+    def read(self, model: nn.Module) -> NDArray[np.float32]:
+        """As `to_vector`, of a model that this has made; possibly in its memory."""
 
 
 SMALL = 100_000
@@ -71,9 +75,29 @@ def to_vector(model: nn.Module) -> NDArray[np.float32]:
     return np.concatenate([p.numpy().reshape(-1) for p in parts])
 
 
+def arrays(model: nn.Module) -> list[NDArray[np.float32]]:
+    """The trainable parameters in order, each as an array in its memory: what is written there is in the model.
+
+    For trainers whose loop is not one of torch.  Hold the arrays no longer than the model.
+
+    Raises:
+        UserError: for a parameter that is not float32 on the CPU.
+    """
+    if (known := arrays_of(model)) is not None:
+        return known
+    parts = [p.detach() for p in trainable(model)]
+    if not all(p.is_cpu and p.dtype is torch.float32 for p in parts):
+        raise UserError("only float32 parameters on the CPU are arrays")
+    return [p.numpy() for p in parts]
+
+
 def from_vector(model: nn.Module, vector: NDArray[np.float32]) -> None:
     """Set all trainable parameters from a copy of a vector of shape (d,): training must not reach the vector."""
-    nn.utils.vector_to_parameters(torch.from_numpy(np.array(vector, dtype=np.float32)), trainable(model))
+    own, start = torch.from_numpy(np.array(vector, dtype=np.float32)), 0
+    for parameter in trainable(model):
+        values = own[start : start + parameter.numel()].view_as(parameter)
+        parameter.data = values.to(parameter.device)  # on the processor a view of one tensor
+        start += parameter.numel()
 
 
 @contextmanager

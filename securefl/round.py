@@ -232,7 +232,7 @@ def local_update(task: Task, number: int) -> NDArray[np.float64]:
                 site.notices(
                     f"{site.name}: records whose gradient is not finite were left out of training; look for extreme values"
                 )
-        update = np.subtract(to_vector(model), task.models[number], dtype=np.float64)
+        update = np.subtract(site.model.read(model), task.models[number], dtype=np.float64)
         if not all_finite(update):
             raise UserError("the update has a value that is not finite: lower the learning rate")
     return update

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,8 +44,11 @@ from securefl.privacy.plain import LocalTraining, PlainTraining
 from securefl.results import RoundRecord, RunResult
 from securefl.round import Fold, NextModel, Site, Starting, charged, round_flow, weight_was_cut
 from securefl.secure import secured
-from securefl.timing import StepClock, Traffic
+from securefl.timing import StepClock, Traffic, beside
 from securefl.trainer import ClientTrainer
+
+if TYPE_CHECKING:
+    from securefl.audit.recording import Recording
 
 OWN_DATA = "own data"
 """What a user's data are called where no name is given."""
@@ -71,6 +74,7 @@ class Runner:
         entropy: by site name, where its sampling, noise and rounding come from; by default the operating system.
         dropouts: who vanishes; by default each party with probability ``job.simulation.dropout`` before a random message.
         on_notice: called with each new line of ``warnings``, as it comes up.
+        recording: writes down what the server and each party saw (`securefl.audit.recording`).
 
     Attributes:
         warnings: lines that the user should see; what is known before training is there before it.
@@ -94,6 +98,7 @@ class Runner:
         entropy: Callable[[str], Entropy] = lambda _name: fresh,
         dropouts: Dropouts | None = None,
         on_notice: Callable[[str], None] = lambda _line: None,
+        recording: Recording | None = None,
     ) -> None:
         refuse_kinds(job, trainer, server)
         self.job, self.name = effective(job or Job(), trainer, server, own_dropouts=dropouts is not None), name
@@ -128,7 +133,7 @@ class Runner:
             for line in hints(self.trainer, self.template, self.folds):
                 self._notice(line)
         self.models: list[NDArray[np.float32]] = [vector.copy() for _ in range(self._models)]
-        self._clock, self._traffic = StepClock(time.perf_counter), Traffic([*self.folds])
+        self._clock, self._traffic, self._recording = StepClock(time.perf_counter), Traffic([*self.folds]), recording
         self.flow = secured(round_flow(flow), self.protocol)
         self._timed = self._clock.timed(self.flow)
         self.run_name = f"run-{fresh().bytes('run', 8).hex()}"
@@ -293,7 +298,7 @@ class Runner:
         index = {name: i for i, name in enumerate(self.folds, 1)}
         network = simulate.vanish({client(index[name]): stage for name, stage in gone.items()})
         with shared_work():
-            outcome = simulate.run(self._sessions(number), network=network, watch=self._traffic.watch)
+            outcome = simulate.run(self._sessions(number), network=network, watch=beside(self._traffic.watch, self._recording))
         for name, place in index.items():
             left = outcome.sessions[client(place)].ended
             if left is not None and left.check.startswith("policy-"):
@@ -305,6 +310,8 @@ class Runner:
             opened: NextModel = outcome.outputs[0]
             self.models, contributors = opened.models, opened.aggregate.contributors
             metrics = self.trainer.read(opened.aggregate.sums)
+        if self._recording is not None:
+            self._recording.end(outcome, contributors if abort is None else None)
         return RoundRecord(
             number=number,
             invited=len(self.folds),
@@ -321,6 +328,8 @@ class Runner:
         weights = Bulk.of(layout, np.concatenate(self.models))
         occasion = Occasion(self.run_name, number, 0, weights.digest)
         terms = self._terms(occasion)
+        if self._recording is not None:
+            self._recording.begin(self.protocol, terms, self.consortium.parties)
         limits = Limits(len(self.folds), {**self.protocol.layouts(self.parameters), "model": layout})
         start = Starting(occasion, terms, layout, self.models, self.server, self.plan)
         model = Copier(self.template)
@@ -397,7 +406,9 @@ class Runner:
             server_saw=self._traffic.server_saw(self.flow, self._opened, self.plan.size, hidden=not self._insecure),
             warnings=list(self.warnings),
             wall=self._wall,
-            state={p + k: v.detach().numpy() for p, m in zip(prefixes, models, strict=True) for k, v in m.state_dict().items()},
+            state={
+                p + k: v.detach().cpu().numpy() for p, m in zip(prefixes, models, strict=True) for k, v in m.state_dict().items()
+            },
             picture=draw.svg(self.flow),
             data_name=self.name,
             noise_multiplier=self.noise_multiplier,

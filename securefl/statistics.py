@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from numpy.typing import ArrayLike
 
@@ -14,6 +15,10 @@ from protocols.sums import Scheme, client_session, server_session
 from protocols.vector import Sum, Vector
 from securefl.encode import Decoded, Plan, SumSpec, decode, encode
 from securefl.parties import Consortium
+from securefl.timing import beside
+
+if TYPE_CHECKING:
+    from securefl.audit.recording import Recording
 
 
 def secure_totals(
@@ -27,6 +32,7 @@ def secure_totals(
     threshold: int | None = None,
     watch: simulate.Watch | None = None,
     entropy: Entropy = fresh,
+    recording: Recording | None = None,
 ) -> Decoded:
     """Sum named statistics of all parties in one secure sum.
 
@@ -40,6 +46,7 @@ def secure_totals(
         threshold: parties needed to open the sum; by default the least that is safe.
         watch: called on every delivery.
         entropy: where stochastic rounding takes its randomness from.
+        recording: writes down what the server and each party saw.
 
     Raises:
         UserError: for a value past its bound.
@@ -55,7 +62,11 @@ def secure_totals(
         client(party.index): [Vector(encode(plan, [], [], own, entropy()).vector)]
         for party, own in zip(consortium.parties, values, strict=True)
     }
-    outcome = simulate.run(sessions, inputs, watch=watch)
+    if recording is not None:
+        recording.begin(protocol, terms, consortium.parties)
+    outcome = simulate.run(sessions, inputs, watch=beside(watch, recording))
+    if recording is not None:
+        recording.end(outcome, outcome.outputs[0].contributors if outcome.outputs else None)
     if outcome.reason is not None:
         raise outcome.reason
     total: Sum = outcome.outputs[0]

@@ -7,11 +7,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from protocols.flow import Flow, Step
 from protocols.session import SERVER, Address, Letter
+from protocols.simulate import Watch
 from securefl.results import RunResult, ServerSaw, added
+
+if TYPE_CHECKING:
+    from securefl.audit.recording import Recording
 
 
 class StepClock:
@@ -38,12 +42,14 @@ class StepClock:
         )
 
     def _measured(self, name: str, fn: Callable[..., Any]) -> Callable[..., Any]:
+        now = self._now
+
         def run(*args: Any, **kwargs: Any) -> Any:
-            began = self._now()
+            began = now()
             try:
                 return fn(*args, **kwargs)
             finally:
-                self._round[name] = self._round.get(name, 0.0) + self._now() - began
+                self._round[name] = self._round.get(name, 0.0) + now() - began
 
         return run
 
@@ -93,6 +99,21 @@ class Traffic:
         """What reached the server, and the one thing that it could open: ``sums`` sums of ``size`` values."""
         what = "the one thing it could open" if hidden else "beside every vector itself, which came in clear"
         return [*self.arrived(flow), ServerSaw("Sum", "opened", sums, 8 * size * sums, f"the sum over all survivors: {what}")]
+
+
+def beside(watch: Watch | None, recording: Recording | None) -> Watch | None:
+    """Tells both of every delivery; the recording first, as what it writes down comes before anything follows from it."""
+    if recording is None or not recording.watches:
+        return watch
+    if watch is None:
+        return recording.watch
+    first, then = recording.watch, watch
+
+    def both(letter: Letter, to: Address, size: int) -> None:
+        first(letter, to, size)
+        then(letter, to, size)
+
+    return both
 
 
 class Gauge:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from securefl.encode import SumSpec
 from securefl.errors import UserError
 from securefl.metrics import BinaryMetrics
+from securefl.privacy.batches import beside
 from securefl.privacy.plain import LocalTraining
 
 Sums = Mapping[str, NDArray[Any]]
@@ -96,10 +97,10 @@ class ClientTrainer:
         scores, labels = [np.empty(0)], [np.empty(0, dtype=np.int64)]
         with torch.no_grad():
             for x, y in DataLoader(data, batch_size=4096):
-                output = model(x)
+                output = model(beside(model, x, y)[0]).cpu()
                 if output.ndim > 1 and output.shape[-1] != 1:
                     raise UserError(f"the model gives {output.shape[-1]} outputs a row: override evaluate, sums and read for it")
                 scores.append(torch.nan_to_num(torch.sigmoid(output.reshape(-1).double()), nan=0.5).numpy())
-                labels.append(y.reshape(-1).long().numpy())
+                labels.append(y.reshape(-1).long().cpu().numpy())
         model.train(was_training)
         return np.concatenate(scores), np.concatenate(labels)

@@ -155,9 +155,10 @@ def test_command_lines_parse(page):
         commands[words[1]].make_context(words[1], words[2:])  # an unknown option or a wrong number raises
 
 
-def options_of_benchmarks() -> set[str]:
-    """Parameters of every ``main`` under benchmarks/, and what is written as an option there."""
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "benchmarks").glob("*.py")]
+def options_of_scripts() -> set[str]:
+    """Parameters of every ``main`` under benchmarks/ and of packages that run by ``-m``, and what is written as an option there."""
+    paths = [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "securefl").rglob("__main__.py")]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
     nodes = [node for tree in trees for node in ast.walk(tree)]
     mains = [node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == "main"]
     literal = {node.value for node in nodes if isinstance(node, ast.Constant) and str(node.value).startswith("--")}
@@ -168,7 +169,7 @@ def options_of_benchmarks() -> set[str]:
 def test_options_that_are_named_exist(page):
     commands = typer.main.get_command(app).commands.values()
     known = {name for command in commands for option in command.params for name in [*option.opts, *option.secondary_opts]}
-    known |= options_of_benchmarks()
+    known |= options_of_scripts()
     named = {word for words in code(page.read_text(encoding="utf-8")) for word in re.findall(r"(?<![\w-])--[a-z][a-z-]*", words)}
     assert named - {"--strict", "--help"} <= known  # of mypy; of every command
 
@@ -481,6 +482,7 @@ def test_labels_of_the_vectors(monkeypatch):
     monkeypatch.setattr(Rand, "_key", record)
     for protocol in SCHEMES.values():
         run(standard(protocol))
+    drawn = {re.sub(r" [0-9a-f]{64}", " n", label) for label in drawn}
     labels = {re.sub(r"\d+", "1", label) for label in drawn} - {"step 1", "1", "projection 1"}
     assert {"c_sk", "share b", "blocks", "salt 1", "noise", "kappa"} <= labels
     for label in labels | {"step n", "projection 0", "projection 1"}:

@@ -12,17 +12,23 @@ recovered secret beside the true one.  A protocol that crashes, hangs or floods 
 `measure_mechanism` does the same to the ε that training claims: `securefl.audit.measured`.
 
 What it does not show: that what was not tried does not work.  A passed audit is not a proof.
+
+The names are loaded on first use: what records a run lies in this package too, and needs none of them.
 """
 
 from __future__ import annotations
 
-from securefl.audit.adversary import Adversary
-from securefl.audit.audit import Audit, Result, audit_protocol
-from securefl.audit.cheating import CheatingServer
-from securefl.audit.federation import Federation
-from securefl.audit.measured.run import Measurement, measure_mechanism
-from securefl.audit.target import Bounds, Target
-from securefl.audit.verdict import Verdict
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from securefl.audit.adversary import Adversary
+    from securefl.audit.audit import Audit, Result, audit_protocol
+    from securefl.audit.cheating import CheatingServer
+    from securefl.audit.federation import Federation
+    from securefl.audit.measured.run import Measurement, measure_mechanism
+    from securefl.audit.target import Bounds, Target
+    from securefl.audit.verdict import Verdict
 
 __all__ = [
     "Adversary",
@@ -37,3 +43,23 @@ __all__ = [
     "audit_protocol",
     "measure_mechanism",
 ]
+
+_HOMES = {
+    "Adversary": "securefl.audit.adversary",
+    "Audit": "securefl.audit.audit",
+    "Bounds": "securefl.audit.target",
+    "CheatingServer": "securefl.audit.cheating",
+    "Federation": "securefl.audit.federation",
+    "Measurement": "securefl.audit.measured.run",
+    "Result": "securefl.audit.audit",
+    "Target": "securefl.audit.target",
+    "Verdict": "securefl.audit.verdict",
+    "audit_protocol": "securefl.audit.audit",
+    "measure_mechanism": "securefl.audit.measured.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

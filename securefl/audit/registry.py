@@ -55,10 +55,6 @@ NOT_YET: dict[int, str] = {
     21: "the network port",
     25: "many sums after one handshake",
     35: "noise inside the sum",
-    36: "scripts against the ciphertexts of kahe",
-    37: "scripts against the ciphertexts of kahe",
-    38: "scripts against the ciphertexts of kahe",
-    39: "scripts against the ciphertexts of kahe",
 }
 """Rows about parts that do not exist yet; a row with a script that applies is taken off by itself."""
 
@@ -74,6 +70,10 @@ MISSING: dict[int, str] = {
     28: "it is not homomorphic",
     29: "no script knows its keys: write an Adversary",
     30: "nothing in it is signed",
+    36: "it has no ciphertexts under keys that are added",
+    37: "it has no ciphertexts under keys that are added",
+    38: "it has no ciphertexts under keys that are added",
+    39: "it has no ciphertexts under keys that are added",
 }
 """Why a row does not apply where no script is made for the protocol."""
 

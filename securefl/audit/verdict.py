@@ -77,9 +77,9 @@ def harmless(why: str) -> Verdict:
     return Verdict("harmless", why)
 
 
-def stated(why: str, **proof: Any) -> Verdict:
-    """It works by design."""
-    return Verdict("stated", why, **proof)
+def stated(why: str, *, whose: str = "", recovered: Iterable[int] = (), true: Iterable[int] = (), **noticed: Any) -> Verdict:
+    """It works by design; with what it gives, where there is something to show."""
+    return Verdict("stated", why, whose=whose, recovered=tuple(map(int, recovered)), true=tuple(map(int, true)), **noticed)
 
 
 def broken(why: str, *, whose: str = "", recovered: Iterable[int] = (), true: Iterable[int] = ()) -> Verdict:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 from protocols.rand import Rand
@@ -32,9 +33,18 @@ def count_rows(data: Dataset[Any]) -> int:
     return rows
 
 
-def sample(data: Dataset[Any], rand: Rand, label: str, rate: float) -> Batch:
-    """One Poisson batch: every row is in with probability ``rate``.  An empty one is two tensors with zero rows."""
-    return take(data, poisson_sample(rand, label, count_rows(data), rate))
+def sample(data: Dataset[Any], rand: Rand, label: str, rate: float, model: nn.Module) -> Batch:
+    """One Poisson batch: every row is in with probability ``rate``.  An empty one is two tensors with zero rows.
+
+    It lies where the parameters of ``model`` do.
+    """
+    return beside(model, *take(data, poisson_sample(rand, label, count_rows(data), rate)))
+
+
+def beside(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Batch:
+    """A batch on the device of the model's parameters."""
+    device = next((p.device for p in model.parameters()), x.device)
+    return x.to(device), y.to(device)
 
 
 def take(data: Dataset[Any], rows: NDArray[np.int64]) -> Batch:

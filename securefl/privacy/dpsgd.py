@@ -316,7 +316,7 @@ class _Block:
     def batches(self, data: Dataset[Any], rand: Rand, steps: int) -> Iterator[Batch]:
         for number in range(steps):
             self.check_stepped()
-            batch = sample(data, rand, f"batch {number}", self.training.sample_rate)
+            batch = sample(data, rand, f"batch {number}", self.training.sample_rate, self.model)
             self._waiting = len(batch[0])
             yield batch
         self.check_stepped()

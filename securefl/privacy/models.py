@@ -302,7 +302,7 @@ def refuse_mixing(model: nn.Module, x: torch.Tensor) -> None:
     model, outputs = copy.deepcopy(model).train(), list[torch.Tensor]()
     for pair in (torch.cat([first, beside]), torch.cat([first, other])):
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(0)
+            torch.manual_seed(0)  # noqa: TID251  (a trial run, thrown away)
             outputs.append(model(pair))
     one, two = outputs
     if isinstance(one, torch.Tensor) and one.ndim and not torch.allclose(one[0], two[0], rtol=1e-4, atol=1e-6):

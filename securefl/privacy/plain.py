@@ -90,7 +90,7 @@ class PlainTraining:
         rand, was_training = self._entropy(), model.training
         model.train()
         try:
-            yield model, optimizer, (sample(data, rand, f"batch {number}", self._rate) for number in range(steps))
+            yield model, optimizer, (sample(data, rand, f"batch {number}", self._rate, model) for number in range(steps))
         finally:
             model.train(was_training)
 

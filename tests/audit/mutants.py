@@ -20,6 +20,7 @@ from protocols import (
     errors,
     handshake,
     he_types,
+    kahe_parameters,
     policy,
     rand,
     secagg,
@@ -33,7 +34,7 @@ from protocols import (
     wire,
 )
 from protocols.bulk import Bulk, Packed
-from protocols.primitives import agree, prg, seal
+from protocols.primitives import agree, prg, rlwe, seal
 from protocols.primitives.prg import apply_masks
 from protocols.rand import Key, Secret, Seed
 from protocols.schema import Raw, Signature, Size, Span
@@ -42,6 +43,7 @@ from protocols.vector import with_count
 from protocols.wire import canonical
 from securefl import encode
 from securefl.audit import audit_protocol
+from securefl.audit.federation import MAX_ABS
 from securefl.audit.secagg_server import unpacked
 from securefl.audit.target import PAYLOAD
 
@@ -386,18 +388,18 @@ def first_opener(_patch: Patch, scheme: Scheme) -> Scheme:
 @mutant("a state that is kept", 2, on=("secagg", "lightsecagg"))
 def state_kept(patch: Patch, _scheme: Scheme) -> None:
     """Values are copied, not moved, out of a session, and no message is late."""
-    fire = session.Session._fire
+    collect = session.Session._collect
 
     def keeping(self: session.Session, step: Any) -> Any:
         kept = {port.type: self._values[port.type] for port in step.values if port.type in self._values}
-        letters = fire(self, step)
+        arguments = collect(self, step)
         if step.name in ("consent", "open_shares", "answer"):
             state = next(iter(kept.values()))
             self._values[type(state)] = state
             self._arrivals._fired.pop(step.name, None)
-        return letters
+        return arguments
 
-    patch.setattr(session.Session, "_fire", keeping)
+    patch.setattr(session.Session, "_collect", keeping)
 
 
 @mutant("keys may stand twice, labels hold no ids", 29)
@@ -509,6 +511,57 @@ def logging_inputs(_patch: Patch, scheme: Scheme) -> Scheme:
         return original(shared, sealed, x)
 
     return replace(scheme, flow=scheme.flow.replace(mask=mask))
+
+
+@mutant("a mask or key that no session is part of", 7, on=("lightsecagg", "kahe"))
+def mask_of_no_session(patch: Patch, _scheme: Scheme) -> None:
+    everywhere(patch, "for_session", lambda rand, what, _terms, _L: rand.child(what))
+
+
+# Those of the ciphertexts of kahe
+
+
+@mutant("one key for every vector", 36, on="kahe")
+def kept_key(patch: Patch, _scheme: Scheme) -> None:
+    ones = np.bitwise_count(rand.Replay("kept")().words("s", rlwe.DEGREE)).astype(np.int64) - rlwe.LARGEST
+    patch.setattr(rlwe.Key, "draw", lambda _rand, _label="s": rlwe.Key(ones))
+
+
+@mutant("errors left out", 36, on="kahe")
+def no_errors(patch: Patch, _scheme: Scheme) -> None:
+    patch.setattr(rand.Stream, "fill", lambda _self, out: out.fill(2**32 - 1))
+
+
+@mutant("every party has the same errors", 36, on="kahe")
+def same_errors(patch: Patch, _scheme: Scheme) -> None:
+    stream = rand.Rand.stream
+    patch.setattr(rand.Rand, "stream", lambda _self, label: stream(rand.Replay("one")(), label))
+
+
+@mutant("residual not looked at", 37, on="kahe")
+def no_residual(patch: Patch, _scheme: Scheme) -> None:
+    patch.setattr(rlwe._Opening, "_check", lambda *_: None)
+
+
+@mutant("any suite is taken", 38, on="kahe")
+def any_suite(patch: Patch, scheme: Scheme) -> None:
+    without("terms-suite")(patch, scheme)
+
+
+@mutant("any parameters are taken", 38, on="kahe")
+def any_parameters(patch: Patch, _scheme: Scheme) -> None:
+    patch.setattr(kahe_parameters.KaheParameters, "__post_init__", lambda _self: None)
+
+
+@mutant("values clamped after noise", 39, on="kahe")
+def clamped(patch: Patch, _scheme: Scheme) -> None:
+    signed = vector.signed
+
+    def clipping(x: Any, size: int, most: int | None) -> Any:
+        read = signed(x, size, most)
+        return read if most is not None else lambda at, count: np.clip(read(at, count), -MAX_ABS, MAX_ABS)
+
+    everywhere(patch, "signed", clipping)
 
 
 def scheme_of(one: Mutant, patch: Patch) -> Scheme:

@@ -6,6 +6,7 @@ range, or has put a value into the sum, as anybody may.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -25,6 +26,7 @@ from protocols.bulk import Packed
 from protocols.errors import Misuse
 from protocols.kahe_parameters import KaheParameters
 from protocols.kahe_types import Enciphered
+from protocols.lanes import pieces
 from protocols.primitives import rlwe
 from protocols.rand import Replay
 from protocols.ring import Ring
@@ -151,7 +153,7 @@ def of_masks(data: bytes, _: Any) -> bytes:
     ("change", "check"),
     [
         (too_long, "wire-trailing"),
-        (of_another_ring, "vector-padding"),
+        (of_another_ring, "wire-trailing"),
         (of_another_version, "wire-kind"),
         (of_masks, "wire-kind"),
         (cut_short, None),
@@ -172,6 +174,33 @@ def test_a_message_of_another_length_ring_or_version_expels_its_sender(
     outcome = run(fed, network=network, sessions=sessions)
     assert faults(outcome) == ([] if check is None else [(check, "client 6", None)])
     assert outcome.outputs[0].values.tolist() == fed.sum(EVERYBODY[:-1])
+
+
+def test_a_signed_message_whose_masked_key_is_padded_is_added_in_neither_part() -> None:
+    """Bits past the end of the masked key, under a good signature: the ciphertext beside it stays out too."""
+    fed, sessions = enciphered(), dict[Any, Session]()
+
+    def network(letter: Letter) -> Iterable[Letter]:
+        message: Any = letter.message
+        if letter.sender != client(BAD) or not isinstance(message, Enciphered):
+            return (letter,)
+        y = bytes(message.y.data)[:-1] + bytes([message.y.data[-1] | 0x80])
+        state: Any = next(value for value in sessions[client(BAD)].remembers if type(value).__name__ == "Covered")
+        both = joint_hash(hashlib.sha256(y).digest(), message.c.digest)
+        statement = fed.terms.statement("masked", BAD, state.L, tuple(state.u2), both, message.receipt)
+        signed = replace(message, signature=fed.parties[BAD].identity.sign(statement))
+        data = b"".join(replace(letter, message=signed).chunks())
+        return sessions[SERVER].feed(client(BAD), data[: -len(y)] + y)
+
+    outcome = run(fed, network=network, sessions=sessions)
+    assert faults(outcome) == [("vector-padding", "client 6", "survey")]
+    assert outcome.outputs[0].values.tolist() == fed.sum(EVERYBODY[:-1])
+
+
+@given(st.integers(1, 200_000))
+def test_ciphertexts_have_no_filling_that_could_be_refused_after_their_key_was_added(size: int) -> None:
+    p: Any = KAHE.parameters(6, size, MAX_ABS)
+    assert all(piece.padded == piece.size for piece in pieces(p.shape.coefficients, p.shape.ring.lanes))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from strategies import SEEDS, client, simple_case
 from uploads import SIZE, THRESHOLD, VECTOR, adding, cut, interleave, peak, vector
 
-from protocols import simulate
+from protocols import intake, simulate
 from protocols.errors import Misuse
 from protocols.intake import Intake
 from protocols.rand import Replay
@@ -124,6 +124,36 @@ def test_vector_bytes_behind_the_control_fields_wait_for_no_turn_and_expel() -> 
     server.feed(client(1), data)
     server.feed(client(3), control + data)
     assert server.outputs[0].contributors == 2
+
+
+@given(st.lists(st.tuples(st.sampled_from(["flip", "cut", "more"]), st.floats(0, 1), st.integers(1, 255)), max_size=2))
+@settings(max_examples=150)
+def test_a_whole_message_fares_as_one_that_a_decoder_reads(damage: list[tuple[str, float, int]]) -> None:
+    """Vectors and all: the same is refused, added or waited for."""
+    control, data = vector(adding(3, 20), 5)
+    said = bytearray(bytes(control) + data)
+    for how, where, what in damage:
+        at = int(where * (len(said) - 1))
+        if how == "flip":
+            said[at] ^= what
+        elif how == "cut":
+            del said[at]
+        else:
+            said.insert(at, what)
+
+    def end() -> object:
+        server = adding(3, 20)
+        server.feed(client(1), bytes(said))
+        for u in (2, 3):
+            server.feed(client(u), control + data)
+        server.tick(300.0)
+        faults = [(fault.check, fault.detail, fault.sender, fault.step) for fault in server.faults]
+        return faults, [(out.values.tolist(), out.contributors) for out in server.outputs], str(server.ended)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(intake, "whole", lambda *_: None)
+        by_decoder = end()
+    assert end() == by_decoder
 
 
 # Turns end

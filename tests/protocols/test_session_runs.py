@@ -16,6 +16,7 @@ from tapes import CASE, CUTS, ME, Delivery, at_state, check_sane, in_pieces, tap
 from protocols import simulate
 from protocols.agreement import Agree, Dropped
 from protocols.bulk import Floats
+from protocols.errors import Misuse
 from protocols.rand import Replay
 from protocols.schema import Message, strings
 from protocols.secagg_types import BOX, Boxes, Openings
@@ -244,11 +245,12 @@ def test_sessions_do_not_care_how_uploads_interleave(case: Case, turns: int, pie
 @settings(max_examples=30, deadline=None)
 @given(cases(), st.sampled_from([2, 3, 64]))
 def test_parties_that_work_side_by_side_say_what_they_say_one_after_the_other(case: Case, together: int) -> None:
-    """Every byte between every two parties, every output, every fault."""
+    """Every byte between every two parties, every output, every fault; letters fed in one piece or in frames."""
 
     def told(most: int) -> object:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(simulate, "TOGETHER", most)
+            patched.setattr(simulate, "SHORT", 0 if most == 1 else simulate.SHORT)
             played = play(case)
         ends = {a: (s.ended and s.ended.check, [f.check for f in s.faults]) for a, s in played.outcome.sessions.items()}
         order = {to: [kind for kind, sender, at, _ in played.outcome.traffic if at == to and sender == SERVER] for to in ends}
@@ -258,18 +260,62 @@ def test_parties_that_work_side_by_side_say_what_they_say_one_after_the_other(ca
 
 
 @given(st.integers(0, 3))
-def test_steps_that_are_not_asked_for_run_at_the_next_ticks(count: int) -> None:
+def test_steps_that_are_got_ready_and_performed_are_those_that_run_at_once(count: int) -> None:
     at_once, stepwise = at_state(ME, count), at_state(ME, count)
     message = [d for d in tape() if d.to == ME][count]
     letters = at_once.feed(SERVER, message.data)
     assert not at_once.busy
-    assert stepwise.feed(SERVER, message.data, most=0) == []
+    assert stepwise.feed(SERVER, message.data, act=False) == []
     assert stepwise.busy
     ran = list[Letter]()
     while stepwise.busy:
-        ran += stepwise.tick(0.0, most=1)
+        ran += stepwise.poise(0.0)
+        if stepwise.busy:
+            stepwise.perform()
+    with pytest.raises(Misuse, match="no step"):
+        stepwise.perform()
     assert [b"".join(letter.chunks()) for letter in ran] == [b"".join(letter.chunks()) for letter in letters]
     assert {type(value) for value in stepwise.remembers} == {type(value) for value in at_once.remembers}
+
+
+@given(st.integers(0, 3), st.data())
+@settings(max_examples=100)
+def test_a_step_that_fails_when_it_is_performed_ends_the_session_as_at_once(count: int, data: st.DataObject) -> None:
+    """Same check, same faults, same farewell, nothing kept."""
+    honest = [d for d in tape() if d.to == ME][count]
+    said = b"".join(encode(data.draw(spoilt(honest.message, CASE.limits)), 0, CASE.limits))
+    at_once, stepwise = at_state(ME, count), at_state(ME, count)
+    letters = at_once.feed(SERVER, said)
+    ran = stepwise.feed(SERVER, said, act=False)
+    while stepwise.busy:
+        ran += stepwise.poise(0.0)
+        if stepwise.busy:
+            stepwise.perform()
+    assert [(letter.to, b"".join(letter.chunks())) for letter in ran] == [
+        (letter.to, b"".join(letter.chunks())) for letter in letters
+    ]
+    assert [(f.check, f.step, f.sender) for f in stepwise.faults] == [(f.check, f.step, f.sender) for f in at_once.faults]
+    assert str(stepwise.ended) == str(at_once.ended)
+    check_sane(stepwise)
+
+
+def test_what_a_step_that_was_got_ready_takes_is_gone_when_it_fails() -> None:
+    session = at_state(ME, 0)
+    session.feed(SERVER, next(d for d in tape() if d.to == ME).data, act=False)
+    session.poise(0.0)
+    assert session._poised is not None
+    step, arguments = session._poised
+
+    def fails(**_: object) -> None:
+        raise ValueError("own code")
+
+    session._poised = replace(step, fn=fails), arguments
+    with pytest.raises(ValueError, match="own code"):
+        session.perform()
+    assert session.ended is not None
+    assert session.ended.check == "misuse"
+    assert (session.busy, session.remembers, session._poised, session._performed) == (False, (), None, None)
+    assert session.poise(0.0) == []
 
 
 def test_how_many_work_side_by_side_is_bounded_by_what_they_hold() -> None:

@@ -28,6 +28,7 @@ class Runner:
         on_event: Callable[[RoundRecord], None] | None = None,
         on_notice: Callable[[str], None] | None = None,
         on_start: Callable[[], None] = lambda: None,
+        recording: object = None,
     ) -> RunResult:
         assert dataset.name == "made data"
         if on_notice:

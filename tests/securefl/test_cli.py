@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from made_result import result
@@ -228,8 +229,8 @@ def test_draw_and_demo_hand_on_what_they_were_given(monkeypatch: pytest.MonkeyPa
     assert main(["demo", "secagg", "--clients", "5", "--dropout", "1", "--step"]) == 0
     assert main(["demo"]) == 0
     assert calls == [
-        ("secagg", {"clients": 5, "dropout": 1, "step": True}),
-        ("secagg", {"clients": 6, "dropout": None, "step": False}),
+        ("secagg", {"clients": 5, "dropout": 1, "step": True, "recording": ANY}),
+        ("secagg", {"clients": 6, "dropout": None, "step": False, "recording": ANY}),
     ]
     assert "--format" in refused(capsys, "draw", "secagg", "--format", "png")
 

@@ -1,15 +1,16 @@
 """Copies of a module for each site and round: whatever `copy.deepcopy` gives, and nothing in common with the original."""
 
 import copy
+import weakref
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from securefl import modules
+from securefl import modules, recycled
 from securefl.errors import UserError
-from securefl.models import from_vector, to_vector
+from securefl.models import arrays, from_vector, to_vector
 from securefl.modules import Copier
 
 
@@ -195,3 +196,192 @@ def test_a_parameter_whose_memory_is_in_another_order_is_read_in_its_own():
     model = nn.Linear(2, 3, bias=False)
     model.weight = nn.Parameter(torch.arange(6.0).view(2, 3).T)
     assert to_vector(model).tolist() == [0, 3, 1, 4, 2, 5]
+
+
+# Copies that are given again
+
+
+def net():
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+
+
+def bare():
+    module = nn.Module()
+    module.w, module.b, module.notes = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.zeros(1)), {1, 2}
+    return module
+
+
+def train(model):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(torch.ones(5, 3)).square().sum().backward()
+        optimizer.step()
+
+
+VECTORS = [np.arange(26, dtype=np.float32) - at for at in range(3)]
+
+
+def test_a_copy_that_nobody_holds_is_given_again_as_new():
+    copies = Copier(net())
+    first = id(copies(VECTORS[0]))
+    for vector in VECTORS * 2:
+        model = copies(vector)
+        assert id(model) == first
+        assert shape_of(model) == shape_of(Copier(net())(vector))
+        train(model)
+        assert (copies.read(model) == to_vector(model)).all()
+        assert (to_vector(model) != vector).any()
+        del model
+
+
+def graph(model):
+    return model(torch.ones(1, 3)).sum()
+
+
+HOLDS = {
+    "module": lambda m: m,
+    "part": lambda m: m[0],
+    "parameter": lambda m: m[2].bias,
+    "parameters": lambda m: torch.optim.Adam(m.parameters()),
+    "state": lambda m: m.state_dict(),
+    "tensor": lambda m: m[0].weight.detach()[0],
+    "data": lambda m: m[0].weight.data,
+    "array": lambda m: m[0].weight.detach().numpy()[1:],
+    "own array": lambda m: arrays(m)[0],
+    "part of own array": lambda m: arrays(m)[0][:1],
+    "graph": graph,
+    "weakly": weakref.ref,
+    "parameter weakly": lambda m: weakref.ref(m[0].weight),
+}
+
+
+@pytest.mark.parametrize("what", HOLDS)
+def test_a_copy_of_which_something_is_held_is_not_given_again(what):
+    copies = Copier(net())
+    model = copies(VECTORS[0])
+    held, first = HOLDS[what](model), id(model)
+    del model
+    other = copies(VECTORS[1])
+    assert id(other) != first or isinstance(held, weakref.ref)
+    assert shape_of(other) == shape_of(Copier(net())(VECTORS[1]))
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.fill_(99)
+    seen = held.state_dict() if isinstance(held, nn.Module) else held
+    for part in seen.values() if isinstance(seen, dict) else [seen]:
+        if isinstance(part, torch.Tensor | np.ndarray):
+            assert (np.asarray(part.detach() if isinstance(part, torch.Tensor) else part) != 99).all()
+    if what == "graph":
+        held.backward()  # nothing that it needs was changed
+    elif isinstance(held, weakref.ref):
+        assert held() is None
+
+
+def replaced(m):
+    m[0].weight = nn.Parameter(m[0].weight.detach().clone())
+
+
+def renamed(m):
+    own = m[2]._parameters
+    own["other"] = own.pop("bias")
+
+
+def turned(m):
+    m[0].weight.data = m[0].weight.data.reshape(3, 4)
+
+
+def stretched(m):
+    m[0].weight.data = m[0].weight.data[:2]
+
+
+def swapped(m):
+    one, other = m[0].bias, nn.Parameter(m[0].bias.detach() + 0)
+    m[0].bias, m[0].more = other, one
+
+
+def another_kind(m):
+    m[1].__class__ = nn.ReLU
+
+
+CHANGES = {
+    "mode": lambda m: m.eval(),
+    "attribute": lambda m: setattr(m[0], "own", 1),
+    "constant": lambda m: setattr(m[0], "in_features", 7),
+    "hook": lambda m: m[1].register_forward_hook(lambda *_: None),
+    "gradient's hook": lambda m: m[0].weight.register_hook(lambda _: None),
+    "hook after": lambda m: m[0].weight.register_post_accumulate_grad_hook(lambda _: None),
+    "frozen": lambda m: m[2].bias.requires_grad_(False),
+    "mark": lambda m: setattr(m[2].bias, "mark", 1),
+    "module": lambda m: m.append(nn.ReLU()),
+    "fewer": lambda m: m.pop(2),
+    "memory": lambda m: m[0].register_buffer("seen", torch.ones(1), persistent=False),
+    "data": lambda m: setattr(m[0].bias, "data", torch.ones(4)),
+    "kind": another_kind,
+    "replaced": replaced,
+    "renamed": renamed,
+    "turned": turned,
+    "stretched": stretched,
+    "swapped": swapped,
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_copy_that_was_changed_is_not_given_again_and_is_read_as_it_is(what):
+    copies = Copier(net())
+    model = copies(VECTORS[0])
+    CHANGES[what](model)
+    if any(p.requires_grad for p in model.parameters()):
+        assert copies.read(model).tolist() == to_vector(model).tolist()
+    del model
+    other = copies(VECTORS[1])
+    assert shape_of(other) == shape_of(Copier(net())(VECTORS[1]))
+    assert not any(p._backward_hooks or p._post_accumulate_grad_hooks for p in other.parameters())
+
+
+def test_a_set_that_was_changed_and_gradients_do_not_come_back():
+    copies, vector = Copier(bare()), np.arange(7, dtype=np.float32)
+    model = copies(vector)
+    model.w.sum().backward()
+    first = id(model)
+    del model
+    model = copies(vector)
+    assert id(model) == first
+    assert model.w.grad is None
+    model.notes.add(3)
+    del model
+    assert copies(vector).notes == {1, 2}
+
+
+def test_where_torch_does_not_count_no_copy_is_given_again(monkeypatch):
+    monkeypatch.setattr(recycled, "_shared", None)
+    copies = Copier(net())
+    held = copies(VECTORS[0]).state_dict()
+    before = {name: tensor.clone() for name, tensor in held.items()}
+    copies(VECTORS[1])
+    assert all(torch.equal(held[name], before[name]) for name in held)
+
+
+@pytest.mark.parametrize("make", [net, half_trained, tied, bare])
+def test_what_is_written_to_the_arrays_is_in_the_model(make):
+    start = to_vector(make())
+    model = Copier(make())(start)
+    for at, array in enumerate(arrays(model)):
+        np.add(array, at + 1, out=array)
+    assert (to_vector(model) == np.concatenate([a.reshape(-1) for a in arrays(model)])).all()
+    assert (to_vector(model) >= start + 1).all()
+
+
+def test_what_is_done_to_an_array_itself_stays_there():
+    copies = Copier(net())
+    arrays(copies(VECTORS[0]))[0].setflags(write=False)
+    arrays(copies(VECTORS[0]))[0][:] = 1
+
+
+def test_arrays_are_those_of_the_parameters_that_the_model_has_now():
+    model = Copier(net())(VECTORS[0])
+    replaced(model)
+    arrays(model)[0][:] = 5
+    assert (model[0].weight == 5).all()
+    with pytest.raises(UserError, match="float32"):
+        arrays(double())

@@ -187,7 +187,7 @@ class Rows(Dataset[Any]):
 @pytest.mark.parametrize("rate", [1e-9, 0.4, 1.0])
 def test_a_data_set_of_the_users_own_gives_the_same_batches(rate: float) -> None:
     def draw(data: Dataset[Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        return sample(data, Replay("rows")(), "b", rate)
+        return sample(data, Replay("rows")(), "b", rate, nn.Linear(1, 1))
 
     (x, y), (own_x, own_y) = draw(table(20)), draw(Rows(table(20)))
     assert torch.equal(x, own_x)

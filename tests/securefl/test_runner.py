@@ -82,6 +82,25 @@ def test_every_secure_protocol_trains_the_same_bits_as_plain(mechanism: str, pro
     assert [r.metrics for r in masked.rounds] == [r.metrics for r in plain.rounds]
 
 
+def test_what_a_trainer_keeps_of_its_model_is_its_own() -> None:
+    """One copy of the model serves party after party, but not where something of it is kept."""
+
+    class Keeping(ClientTrainer):
+        def train(self, model: nn.Module, data: Any, training: Any, steps: int) -> None:
+            super().train(model, data, training, steps)
+            self.kept, self.copied = model.state_dict(), weights_of(model)
+            seen.append(self)
+
+    seen = list[Keeping]()
+    kept = Runner(linear, sites(), trainer=Keeping(learning_rate=0.5), job=job(rounds=2), entropy=replayed).run()
+    assert len(seen) == 2 * len(sites())
+    for trainer in seen:
+        assert np.concatenate([tensor.numpy().ravel() for tensor in trainer.kept.values()]).tolist() == trainer.copied.tolist()
+    assert len({tuple(trainer.copied) for trainer in seen}) == len(sites())
+    usual = Runner(linear, sites(), trainer=ClientTrainer(learning_rate=0.5), job=job(rounds=2), entropy=replayed).run()
+    assert weights(kept).tolist() == weights(usual).tolist()
+
+
 def test_whoever_runs_a_protocol_is_told_which_graph_was_taken_for_it() -> None:
     """Among few parties secagg+ takes the complete graph, and gives the same bits; plain and secagg have nothing to say."""
     privacy = {"mechanism": "none", "rounds": 1}

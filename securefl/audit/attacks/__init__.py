@@ -9,6 +9,8 @@ from __future__ import annotations
 from securefl.audit.attacks import (
     he,
     inference,
+    kahe,
+    kahe_values,
     light,
     network,
     parties,
@@ -20,4 +22,18 @@ from securefl.audit.attacks import (
     sums,
 )
 
-__all__ = ["he", "inference", "light", "network", "parties", "randomness", "secagg", "secagg_keys", "secrets", "sparse", "sums"]
+__all__ = [
+    "he",
+    "inference",
+    "kahe",
+    "kahe_values",
+    "light",
+    "network",
+    "parties",
+    "randomness",
+    "secagg",
+    "secagg_keys",
+    "secrets",
+    "sparse",
+    "sums",
+]

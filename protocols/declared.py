@@ -1,0 +1,55 @@
+"""The parameters of a sum, made again from what somebody wrote down of it.
+
+A protocol makes its parameters from a few numbers and computes the rest; what it makes again must be what was declared, or the sum
+was run with others.  What it does not protect: that they are good enough is for a party's policy to say.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from protocols.errors import Misuse
+from protocols.primitives.graph import Complete, Harary
+from protocols.ring import Ring
+from protocols.suite import Parameters, SumParameters
+from protocols.sums import Scheme
+
+GIVEN = (
+    (),
+    ("bits",),
+    ("bits", "threshold"),
+    ("threshold",),
+    ("bits", "threshold", "corrupt"),
+    ("corrupt",),
+    ("threshold", "corrupt"),
+)
+"""Which arguments a caller may have given; a protocol computes those that it was not given."""
+
+
+def declaration(parameters: SumParameters) -> dict[str, Any]:
+    """What is written down: the arguments as they came out, and all that enters the session identity."""
+    p = parameters
+    numbers = {"parties": p.parties, "size": p.size, "max_abs": p.max_abs}
+    return {**numbers, "bits": p.ring.bits, "threshold": p.threshold, "corrupt": p.corrupt, "content": p.content}
+
+
+def declared(scheme: Scheme, declaration: dict[str, Any]) -> SumParameters:
+    """The parameters that a declaration speaks of.
+
+    Raises:
+        Misuse: where the protocol makes no such parameters, or refuses them.
+    """
+    n, size, most, content = (declaration[name] for name in ("parties", "size", "max_abs", "content"))
+    for names in GIVEN:
+        with suppress(Misuse):
+            made = scheme.parameters(n, size, most, **{name: declaration[name] for name in names})
+            if made.content == content:
+                return made
+    if scheme.name in ("secagg", "secagg+"):
+        with suppress(TypeError, ValueError, IndexError):
+            *_, bits, t, c, graph = content
+            own = Parameters(n, size, most, Ring(bits), t, c, Complete() if graph == ["complete"] else Harary(n, *graph[1:]))
+            if own.content == content:
+                return own
+    raise Misuse(f"{scheme.name} makes no parameters with the content {content}")

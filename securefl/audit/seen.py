@@ -1,0 +1,126 @@
+"""One message as a tape or a log records it: who sent it to whom, its control bytes, and of each vector its size and hash."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from protocols.bulk import Bulk
+from protocols.schema import Message, raw_fields
+from protocols.session import Address, Letter
+from protocols.wire import FRAME, Limits, parse_control
+
+ADDRESS = re.compile(r"([a-z][a-z_-]{0,31})(?: ([1-9][0-9]{0,4}))?")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A message.
+
+    Attributes:
+        sender: who sent it.
+        to: who got it.
+        name: of its kind.
+        epoch: how many of that kind the sender had sent before in the session.
+        size: bytes on the wire.
+        control: its control bytes.
+        vectors: bytes and SHA-256 of each vector on the wire, by field.
+    """
+
+    sender: Address
+    to: tuple[Address, ...]
+    name: str
+    epoch: int
+    size: int
+    control: bytes
+    vectors: Mapping[str, tuple[int, bytes]]
+
+    @classmethod
+    def of(cls, letter: Letter) -> Seen:
+        """What is recorded of a letter."""
+        kind, frames = type(letter.message), letter.chunks()
+        control = bytes(next(frames))[4:]
+        vectors = {name: _hashed(getattr(letter.message, name)) for name, _ in raw_fields(kind)}
+        size = 4 + len(control) + sum(count for count, _ in vectors.values())
+        return cls(letter.sender, letter.to, kind.__name__, letter.epoch, size, control, vectors)
+
+    @property
+    def digests(self) -> dict[str, bytes]:
+        """SHA-256 of each vector, by field."""
+        return {name: digest for name, (_, digest) in self.vectors.items()}
+
+    def parsed(self, kinds: Mapping[str, type[Message]], limits: Limits) -> tuple[type[Message], dict[str, Any]]:
+        """Its kind, and its control fields by name.
+
+        Raises:
+            Refused: as `protocols.wire.parse_control`.
+        """
+        kind, _, fields = parse_control(self.control, kinds, limits)
+        return kind, fields
+
+    def tree(self) -> dict[str, Any]:
+        """As it stands in a tape."""
+        return {
+            "from": str(self.sender),
+            "to": list(map(str, self.to)),
+            "type": self.name,
+            "epoch": self.epoch,
+            "size": self.size,
+            "control": base64.b64encode(self.control).decode(),
+            "vectors": vectors_tree(self.vectors),
+        }
+
+    @classmethod
+    def read(cls, tree: Mapping[str, Any]) -> Seen:
+        """Out of a line of a tape.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: where it is none.
+        """
+        control = base64.b64decode(tree["control"], validate=True)
+        vectors = {name: (_count(count), bytes.fromhex(digest)) for name, (count, digest) in tree["vectors"].items()}
+        to = tuple(map(address, tree["to"]))
+        return cls(address(tree["from"]), to, _text(tree["type"]), _count(tree["epoch"]), _count(tree["size"]), control, vectors)
+
+
+def vectors_tree(vectors: Mapping[str, tuple[int, bytes]]) -> dict[str, list[object]]:
+    """Sizes and hashes of vectors as they stand in a line."""
+    return {name: [count, digest.hex()] for name, (count, digest) in vectors.items()}
+
+
+def address(text: str) -> Address:
+    """An address as it is printed; raises `ValueError` for what is none."""
+    match = ADDRESS.fullmatch(text)
+    if match is None:
+        raise ValueError(f"no address: {text!r}")
+    return Address(match[1], int(match[2] or 0))
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"no count: {value!r}")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"no text: {value!r}")
+    return value
+
+
+def _hashed(bulk: Bulk) -> tuple[int, bytes]:
+    """Bytes and hash of a vector's wire bytes; those that the layout does not hash are hashed for this."""
+    made, count = hashlib.sha256(), 0
+    for frame in bulk.frames(FRAME):
+        count += len(frame)
+        made.update(frame)
+    return count, made.digest()
+
+
+BAD = (ValueError, KeyError, TypeError, AttributeError, binascii.Error)
+"""What reading a malformed line raises."""

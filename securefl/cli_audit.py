@@ -1,0 +1,132 @@
+"""The commands that look for lies: ``securefl audit``, ``replay`` and ``verify``."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from protocols.errors import SecureSumError
+from securefl.errors import UserError
+
+RECORDED = "Of an old run"
+
+
+def audit(
+    protocols: Annotated[list[str] | None, typer.Argument(metavar="[PROTOCOL]...", help="Protocols, such as secagg.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All protocols that claim to hide single vectors, plug-ins too.")] = False,  # noqa: FBT002
+    job: Annotated[
+        Path | None, typer.Option(metavar="JOB.toml", help="The protocol of a job, for as many parties as it has.")
+    ] = None,
+    mechanism: Annotated[
+        str | None,
+        typer.Option(metavar="M", help="Measure what a mechanism gives away: local-record or none (default: the job's)."),
+    ] = None,
+    full: Annotated[bool, typer.Option("--full/--quick", help="Try everything, or what fits in a minute a protocol.")] = False,  # noqa: FBT002
+    report: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for a report; made where it does not exist.")] = None,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the results as JUnit XML.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,  # noqa: FBT002
+    tape: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Look through the tape of a run instead.", rich_help_panel=RECORDED)
+    ] = None,
+    log: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="A party's log, held against the tape.", rich_help_panel=RECORDED)
+    ] = None,
+    evidence: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write what convicts a party.", rich_help_panel=RECORDED)
+    ] = None,
+) -> None:
+    """Play the cheating server, the cheating party and the curious reader; exit code 1 where one of them succeeds."""
+    if tape is not None:
+        if protocols or every or job is not None or mechanism is not None or full or report is not None or junit is not None:
+            raise UserError("--tape looks at a run that has been: it goes with --log, --evidence and --json alone")
+        _of_tape(tape, log or [], evidence, json=json)
+        return
+    if log or evidence is not None:
+        raise UserError("--log and --evidence are about a tape: name it with --tape FILE")
+    _of_protocols(protocols or [], every, job, mechanism, full, report, junit, json)
+
+
+def _of_protocols(
+    protocols: list[str],
+    every: bool,  # noqa: FBT001  (as the options are)
+    job: Path | None,
+    mechanism: str | None,
+    full: bool,  # noqa: FBT001
+    report: Path | None,
+    junit: Path | None,
+    json: bool,  # noqa: FBT001
+) -> None:
+    from rich.console import Console  # noqa: PLC0415
+
+    from securefl.audit import command  # noqa: PLC0415
+
+    configured = command.chosen(protocols, every=every, job=job, mechanism=mechanism)
+    measure = command.measured(mechanism, job, quick=not full)
+    command.check_outputs(report, junit)
+    with Console(stderr=True, highlight=False).status("auditing") as status, redirect_stdout(sys.stderr if json else sys.stdout):
+        audits = command.run(configured, quick=not full, tell=status.update)
+        measurements = measure(status.update)
+    written = command.write(audits, report, junit, measurements)
+    if json:
+        typer.echo(command.as_json(audits, measurements))
+    else:
+        command.show_all(Console(highlight=False), audits, measurements, written)
+    if line := command.verdict(audits, measurements):
+        raise SecureSumError(line)
+
+
+def _of_tape(tape: Path, logs: list[Path], evidence: Path | None, *, json: bool) -> None:
+    from rich.console import Console  # noqa: PLC0415
+
+    from securefl.audit import tape_command  # noqa: PLC0415
+
+    found, written = tape_command.look(tape, logs, evidence)
+    if json:
+        typer.echo(tape_command.as_json(found, written))
+    else:
+        screen = Console(highlight=False)
+        tape_command.show(screen, found)
+        for path in written:
+            screen.print(f"written: {path}", markup=False, soft_wrap=True)
+    if objection := tape_command.objection(found):
+        raise SecureSumError(objection)
+
+
+def replay(
+    tape: Annotated[Path, typer.Argument(metavar="FILE", help="Tape of a run.")],
+    number: Annotated[int | None, typer.Option("--round", metavar="N", help="This round alone.")] = None,
+) -> None:
+    """Tell a tape round by round: who sent what, how much, who dropped, what was opened."""
+    from rich.console import Console  # noqa: PLC0415
+
+    from securefl.audit import replay as story  # noqa: PLC0415
+
+    if not tape.is_file():
+        raise UserError(f"{tape} is no file")
+    story.replay(tape, number, Console(highlight=False))
+
+
+def verify(
+    evidence: Annotated[Path, typer.Argument(metavar="EVIDENCE", help="File that convicts a party.")],
+    roster: Annotated[
+        Path | None, typer.Option(metavar="ROSTER", help="The roster that you trust: a JSON file, or a tape that has it.")
+    ] = None,
+) -> None:
+    """Check evidence against a party, with the public roster alone; exit code 1 where it proves nothing."""
+    from securefl.audit import evidence as proof  # noqa: PLC0415
+    from securefl.audit.tape import fingerprint  # noqa: PLC0415
+
+    for path in (evidence, roster):
+        if path is not None and not path.is_file():
+            raise UserError(f"{path} is no file")
+    known = None if roster is None else proof.read_roster(roster)
+    typer.echo(proof.proven(evidence, known))
+    if known is None:
+        own = fingerprint(proof.read_roster(evidence))
+        typer.echo(
+            f"by the roster that the evidence carries, of hash {own}: see that it is the one you know, or name yours by --roster"
+        )
