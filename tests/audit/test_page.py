@@ -11,7 +11,9 @@ import pytest
 
 from securefl.audit import Audit, Measurement, Target, audit_protocol, measure_mechanism
 from securefl.audit.measured import reconstruction
-from securefl.audit.measured.pictures import intervals, row_of_pictures
+from securefl.audit.measured.epsilon import one_run
+from securefl.audit.measured.pictures import BAD, intervals, row_of_pictures
+from securefl.audit.measured.registry import compared
 from securefl.audit.page import SAMPLE, html, samples, struck
 
 ROWS = (1, 8, 18, 28)
@@ -69,6 +71,17 @@ def test_measured_epsilon_stands_beside_the_claimed_one() -> None:
     assert "Nothing is claimed, and single records show." in page
     assert "{{" not in page
     assert "<script" not in page
+
+
+def test_a_refuted_claim_is_said_in_plain_words_and_drawn_in_red() -> None:
+    found = measured("local-record")
+    worse = one_run(1000, 400, 395, 1e-5)
+    refuted = [compared(r.notice, found.setting, 3.0, worse, "t") if r.verdict.measured else r.verdict for r in found.results]
+    page = html([], {}, [replace(found, results=tuple(map(lambda r, v: replace(r, verdict=v), found.results, refuted)))])
+    assert "1 of 3 measurements refute what is claimed." in page
+    assert "<strong>it found more than is claimed</strong>" in page
+    assert f"ε = 3 is claimed, and refuted by {worse.line}" in page
+    assert BAD in re.findall(r'<rect[^>]*fill="(#\w+)"', page)
 
 
 def test_the_annex_says_who_sees_what_and_what_was_opened() -> None:

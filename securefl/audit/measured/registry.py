@@ -182,7 +182,7 @@ def known(name: str) -> str:
 
 def flagged(check: str, why: str, measured: Measured | None = None) -> Verdict:
     """More is given away than is claimed."""
-    return Verdict("broken", why, check=check, measured=measured)
+    return Verdict("broken", why, who="measurement", check=check, measured=measured)
 
 
 def compared(check: str, setting: Setting, claimed: float, measured: Measured, what: str) -> Verdict:

@@ -12,6 +12,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from securefl.audit.audit import Result
 from securefl.audit.bounded import bounded
@@ -137,9 +138,7 @@ def show(console: Console, measurement: Measurement, colours: dict[str, str]) ->
     table.add_column("s", justify="right")
     for r in measurement.results:
         interval = "" if r.verdict.measured is None else r.verdict.measured.line
-        status = colours.get(r.verdict.status, "")
-        table.add_row(
-            r.notice, f"[{status}]{r.verdict.status}[/]: {r.verdict.why}" if status else r.verdict.why, interval, f"{r.seconds:.1f}"
-        )
+        text = Text(f"{r.verdict.status}: {r.verdict.why}", colours.get(r.verdict.status, ""))
+        table.add_row(r.notice, text, interval, f"{r.seconds:.1f}")
     console.print(table)
     console.print(f"{len(measurement.broken) or 'nothing'} refuted in {measurement.seconds:.0f} s; a bound from below proves no ε")
