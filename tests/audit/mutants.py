@@ -386,18 +386,24 @@ def first_opener(_patch: Patch, scheme: Scheme) -> Scheme:
 @mutant("a state that is kept", 2, on=("secagg", "lightsecagg"))
 def state_kept(patch: Patch, _scheme: Scheme) -> None:
     """Values are copied, not moved, out of a session, and no message is late."""
-    fire = session.Session._fire
+    collect, emit = session.Session._collect, session.Session._emit
+    states = dict[tuple[session.Session, str], Any]()
 
     def keeping(self: session.Session, step: Any) -> Any:
-        kept = {port.type: self._values[port.type] for port in step.values if port.type in self._values}
-        letters = fire(self, step)
+        arguments = collect(self, step)
         if step.name in ("consent", "open_shares", "answer"):
-            state = next(iter(kept.values()))
+            states[self, step.name] = arguments[step.state.name]
+        return arguments
+
+    def putting_back(self: session.Session, step: Any, result: Any) -> Any:
+        letters = emit(self, step, result)
+        if (state := states.pop((self, step.name), None)) is not None:
             self._values[type(state)] = state
             self._arrivals._fired.pop(step.name, None)
         return letters
 
-    patch.setattr(session.Session, "_fire", keeping)
+    patch.setattr(session.Session, "_collect", keeping)
+    patch.setattr(session.Session, "_emit", putting_back)
 
 
 @mutant("keys may stand twice, labels hold no ids", 29)
