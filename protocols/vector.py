@@ -80,7 +80,7 @@ def signed(x: Vector, size: int, max_abs: int | None) -> Read:
     Args:
         x: the input, shape (size,).
         size: d.
-        max_abs: bound of every value; None where noise is in them already, which is neither clamped nor refused.
+        max_abs: bound of every value; None where noise is in them already, which is neither clamped nor refused below 2^63.
 
     Raises:
         Misuse: as `counted`.
@@ -88,9 +88,8 @@ def signed(x: Vector, size: int, max_abs: int | None) -> Read:
     values = integers(x.values, size)
 
     def read(start: int, count: int) -> NDArray[np.int64]:
-        block = values[start : start + count].astype(np.int64, copy=False)
-        if max_abs is not None:
-            _within(block, max_abs)
+        given = _within(values[start : start + count], 2**63 - 1 if max_abs is None else max_abs)
+        block = given.astype(np.int64, copy=False)  # only now: a cast would wrap what is too large
         return block if block.size == count else np.append(block, np.int64(1))
 
     return read

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from xml.etree import ElementTree as ET
 
 from protocols import sums
+from protocols.errors import Misuse
 from protocols.policy import Policy
 from securefl.audit import attacks
 from securefl.audit.adversary import Adversary
@@ -76,8 +77,12 @@ class Audit:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing is broken.  That is no proof of anything that was not tried."""
-        return not self.broken
+        """Whether something was tried and nothing is broken.  That is no proof of anything that was not tried."""
+        return self._tried and not self.broken
+
+    @property
+    def _tried(self) -> bool:
+        return any(result.verdict.status not in ("not applicable", "no such part yet") for result in self.results)
 
     @property
     def rows(self) -> frozenset[int]:
@@ -88,7 +93,7 @@ class Audit:
     def report(self) -> str:
         """What is broken, one a line, with the proof; for an assertion in a test."""
         lines = [f"row {result.row}, {result.name}: {result.verdict.line}" for result in self.broken]
-        return "\n".join(lines) or f"{self.target.name}: nothing is broken"
+        return "\n".join(lines) or f"{self.target.name}: {'nothing is broken' if self._tried else 'nothing was tried'}"
 
     def as_json(self) -> dict[str, Any]:
         """As a tree that JSON holds."""
@@ -122,7 +127,7 @@ def audit_protocol(
         threshold: t; by default the least that the protocol takes for safe.
         policy: every party's own bounds; by default those that simulation gives them.
         quick: whether attacks try less.
-        rows: of the catalogue; None: all, and 0 is a user's own.
+        rows: of the catalogue; None: all, and 0 is a user's own adversaries.
         adversaries: a user's own attacks.
         bounds: what one attack may use.
         tell: told the name of each attack.
@@ -131,8 +136,12 @@ def audit_protocol(
         One result for each attack, and one for each row that does not apply or has no script yet.
 
     Raises:
-        Misuse: for a protocol that does not exist, or parameters that it refuses.
+        Misuse: for a protocol that does not exist, parameters that it refuses, or rows among which there is nothing to try.
     """
+    own = tuple(adversaries)
+    if rows is not None and (not rows or set(rows) - {0, *ROWS} or (set(rows) == {0} and not own)):
+        given = f"{sorted(rows)}, with {len(own)} adversaries of one's own"
+        raise Misuse(f"rows are numbers of 1 to {max(ROWS)}, and 0 for adversaries of one's own: nothing to try in {given}")
     if isinstance(protocol, Target):
         target = protocol
     else:
@@ -143,7 +152,7 @@ def audit_protocol(
     results = list[Result]()
     for row in sorted(wanted - {0}):
         results += _row(target, row, tell)
-    for adversary in adversaries if 0 in wanted else ():
+    for adversary in own if 0 in wanted else ():
         tell(adversary.name)
         results.append(_tried(target, adversary.attack))
     return Audit(target, tuple(results), time.perf_counter() - began)

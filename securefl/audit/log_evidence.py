@@ -78,16 +78,19 @@ def _other_survivors(dropped: list[int], u3: list[int], masked: Said | None) -> 
 
 
 def collide(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """In how far two signed lines of one party contradict each other; empty where they do not."""
+    """In how far two signed lines of one party contradict each other; empty where they do not.
+
+    Lines of two logs do so where both say what the party signed.  What it was told, and a farewell, may differ: it may have been
+    asked again after it had begun another log, and have refused.
+    """
     if one == other:
         return ""
     if one["n"] == other["n"] > 1 and one["prev"] == other["prev"]:
         return f"line {one['n']} of one log in two versions"
     same = all(one.get(key) == other.get(key) is not None for key in ("kind", "sid", "type", "epoch"))
-    if not same or one["kind"] not in ("sent", "told") or not (one.get("counts", True) and other.get("counts", True)):
+    if not same or one["kind"] != "sent" or one["statement"] is None or other["statement"] is None:
         return ""
-    differ = (one["control"], one["vectors"]) != (other["control"], other["vectors"])
-    return f"two logs that differ in the {one['type']} that it {'sent' if one['kind'] == 'sent' else 'was told'}" if differ else ""
+    return f"two logs that differ in the {one['type']} that it signed" if one["statement"] != other["statement"] else ""
 
 
 def check_log_evidence(evidence: Evidence, terms: Terms[Any]) -> str:

@@ -183,7 +183,8 @@ def _take(path: Path, log: LogFile, current: LoggedSum | None, line: Line) -> Lo
     try:
         if line.kind == "session":
             _need(tree, run=str, round=int, attempt=int, sid=str)
-            current = log.sums[bytes.fromhex(tree["sid"])] = LoggedSum(line.number, tree)
+            current = LoggedSum(line.number, tree)  # of one that is proposed again, and refused, the first time stands
+            log.sums.setdefault(bytes.fromhex(tree["sid"]), current)
         elif line.kind in ("sent", "told") and current is not None:
             _check(tree)
             known = current.sent if line.kind == "sent" else current.told

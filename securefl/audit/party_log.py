@@ -87,11 +87,11 @@ class PartyLog:
         known = said is not None and said.holds(self._identity)  # a log never says that another thing was signed than was
         self._add("sent", seen, statement=said.digest.hex() if said is not None and known else None)
 
-    def was_told(self, seen: Seen) -> None:
-        """A message has come, whatever the party makes of it; the first of its kind is the one that counts."""
+    def was_told(self, seen: Seen, *, ended: bool = False) -> None:
+        """A message has come, whatever the party makes of it; the first of its kind counts, if the session has not ``ended``."""
         scheme, _ = self._under_way()
         kinds = {kind.__name__: kind for kind in scheme.flow.messages("client")}
-        first, sets = seen.epoch == 0 and seen.name not in self._heard, dict[str, object]()
+        first, sets = not ended and seen.epoch == 0 and seen.name not in self._heard, dict[str, object]()
         kind = kinds.get(seen.name)
         if first and kind is not None and kind in SETS:
             try:

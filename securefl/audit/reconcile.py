@@ -15,7 +15,7 @@ What it does not protect: a party and a server who lie together agree.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import combinations
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def reconcile(audit: TapeAudit, paths: Iterable[Path]) -> list[LogFile]:
     for one, other in combinations(logs, 2):
         _forked(audit, one, other)
     for log in logs:
-        _Against(audit, log).all()
+        _Against(audit, log, {sid for other in logs if other is not log and other.party == log.party for sid in other.sums}).all()
     return logs
 
 
@@ -83,16 +83,17 @@ def _forked(audit: TapeAudit, one: LogFile, other: LogFile) -> None:
 class _Against:
     """One log against the tape."""
 
-    def __init__(self, audit: TapeAudit, log: LogFile) -> None:
-        self.audit, self.log, self.u, self.f = audit, log, log.party, audit.findings
+    def __init__(self, audit: TapeAudit, log: LogFile, elsewhere: Collection[bytes]) -> None:
+        self.audit, self.log, self.u, self.f, self.elsewhere = audit, log, log.party, audit.findings, elsewhere
 
     def all(self) -> None:
         """Every sum of either."""
         for sid, walk in self.audit.walks.items():
             self.f.looked("log-session")
             logged = self.log.sums.get(sid)
-            if logged is None:
-                self._left_out(walk)
+            if logged is None or _refused(logged):
+                if sid not in self.elsewhere:
+                    self._left_out(walk)
             else:
                 self._sent(walk, logged)
                 self._told(walk, logged)
@@ -125,12 +126,17 @@ class _Against:
         if not signed:
             if any(u == self.u for u, _, _ in walk.served):
                 self._report("log-session", "noted", 0, f"{where}, in which it signed nothing")
-        elif self.log.sealed or any(s.at[0] == o.run and s.at[1:] > (o.round, o.attempt) for s in self.log.sums.values()):
+        elif self._in_the_midst(o.run, (o.round, o.attempt)):
             self._report(
                 "log-session", "named", 0, f"{where}, in which it signed line {signed[0].line} of the tape; its log is false"
             )
         else:
-            self._report("log-session", "open", 0, f"{where}, and its end may be gone; {UNSAID}")
+            self._report("log-session", "open", 0, f"{where}, and may be in another log of the party; {UNSAID}")
+
+    def _in_the_midst(self, run: str, at: tuple[int, int]) -> bool:
+        """Whether the log has sums of the run before and after: a party that starts anew begins another log, maybe gone."""
+        known = [s.at[1:] for s in self.log.sums.values() if s.at[0] == run]
+        return bool(known) and min(known) < at < max(known)
 
     # What it sent
 
@@ -225,6 +231,12 @@ class _Against:
                 self._report("log-told", "open", line.number, detail)
                 return
         self._report("log-told", "open", line.number, f"{where}; {UNSAID}, as the server signs nothing")
+
+
+def _refused(logged: LoggedSum) -> bool:
+    """Whether the party left before it signed anything, as from a sum that is proposed to it again."""
+    names = {name for name, _ in logged.sent}
+    return "Farewell" in names and not any(line.tree["statement"] for line in logged.sent.values())
 
 
 def _named(at: tuple[str, int, int]) -> str:

@@ -87,8 +87,8 @@ class Book(Protocol):
     def sent(self, seen: Seen) -> None:
         """A message is about to leave."""
 
-    def was_told(self, seen: Seen) -> None:
-        """A message has come."""
+    def was_told(self, seen: Seen, *, ended: bool = False) -> None:
+        """A message has come; ``ended``: to a session that is over, and does nothing with it."""
 
     def over(self, session: Session) -> None:
         """The session has ended."""
@@ -126,7 +126,7 @@ class Recorded:
         """As `Session.feed`; a message is written down when it is whole."""
         seen = self._incoming.feed(sender, self.session.me, chunk) if sender.role in self._from else None
         if seen is not None:
-            self.book.was_told(seen)
+            self.book.was_told(seen, ended=self.session.ended is not None)
         return self._out(lambda: self.session.feed(sender, chunk, now, act=act))
 
     def tick(self, now: float) -> list[Letter]:

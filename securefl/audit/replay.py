@@ -107,6 +107,7 @@ def replay(path: Path, number: int | None, console: Console) -> None:
         shown += 1
     if not shown:
         raise UserError(f"{path} has no round {number}" if number is not None else f"{path} has no sum")
+    console.print("told as the tape has it; whether it is sound says securefl audit --tape", markup=False, soft_wrap=True)
 
 
 def _show(roster: Roster, scene: Scene, console: Console) -> None:

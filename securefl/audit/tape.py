@@ -70,7 +70,11 @@ class Tape:
         named = [{"sender": x.sender, "check": x.check, "step": x.step, "provable": x.evidence is not None} for x in faults]
         self.chain.add("end", contributors=contributors, abort=why, faults=named)
 
-    sent = was_told = message
+    sent = message
+
+    def was_told(self, seen: Seen, *, ended: bool = False) -> None:  # noqa: ARG002  (a tape has all that came)
+        """A message has come."""
+        self.message(seen)
 
     def over(self, session: Session) -> None:
         """The server's session has ended."""

@@ -10,6 +10,7 @@ import pytest
 
 from protocols import secagg, sums
 from protocols.agreement import Dropped
+from protocols.errors import Misuse
 from protocols.secagg_types import Masked
 from protocols.session import Letter
 from securefl.audit import Adversary, Audit, CheatingServer, Target, audit_protocol
@@ -88,3 +89,15 @@ def test_a_scheme_that_is_not_registered_is_asked_what_a_registered_one_is(ring:
     assert strangers.results[0].verdict.check == "policy-roster"
     assert ring.SCHEME.origin is None
     assert "ring" not in sums.names()
+
+
+@pytest.mark.parametrize("rows", [[99], [], [0], [7, 40]])
+def test_rows_among_which_nothing_can_be_tried_are_refused(rows: list[int]) -> None:
+    with pytest.raises(Misuse, match=r"rows are numbers of 1 to 39.* nothing to try in"):
+        audit_protocol("secagg", rows=rows)
+
+
+def test_an_audit_that_tried_nothing_has_not_passed() -> None:
+    audit = audit_protocol("secagg", rows=[22])  # made for the sparse graph
+    assert not audit.passed
+    assert audit.report == "secagg: nothing was tried"

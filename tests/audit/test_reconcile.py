@@ -20,6 +20,7 @@ from protocols.session import SERVER, Letter, client
 from protocols.vector import Vector
 from securefl.audit.evidence import proven, write_evidence
 from securefl.audit.federation import federation
+from securefl.audit.log_evidence import collide
 from securefl.audit.party_log import PartyLog
 from securefl.audit.reconcile import CHECKS, reconcile
 from securefl.audit.recorded import Recorded as RecordedSession
@@ -114,7 +115,7 @@ PARTY_LIES: dict[str, tuple[Callable[[Trees], Trees], str, str, int]] = {
     "no dropped set": (nothing_dropped, "log-told", "named", 1),
     "another list": (other_list, "log-told", "named", 1),
     "a question left out": (question_left_out, "log-told", "named", 0),
-    "a sum left out": (sum_left_out, "log-session", "named", 0),
+    "a sum left out at an end": (sum_left_out, "log-session", "open", 0),
     "an end cut off": (ends_early, "log-sent", "open", 0),
 }
 
@@ -358,3 +359,51 @@ def test_every_check_of_logs_was_tried_here() -> None:
     source = Path(__file__).read_text(encoding="utf-8")
     assert [check for check in CHECKS if f'"{check}"' not in source] == []
     assert json.dumps(CHECKS)
+
+
+# A party that begins anew
+
+
+def split(log: Trees) -> tuple[Trees, Trees]:
+    """One log as two: of a party that was started again between two sums."""
+    _, second = places(log, kind="session")
+    return log[:second], [{**log[0], "log": "00" * 16}, *log[second:]]
+
+
+def test_a_party_that_began_another_log_between_two_sums_is_not_named(run: Recorded, log: Trees, tmp_path: Path) -> None:
+    key = run.fed.parties[ME].identity
+    logs = [rewrite(tmp_path / f"{i}.log", part, key) for i, part in enumerate(split(log))]
+    assert not failing(held(run.tape, *logs))
+    assert failing(held(run.tape, logs[1])) == {("log-session", "open")}  # the other may be lost
+
+
+def test_control_a_sum_that_is_missing_in_the_midst_of_a_log_names_its_party(tmp_path: Path) -> None:
+    three = record(tmp_path, rounds=3)
+    lines = trees(three.logs[ME])
+    _, second, third = places(lines, kind="session")
+    path = rewrite(tmp_path / "party.log", [*lines[:second], *lines[third:]], three.fed.parties[ME].identity)
+    assert failing(held(three.tape, path)) == {("log-session", "named")}
+
+
+def test_a_sum_that_is_proposed_again_and_refused_names_nobody(run: Recorded, log: Trees, tmp_path: Path) -> None:
+    """In the same log, or in another one: what a party is told then counts for nothing, and its farewell is no second statement."""
+    session, told = place(log, kind="session"), place(log, kind="told", type="Listed")
+    farewell = {**log[place(log, kind="sent", type="Advert")], "type": "Farewell", "statement": None}
+    again = [log[session], farewell, {**log[told], "control": "00" * 32, "counts": False, "sets": {}}]
+    key = run.fed.parties[ME].identity
+    same = rewrite(tmp_path / "same.log", [*log[:-1], *again, log[-1]], key)
+    other = rewrite(tmp_path / "other.log", [{**log[0], "log": "00" * 16}, *again], key)
+    for paths in ([same], [run.logs[ME], other]):
+        assert not {status for _, status in failing(held(run.tape, *paths))} & {"named", "broken"}
+
+
+@pytest.mark.parametrize("kind", ["told", "sent"])
+def test_lines_that_no_signature_covers_do_not_collide(kind: str, log: Trees) -> None:
+    line = log[place(log, kind=kind)]
+    line = {**line, "statement": None} if kind == "sent" else line
+    assert collide(line, {**line, "n": line["n"] + 5, "control": "00" * 32}) == ""
+
+
+def test_control_two_statements_collide(log: Trees) -> None:
+    line = log[place(log, kind="sent", type="Advert")]
+    assert collide(line, {**line, "n": line["n"] + 5, "statement": "00" * 32})

@@ -212,6 +212,7 @@ def test_ciphertexts_have_no_filling_that_could_be_refused_after_their_key_was_a
         (np.zeros(6, np.int64), r"shape \(5,\)"),
         (np.array([0, 0, 0, 0, MAX_ABS + 1]), "past max_abs"),
         (np.array([0, -(2**63), 0, 0, 0]), "past max_abs"),
+        (np.array([2**64 - 5, 0, 0, 0, 0], np.uint64), "past max_abs"),
     ],
 )
 def test_a_wrong_input_of_ones_own_ends_the_session_and_nothing_leaves(values: NDArray[Any], says: str) -> None:
