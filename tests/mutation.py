@@ -58,6 +58,8 @@ def make(path: Path) -> Iterator[str]:
     skip = file_mutation.MutationVisitor._skip_node_and_children
 
     def mutate_decorated(self: Any, node: Any) -> bool:
+        if isinstance(node, cst.Assign) and isinstance(node.value, cst.Call) and getattr(node.value.func, "value", "") == "TypeVar":
+            return True
         return False if isinstance(node, cst.FunctionDef) and node.decorators else skip(self, node)
 
     file_mutation.MutationVisitor._skip_node_and_children = mutate_decorated
@@ -109,7 +111,7 @@ def run(name: str, source: str, path: Path, tests: list[str]) -> int:
         import pytest
 
         phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)  # a failure is not made smaller
-        hypothesis.settings.register_profile("mutation", database=None, derandomize=True, deadline=None, phases=phases)
+        hypothesis.settings.register_profile("mutation", database=None, derandomize=True, deadline=None, phases=phases, max_examples=25)
         os.environ["HYPOTHESIS_PROFILE"] = "mutation"
         code = int(pytest.main(["-x", "-q", "-p", "no:xdist", "-p", "no:securefl", "--assert=plain", "--tb=no", *tests]))
     finally:
