@@ -1,10 +1,10 @@
-"""Mutation testing of `protocols/`, module by module: every mutant that mutmut makes of one file, against the tests that concern it.
+"""Mutation testing of `protocols/`, module by module: each mutant that mutmut makes of one file, against the tests that concern it.
 
     python tests/mutation.py protocols.agreement ...     (``make mutation MODULES=...`` sets up the rest)
 
 Which tests concern a module is in pyproject.toml, ``[tool.securefl.mutation]``.  mutmut (in an environment of its own) makes the
-mutants; they run here, as its trampolines change the signatures and annotations that messages and flows are read from, and it leaves
-out decorated functions, which are the steps of a protocol.  So each mutant is the whole module with one change, given to a forked
+mutants; they run here, as its trampolines change the signatures and annotations that messages and flows are read from, and it
+leaves out decorated functions, which are the steps of a protocol.  So each mutant is the whole module with one change, given to a forked
 process in place of the file; no file is changed.  Left out: what differs in the text of an error or in an annotation alone.
 
 Each survivor is printed as a line of the difference, with a number by which ``--only N`` repeats it.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
+import importlib
 import importlib.abc
 import importlib.util
 import json
@@ -32,6 +33,8 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 TEXTS = {"require": 2, "Misuse": 0, "UserError": 0, "Refused": 1, "Abort": 1, "TypeError": 0, "ValueError": 0}
 """Which argument of a call is the text of an error."""
+LOADED = ("cbor2", "numpy", "scipy.fft", "scipy.stats", "hypothesis.strategies", "pytest")
+"""What every mutant needs and none changes is loaded once."""
 SECONDS, MEMORY = 60, 6 << 30
 
 
@@ -111,7 +114,9 @@ def run(name: str, source: str, path: Path, tests: list[str]) -> int:
         import pytest
 
         phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)  # a failure is not made smaller
-        hypothesis.settings.register_profile("mutation", database=None, derandomize=True, deadline=None, phases=phases, max_examples=25)
+        hypothesis.settings.register_profile(
+            "mutation", database=None, derandomize=True, deadline=None, phases=phases, max_examples=25
+        )
         os.environ["HYPOTHESIS_PROFILE"] = "mutation"
         code = int(pytest.main(["-x", "-q", "-p", "no:xdist", "-p", "no:securefl", "--assert=plain", "--tb=no", *tests]))
     finally:
@@ -155,20 +160,14 @@ def main() -> None:
     sys.dont_write_bytecode = True
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
-    import cbor2  # noqa: F401  what every mutant needs and none changes is loaded once
-    import cryptography.hazmat.primitives.asymmetric.ed25519
-    import cryptography.hazmat.primitives.asymmetric.x25519
-    import cryptography.hazmat.primitives.ciphers.aead
-    import hypothesis.strategies
-    import numpy as np  # noqa: F401
-    import pytest  # noqa: F401
-    import scipy.fft
-    import scipy.stats  # noqa: F401
-
+    for needed in LOADED:
+        importlib.import_module(needed)
     for name in asked.modules or list(concerns):
         path, tests = ROOT / f"{name.replace('.', '/')}.py", concerns[name]
         source = path.read_text()
-        made = json.loads(subprocess.run([asked.mutmut, __file__, "--make", path], check=True, capture_output=True, text=True).stdout)
+        made = json.loads(
+            subprocess.run([asked.mutmut, __file__, "--make", path], check=True, capture_output=True, text=True).stdout
+        )
         mutants = {i: code for i, code in enumerate(made) if not asked.only or i in asked.only}
         if judge(name, {-1: source}, tests, 1) != [-1]:
             raise SystemExit(f"{name}: the tests fail without a mutant")
