@@ -4,8 +4,8 @@
 
 Which tests concern a module is in pyproject.toml, ``[tool.securefl.mutation]``.  mutmut (in an environment of its own) makes the
 mutants; they run here, as its trampolines change the signatures and annotations that messages and flows are read from, and it
-leaves out decorated functions, which are the steps of a protocol.  So each mutant is the whole module with one change, given to a forked
-process in place of the file; no file is changed.  Left out: what differs in the text of an error or in an annotation alone.
+leaves out decorated functions, which are the steps of a protocol.  So each mutant is the whole module with one change, given to a
+forked process in place of the file; no file is changed.  Left out: what differs in the text of an error or in an annotation alone.
 
 Each survivor is printed as a line of the difference, with a number by which ``--only N`` repeats it.
 """

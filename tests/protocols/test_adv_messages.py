@@ -9,6 +9,7 @@ import pytest
 from adversary import FIELD, Box, LyingServer, ending, federation, packed, pair, unpacked
 
 from protocols.agreement import Agree, Agreed, Dropped, Signed
+from protocols.handshake import list_hash
 from protocols.once import shared_work
 from protocols.secagg_types import BOX, Advert, Boxes, Entry, Listed, Masked, Openings, Sealed
 
@@ -64,6 +65,7 @@ def test_what_another_party_of_the_process_found_in_the_true_list_vouches_for_no
     with shared_work():
         server = LyingServer(federation())
         server.tell(2, server.listed())
+        assert list_hash(server.listed()) != list_hash(server.listed((1, 2, 3, 4, 5)))
         server.tell(1, forge(server))
         assert ending(server.sessions[1]) == (check, "share")
         assert set(server.all(Boxes)) == {2}
