@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: run test check advisories bench clean
+.PHONY: run test check advisories mutation bench clean
 .DEFAULT_GOAL := run
 
 .venv/ready: constraints.txt pyproject.toml
@@ -35,10 +35,19 @@ check: .venv/ready
 advisories: .venv-pip-audit/ready
 	$(PYTHON) tests/known_vulnerabilities.py .venv-pip-audit/bin/pip-audit constraints.txt
 
+# Mutants of protocols/ in the background: `make mutation MODULES=protocols.agreement`. mutmut in an environment of its own.
+.venv-mutation/ready:
+	$(PYTHON) -m venv .venv-mutation
+	.venv-mutation/bin/pip install --quiet --disable-pip-version-check mutmut==3.8.1
+	touch $@
+
+mutation: .venv/ready .venv-mutation/ready
+	nice -n 10 $(BIN)/python tests/mutation.py $(MODULES)
+
 bench: .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m pytest benchmarks/kernels.py --benchmark-columns=median,iqr,rounds
 	$(BIN)/python benchmarks/targets.py
 
 clean:
-	rm -rf .venv .venv-pip-audit build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-pip-audit .venv-mutation build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -9,6 +9,8 @@ import pytest
 from adversary import FIELD, Box, LyingServer, ending, federation, packed, pair, unpacked
 
 from protocols.agreement import Agree, Agreed, Dropped, Signed
+from protocols.handshake import list_hash
+from protocols.once import shared_work
 from protocols.secagg_types import BOX, Advert, Boxes, Entry, Listed, Masked, Openings, Sealed
 
 
@@ -55,6 +57,18 @@ def test_a_false_list_is_refused_before_shares_leave(lie: str) -> None:
     server.tell(1, forge(server))
     assert ending(server.sessions[1]) == (check, "share")
     assert server.all(Boxes) == {}
+
+
+@pytest.mark.parametrize("lie", LISTS)
+def test_what_another_party_of_the_process_found_in_the_true_list_vouches_for_no_other(lie: str) -> None:
+    check, forge = LISTS[lie]
+    with shared_work():
+        server = LyingServer(federation())
+        server.tell(2, server.listed())
+        assert list_hash(server.listed()) != list_hash(server.listed((1, 2, 3, 4, 5)))
+        server.tell(1, forge(server))
+        assert ending(server.sessions[1]) == (check, "share")
+        assert set(server.all(Boxes)) == {2}
 
 
 def swapped_boxes(sealed: Sealed) -> Sealed:
@@ -148,3 +162,16 @@ def test_without_agreement_nothing_is_opened(lie: str) -> None:
     server.tell(1, forge(server.agreed()))
     assert ending(server.sessions[1]) == (check, "open_shares")
     assert server.all(Openings) == {}
+
+
+@pytest.mark.parametrize("lie", AGREED)
+def test_what_another_party_of_the_process_found_in_true_signatures_vouches_for_no_others(lie: str) -> None:
+    check, forge = AGREED[lie]
+    with shared_work():
+        server = LyingServer(federation())
+        server.up_to_masks()
+        server.agree_on((6,))
+        server.tell(2, server.agreed())
+        server.tell(1, forge(server.agreed()))
+        assert ending(server.sessions[1]) == (check, "open_shares")
+        assert set(server.all(Openings)) == {2}

@@ -11,8 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import parameters, roster
 
+from protocols.agreement import masked_statement
 from protocols.errors import Misuse
+from protocols.handshake import box_aad, box_key
+from protocols.primitives.agree import KeyPair, derive
 from protocols.primitives.graph import Complete, Harary
+from protocols.rand import Seed
 from protocols.ring import Ring
 from protocols.schema import MAX_PARTIES
 from protocols.suite import (
@@ -235,3 +239,16 @@ def test_a_statement_binds_tag_session_signer_and_content(tag: str, other: str, 
 def test_all_parameters_that_the_tests_draw_are_allowed_ones(p: Parameters) -> None:
     assert 2 * p.threshold > p.parties + p.corrupt
     assert p.parties * p.max_abs < p.ring.half
+
+
+def test_what_is_signed_and_derived_names_all_that_it_is_bound_to() -> None:
+    L, vector, receipt, sid = b"L" * 32, b"v" * 32, b"r" * 32, BASE.sid
+    masked = masked_statement(BASE, 2, L, (1, 2), vector, receipt)
+    assert masked == canonical(["masked", sid, 2, L, [1, 2], vector, receipt])
+    assert box_aad(BASE, L, 1, 2) == canonical([sid, L, 1, 2])
+    one, two = (KeyPair.from_secret(Seed(bytes([i]) * 32)) for i in (1, 2))
+    label = canonical(["box", sid, L, 1, 2, one.public, two.public])
+    expected = derive(one.exchange(two.public), label).reveal()
+    assert box_key(BASE, L, one, two.public, 1, 2, mine=1).reveal() == expected
+    assert box_key(BASE, L, two, one.public, 1, 2, mine=2).reveal() == expected
+    assert box_key(BASE, L, two, one.public, 2, 1, mine=2).reveal() != expected
