@@ -6,11 +6,12 @@ theirs are made, each in one place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from protocols.agreement import Agree, Agreed, Dropped, Signed
+from protocols.lightsecagg_types import KeyAdvert, KeyEntry, KeyList
 from protocols.primitives.agree import KeyPair
 from protocols.rand import Replay
 from protocols.schema import Message
@@ -91,6 +92,24 @@ class CheatingServer:
         for u, session in self.sessions.items():
             if session.ended is not None:
                 yield u, session.ended.check, session.ended.step
+
+
+@dataclass
+class KeyListServer(CheatingServer):
+    """A server of a protocol in which parties advertise one key each: LightSecAgg and homomorphic sums."""
+
+    def key_list(self, members: Iterable[int] | None = None) -> KeyList:
+        """The round-0 list."""
+        adverts = self.all(KeyAdvert)
+        chosen = sorted(adverts) if members is None else members
+        return KeyList(tuple(KeyEntry(u, adverts[u].c_pk, adverts[u].signature) for u in chosen))
+
+    def up_to_boxes(self) -> KeyList:
+        """Rounds 0 and 1 up to the boxes."""
+        listed = self.key_list()
+        for u in self.sessions:
+            self.tell(u, listed)
+        return listed
 
 
 def pair(label: str) -> KeyPair:

@@ -14,23 +14,16 @@ from protocols.bulk import Bulk
 from protocols.errors import Refused
 from protocols.he_parameters import layouts
 from protocols.he_types import Committed, Dealt, Decrypted, Delivered, Encrypted, Summed, Upload, Waiting
-from protocols.lightsecagg_types import KeyAdvert, KeyEntry, KeyList
 from protocols.primitives import homomorphic
 from protocols.primitives.homomorphic import Adder, Ciphertexts
 from protocols.rand import Seed
-from securefl.audit.cheating import CheatingServer
+from securefl.audit.cheating import KeyListServer
 from securefl.audit.federation import Federation
 
 
 @dataclass
-class HeServer(CheatingServer):
+class HeServer(KeyListServer):
     """A server played by an attack, against homomorphic sums."""
-
-    def key_list(self, members: Iterable[int] | None = None) -> KeyList:
-        """The round-0 list."""
-        adverts = self.all(KeyAdvert)
-        chosen = sorted(adverts) if members is None else members
-        return KeyList(tuple(KeyEntry(u, adverts[u].c_pk, adverts[u].signature) for u in chosen))
 
     def delivered(self, v: int, u2: Iterable[int] | None = None) -> Delivered:
         """U2 and the boxes for ``v``."""
@@ -38,13 +31,6 @@ class HeServer(CheatingServer):
         members = tuple(dealt) if u2 is None else tuple(u2)
         boxes = tuple(replace(x, peer=u) for u in members if u != v for x in dealt[u].boxes if x.peer == v)
         return Delivered(members, boxes, tuple(Committed(u, dealt[u].commitment) for u in members if u != v))
-
-    def up_to_boxes(self) -> KeyList:
-        """Rounds 0 and 1 up to the boxes."""
-        listed = self.key_list()
-        for u in self.sessions:
-            self.tell(u, listed)
-        return listed
 
     def up_to_uploads(self) -> bytes:
         """Rounds 0 to 2; L."""

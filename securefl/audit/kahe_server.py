@@ -17,7 +17,7 @@ from protocols.errors import Abort
 from protocols.flow import Flow
 from protocols.kahe_parameters import KaheParameters
 from protocols.kahe_types import Enciphered
-from protocols.primitives import rlwe
+from protocols.primitives import negacyclic, rlwe
 from protocols.rand import Rand
 from protocols.secagg_types import Covered, Sealed, Shared
 from protocols.vector import Vector
@@ -131,3 +131,15 @@ def parameters_of(fed: Federation) -> KaheParameters:
     if not isinstance(p, KaheParameters):
         raise TypeError(f"a sum of kahe has KaheParameters, not {type(p).__name__}")
     return p
+
+
+def errors_of(fed: Federation, u: int, one: Encryption) -> NDArray[np.int64]:
+    """c − A·s − Δx of one party before anything is cut off: its errors, shape (elements, N)."""
+    shape = one.shape
+    x = np.zeros(shape.elements * shape.digits * rlwe.DEGREE, np.int64)
+    x[: shape.values] = np.append(fed.vectors[u], 1)
+    digits = x.reshape(shape.elements, shape.digits, rlwe.DEGREE)
+    message = sum(digits[:, j] << np.int64(shape.spare + shape.width * j) for j in range(shape.digits))
+    product = negacyclic.multiply(rlwe.elements(fed.terms.suite).words(0, shape.elements), one.key)
+    errors: NDArray[np.int64] = (one.words.reshape(product.shape) - product).view(np.int64) - np.asarray(message)
+    return errors

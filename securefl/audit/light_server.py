@@ -13,19 +13,13 @@ from protocols import lagrange, lightsecagg
 from protocols.bulk import Bulk
 from protocols.handshake import list_hash
 from protocols.lightsecagg_parameters import LightParameters, layouts
-from protocols.lightsecagg_types import Answer, Covered, KeyAdvert, KeyEntry, KeyList, Padded, Relayed, ShareHash, Shares
-from securefl.audit.cheating import CheatingServer
+from protocols.lightsecagg_types import Answer, Covered, Padded, Relayed, ShareHash, Shares
+from securefl.audit.cheating import KeyListServer
 
 
 @dataclass
-class LightServer(CheatingServer):
+class LightServer(KeyListServer):
     """A server played by an attack, against LightSecAgg."""
-
-    def key_list(self, members: Iterable[int] | None = None) -> KeyList:
-        """The round-0 list."""
-        adverts = self.all(KeyAdvert)
-        chosen = sorted(adverts) if members is None else members
-        return KeyList(tuple(KeyEntry(u, adverts[u].c_pk, adverts[u].signature) for u in chosen))
 
     def relayed(self, v: int, u2: Iterable[int] | None = None) -> Relayed:
         """U2 and the boxes for ``v``."""
@@ -37,13 +31,6 @@ class LightServer(CheatingServer):
                 slots[lightsecagg.slot(v, u)] = boxes_of(dealt[u], p)[lightsecagg.slot(u, v)]
         hashes = tuple(ShareHash(u, h.hash) for u in members if u != v for h in dealt[u].hashes if h.peer == v)
         return Relayed(Bulk.of(layouts(p)["boxes"], slots), members, hashes)
-
-    def up_to_boxes(self) -> KeyList:
-        """Rounds 0 and 1 up to the boxes."""
-        listed = self.key_list()
-        for u in self.sessions:
-            self.tell(u, listed)
-        return listed
 
     def up_to_masks(self) -> bytes:
         """Rounds 0 to 2; L."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,22 +9,36 @@ import numpy as np
 from adversary import Federation, LyingServer, federation
 from numpy.typing import NDArray
 
-from protocols import kahe, secagg, sums
-from protocols.bulk import Bulk, Packed
+from protocols import kahe, sums
 from protocols.flow import Flow
 from protocols.kahe_parameters import KaheParameters
 from protocols.kahe_types import Enciphered, key_terms
 from protocols.primitives import rlwe
 from protocols.rand import Rand, Replay
 from protocols.secagg_labels import joint_hash
-from protocols.secagg_types import Covered, Masked, Sealed, Shared
+from protocols.secagg_types import Masked
 from protocols.suite import Parameters, Terms
-from protocols.vector import Vector
+from securefl.audit import kahe_server
+from securefl.audit.kahe_server import ELEMENT, Forge, Values
+
+__all__ = [
+    "BAD",
+    "ELEMENT",
+    "KAHE",
+    "VICTIM",
+    "ciphertexts",
+    "draws",
+    "enciphered",
+    "forging",
+    "keys_alone",
+    "noise",
+    "opened",
+    "resigned",
+    "terms_of_keys",
+]
 
 KAHE = sums.scheme("kahe")
 VICTIM, BAD = 1, 6
-ELEMENT = 2 * rlwe.DEGREE
-"""Values of one ring element in these federations: two a coefficient."""
 
 
 def enciphered(n: int = 6, size: int = 5) -> Federation:
@@ -67,26 +80,9 @@ def draws(patch: Any) -> list[rlwe.Key]:
     return keys
 
 
-Forge = Callable[[KaheParameters, NDArray[np.int64], NDArray[Any]], tuple[NDArray[np.int64], NDArray[Any]]]
-"""From the parameters, a party's key and the coefficients of its ciphertext: what it sends under its own good signature."""
-
-
-def forging(forge: Forge, *, values: Callable[[NDArray[Any]], NDArray[Any]] | None = None) -> Flow:
+def forging(forge: Forge, *, values: Values = lambda given: given) -> Flow:
     """A flow whose party sends another key or another ciphertext, or encrypts other values, unchecked."""
-
-    def encrypt(shared: Shared, sealed: Sealed, x: Vector, rand: Rand) -> tuple[Covered, Enciphered]:
-        terms = shared.invited.terms
-        p = kahe.of_vectors(terms)
-        layout = Packed(p.shape.ring, p.shape.coefficients)
-        given = np.append(x.values, 1) if values is None else values(np.append(x.values, 1))
-        key = rlwe.Key.draw(rand)
-        write = rlwe.encrypt(p.shape, rlwe.elements(terms.suite), key, lambda at, count: given[at : at + count], rand)
-        sent, words = forge(p, key.coefficients.copy(), Bulk.by(layout, write).values.copy())
-        c = Bulk.of(layout, words)
-        covered, masked = secagg.masked(shared, sealed, Vector(sent), beside=c.digest)
-        return covered, Enciphered(c, masked.y, masked.receipt, masked.signature)
-
-    return kahe.flow.replace(encrypt=encrypt)
+    return kahe_server.forging(kahe.flow, forge=forge, values=values)
 
 
 def resigned(fed: Federation, u: int, message: Enciphered, server: LyingServer) -> Enciphered:

@@ -6,7 +6,6 @@ Six parties, t = 4; the victim is party 1.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from math import comb
 from typing import Any
 
@@ -27,11 +26,12 @@ from scipy.stats import chi2
 from protocols import kahe
 from protocols.errors import Misuse
 from protocols.policy import MemoryJournal
-from protocols.primitives import negacyclic, rlwe
+from protocols.primitives import rlwe
 from protocols.rand import Rand, Replay, Stream
 from protocols.secagg_types import Shared
 from protocols.session import client
 from protocols.vector import Vector
+from securefl.audit.kahe_server import difference, errors_of, parameters_of, watched
 
 FALSE_ALARM = 1e-6
 """Probability with which one of the statistical tests fails though nothing is wrong; seeds are fixed, so a pass stays a pass."""
@@ -42,12 +42,7 @@ FALSE_ALARM = 1e-6
 
 def differences(fed: Federation, one: NDArray[Any], other: NDArray[Any]) -> list[int]:
     """What c1 − c2 says of x1 − x2 if both are under one key: the difference, rounded to the digits."""
-    p: Any = fed.terms.parameters
-    gap = (one.astype(np.uint64) - other.astype(np.uint64)) << np.uint64(p.cut)
-    v = (gap + np.uint64(1 << (p.shape.spare - 1))).view(np.int64) >> np.int64(p.shape.spare)
-    low = (v << np.int64(64 - p.width)) >> np.int64(64 - p.width)
-    high = (v - low) >> np.int64(p.width)
-    return np.concatenate([low[: rlwe.DEGREE], high[: rlwe.DEGREE]])[: p.size].tolist()
+    return difference(parameters_of(fed), one.astype(np.uint64), other.astype(np.uint64))
 
 
 def second_vector(fed: Federation, server: LyingServer, image: Shared) -> NDArray[Any]:
@@ -115,32 +110,13 @@ def test_keys_differ_from_party_to_party_and_from_sum_to_sum(monkeypatch: pytest
 # Errors left out, repeated or equal (36)
 
 
-def errors(monkeypatch: pytest.MonkeyPatch, parties: int = 3, size: int = 2 * ELEMENT - 1) -> dict[int, NDArray[np.int64]]:
+def errors(parties: int = 3, size: int = 2 * ELEMENT - 1) -> dict[int, NDArray[np.int64]]:
     """c − A·s − Δx of every party at k = 0: the flow encrypts whole coefficients, which the test sees before they are cut."""
-    keys, whole, encrypt = draws(monkeypatch), list[Any](), rlwe.encrypt
-
-    def uncut(shape: rlwe.Shape, public: Any, key: rlwe.Key, values: Any, rand: Rand) -> Any:
-        write = encrypt(replace(shape, wire=64), public, key, values, rand)
-        words = np.empty(shape.coefficients, np.uint64)
-        whole.append((shape, words, key, values))
-
-        def both(start: int, out: NDArray[Any]) -> None:
-            write(start, words[start : start + out.size])
-            out[:] = words[start : start + out.size] >> np.uint64(shape.cut)
-
-        return both
-
-    monkeypatch.setattr(rlwe, "encrypt", uncut)
     fed = enciphered(parties, size)
-    assert run(fed).outputs[0].values.tolist() == fed.sum(fed.parties)
-    assert len(keys) == parties
-    out = {}
-    for u, (shape, words, key, _) in enumerate(whole, 1):
-        x = np.append(fed.vectors[u], 1).reshape(-1, 2, rlwe.DEGREE)
-        message = sum(x[:, j] << np.int64(shape.spare + shape.width * j) for j in range(2))
-        product = negacyclic.multiply(rlwe.elements(fed.terms.suite).words(0, shape.elements), key.coefficients)
-        out[u] = (words - product.reshape(-1)).view(np.int64) - message.reshape(-1)
-    return out
+    with watched() as seen:
+        assert run(fed).outputs[0].values.tolist() == fed.sum(fed.parties)
+    assert len(seen) == parties
+    return {u: errors_of(fed, u, one).reshape(-1) for u, one in enumerate(seen, 1)}
 
 
 def complaints(found: Mapping[int, NDArray[np.int64]]) -> list[str]:
@@ -160,7 +136,7 @@ def complaints(found: Mapping[int, NDArray[np.int64]]) -> list[str]:
 
 
 def test_errors_have_variance_16_and_are_new_in_every_element_and_party(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = errors(monkeypatch)
+    found = errors()
     assert complaints(found) == []
     pooled = np.concatenate(list(found.values()))
     seen = np.bincount(np.clip(pooled, -12, 12) + 12, minlength=25)
@@ -202,5 +178,5 @@ def scaled(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_control_errors_left_out_repeated_or_equal_are_found(fault: Any, says: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     fault(monkeypatch)
-    found = complaints(errors(monkeypatch))
+    found = complaints(errors())
     assert set(says) <= set(found)

@@ -16,7 +16,7 @@ from protocols import kahe, simulate
 from protocols.flow import Flow
 from protocols.kahe_parameters import KaheParameters
 from protocols.kahe_types import Adding, Enciphered, Folded, key_terms
-from protocols.primitives import negacyclic, rlwe
+from protocols.primitives import rlwe
 from protocols.primitives.agree import KeyPair
 from protocols.primitives.prg import apply_masks
 from protocols.rand import Replay
@@ -26,7 +26,7 @@ from protocols.session import SERVER, Letter
 from protocols.vector import Vector
 from securefl.audit.federation import Federation, run
 from securefl.audit.judging import by_party, noticed, stolen
-from securefl.audit.kahe_server import ELEMENT, KaheServer, difference, forging, long, parameters_of, watched
+from securefl.audit.kahe_server import ELEMENT, KaheServer, difference, errors_of, forging, long, parameters_of, watched
 from securefl.audit.registry import attack
 from securefl.audit.secagg_server import pair_keys, rebuild, self_mask
 from securefl.audit.target import Target
@@ -119,21 +119,9 @@ def errors(target: Target) -> Verdict:
         outcome = run(fed)
     if not outcome.outputs or len(seen) != len(fed.parties):
         return unavailable(f"an honest round gave no sum: {outcome.abort}")
-    found = {u: _errors(fed, u, one.shape, one.key, one.words) for u, one in enumerate(seen, 1)}
+    found = {u: errors_of(fed, u, one) for u, one in enumerate(seen, 1)}
     complaint = _complaint(found)
     return broken(complaint) if complaint else harmless("variance 16, no element like another")
-
-
-def _errors(fed: Federation, u: int, shape: rlwe.Shape, key: NDArray[np.int64], words: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """The errors of one party, shape (elements, N)."""
-    block = shape.digits * rlwe.DEGREE
-    x = np.zeros(shape.elements * block, np.int64)
-    x[: shape.values] = np.append(fed.vectors[u], 1)
-    digits = x.reshape(shape.elements, shape.digits, rlwe.DEGREE)
-    message = sum(digits[:, j] << np.int64(shape.spare + shape.width * j) for j in range(shape.digits))
-    product = negacyclic.multiply(rlwe.elements(fed.terms.suite).words(0, shape.elements), key)
-    errors: NDArray[np.int64] = (words.reshape(product.shape) - product).view(np.int64) - np.asarray(message)
-    return errors
 
 
 def _complaint(found: Mapping[int, NDArray[np.int64]]) -> str:
