@@ -112,17 +112,28 @@ def same_sid(target: Target) -> Verdict:
     return answers_over_both(fed, {u: said.signature for u, said in earlier.all(Agree).items()})
 
 
-def answers_over_both(fed: Federation, earlier: Mapping[int, bytes] | None = None) -> Verdict:
-    """Half of the helpers hear of a smaller set; for it they are shown earlier signatures, or those of everybody."""
+def told_two_sets(fed: Federation) -> tuple[LightServer, dict[int, tuple[int, ...]]]:
+    """Rounds 0 to 3: half of the honest helpers hear that all survived, the others all but the victim; who heard which set."""
     server = LightServer(fed)
-    L = server.up_to_masks()
-    colluder = server.collude(COLLUDER)
-    views = {u: EVERYBODY if u in (1, 2, 3) else REST for u in EVERYBODY[:-1]}
+    server.up_to_masks()
+    views: dict[int, tuple[int, ...]] = {u: EVERYBODY if u in (1, 2, 3) else REST for u in EVERYBODY[:-1]}
     for u, u3 in views.items():
         server.tell(u, Dropped(() if u3 == EVERYBODY else (VICTIM,)))
+    return server, views
+
+
+def agreed_by_the_colluder(server: LightServer, u3: tuple[int, ...]) -> bytes:
+    """The colluder's signature over any survivors."""
+    state = server.collude(COLLUDER)
+    return state.invited.identity.sign(server.fed.terms.statement("agree", COLLUDER, state.L, list(u3)))
+
+
+def answers_over_both(fed: Federation, earlier: Mapping[int, bytes] | None = None) -> Verdict:
+    """Half of the helpers hear of a smaller set; for it they are shown earlier signatures, or those of everybody."""
+    server, views = told_two_sets(fed)
     said = {u: agree.signature for u, agree in server.all(Agree).items()}
     for u, u3 in views.items():
-        own = colluder.invited.identity.sign(fed.terms.statement("agree", COLLUDER, L, list(u3)))
+        own = agreed_by_the_colluder(server, u3)
         shown = {v: said[v] for v in views if v in u3 and (earlier is None or views[v] == u3)} | {COLLUDER: own}
         if earlier is not None and u3 == REST:
             shown |= {v: earlier[v] for v in REST if v not in shown}
@@ -141,15 +152,10 @@ def answers_over_both(fed: Federation, earlier: Mapping[int, bytes] | None = Non
 def left_over(target: Target) -> Verdict:
     """Each answer beyond T would be an equation on the victim's mask."""
     fed = target.cohort()
-    server = LightServer(fed)
-    L = server.up_to_masks()
-    colluder = server.collude(COLLUDER)
-    views = {u: EVERYBODY if u in (1, 2, 3) else REST for u in EVERYBODY[:-1]}
-    for u, u3 in views.items():
-        server.tell(u, Dropped(() if u3 == EVERYBODY else (VICTIM,)))
+    server, views = told_two_sets(fed)
     said = {u: agree.signature for u, agree in server.all(Agree).items()}
     for u3, helpers in ((EVERYBODY, (1, 2, 3)), (REST, (4, 5))):
-        own = colluder.invited.identity.sign(fed.terms.statement("agree", COLLUDER, L, list(u3)))
+        own = agreed_by_the_colluder(server, u3)
         shown = {**{u: said[u] for u in helpers}, COLLUDER: own}
         for u in helpers:
             server.tell(u, Agreed(tuple(Signed(v, signature) for v, signature in sorted(shown.items()))))
