@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from protocols.rand import Entropy, Rand, Replay
 from securefl.audit.measured.epsilon import Measured
-from securefl.audit.verdict import Verdict, stated
+from securefl.audit.verdict import Verdict, stated, untold
 from securefl.errors import UserError
 from securefl.job import Job
 from securefl.privacy.plain import LocalTraining
@@ -174,12 +174,14 @@ def flagged(check: str, why: str, measured: Measured | None = None) -> Verdict:
 
 
 def compared(check: str, setting: Setting, claimed: float, measured: Measured, what: str) -> Verdict:
-    """A measured ε beside a claimed one: broken where what is refuted lies above the claim."""
+    """A measured ε beside a claimed one: broken where what is refuted lies above it, untold where nothing above it could be."""
     measured = replace(measured, claimed=claimed)
     if not setting.private:
         found = f"none below {measured.lower:.2f} holds" if measured.lower else "these trials refute none"
         return replace(stated(f"{what}: no ε is claimed, and {found}"), measured=measured)
     if measured.lower > claimed:
         return flagged(check, f"{what}: ε = {claimed:.3g} is claimed, and refuted by {measured.line}", measured)
-    short = ", more than so many trials could show" if measured.cap < claimed else ""
-    return Verdict("harmless", f"{what}: within the ε of {claimed:.3g} that is claimed{short}", measured=measured)
+    if measured.cap < claimed:
+        most = f"{measured.trials} trials show at most {measured.cap:.2f}, however much is given away"
+        return untold(f"{what}: ε = {claimed:.3g} is claimed, and {most}", measured)
+    return Verdict("harmless", f"{what}: within the ε of {claimed:.3g} that is claimed", measured=measured)
