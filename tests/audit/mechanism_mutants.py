@@ -46,6 +46,18 @@ def noise_on_the_first_tensor(patch: Patch) -> None:
     patch.setattr(dpsgd, "gaussian", first)
 
 
+def noise_from_the_second_step_on(patch: Patch) -> None:
+    real = dpsgd.SecureDPOptimizer.add_noise
+
+    def later(self: Any) -> None:
+        sigma = self.noise_multiplier
+        self.noise_multiplier = sigma if hasattr(self, "begun") else 0.0
+        real(self)
+        self.begun, self.noise_multiplier = True, sigma
+
+    patch.setattr(dpsgd.SecureDPOptimizer, "add_noise", later)
+
+
 def noise_shared_by_tensors(patch: Patch) -> None:
     drawn = dict[str, torch.Tensor]()
 
@@ -81,6 +93,18 @@ def clip_of_each_layer(patch: Patch) -> None:
             p.summed_grad = torch.einsum("i,i...", factors, g)
 
     patch.setattr(DPOptimizer, "clip_and_accumulate", summed)
+
+
+def clip_in_the_first_step(patch: Patch) -> None:
+    real = DPOptimizer.clip_and_accumulate
+
+    def first(self: Any) -> None:
+        clip = self.max_grad_norm
+        self.max_grad_norm = 1e9 if hasattr(self, "begun") else clip
+        real(self)
+        self.begun, self.max_grad_norm = True, clip
+
+    patch.setattr(DPOptimizer, "clip_and_accumulate", first)
 
 
 def clip_by_tensor(patch: Patch) -> None:
@@ -153,11 +177,13 @@ MUTANTS: dict[str, tuple[Callable[[Patch], None], tuple[str, ...], tuple[str, ..
         ("noise-variance", "epsilon-fit"),
         ("clip-outlier", "batch-sampling", "epsilon-gradients"),
     ),
+    "noise from the second step on": (noise_from_the_second_step_on, ("noise-variance",), ("clip-outlier", "epsilon-gradients")),
     "the same noise on every tensor": (noise_shared_by_tensors, ("noise-variance",), ("clip-outlier", "epsilon-fit")),
     "one value as the noise of a tensor": (noise_of_one_value, ("noise-variance",), ("clip-outlier",)),
     "no clipping": (no_clipping, ("clip-outlier", "epsilon-fit", "epsilon-gradients"), ("noise-variance",)),
     "the largest value clipped, not the norm": (clip_of_each_layer, ("clip-outlier",), ("noise-variance",)),
     "clipping by tensor": (clip_by_tensor, ("clip-outlier",), ("noise-variance", "epsilon-fit")),
+    "clipping in the first step alone": (clip_in_the_first_step, ("clip-outlier",), ("noise-variance",)),
     "sampling ignored: whole data set": (drawn_by(whole), ("batch-sampling",), ("noise-variance", "clip-outlier", "epsilon-fit")),
     "sampling: batches of fixed size": (drawn_by(fixed_size), ("batch-sampling",), ("noise-variance", "epsilon-gradients")),
     "sampling: a record several times in a batch": (drawn_by(with_replacement), ("batch-sampling",), ()),

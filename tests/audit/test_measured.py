@@ -21,12 +21,13 @@ from securefl.audit.audit import junit
 from securefl.audit.measured import game, gradients, pipeline, probe, reconstruction, registry
 from securefl.audit.measured.epsilon import Measured, one_run
 from securefl.audit.measured.pictures import row_of_pictures
-from securefl.audit.measured.registry import MEASURES, Setting
-from securefl.audit.measured.run import show
+from securefl.audit.measured.registry import Setting
+from securefl.audit.measured.run import registered, show
 from securefl.audit.verdict import Verdict, combine, harmless
 from securefl.job import Job
 
 Patch = pytest.MonkeyPatch
+MEASURES = registered()
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""The noise alone, tensor by tensor: how large it is, and whether one value tells another.
+"""The noise alone, tensor by tensor and step by step: how large it is, and whether one value tells another.
 
 χ² for the variance; for what must be independent the exact distribution of a correlation of two Gaussian samples about zero
 (r² is of Beta(½, (n − 1)/2)).  Both alarms are shared out among their tests (Bonferroni).
@@ -64,20 +64,23 @@ def pairs(noise: Mapping[str, Noise]) -> Iterator[tuple[str, Noise, Noise]]:
     "noise-variance",
     10,
     "variance of the noise on gradients that are zero, tensor by tensor",
-    how="χ² of what steps release against the σ that training states, for each of three tensors; correlation between steps, "
-    f"tensors and values; wrong with {2 * FALSE_ALARM:g} in all",
+    how="χ² of what steps release against the σ that training states, for each of three tensors and each step; correlation between "
+    f"steps, tensors and values; wrong with {2 * FALSE_ALARM:g} in all",
     on=("local-record",),
 )
 def variance(setting: Setting) -> Verdict:
-    """Noise smaller than stated on some tensor, or the same in two steps, tensors or values."""
+    """Noise smaller than stated on some tensor or in some step, or the same in two steps, tensors or values."""
     steps = 200 if setting.quick else 1000
     values = released(setting, np.zeros((10, SIZE), np.float32), steps, label="variance", rate=1.0)
     noise = {name: values[:, place] for name, place in tensors(SIZE).items()}
     std = setting.noise_multiplier * setting.job.privacy.clip
     ratios = {name: float((part**2).mean()) / std**2 for name, part in noise.items()}
     for name, part in noise.items():
-        if ratios[name] < smallest(part.size, FALSE_ALARM / len(noise)):
+        if ratios[name] < smallest(part.size, FALSE_ALARM / 2 / len(noise)):
             return flagged("noise-variance", f"the noise on the {name} has {ratios[name]:.3g} of the variance that it should have")
+    least = float((values**2).mean(axis=1).min()) / std**2
+    if least < smallest(SIZE, FALSE_ALARM / 2 / steps):
+        return flagged("noise-variance", f"the noise of one step has {least:.3g} of the variance that it should have")
     compared = list(pairs(noise))
     for what, one, two in compared:
         if by_chance(one, two) < FALSE_ALARM / len(compared):

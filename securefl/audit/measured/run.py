@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,14 @@ def setting_of(mechanism: str | None, job: Path | None, *, quick: bool, seed: st
     return Setting(read_job(job, given), seed, quick)
 
 
+def registered() -> Sequence[Any]:
+    """Every `securefl.audit.measured.registry.Measure`, once all modules are loaded that have some."""
+    from securefl.audit.measured import game, gradients, noise, pipeline, reconstruction, registry, sampling  # noqa: PLC0415
+
+    del game, gradients, noise, pipeline, reconstruction, sampling  # imported to register what they measure
+    return registry.MEASURES
+
+
 def measure_mechanism(
     mechanism: Any,
     *,
@@ -101,20 +109,17 @@ def measure_mechanism(
     """
     import torch  # noqa: PLC0415
 
-    from securefl.audit.measured import game, gradients, noise, pipeline, reconstruction, registry, sampling  # noqa: PLC0415
-
-    del game, gradients, noise, pipeline, reconstruction, sampling  # imported to register what they measure
     setting = setting_of(mechanism, None, quick=True) if isinstance(mechanism, str) else mechanism
     began, limits, results = time.perf_counter(), bounds or Bounds(60.0 if setting.quick else 600.0), list[Result]()
     if setting.private:
         _ = setting.noise_multiplier  # once, before there are children
     wanted = None if checks is None else set(checks)
-    for one in registry.MEASURES:
+    for one in registered():
         if (one.on and setting.name not in one.on) or (wanted is not None and one.check not in wanted):
             continue
         tell(f"{setting.name}: {one.name}")
 
-        def play(one: registry.Measure = one) -> Any:
+        def play(one: Any = one) -> Any:
             torch.set_num_threads(1)  # threads do not survive a fork
             return one.play(setting)
 
