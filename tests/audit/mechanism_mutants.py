@@ -1,4 +1,4 @@
-"""Mutants of a mechanism, as patches of this process: what the measurements must flag, check by check."""
+"""Mutants of a mechanism, as patches of this process: noise, clipping, sampling and masks with one thing wrong."""
 
 from __future__ import annotations
 
@@ -161,35 +161,3 @@ def masks_off(patch: Patch) -> None:
     masks = prg.Masks.__init__
     patch.setattr(prg.Masks, "__init__", lambda self, _plus, _minus, dtype: masks(self, [], [], dtype))
     patch.setattr(secagg, "apply_masks", lambda *_args, **_options: None)
-
-
-MUTANTS: dict[str, tuple[Callable[[Patch], None], tuple[str, ...], tuple[str, ...]]] = {
-    "noise off": (
-        noise_off,
-        ("noise-variance", "epsilon-fit", "epsilon-gradients", "epsilon-canaries", "epsilon-worlds"),
-        ("clip-outlier",),
-    ),
-    "σ halved": (sigma_halved, ("noise-variance", "epsilon-fit"), ("clip-outlier", "epsilon-gradients")),
-    "σ halved where it is computed": (calibration_halved, ("epsilon-fit",), ("noise-variance", "clip-outlier")),
-    "the same noise in every step": (noise_repeated, ("noise-variance",), ("clip-outlier",)),
-    "noise on the first tensor alone": (
-        noise_on_the_first_tensor,
-        ("noise-variance", "epsilon-fit"),
-        ("clip-outlier", "batch-sampling", "epsilon-gradients"),
-    ),
-    "noise from the second step on": (noise_from_the_second_step_on, ("noise-variance",), ("clip-outlier", "epsilon-gradients")),
-    "the same noise on every tensor": (noise_shared_by_tensors, ("noise-variance",), ("clip-outlier", "epsilon-fit")),
-    "one value as the noise of a tensor": (noise_of_one_value, ("noise-variance",), ("clip-outlier",)),
-    "no clipping": (no_clipping, ("clip-outlier", "epsilon-fit", "epsilon-gradients"), ("noise-variance",)),
-    "the largest value clipped, not the norm": (clip_of_each_layer, ("clip-outlier",), ("noise-variance",)),
-    "clipping by tensor": (clip_by_tensor, ("clip-outlier",), ("noise-variance", "epsilon-fit")),
-    "clipping in the first step alone": (clip_in_the_first_step, ("clip-outlier",), ("noise-variance",)),
-    "sampling ignored: whole data set": (drawn_by(whole), ("batch-sampling",), ("noise-variance", "clip-outlier", "epsilon-fit")),
-    "sampling: batches of fixed size": (drawn_by(fixed_size), ("batch-sampling",), ("noise-variance", "epsilon-gradients")),
-    "sampling: a record several times in a batch": (drawn_by(with_replacement), ("batch-sampling",), ()),
-    "sampling: every record once in a pass": (drawn_by(in_turn), ("batch-sampling",), ("noise-variance", "epsilon-gradients")),
-    "sampling: one batch for all steps": (drawn_by(the_same), ("batch-sampling",), ("noise-variance",)),
-    "sampling: all records or none": (drawn_by(all_or_none), ("batch-sampling",), ("noise-variance",)),
-    "masks left out": (masks_off, ("reconstruction-masked",), ("noise-variance",)),
-}
-"""Mutant → patch, checks that flag it, checks that cannot."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import mechanism_mutants as mutants
 import numpy as np
 import pytest
 import torch
-from mechanism_mutants import MUTANTS, noise_off
 from rich.console import Console
 
 from securefl.audit import measure_mechanism
@@ -45,6 +45,54 @@ def setting(mechanism: str = "local-record", *, seed: str = "audit", **privacy: 
 
 def played(check: str, on: Setting) -> Verdict:
     return next(one.play(on) for one in MEASURES if one.check == check)
+
+
+MUTANTS: dict[str, tuple[Callable[[Patch], None], tuple[str, ...], tuple[str, ...]]] = {
+    "noise off": (
+        mutants.noise_off,
+        ("noise-variance", "epsilon-fit", "epsilon-gradients", "epsilon-canaries", "epsilon-worlds"),
+        ("clip-outlier",),
+    ),
+    "σ halved": (mutants.sigma_halved, ("noise-variance", "epsilon-fit"), ("clip-outlier", "epsilon-gradients")),
+    "σ halved where it is computed": (mutants.calibration_halved, ("epsilon-fit",), ("noise-variance", "clip-outlier")),
+    "the same noise in every step": (mutants.noise_repeated, ("noise-variance",), ("clip-outlier",)),
+    "noise on the first tensor alone": (
+        mutants.noise_on_the_first_tensor,
+        ("noise-variance", "epsilon-fit"),
+        ("clip-outlier", "batch-sampling", "epsilon-gradients"),
+    ),
+    "noise from the second step on": (
+        mutants.noise_from_the_second_step_on,
+        ("noise-variance",),
+        ("clip-outlier", "epsilon-gradients"),
+    ),
+    "the same noise on every tensor": (mutants.noise_shared_by_tensors, ("noise-variance",), ("clip-outlier", "epsilon-fit")),
+    "one value as the noise of a tensor": (mutants.noise_of_one_value, ("noise-variance",), ("clip-outlier",)),
+    "no clipping": (mutants.no_clipping, ("clip-outlier", "epsilon-fit", "epsilon-gradients"), ("noise-variance",)),
+    "the largest value clipped, not the norm": (mutants.clip_of_each_layer, ("clip-outlier",), ("noise-variance",)),
+    "clipping by tensor": (mutants.clip_by_tensor, ("clip-outlier",), ("noise-variance", "epsilon-fit")),
+    "clipping in the first step alone": (mutants.clip_in_the_first_step, ("clip-outlier",), ("noise-variance",)),
+    "sampling ignored: whole data set": (
+        mutants.drawn_by(mutants.whole),
+        ("batch-sampling",),
+        ("noise-variance", "clip-outlier", "epsilon-fit"),
+    ),
+    "sampling: batches of fixed size": (
+        mutants.drawn_by(mutants.fixed_size),
+        ("batch-sampling",),
+        ("noise-variance", "epsilon-gradients"),
+    ),
+    "sampling: a record several times in a batch": (mutants.drawn_by(mutants.with_replacement), ("batch-sampling",), ()),
+    "sampling: every record once in a pass": (
+        mutants.drawn_by(mutants.in_turn),
+        ("batch-sampling",),
+        ("noise-variance", "epsilon-gradients"),
+    ),
+    "sampling: one batch for all steps": (mutants.drawn_by(mutants.the_same), ("batch-sampling",), ("noise-variance",)),
+    "sampling: all records or none": (mutants.drawn_by(mutants.all_or_none), ("batch-sampling",), ("noise-variance",)),
+    "masks left out": (mutants.masks_off, ("reconstruction-masked",), ("noise-variance",)),
+}
+"""Mutant → patch, checks that flag it, checks that cannot."""
 
 
 @pytest.mark.parametrize("name", MUTANTS)
@@ -91,7 +139,7 @@ def test_the_released_model_flags_missing_noise_where_little_is_claimed(monkeypa
     """epsilon-release sees rows and the final model alone: 60 guesses of 120 right by chance, all of them without noise."""
     on = setting(epsilon=1.0)
     assert not played("epsilon-release", on).broken
-    noise_off(monkeypatch)
+    mutants.noise_off(monkeypatch)
     verdict = played("epsilon-release", on)
     assert verdict.broken, verdict.line
     assert verdict.check == "epsilon-release"
