@@ -3,8 +3,9 @@
 χ² for the variance; for what must be independent the exact distribution of a correlation of two Gaussian samples about zero
 (r² is of Beta(½, (n − 1)/2)).  Both alarms are shared out among their tests (Bonferroni).
 
-What it does not show: noise that is too small on a part of a tensor, or follows other noise by another rule than one of `pairs`;
-noise that is smaller by little: of a tensor with n values in all steps, anything above 1 − 6·√(2/n) of the variance, or so.
+What it does not show: noise that is too small on a part of a tensor, or on a fourth one; noise that follows other noise by
+another rule than one of `pairs`; noise that is smaller by little: of a tensor with n values in all steps, anything above
+1 − 6·√(2/n) of the variance, or so.
 """
 
 from __future__ import annotations
