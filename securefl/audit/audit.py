@@ -205,22 +205,25 @@ class Suite(Protocol):
         """Wall time."""
 
 
+def _answered(result: Result) -> bool:
+    return bool(result.seconds) and result.verdict.status != "cannot tell"
+
+
 def junit(audits: Iterable[Suite]) -> bytes:
-    """The results as JUnit XML: one suite a protocol, one case an attack; what was not tried is skipped."""
+    """The results as JUnit XML: one suite a protocol, one case an attack; what was not tried, or cannot tell, is skipped."""
     root = ET.Element("testsuites")
     for audit in audits:
-        tried = [result for result in audit.results if result.seconds]
         suite = ET.SubElement(root, "testsuite", name=f"securefl audit {audit.name}")
         suite.set("tests", str(len(audit.results)))
         suite.set("failures", str(len(audit.broken)))
-        suite.set("skipped", str(len(audit.results) - len(tried)))
+        suite.set("skipped", str(sum(not _answered(result) for result in audit.results)))
         suite.set("time", f"{audit.seconds:.3f}")
         for result in audit.results:
             case = ET.SubElement(suite, "testcase", classname=audit.name, name=f"row {result.row}: {result.name}")
             case.set("time", f"{result.seconds:.3f}")
             if result.verdict.broken:
                 ET.SubElement(case, "failure", message=result.verdict.line).text = "\n".join(result.verdict.parts)
-            elif not result.seconds:
+            elif not _answered(result):
                 ET.SubElement(case, "skipped", message=result.verdict.line)
     ET.indent(root)
     text = ET.tostring(root, encoding="unicode")

@@ -24,7 +24,7 @@ from securefl.audit.verdict import Verdict
 from securefl.errors import UserError
 from securefl.job import Job
 
-COLORS = {"broken": "bold red", "stated": "yellow", "refused": "green", "harmless": "green"}
+COLORS = {"broken": "bold red", "stated": "yellow", "cannot tell": "yellow", "refused": "green", "harmless": "green"}
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def verdict(audits: Sequence[Audit], measurements: Sequence[Measurement]) -> str
         if lost
         else []
     )
-    lines += [f"{len(one.broken)} measurements refute the {one.name}" for one in measurements if not one.passed]
+    lines += [f"{len(one.broken)} measurements refute the {one.name}" for one in measurements if one.broken]
     return "; ".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""What an attack came to: refused, harmless, stated, broken, or not tried, and the proof.
+"""What an attack came to: refused, harmless, stated, broken, without an answer, or not tried, and the proof.
 
 A verdict is plain data, so that it passes from the process in which an attack runs to the one that reports.
 """
@@ -11,9 +11,9 @@ from typing import Any, Literal, get_args
 
 from securefl.audit.measured.epsilon import Measured
 
-Status = Literal["refused", "harmless", "stated", "broken", "not applicable", "no such part yet"]
-SEVERITY: tuple[Status, ...] = ("no such part yet", "not applicable", "harmless", "refused", "stated", "broken")
-"""From the mildest to the worst: what a group of verdicts comes to."""
+Status = Literal["refused", "harmless", "stated", "broken", "cannot tell", "not applicable", "no such part yet"]
+SEVERITY: tuple[Status, ...] = ("no such part yet", "not applicable", "cannot tell", "harmless", "refused", "stated", "broken")
+"""From the mildest to the worst: what a group of verdicts comes to.  A try that has an answer goes before one that has none."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Verdict:
 
     Attributes:
         status: ``refused``: somebody noticed, by a check; ``harmless``: nobody had to; ``stated``: it works, by design, and the
-            documents say so; ``broken``: a promise does not hold; the last two: nothing was tried, and why.
+            documents say so; ``broken``: a promise does not hold; ``cannot tell``: whatever had come out, it could not have been
+            called broken, so that it did not pass either; the last two: nothing was tried, and why.
         who: who noticed: ``client 1``, ``server``.
         step: name of the step in which.
         round: number of that step's round, or None.
@@ -90,6 +91,11 @@ def broken(why: str, *, whose: str = "", recovered: Iterable[int] = (), true: It
 def unavailable(why: str) -> Verdict:
     """A protocol that crashes, hangs or floods under attack."""
     return Verdict("broken", f"unavailable: {why}")
+
+
+def untold(why: str, measured: Measured | None = None) -> Verdict:
+    """So few trials could not have refuted the claim."""
+    return Verdict("cannot tell", why, measured=measured)
 
 
 def inapplicable(why: str) -> Verdict:
