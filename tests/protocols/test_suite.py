@@ -186,6 +186,7 @@ OTHERS = {
     "corrupt": replace(BASE, parameters=replace(GOOD, corrupt=2)),
     "graph": replace(BASE, parameters=replace(GOOD, graph=Harary(10, 8, 6, 1, 3))),
     "degree": replace(BASE, parameters=replace(GOOD, graph=Harary(10, 6, 5, 1, 2))),
+    "tail": replace(BASE, parameters=replace(GOOD, tail=1)),
     "one fewer": replace(BASE, roster=Roster(BASE.roster.members[:9]), parameters=replace(GOOD, parties=9)),
 }
 
@@ -194,7 +195,7 @@ def test_the_session_identity_changes_with_every_ingredient() -> None:
     sids = {name: terms.sid for name, terms in {"base": BASE, **OTHERS}.items()}
     assert len(set(sids.values())) == len(sids)
     assert all(len(sid) == 32 for sid in sids.values())
-    fields = {"parties", "size", "max_abs", "ring", "threshold", "corrupt", "graph"}
+    fields = {"parties", "size", "max_abs", "ring", "threshold", "corrupt", "graph", "tail"}
     assert set(Parameters.__dataclass_fields__) == fields, "a new parameter needs its line in OTHERS"
     assert set(Occasion.__dataclass_fields__) == {"run", "round", "attempt", "model"}
     assert set(Member.__dataclass_fields__) == {"name", "identity"}
