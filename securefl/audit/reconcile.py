@@ -124,7 +124,7 @@ class _Against:
         o, signed = walk.terms.occasion, self._signed(walk)
         where = f"its log lacks {_named((o.run, o.round, o.attempt))}"
         if not signed:
-            if any(u == self.u for u, _, _ in walk.served):
+            if any(u == self.u for u, _, _ in walk.turns.served):
                 self._report("log-session", "noted", 0, f"{where}, in which it signed nothing")
         elif self._in_the_midst(o.run, (o.round, o.attempt)):
             self._report(
@@ -185,7 +185,7 @@ class _Against:
     # What it was told
 
     def _told(self, walk: Walk, logged: LoggedSum) -> None:
-        served = {(name, epoch): at for (u, name, epoch), at in walk.served.items() if u == self.u}
+        served = {(name, epoch): at for (u, name, epoch), at in walk.turns.served.items() if u == self.u}
         for key, (number, mark) in served.items():
             self.f.looked("log-told")
             line = logged.told.get(key)

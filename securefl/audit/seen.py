@@ -13,7 +13,7 @@ from typing import Any
 from protocols.bulk import Bulk
 from protocols.schema import Message, raw_fields
 from protocols.session import Address, Letter
-from protocols.wire import FRAME, Limits, parse_control
+from protocols.wire import FRAME, Limits, canonical, parse_control
 
 ADDRESS = re.compile(r"([a-z][a-z_-]{0,31})(?: ([1-9][0-9]{0,4}))?")
 
@@ -54,6 +54,12 @@ class Seen:
         """SHA-256 of each vector, by field."""
         return {name: digest for name, (_, digest) in self.vectors.items()}
 
+    @property
+    def fits(self) -> bool:
+        """Whether its control bytes begin with its name and its epoch, as those of every message do."""
+        head = 1 if self.control[:1] < b"\x98" else 2  # of an array of up to 23 entries, or up to 255
+        return self.control[head:].startswith(canonical(self.name) + canonical(self.epoch))
+
     def parsed(self, kinds: Mapping[str, type[Message]], limits: Limits) -> tuple[type[Message], dict[str, Any]]:
         """Its kind, and its control fields by name.
 
@@ -86,6 +92,15 @@ class Seen:
         vectors = {name: (_count(count), bytes.fromhex(digest)) for name, (count, digest) in tree["vectors"].items()}
         to = tuple(map(address, tree["to"]))
         return cls(address(tree["from"]), to, _text(tree["type"]), _count(tree["epoch"]), _count(tree["size"]), control, vectors)
+
+
+Print = tuple[str, dict[str, list[object]]]
+"""What tells one message from another: hash of its control bytes, sizes and hashes of its vectors."""
+
+
+def print_of(seen: Seen) -> Print:
+    """What tells a message from another."""
+    return hashlib.sha256(seen.control).hexdigest(), vectors_tree(seen.vectors)
 
 
 def vectors_tree(vectors: Mapping[str, tuple[int, bytes]]) -> dict[str, list[object]]:
