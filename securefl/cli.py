@@ -18,7 +18,7 @@ import typer
 
 from protocols.errors import Misuse, SecureSumError
 from securefl import cli_audit, terminal
-from securefl.errors import UserError
+from securefl.errors import UserError, printable
 from securefl.options import read_job, with_job_options
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def main(args: list[str] | None = None) -> int:
 def _complain(what: object) -> None:
     """One line on stderr, whatever the text holds; a diff that an error carries follows it."""
     line = " ".join(str(what).split())
-    sys.stderr.write("securefl: " + "".join(c if c.isprintable() else repr(c)[1:-1] for c in line) + "\n")
+    sys.stderr.write(f"securefl: {printable(line)}\n")
     diff = getattr(what, "diff", "")
     if diff:
         sys.stderr.write(f"{diff}\n")
@@ -135,7 +135,7 @@ def _run(
             return
         console.show_result(screen, result)
         for line in recording.unproven:
-            screen.print(f"named: {line}", markup=False, soft_wrap=True)
+            screen.print(f"named: {printable(line)}", markup=False, soft_wrap=True)
         for path in written:
             screen.print(f"written: {path}", markup=False, soft_wrap=True)
     except KeyboardInterrupt:

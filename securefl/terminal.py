@@ -28,7 +28,7 @@ def spell_out(*streams: TextIO) -> None:
     """Let streams spell out, or escape, what their encoding lacks, unless the user chose another way."""
     codecs.register_error(ERRORS, _spelled)
     for stream in streams:
-        if isinstance(stream, io.TextIOWrapper) and stream.errors in {"strict", "backslashreplace"}:
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in {"strict", "backslashreplace", "surrogateescape"}:
             stream.reconfigure(errors=ERRORS)
 
 

@@ -14,7 +14,7 @@ from protocols.said import Said
 from protocols.suite import Roster, Terms
 from protocols.sums import Scheme
 from securefl import files
-from securefl.audit.chain import Tree, Unreadable
+from securefl.audit.chain import Tree, Unreadable, is_count, load, no_json
 from securefl.audit.log_evidence import KINDS, check_log_evidence
 from securefl.audit.seen import BAD
 from securefl.audit.tape import Sitting, roster_of, roster_tree, session_tree
@@ -65,7 +65,9 @@ def read_evidence(path: Path, roster: Roster | None = None) -> tuple[Evidence, S
         own = roster_of(tree["roster"])
         said = tuple(Said(bytes.fromhex(one["statement"]), bytes.fromhex(one["signature"])) for one in tree["said"])
         given = {str(name): bytes.fromhex(value) for name, value in tree["given"].items()}
-        evidence = Evidence(str(tree["kind"]), int(tree["accused"]), said, given)
+        if not is_count(tree["accused"]) or type(tree["kind"]) is not str:
+            raise TypeError("it accuses nobody of anything")
+        evidence = Evidence(tree["kind"], tree["accused"], said, given)
         sitting = Sitting.read(tree["session"], roster or own)
     except (*BAD, Misuse) as error:
         raise Unreadable(f"{path} is refused: it is no evidence ({type(error).__name__}: {error})") from None
@@ -109,9 +111,9 @@ def _json(path: Path, *, line: bool = False) -> Tree:
     if len(data) > MOST:
         raise UserError(f"{path} is refused: it is longer than {MOST} bytes")
     try:
-        tree = json.loads(data)
-    except (ValueError, RecursionError):
-        raise Unreadable(f"{path} is refused: it is no JSON") from None
+        tree = load(data)
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"{path} is refused: {no_json(error)}") from None
     if not isinstance(tree, dict):
         raise Unreadable(f"{path} is refused: it holds no object")
     return tree

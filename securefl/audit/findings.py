@@ -11,7 +11,9 @@ from protocols.errors import Refused
 from protocols.evidence import Evidence, check_evidence
 from protocols.suite import Terms
 from protocols.sums import Scheme
+from securefl.audit.chain import LONGEST
 from securefl.audit.log_evidence import KINDS, check_log_evidence
+from securefl.errors import printable
 
 Status = Literal["broken", "named", "open", "stated", "noted"]
 """``broken``: a promise does not hold, or the file contradicts itself.  ``named``: a party did wrong, and what it signed proves it.
@@ -77,7 +79,7 @@ class Findings:
             return
         self.count[check, status] += 1
         if self.count[check, status] <= KEPT:
-            self.found.append(Finding(check, status, line, detail, file))
+            self.found.append(Finding(check, status, line, printable(detail[:LONGEST]), printable(file)))
 
     def looked(self, check: str, times: int = 1) -> None:
         """A check has looked at something."""

@@ -14,7 +14,12 @@ from protocols.bulk import Bulk
 from protocols.schema import Message, raw_fields
 from protocols.session import Address, Letter
 from protocols.wire import FRAME, Limits, canonical, parse_control
+from securefl.audit.chain import is_count
 
+LONGEST = 64
+"""Letters of the name of a message, or of the id of a check or step, at most."""
+ID = re.compile(f"[A-Za-z0-9_.-]{{1,{LONGEST}}}")
+"""An id of a check, or a name of a step."""
 ADDRESS = re.compile(r"([a-z][a-z_-]{0,31})(?: ([1-9][0-9]{0,4}))?")
 
 
@@ -91,7 +96,9 @@ class Seen:
         control = base64.b64decode(tree["control"], validate=True)
         vectors = {name: (_count(count), bytes.fromhex(digest)) for name, (count, digest) in tree["vectors"].items()}
         to = tuple(map(address, tree["to"]))
-        return cls(address(tree["from"]), to, _text(tree["type"]), _count(tree["epoch"]), _count(tree["size"]), control, vectors)
+        return cls(
+            address(tree["from"]), to, kind_name(tree["type"]), _count(tree["epoch"]), _count(tree["size"]), control, vectors
+        )
 
 
 Print = tuple[str, dict[str, list[object]]]
@@ -117,14 +124,15 @@ def address(text: str) -> Address:
 
 
 def _count(value: object) -> int:
-    if type(value) is not int or value < 0:
+    if not is_count(value):
         raise ValueError(f"no count: {value!r}")
-    return value
+    return int(value)  # type: ignore[call-overload, no-any-return]
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"no text: {value!r}")
+def kind_name(value: object) -> str:
+    """The name of a kind of message; raises `ValueError` for what is none."""
+    if not isinstance(value, str) or not value.isidentifier() or len(value) > LONGEST:
+        raise ValueError(f"no kind of message: {value!r}")
     return value
 
 

@@ -16,7 +16,7 @@ from securefl.audit.evidence import write_evidence
 from securefl.audit.findings import Finding, Status
 from securefl.audit.reconcile import checks_of, reconcile
 from securefl.audit.tape_audit import CHECKS, TapeAudit, audit_tape
-from securefl.errors import UserError
+from securefl.errors import UserError, printable
 from securefl.tables import counted
 
 COLORS: Mapping[Status | None, str] = {"broken": "bold red", "named": "bold red", "open": "red", "stated": "yellow", "noted": "dim"}
@@ -60,8 +60,10 @@ def as_json(audit: TapeAudit, written: Sequence[Path]) -> str:
 def show(console: Console, audit: TapeAudit) -> None:
     """The table of checks, then every finding, then what a pass does not say."""
     f = audit.findings
-    title = f"{audit.path.name}: {counted(audit.messages, 'message')}, {counted(audit.sums, 'sum')}, {audit.opened} opened"
-    table = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    title = (
+        f"{printable(audit.path.name)}: {counted(audit.messages, 'message')}, {counted(audit.sums, 'sum')}, {audit.opened} opened"
+    )
+    table = Table(title=Text(printable(title)), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("check", no_wrap=True)
     table.add_column("what is to hold", ratio=5)
     table.add_column("verdict", ratio=3)
