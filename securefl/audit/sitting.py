@@ -77,10 +77,11 @@ class Walk:
     Attributes:
         sets: U1 to U4, as far as they were named.
         entries: the first message of each kind from each party.
+        doubtful: whether lines of it were changed after they were written.
     """
 
     def __init__(self, findings: Findings, sitting: Sitting, line: int) -> None:
-        self.findings, self.sitting, self.line = findings, sitting, line
+        self.findings, self.sitting, self.line, self.doubtful = findings, sitting, line, False
         self.terms, flow, self.sum = sitting.terms, sitting.scheme.flow, (sitting.scheme, sitting.terms)
         self.limits = Limits(self.terms.parameters.parties, sitting.scheme.layouts(self.terms.parameters))
         self.up = {kind.__name__: kind for kind in (*flow.messages("server"), Farewell)}

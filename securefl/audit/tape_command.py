@@ -27,6 +27,7 @@ WORDS: Mapping[Status, str] = {
     "stated": "stated",
     "noted": "holds, with notes",
 }
+LEFT = "left open: lines were changed"
 
 
 def look(tape: Path, logs: Sequence[Path], evidence: Path | None) -> tuple[TapeAudit, list[Path]]:
@@ -52,8 +53,8 @@ def as_json(audit: TapeAudit, written: Sequence[Path]) -> str:
     """One JSON object, ASCII alone."""
     tree = audit.as_json()
     for check, about in checks_of(audit.findings).items():
-        status = audit.findings.worst(check) or "holds"
-        tree["checks"].append({"check": check, "about": about, "status": status, "looked_at": audit.findings.applied[check]})
+        status, times = audit.findings.status(check), audit.findings.applied[check]
+        tree["checks"].append({"check": check, "about": about, "status": status, "looked_at": times})
     return json.dumps({**tree, "written": list(map(str, written))})
 
 
@@ -70,8 +71,8 @@ def show(console: Console, audit: TapeAudit) -> None:
     table.add_column("looked at", justify="right")
     for check, about in {**CHECKS, **checks_of(f)}.items():
         worst, times = f.worst(check), f.applied[check]
-        word = WORDS[worst] if worst else "holds" if times else "nothing to look at"
-        table.add_row(check, about, Text(word, COLORS.get(worst, "green" if times else "dim")), str(times))
+        word = WORDS[worst] if worst else LEFT if f.left[check] else "holds" if times else "nothing to look at"
+        table.add_row(check, about, Text(word, COLORS.get(worst, "green" if times and not f.left[check] else "dim")), str(times))
     console.print(table)
     for finding in f.found:
         console.print(Text(told(finding), COLORS[finding.status]))
@@ -79,6 +80,9 @@ def show(console: Console, audit: TapeAudit) -> None:
         kept = sum(finding.check == check and finding.status == status for finding in f.found)
         if times > kept:
             console.print(Text(f"{check}: {times - kept} more, {status}", "dim"))
+    if f.left:
+        what = ", ".join(f"{check} ({times})" for check, times in sorted(f.left.items()))
+        console.print(Text(f"not told, as they may follow from lines that were changed: {what}", "dim"))
     console.print(f"hash of the last line: {audit.head}", markup=False, soft_wrap=True)
     if f.evidence:
         console.print(f"{counted(len(f.evidence), 'piece')} of evidence; --evidence DIR writes them", markup=False)
