@@ -107,7 +107,7 @@ class Findings:
         """The gravest that a check found, or None."""
         return next((status for status in ORDER if self.count[check, status]), None)
 
-    def status(self, check: str) -> str:
+    def standing(self, check: str) -> str:
         """What is said of a check in a few letters: the gravest that it found, else whether it holds or was left open."""
         return self.worst(check) or ("left open" if self.left[check] else "holds")
 

@@ -263,7 +263,7 @@ class TapeAudit:
         """Ready for JSON."""
         f = self.findings
         checks = [
-            {"check": check, "about": about, "status": f.status(check), "looked_at": f.applied[check]}
+            {"check": check, "about": about, "status": f.standing(check), "looked_at": f.applied[check]}
             for check, about in CHECKS.items()
         ]
         return {

@@ -53,7 +53,7 @@ def as_json(audit: TapeAudit, written: Sequence[Path]) -> str:
     """One JSON object, ASCII alone."""
     tree = audit.as_json()
     for check, about in checks_of(audit.findings).items():
-        status, times = audit.findings.status(check), audit.findings.applied[check]
+        status, times = audit.findings.standing(check), audit.findings.applied[check]
         tree["checks"].append({"check": check, "about": about, "status": status, "looked_at": times})
     return json.dumps({**tree, "written": list(map(str, written))})
 
