@@ -18,7 +18,7 @@ from securefl.audit.chain import Tree, Unreadable, is_count, load, no_json
 from securefl.audit.log_evidence import KINDS, check_log_evidence
 from securefl.audit.seen import BAD
 from securefl.audit.tape import Sitting, roster_of, roster_tree, session_tree
-from securefl.errors import UserError
+from securefl.errors import UserError, quoted
 
 FORMAT = "securefl evidence 1"
 MOST = 64 << 20
@@ -88,7 +88,7 @@ def proven(path: Path, roster: Roster | None = None) -> str:
     evidence, sitting = read_evidence(path, roster)
     check = check_log_evidence if evidence.kind in KINDS else check_evidence
     o, what = sitting.terms.occasion, check(evidence, sitting.terms)
-    return f"proven: in round {o.round}, attempt {o.attempt} of {o.run} {what}"
+    return f"proven: in round {o.round}, attempt {o.attempt} of {quoted(o.run)}: {what}"
 
 
 def read_roster(path: Path) -> Roster:

@@ -101,7 +101,7 @@ def objection(audit: TapeAudit) -> str:
     counts = {status: sum(n for (_, s), n in audit.findings.count.items() if s == status) for status in ("broken", "named", "open")}
     parts = [
         f"{counts['broken']} broken" if counts["broken"] else "",
-        f"{counts['named']} times a party is named" if counts["named"] else "",
-        f"{counts['open']} differences without a culprit" if counts["open"] else "",
+        f"{counted(counts['named'], 'time')} a party is named" if counts["named"] else "",
+        f"{counted(counts['open'], 'difference')} without a culprit" if counts["open"] else "",
     ]
     return f"{audit.path}: {', '.join(part for part in parts if part)}" if any(parts) else ""

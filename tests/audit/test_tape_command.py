@@ -133,7 +133,7 @@ def test_a_run_in_which_a_party_lied_leaves_evidence_that_a_third_party_verifies
 ) -> None:
     kept = record(tmp_path, network=lying, rounds=1)
     (path,) = kept.evidence.iterdir()
-    says = "proven: in round 0, attempt 0 of attacked party 2 (party-2) opened another share of party 1's secret"
+    says = "proven: in round 0, attempt 0 of attacked: party 2 (party-2) opened another share of party 1's secret"
     code, out, _ = told(capsys, "verify", path, "--roster", kept.tape)
     assert code == 0
     assert out.startswith(says)
