@@ -136,6 +136,8 @@ def _run(
         console.show_result(screen, result)
         for line in recording.unproven:
             screen.print(f"named: {printable(line)}", markup=False, soft_wrap=True)
+        if recording.verdict:
+            screen.print(recording.verdict, markup=False, soft_wrap=True)
         for path in written:
             screen.print(f"written: {path}", markup=False, soft_wrap=True)
     except KeyboardInterrupt:

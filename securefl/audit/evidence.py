@@ -16,7 +16,7 @@ from protocols.sums import Scheme
 from securefl import files
 from securefl.audit.chain import Tree, Unreadable, is_count, load, no_json
 from securefl.audit.log_evidence import KINDS, check_log_evidence
-from securefl.audit.seen import BAD
+from securefl.audit.seen import BAD, why_bad
 from securefl.audit.tape import Sitting, roster_of, roster_tree, session_tree
 from securefl.errors import UserError, quoted
 
@@ -70,7 +70,7 @@ def read_evidence(path: Path, roster: Roster | None = None) -> tuple[Evidence, S
         evidence = Evidence(tree["kind"], tree["accused"], said, given)
         sitting = Sitting.read(tree["session"], roster or own)
     except (*BAD, Misuse) as error:
-        raise Unreadable(f"{path} is refused: it is no evidence ({type(error).__name__}: {error})") from None
+        raise Unreadable(f"{path} is refused: it is no evidence: {why_bad(error)}") from None
     if roster is not None and roster != own:
         raise Refused("evidence-roster", "it is about other parties than those of the roster, or in another order")
     if sitting.sid != sitting.terms.sid or sitting.suite != sitting.terms.suite:
@@ -101,7 +101,10 @@ def read_roster(path: Path) -> Roster:
     try:
         return roster_of(_json(path, line=True)["roster"])
     except (*BAD, Misuse) as error:
-        raise Unreadable(f"{path} is refused: it holds no roster ({type(error).__name__}: {error})") from None
+        raise Unreadable(
+            f"{path} is refused: it holds no roster ({why_bad(error)}); one is a tape, evidence, or a JSON object with "
+            'the key "roster", a list of {"name", "identity"}'
+        ) from None
 
 
 def _json(path: Path, *, line: bool = False) -> Tree:

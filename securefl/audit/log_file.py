@@ -13,7 +13,7 @@ from protocols.suite import Roster
 from securefl.audit.chain import Line, Tree, Unreadable, is_count, lines
 from securefl.audit.findings import Findings
 from securefl.audit.party_log import FORMAT
-from securefl.audit.seen import kind_name
+from securefl.audit.seen import kind_name, why_bad
 from securefl.audit.tape import fingerprint
 
 Key = tuple[str, int]
@@ -197,7 +197,7 @@ def _take(path: Path, log: LogFile, current: LoggedSum | None, line: Line) -> Lo
         elif line.kind == "seal":
             log.sealed = True
     except (KeyError, TypeError, ValueError) as error:
-        raise Unreadable(f"{path}, line {line.number} is refused: it is no line of a log ({type(error).__name__})") from None
+        raise Unreadable(f"{path}, line {line.number} is refused: it is no line of a log: {why_bad(error)}") from None
     if current is not None:
         current.last = line.number
     return current

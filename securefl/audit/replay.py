@@ -112,8 +112,18 @@ def replay(path: Path, number: int | None, console: Console) -> None:
         _show(roster, scene, console)
         shown += 1
     if not shown:
-        raise UserError(f"{path} has no round {number}" if number is not None else f"{path} has no sum")
+        raise UserError(f"{path} has no round {number}: {_rounds(path)}" if number is not None else f"{path} has no sum")
     console.print("told as the tape has it; whether it is sound says securefl audit --tape", markup=False, soft_wrap=True)
+
+
+def _rounds(path: Path) -> str:
+    """Which rounds a tape has."""
+    known = sorted({line.tree["round"] for line in lines(path) if line.kind == "session"})
+    if not known:
+        return "it has none"
+    whole = known == list(range(known[0], known[-1] + 1))
+    shown = [str(known[0]), "to", str(known[-1])] if whole and len(known) > 1 else [", ".join(map(str, known[:20]))]
+    return f"it has round{'s' * (len(known) > 1)} {' '.join(shown)}{', …' * (len(known) > 20 and not whole)}"
 
 
 def _show(roster: Roster, scene: Scene, console: Console) -> None:

@@ -147,3 +147,10 @@ def _hashed(bulk: Bulk) -> tuple[int, bytes]:
 
 BAD = (ValueError, KeyError, TypeError, AttributeError, binascii.Error)
 """What reading a malformed line raises."""
+
+
+def why_bad(error: Exception) -> str:
+    """What is wrong with something malformed, for whoever wrote it: what is missing, or what its reader said of it."""
+    if isinstance(error, KeyError):
+        return f"it lacks {error.args[0]!r}"
+    return "a part of it is of another type" if isinstance(error, AttributeError | TypeError) else str(error)

@@ -26,7 +26,7 @@ from protocols.suite import Member, Occasion, Roster, Terms
 from protocols.sums import Scheme, scheme
 from protocols.wire import digest
 from securefl.audit.chain import ChainWriter, Line, Tree, Unreadable, is_count
-from securefl.audit.seen import ADDRESS, BAD, ID, LONGEST, Seen, address
+from securefl.audit.seen import ADDRESS, BAD, ID, LONGEST, Seen, address, why_bad
 
 FORMAT = "securefl tape 1"
 
@@ -179,7 +179,7 @@ def header(path: Path, line: Line) -> Roster:
     try:
         return roster_of(line.tree["roster"])
     except (*BAD, Misuse) as error:
-        raise Unreadable(f"{path}, line {line.number} is refused: its roster is none ({error})") from None
+        raise Unreadable(f"{path}, line {line.number} is refused: its roster is none: {why_bad(error)}") from None
 
 
 def message(path: Path, line: Line) -> Seen:
@@ -191,7 +191,7 @@ def message(path: Path, line: Line) -> Seen:
     try:
         return Seen.read(line.tree)
     except BAD as error:
-        raise Unreadable(f"{path}, line {line.number} is refused: it is no message ({type(error).__name__}: {error})") from None
+        raise Unreadable(f"{path}, line {line.number} is refused: it is no message: {why_bad(error)}") from None
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def ending(path: Path, line: Line) -> Ending:
         if count is not None and not is_count(count):
             raise TypeError("contributors are counted")
     except BAD as error:
-        raise Unreadable(f"{path}, line {line.number} is refused: it ends no sum ({type(error).__name__}: {error})") from None
+        raise Unreadable(f"{path}, line {line.number} is refused: it ends no sum: {why_bad(error)}") from None
     return Ending(count, abort, faults)
 
 

@@ -15,7 +15,7 @@ from protocols.sums import scheme
 from securefl.audit.chain import Line, Unreadable, lines
 from securefl.audit.findings import Findings
 from securefl.audit.participation import Participation
-from securefl.audit.seen import BAD, Seen
+from securefl.audit.seen import BAD, Seen, why_bad
 from securefl.audit.sitting import Walk, to_text
 from securefl.audit.tape import Ending, Sitting, ending, from_client, header, message, to_clients
 
@@ -147,7 +147,7 @@ class TapeAudit:
             self._impossible = True
             return
         except BAD as error:
-            raise Unreadable(f"{self.path}, line {at} is refused: it begins no sum ({type(error).__name__}: {error})") from None
+            raise Unreadable(f"{self.path}, line {at} is refused: it begins no sum: {why_bad(error)}") from None
         f.looked("tape-terms")
         terms, o = sitting.terms, sitting.terms.occasion
         if sitting.suite != terms.suite or sitting.sid != terms.sid:
