@@ -261,17 +261,22 @@ def params(
     from securefl import params as parameters  # noqa: PLC0415
 
     tables: list[Sheet]
-    if protocol == "kahe":
-        if dropout is not None or semi_honest:
-            raise UserError("--dropout and --semi-honest are not for kahe: whoever may vanish costs it nothing")
+    kahe = protocol == "kahe"
+    if kahe and (dropout is not None or semi_honest):
+        raise UserError("--dropout and --semi-honest are not for kahe: whoever may vanish costs it nothing")
+    if not kahe and (precision is not None or max_abs is not None or noise):
+        raise UserError("--precision, --max-abs and --noise are for kahe; secagg+ takes --bits")
+    integers = {"--clients": clients, "--dim": dim, "--bits": bits, "--precision": precision, "--max-abs": max_abs}
+    parameters.check_options(integers, {"--corrupt": corrupt, "--dropout": dropout}, noise, kahe=kahe)
+    if kahe:
         ours = params_kahe.answer(clients, dim, precision=precision, max_abs=max_abs, noise=noise, corrupt=corrupt, bits=bits)
         data, tables = ours.as_json(), params_kahe.sheets(ours)
     else:
-        if corrupt is None or dropout is None:
-            raise UserError("secagg+ needs both shares: --corrupt and --dropout")
-        if precision is not None or max_abs is not None or noise:
-            raise UserError("--precision, --max-abs and --noise are for kahe; secagg+ takes --bits")
-        found = parameters.answer(clients, corrupt, dropout, semi_honest=semi_honest, dim=dim, bits=23 if bits is None else bits)
+        shares = (corrupt or 0.0, dropout or 0.0)  # neither is missing
+        try:
+            found = parameters.answer(clients, *shares, semi_honest=semi_honest, dim=dim, bits=23 if bits is None else bits)
+        except parameters.degree.Infeasible as error:
+            raise UserError(f"--corrupt and --dropout: {error}") from None
         data, tables = found.as_json(), parameters.sheets(found)
     if json:
         typer.echo(dumps(data, ensure_ascii=False))
