@@ -257,6 +257,7 @@ def params(
 
     from rich.console import Console  # noqa: PLC0415
 
+    from protocols.degree import Infeasible  # noqa: PLC0415
     from securefl import console, params_kahe  # noqa: PLC0415
     from securefl import params as parameters  # noqa: PLC0415
 
@@ -275,7 +276,7 @@ def params(
         shares = (corrupt or 0.0, dropout or 0.0)  # neither is missing
         try:
             found = parameters.answer(clients, *shares, semi_honest=semi_honest, dim=dim, bits=23 if bits is None else bits)
-        except parameters.degree.Infeasible as error:
+        except Infeasible as error:
             raise UserError(f"--corrupt and --dropout: {error}") from None
         data, tables = found.as_json(), parameters.sheets(found)
     if json:
