@@ -126,14 +126,15 @@ def _run(
     written: list[Path] = []
     try:
         with redirect_stdout(sys.stderr if json else sys.stdout), recording:
-            result = _train(checked, screen, progress, recording, lines=not json)
+            told = list[str]()
+            result = _train(checked, screen, progress, recording, told, lines=not json)
             contents = report.outputs(result) if out else {}
         written = files.write_all(out, contents) if out else []
         written += recording.written
         if json:
             typer.echo(report.to_json(result, ascii_only=True), nl=False)
             return
-        console.show_result(screen, result)
+        console.show_result(screen, result, told=told if terminal.same_place(sys.stdout, sys.stderr) else ())
         for line in recording.unproven:
             screen.print(f"named: {printable(line)}", markup=False, soft_wrap=True)
         if recording.verdict:
@@ -152,7 +153,8 @@ def _run(
 app.command("run")(with_job_options(_run))
 
 
-def _train(job: Job, screen: Console, progress: Console, recording: Recording, *, lines: bool) -> RunResult:
+def _train(job: Job, screen: Console, progress: Console, recording: Recording, told: list[str], *, lines: bool) -> RunResult:
+    """Train; the warnings that were shown meanwhile join ``told``."""
     from securefl import console  # noqa: PLC0415
 
     times = [time.perf_counter()]
@@ -182,6 +184,7 @@ def _train(job: Job, screen: Console, progress: Console, recording: Recording, *
             shown[0](record)
 
         def notice(line: str) -> None:
+            told.append(line)
             console.show_warning(progress, line) if shown else early.append(line)
 
         result = run_job(job, dataset=dataset, on_event=tell, on_notice=notice, on_start=start, recording=recording)

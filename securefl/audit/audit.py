@@ -97,9 +97,12 @@ class Audit:
 
     def as_json(self) -> dict[str, Any]:
         """As a tree that JSON holds."""
+        p = self.target.federation().terms.parameters
         return {
             "protocol": self.target.name,
-            "parties": self.target.parties,
+            "parties": p.parties,
+            "threshold": p.threshold,
+            "corrupt": p.corrupt,
             "quick": self.target.quick,
             "passed": self.passed,
             "seconds": round(self.seconds, 3),

@@ -115,6 +115,28 @@ def test_an_unreadable_tape_is_one_line_and_code_2(run: Recorded, tmp_path: Path
         assert told(capsys, "audit", "--tape", run.tape, "--log", log)[0] == 2
 
 
+def test_exit_codes_of_what_is_broken_off_and_of_what_was_changed(
+    run: Recorded, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the table in docs/audit.md has them."""
+    tape, log = run.tape.read_bytes().splitlines(keepends=True), run.logs[3].read_bytes().splitlines(keepends=True)
+
+    def put(name: str, lines: list[bytes]) -> Path:
+        (tmp_path / name).write_bytes(b"".join(lines))
+        return tmp_path / name
+
+    signed = next(i for i, line in reversed(list(enumerate(log))) if b'"kind":"sent"' in line)
+    assert told(capsys, "audit", "--tape", put("a", tape[:-1]))[0] == 1
+    assert told(capsys, "audit", "--tape", put("b", [*tape[:5], *tape[6:]]))[0] == 1
+    assert told(capsys, "audit", "--tape", put("c", [*tape[:-1], tape[-1][:-2]]))[0] == 2
+    code, out, _ = told(capsys, "audit", "--tape", run.tape, "--log", put("d", log[:-1]))
+    assert (code, "noted (log-seal)" in out) == (0, True)
+    assert told(capsys, "audit", "--tape", run.tape, "--log", put("e", log[:signed]))[0] == 1
+    assert told(capsys, "audit", "--tape", run.tape, "--log", put("f", [*log[:5], *log[6:]]))[0] == 1
+    assert told(capsys, "audit", "--tape", run.tape, "--log", put("g", [*log[:-1], log[-1][:-2]]))[0] == 2
+    assert told(capsys, "audit", "--tape", put("h", []))[0] == 2
+
+
 def test_many_findings_of_one_kind_are_counted(run: Recorded, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = trees(run.tape)
     at = place(lines, type="Dropped")
