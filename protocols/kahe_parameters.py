@@ -91,8 +91,13 @@ def fitted(parties: int, size: int, width: int) -> tuple[int, int]:
     room = 2 * noise(parties, 1, Shape(size, 1, width, TIGHTEST).coefficients)
     raise Misuse(
         f"sums of W = {width} bits and the noise of n = {parties} ciphertexts, {math.log2(room):.1f} bits, "
-        f"do not fit in the {TIGHTEST} bits of a coefficient that may travel"
+        f"do not fit in the {TIGHTEST} bits of a coefficient that may travel; at most W = {widest(parties, size)} does"
     )
+
+
+def widest(parties: int, size: int) -> int:
+    """The largest W of which one value fits in a coefficient, for ``size`` values: the noise of n ciphertexts takes the rest."""
+    return max(width for width in range(1, TIGHTEST) if wire_bits(parties, size, 1, width) is not None)
 
 
 @dataclass(frozen=True)

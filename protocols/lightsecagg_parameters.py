@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from protocols.bulk import Blobs, Layout, Packed
+from protocols.degree import allowed_thresholds
 from protocols.errors import Misuse
 from protocols.field import Field
 from protocols.primitives import seal
@@ -61,12 +62,15 @@ class LightParameters:
             raise Misuse(f"no headroom: 2·n·max{noise} must be below q = {self.ring.title}")
         if not 0 <= c < n:
             raise Misuse(f"the number of corrupt parties must be in [0, {n - 1}], not {c}")
+        the, allowed = f"the threshold U = {u}", allowed_thresholds(n, c, most=n if u + d == n else n - d)
         if d < 0 or u > n - d:
-            raise Misuse(f"the threshold U = {u} breaks U ≤ n − D = {n} − {d}: D dropouts would leave too few answers")
+            raise Misuse(f"{the} breaks U ≤ n − D = {n} − {d}: D dropouts would leave too few answers; {allowed}")
         if not 2 * u > n + c:
-            raise Misuse(f"the threshold U = {u} breaks 2U > n + |C| = {n + c}: the server could open two different sums")
+            raise Misuse(
+                f"the threshold U = {u} breaks 2U > n + |C| = {n + c}: the server could open two different sums; {allowed}"
+            )
         if not u - c >= 2:
-            raise Misuse(f"the threshold U = {u} breaks U − |C| ≥ 2 with |C| = {c}: one honest party would stand alone in the sum")
+            raise Misuse(f"{the} breaks U − |C| ≥ 2 with |C| = {c}: one honest party would stand alone in the sum; {allowed}")
         if not t >= max(c, 1):
             raise Misuse(f"T = {t} noise blocks break T ≥ max(|C|, 1) with |C| = {c}: colluding holders would learn of a mask")
         if not t < u:

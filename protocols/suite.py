@@ -205,8 +205,9 @@ class Parameters:
             )
         if not 0 <= c < n:
             raise Misuse(f"the number of corrupt parties must be in [0, {n - 1}], not {c}")
+        the, allowed = f"the threshold t = {t}", degree.allowed_thresholds(n, c, lying=self.lying_server)
         if t > n:
-            raise Misuse(f"the threshold t = {t} is above n = {n}: no sum could ever be opened")
+            raise Misuse(f"{the} is above n = {n}: no sum could ever be opened; {allowed}")
         if type(self.graph) not in (Complete, Harary):
             raise Misuse(f"no bounds are known for a graph of type {type(self.graph).__name__}")
         if isinstance(self.graph, Harary):
@@ -214,9 +215,9 @@ class Parameters:
                 raise Misuse(f"the graph has {self.graph.parties} places for {n} parties")
             degree.check(self.graph, c, t)
         if self.lying_server and not 2 * t > n + c:
-            raise Misuse(f"the threshold t = {t} breaks 2t > n + |C| = {n + c}: the server could open two different sums")
+            raise Misuse(f"{the} breaks 2t > n + |C| = {n + c}: the server could open two different sums; {allowed}")
         if not t - c >= 2:
-            raise Misuse(f"the threshold t = {t} breaks t − |C| ≥ 2 with |C| = {c}: one honest party would stand alone in the sum")
+            raise Misuse(f"{the} breaks t − |C| ≥ 2 with |C| = {c}: one honest party would stand alone in the sum; {allowed}")
 
     @property
     def suite(self) -> str:

@@ -97,9 +97,12 @@ class Audit:
 
     def as_json(self) -> dict[str, Any]:
         """As a tree that JSON holds."""
+        p = self.target.federation().terms.parameters
         return {
             "protocol": self.target.name,
-            "parties": self.target.parties,
+            "parties": p.parties,
+            "threshold": p.threshold,
+            "corrupt": p.corrupt,
             "quick": self.target.quick,
             "passed": self.passed,
             "seconds": round(self.seconds, 3),
@@ -136,7 +139,8 @@ def audit_protocol(
         One result for each attack, and one for each row that does not apply or has no script yet.
 
     Raises:
-        Misuse: for a protocol that does not exist, parameters that it refuses, or rows among which there is nothing to try.
+        Misuse: for a protocol that does not exist, parameters that it refuses, rows among which there is nothing to try, or an
+            adversary that does not do what `Adversary` asks of it.
     """
     own = tuple(adversaries)
     if rows is not None and (not rows or set(rows) - {0, *ROWS} or (set(rows) == {0} and not own)):
@@ -182,6 +186,8 @@ def _exists(row: int) -> bool:
 
 def _tried(target: Target, known: Attack) -> Result:
     verdict, seconds = bounded(lambda: known.play(target), target.bounds)
+    if verdict.misuse:
+        raise Misuse(verdict.misuse)
     return Result(known.row, known.name, verdict, seconds, known.lie, known.notice, known.strikes)
 
 

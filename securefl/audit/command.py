@@ -55,8 +55,13 @@ def chosen(protocols: Sequence[str], *, every: bool, job: Path | None, mechanism
     """
     if mechanism is not None and not protocols and not every and job is None:
         return []
-    if sum((bool(protocols), every, job is not None)) != 1:
+    given = [
+        word for word, is_given in ((" ".join(protocols), protocols), ("--all", every), ("--job", job is not None)) if is_given
+    ]
+    if not given:
         raise UserError("say what to audit: one or more PROTOCOLs, --all, --job JOB.toml, or --mechanism M")
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)} do not go together: each says which protocols to audit; leave all but one out")
     if job is not None:
         return [_of_job(job)]
     if every:

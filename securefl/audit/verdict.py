@@ -9,11 +9,16 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
+from protocols.errors import Misuse
 from securefl.audit.measured.epsilon import Measured
 
 Status = Literal["refused", "harmless", "stated", "broken", "cannot tell", "not applicable", "no such part yet"]
 SEVERITY: tuple[Status, ...] = ("no such part yet", "not applicable", "cannot tell", "harmless", "refused", "stated", "broken")
 """From the mildest to the worst: what a group of verdicts comes to.  A try that has an answer goes before one that has none."""
+
+
+class AdversaryFault(Misuse):
+    """An adversary of the caller's own does not do what an adversary must; the text names it and what it must do."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Verdict:
         true: what it really is, beside it.
         parts: verdicts of the single tries, where an attack makes several.
         measured: an interval for ε, where one was measured.
+        misuse: what an adversary of the caller's own did wrong itself, which is held against nobody: the audit is refused.
     """
 
     status: Status
@@ -47,6 +53,7 @@ class Verdict:
     true: tuple[int, ...] = ()
     parts: tuple[str, ...] = ()
     measured: Measured | None = None
+    misuse: str = ""
 
     @property
     def broken(self) -> bool:
@@ -62,7 +69,8 @@ class Verdict:
 
     def as_json(self) -> dict[str, Any]:
         """As a tree that JSON holds."""
-        tree = {name: value for name, value in asdict(self).items() if name != "measured"}
+        tree = {name: value for name, value in asdict(self).items() if name not in ("measured", "misuse")}
+        tree |= {"misuse": self.misuse} if self.misuse else {}
         return tree if self.measured is None else {**tree, "measured": self.measured.as_json()}
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +33,7 @@ from protocols.suite import (
     ring_bits,
     session_id,
 )
+from protocols.sums import scheme
 from protocols.wire import canonical
 
 GOOD = Parameters(10, 5, 100, Ring(23), 7, 3)
@@ -61,6 +63,27 @@ def test_a_broken_bound_is_named_with_its_values(changed: dict[str, Any], says: 
         replace(GOOD, **changed)
     assert says in str(misuse.value)
     assert "\n" not in str(misuse.value)
+
+
+@pytest.mark.parametrize("protocol", ["secagg", "lightsecagg", "kahe", "bfv"])
+@given(parties=st.integers(2, 12), corrupt=st.none() | st.integers(0, 11), threshold=st.integers(0, 14))
+def test_a_refused_threshold_is_told_which_are_allowed(protocol: str, parties: int, corrupt: int | None, threshold: int) -> None:
+    """The range is held against every threshold there is."""
+
+    def made(t: int) -> str:
+        try:
+            scheme(protocol).parameters(parties, 3, 5, threshold=t, corrupt=corrupt)
+        except Misuse as misuse:
+            return str(misuse)
+        return ""
+
+    refused = made(threshold)
+    if "threshold" not in refused:
+        return
+    said = re.search(r"; (?:allowed: (\d+)(?: to (\d+))?|none is allowed with so many)$", refused)
+    assert said is not None, refused
+    low, high = (int(said[1]), int(said[2] or said[1])) if said[1] else (1, 0)
+    assert [t for t in range(parties + 3) if not made(t)] == list(range(low, high + 1))
 
 
 @pytest.mark.parametrize(
