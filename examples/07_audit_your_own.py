@@ -2,7 +2,8 @@
 
 The harness attacks it as a black box, and finds them: masks that repeat (row 7), a row count in clear (row 18), a vector that lies
 open once its party is called dropped (row 24).  A ten-line adversary of our own finds a fourth that nobody planted on purpose.
-In a test suite the same is one line: `def test_mine(audit): audit("mine")`.
+In a test suite the same is one line: `def test_mine(audit): audit("mine")`.  From the command line: `pip install
+./examples/naive_protocol`, then `securefl audit naive`.
 """
 
 import sys

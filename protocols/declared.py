@@ -41,6 +41,9 @@ def declared(scheme: Scheme, declaration: dict[str, Any]) -> SumParameters:
         Misuse: where the protocol makes no such parameters, or refuses them.
     """
     n, size, most, content = (declaration[name] for name in ("parties", "size", "max_abs", "content"))
+    numbers = {name: declaration[name] for name in ("parties", "size", "max_abs", "bits", "threshold", "corrupt")}
+    if odd := [f"{name} {value!r}" for name, value in numbers.items() if type(value) is not int]:
+        raise Misuse(f"parameters are whole numbers, unlike {', '.join(odd)}")
     for names in GIVEN:
         with suppress(Misuse):
             made = scheme.parameters(n, size, most, **{name: declaration[name] for name in names})

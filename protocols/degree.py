@@ -250,3 +250,9 @@ def _hypergeometric(n: int, marked: int, k: int) -> NDArray[np.float64]:
 @lru_cache(maxsize=8)
 def _log_factorials(n: int) -> NDArray[Any]:
     return np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
+
+
+def allowed_thresholds(parties: int, corrupt: int, *, most: int | None = None, lying: bool = True) -> str:
+    """The thresholds with t − |C| ≥ 2, t ≤ n (or ``most``) and, where the server may lie, 2t > n + |C|: in words, for a refusal."""
+    low, high = max(corrupt + 2, (parties + corrupt) // 2 + 1 if lying else 0), parties if most is None else most
+    return f"allowed: {low} to {high}" if low < high else f"allowed: {low}" if low == high else "none is allowed with so many"

@@ -22,6 +22,7 @@ from functools import cached_property
 from typing import Literal
 
 from protocols.bulk import Blobs, Layout, Packed
+from protocols.degree import allowed_thresholds
 from protocols.errors import Misuse
 from protocols.primitives.homomorphic import SEED, Shape
 from protocols.ring import Ring
@@ -117,7 +118,10 @@ class HeParameters:
                 f"{self.scheme} holds against no party that colludes with the server, not |C| = {self.corrupt}: all have the key"
             )
         if not 2 * t > n or not 2 <= t <= n:
-            raise Misuse(f"the threshold t = {t} breaks n < 2t ≤ 2n and t ≥ 2 with n = {n}: two different sums could be opened")
+            allowed = allowed_thresholds(n, 0)
+            raise Misuse(
+                f"the threshold t = {t} breaks n < 2t ≤ 2n and t ≥ 2 with n = {n}: two different sums could be opened; {allowed}"
+            )
         if not 20 <= self.modulus <= 60:
             raise Misuse(f"q has 20 to 60 bits, not {self.modulus}")
         security(self.degree, self.modulus)

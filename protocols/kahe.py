@@ -94,7 +94,7 @@ def decrypt(folded: Folded, opened: Input[KeySum]) -> Output[Sum]:
     terms, keys = folded.terms, opened.keys
     p = of_vectors(terms)
     values = rlwe.open_sum(p.shape, rlwe.elements(terms.suite), folded.total.total(), keys.values, keys.contributors)
-    return Output(checked_sum(values, keys.contributors, p, tail=p.tail))
+    return Output(checked_sum(values, keys.contributors, p))
 
 
 _steps = {step.name: replace(step, layer="vector") for step in _own.steps}

@@ -25,7 +25,7 @@ from protocols.errors import Misuse
 from protocols.primitives.graph import Graph
 from protocols.primitives.rlwe import DEGREE, LARGEST, MODULUS, VARIANCE, Limbs, Shape, limbs_for, most_norm
 from protocols.ring import Ring
-from protocols.suite import Parameters, check_sizes, ring_bits
+from protocols.suite import Parameters, check_sizes, check_tail, ring_bits
 
 SUITE = f"Kahe_RLWE{DEGREE}_Z{MODULUS}_Binomial{2 * LARGEST}_AES256CTR_"
 """Beginning of the suite string; that of the secure sum of the keys follows."""
@@ -91,8 +91,13 @@ def fitted(parties: int, size: int, width: int) -> tuple[int, int]:
     room = 2 * noise(parties, 1, Shape(size, 1, width, TIGHTEST).coefficients)
     raise Misuse(
         f"sums of W = {width} bits and the noise of n = {parties} ciphertexts, {math.log2(room):.1f} bits, "
-        f"do not fit in the {TIGHTEST} bits of a coefficient that may travel"
+        f"do not fit in the {TIGHTEST} bits of a coefficient that may travel; at most W = {widest(parties, size)} does"
     )
+
+
+def widest(parties: int, size: int) -> int:
+    """The largest W of which one value fits in a coefficient, for ``size`` values: the noise of n ciphertexts takes the rest."""
+    return max(width for width in range(1, TIGHTEST) if wire_bits(parties, size, 1, width) is not None)
 
 
 @dataclass(frozen=True)
@@ -129,8 +134,7 @@ class KaheParameters:
         check_sizes(n, self.size, self.max_abs)
         if (self.degree, self.modulus) != (DEGREE, MODULUS):
             raise Misuse(f"kahe has N = {DEGREE} and q = 2^{MODULUS}, not N = {self.degree} and q = 2^{self.modulus}")
-        if self.tail < 0:
-            raise Misuse(f"the tail of the noise must be at least 0, not {self.tail}")
+        check_tail(self.tail)
         if (keys.size, keys.max_abs, keys.ring.bits) != (DEGREE, LARGEST, ring_bits(n, LARGEST)):
             raise Misuse(
                 f"the sum of the keys is over {DEGREE} values up to {LARGEST} in {ring_bits(n, LARGEST)} bits, "
@@ -172,6 +176,7 @@ class KaheParameters:
     def over(cls, keys: Parameters, size: int, max_abs: int, *, bits: int | None = None, tail: int = 0) -> KaheParameters:
         """The same over a given secure sum of the keys: of `rlwe.DEGREE` values up to `rlwe.LARGEST`."""
         check_sizes(keys.parties, size, max_abs)
+        check_tail(tail)
         width = max(bits or 0, digit_bits(keys.parties, max_abs, tail))
         digits, wire = fitted(keys.parties, size + 1, width)
         return cls(size, max_abs, tail, keys, digits, width, wire)

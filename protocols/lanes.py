@@ -20,6 +20,8 @@ from protocols.errors import require
 BLOCK = 256 * 1024
 """Values in a full block: lanes are long, as each shift of a lane is one call."""
 SMALL = 8 * 1024  # values up to which few wide operations beat one a lane
+SPARE = 128 * 1024
+"""Bytes that `add_block` unpacks at once: many lanes in one call, and still in cache."""
 
 
 class Piece(NamedTuple):
@@ -166,30 +168,86 @@ def _planes(data: NDArray[np.uint8], bits: int, dtype: np.dtype[Any]) -> NDArray
     return data.view(dtype.newbyteorder("<")).reshape(bits, -1)
 
 
-def add_block(total: NDArray[Any], data: NDArray[np.uint8], bits: int) -> None:
-    """Unpack ``data`` and add it to ``total``, shape (size,), lane by lane: what is unpacked stays in the nearest cache.
+class Weave(NamedTuple):
+    """How the lanes of a block are kept while vectors are added up.
+
+    In each cycle of planes the lanes that are cut in two stand first: the c-th begins in plane c and ends in plane c + 1, so that
+    many are shifted and added in one call.  The other lanes follow.
+
+    Attributes:
+        right: how far the first part of each cut lane is shifted; shape (cut, 1).
+        left: the same of its second part.
+        whole: of each other lane, its plane and its shift.
+        order: where each lane of a cycle stands.
+    """
+
+    right: NDArray[Any]
+    left: NDArray[Any]
+    whole: tuple[tuple[int, int], ...]
+    order: NDArray[np.intp]
+
+
+@lru_cache
+def _weave(bits: int, word: int) -> Weave:
+    groups, dtype = math.gcd(bits, word), f"u{word // 8}"
+    planes = bits // groups
+    cut = [c * word // bits for c in range(1, planes)]  # the lanes across the ends of all planes but the last
+    whole = [lane for lane in range(word // groups) if lane not in cut]
+    right = np.array([lane * bits - c * word for c, lane in enumerate(cut)], dtype=dtype)[:, None]
+    left = (word - right).astype(dtype)
+    return Weave(right, left, tuple(divmod(lane * bits, word) for lane in whole), np.argsort([*cut, *whole]))
+
+
+def add_block(woven: NDArray[Any], data: NDArray[np.uint8], bits: int, spare: NDArray[Any]) -> None:
+    """Unpack ``data`` and add it to ``woven``, shape (padded,), whose lanes stand as `Weave` says until `unweave`.
 
     Bits above a value's are left dirty: they are multiples of the modulus.  Of a lane that is cut in two both parts are added.
+
+    Args:
+        woven: the block's sum so far.
+        data: the packed block.
+        bits: width of a value.
+        spare: room for what is unpacked, shape (`SPARE` bytes,) of the same dtype.
     """
-    count = 8 * total.itemsize
-    if total.size <= SMALL:
-        values = np.empty((count, -(-total.size // count)), dtype=total.dtype)
-        unpack_block(data, bits, values)
-        np.add(total, values.reshape(-1)[: total.size], total)
-        return
-    planes, shifts = list(_planes(data, bits, total.dtype)), _shifts(count)
-    part = np.empty_like(planes[0], dtype=total.dtype)
-    lanes = [total[at : at + part.size] for at in range(0, total.size, part.size)]
-    short = len(lanes) - 1  # the last lane may be shorter, and some of few values empty
-    for plane, lane, left, right, _ in _moves(bits, count):
-        if lane > short:
-            break
-        if right:
-            np.left_shift(planes[plane], shifts[right], part)
-        else:
-            np.right_shift(planes[plane], shifts[left], part)
-        target = lanes[lane]
-        np.add(target, part if lane < short else part[: target.size], target)
+    word = 8 * woven.itemsize
+    planes, lanes = _cycles(_planes(data, bits, woven.dtype), bits, word), _cycles(woven.reshape(word, -1), bits, word)
+    step = max(1, spare.size // planes.shape[2])
+    for at in range(0, len(planes), step):
+        _add_cycles(lanes[at : at + step], planes[at : at + step], _weave(bits, word), spare)
+
+
+def _add_cycles(lanes: NDArray[Any], planes: NDArray[Any], weave: Weave, spare: NDArray[Any]) -> None:
+    """Add some cycles: lanes and planes have the shape (cycles, lanes or planes of one, m)."""
+    cycles, _, long = planes.shape
+    cut, step, shifts = len(weave.right), max(1, spare.size // (cycles * long)), _shifts(8 * lanes.itemsize)
+    for at in range(0, cut, step):
+        end = min(cut, at + step)
+        part, target = spare[: cycles * (end - at) * long].reshape(cycles, end - at, long), lanes[:, at:end]
+        np.right_shift(planes[:, at:end], weave.right[at:end], part)
+        np.add(target, part, target)
+        np.left_shift(planes[:, at + 1 : end + 1], weave.left[at:end], part)
+        np.add(target, part, target)
+    shifted = spare[: cycles * long].reshape(cycles, long)
+    for lane, (plane, shift) in enumerate(weave.whole, cut):
+        values = np.right_shift(planes[:, plane], shifts[shift], shifted) if shift else planes[:, plane]
+        np.add(lanes[:, lane], values, lanes[:, lane])
+
+
+def weave(block: NDArray[Any], bits: int) -> None:
+    """Put the lanes of a block's sum where `add_block` wants them."""
+    lanes, order = _lanes(block, bits)
+    lanes[:] = lanes[:, np.argsort(order)]
+
+
+def unweave(woven: NDArray[Any], bits: int) -> None:
+    """Put the lanes of a block's sum back in their order."""
+    lanes, order = _lanes(woven, bits)
+    lanes[:] = lanes[:, order]
+
+
+def _lanes(block: NDArray[Any], bits: int) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    word = 8 * block.itemsize
+    return _cycles(block.reshape(word, -1), bits, word), _weave(bits, word).order
 
 
 class _Gather(NamedTuple):

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from protocols.bulk import Blobs, Layout, Packed
+from protocols.degree import allowed_thresholds
 from protocols.errors import Misuse
 from protocols.field import Field
 from protocols.primitives import seal
-from protocols.suite import check_sizes, default_corrupt, default_threshold
+from protocols.suite import check_sizes, check_tail, default_corrupt, default_threshold
 
 SALT = 32
 """Bytes of the salt that hides a share behind its hash."""
@@ -36,6 +37,7 @@ class LightParameters:
         corrupt: |C|, how many parties may collude with the server.
         noise: T, noise blocks: so many shares of a mask tell nothing about it.
         dropouts: D, how many parties may vanish.
+        tail: T, bound of the noise in the sum that the inputs carry; 0 where there is none.
 
     Raises:
         Misuse: where a bound is broken, with the bound and the values.
@@ -49,20 +51,26 @@ class LightParameters:
     corrupt: int
     noise: int
     dropouts: int
+    tail: int = 0
 
     def __post_init__(self) -> None:
         check_sizes(self.parties, self.size, self.max_abs)
+        check_tail(self.tail)
         n, u, c, t, d = self.parties, self.threshold, self.corrupt, self.noise, self.dropouts
-        if not 2 * n * self.max_abs < self.ring.modulus:
-            raise Misuse(f"no headroom: 2·n·max = 2·{n}·{self.max_abs} must be below q = {self.ring.title}")
+        if not 2 * (n * self.max_abs + self.tail) < self.ring.modulus:
+            noise = f" + 2·T = 2·{n}·{self.max_abs} + 2·{self.tail}" if self.tail else f" = 2·{n}·{self.max_abs}"
+            raise Misuse(f"no headroom: 2·n·max{noise} must be below q = {self.ring.title}")
         if not 0 <= c < n:
             raise Misuse(f"the number of corrupt parties must be in [0, {n - 1}], not {c}")
+        the, allowed = f"the threshold U = {u}", allowed_thresholds(n, c, most=n if u + d == n else n - d)
         if d < 0 or u > n - d:
-            raise Misuse(f"the threshold U = {u} breaks U ≤ n − D = {n} − {d}: D dropouts would leave too few answers")
+            raise Misuse(f"{the} breaks U ≤ n − D = {n} − {d}: D dropouts would leave too few answers; {allowed}")
         if not 2 * u > n + c:
-            raise Misuse(f"the threshold U = {u} breaks 2U > n + |C| = {n + c}: the server could open two different sums")
+            raise Misuse(
+                f"the threshold U = {u} breaks 2U > n + |C| = {n + c}: the server could open two different sums; {allowed}"
+            )
         if not u - c >= 2:
-            raise Misuse(f"the threshold U = {u} breaks U − |C| ≥ 2 with |C| = {c}: one honest party would stand alone in the sum")
+            raise Misuse(f"{the} breaks U − |C| ≥ 2 with |C| = {c}: one honest party would stand alone in the sum; {allowed}")
         if not t >= max(c, 1):
             raise Misuse(f"T = {t} noise blocks break T ≥ max(|C|, 1) with |C| = {c}: colluding holders would learn of a mask")
         if not t < u:
@@ -80,18 +88,21 @@ class LightParameters:
         corrupt: int | None = None,
         noise: int | None = None,
         dropouts: int | None = None,
+        tail: int = 0,
     ) -> LightParameters:
         """Parameters with the defaults filled in: |C| = ⌈n/3⌉ − 1, T = max(|C|, 1), the smallest field with headroom.
 
         U is n − D where only the tolerated dropouts D are given, the least that is safe where nothing is; D is n − U by default.
         ``bits`` is a lower bound of the field's width.
         """
+        check_tail(tail)
         c = default_corrupt(parties) if corrupt is None else corrupt
         least = default_threshold(parties, c) if dropouts is None else parties - dropouts
         u = least if threshold is None else threshold
         t = max(c, 1) if noise is None else noise
         d = parties - u if dropouts is None else dropouts
-        return cls(parties, size, max_abs, Field.holding(parties, max_abs, bits=bits or 0), u, c, t, d)
+        field = Field.holding(parties, max_abs + -(-tail // parties), bits=bits or 0)
+        return cls(parties, size, max_abs, field, u, c, t, d, tail)
 
     @property
     def blocks(self) -> int:
@@ -121,7 +132,8 @@ class LightParameters:
     @cached_property
     def content(self) -> list[object]:
         """What enters the session identity."""
-        return [self.parties, self.size, self.max_abs, self.ring.bits, self.threshold, self.corrupt, self.noise, self.dropouts]
+        sizes = [self.parties, self.size, self.max_abs, self.ring.bits]
+        return [*sizes, self.threshold, self.corrupt, self.noise, self.dropouts, self.tail]
 
 
 def boxes_layout(p: LightParameters) -> Blobs:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols.errors import Misuse, Refused, require
-from protocols.lanes import BLOCK, SMALL, Piece, add_block, filling, pack_block, pieces, unpack_block
+from protocols.lanes import BLOCK, SMALL, SPARE, Piece, add_block, filling, pack_block, pieces, unpack_block, unweave, weave
 
 Write = Callable[[int, NDArray[Any]], None]
 """Writes the values of a vector from a position on into an array."""
@@ -275,19 +275,22 @@ class Unpacker:
 
 
 class Accumulator:
-    """The running sum of vectors; holds one vector.
+    """The running sum of vectors; holds one vector, and 128 KiB to unpack in.
 
     Args:
         ring: the ring of the values.
         size: number of values.
     """
 
-    __slots__ = ("_ring", "_spent", "_sum")
+    __slots__ = ("_pieces", "_ring", "_size", "_spare", "_spent", "_sum", "_woven")
 
     def __init__(self, ring: Group, size: int) -> None:
-        self._ring = ring
-        self._sum = np.zeros(size, dtype=ring.dtype)
-        self._spent = False
+        self._ring, self._size, self._spent = ring, size, False
+        parts = pieces(size, ring.lanes) if isinstance(ring, Ring) else ()
+        self._pieces = parts if parts and parts[0].padded > SMALL else ()
+        self._woven = bool(self._pieces)
+        self._sum = np.zeros(max(size, sum(piece.padded for piece in self._pieces)), dtype=ring.dtype)
+        self._spare = np.empty(SPARE if self._pieces else 0, dtype=np.uint8).view(ring.dtype)
 
     def add(self, vector: NDArray[Any]) -> None:
         """Add ``vector``, shape (size,), dtype of the ring, reduced or not.
@@ -296,9 +299,10 @@ class Accumulator:
             Misuse: for another shape or dtype, or after `total`.
         """
         self._check_open()
-        if vector.shape != self._sum.shape or vector.dtype != self._sum.dtype:
-            raise Misuse(f"the sum takes {self._sum.dtype}{self._sum.shape}, not {vector.dtype}{vector.shape}")
-        self._ring.add_into(self._sum, vector)
+        if vector.shape != (self._size,) or vector.dtype != self._sum.dtype:
+            raise Misuse(f"the sum takes {self._sum.dtype}({self._size},), not {vector.dtype}{vector.shape}")
+        self._stand(woven=False)
+        self._ring.add_into(self._sum[: self._size], vector)
 
     def add_packed(self, data: bytes | bytearray | memoryview) -> None:
         """Add a packed vector that is here whole, as it is unpacked; if it is refused, nothing was added.
@@ -308,32 +312,39 @@ class Accumulator:
             Misuse: after `total`.
         """
         self._check_open()
-        ring, size = self._ring, self._sum.size
+        ring, size = self._ring, self._size
         if not isinstance(ring, Ring):
-            ring.add_into(self._sum, ring.unpack(data, size))
+            self.add(ring.unpack(data, size))
             return
         whole = ring.packed_size(size)
         if len(data) != whole:
             raise Refused("vector-length", f"{len(data)} bytes where {whole} are needed")
-        packed, parts, used = np.frombuffer(data, dtype=np.uint8), pieces(size, ring.lanes), 0
-        if len(parts) == 1 and parts[0].padded <= SMALL:
-            values = np.empty(parts[0].padded, dtype=ring.dtype)
+        packed = np.frombuffer(data, dtype=np.uint8)
+        if not self._pieces:
+            values = np.empty(8 * whole // ring.bits, dtype=ring.dtype)
             unpack_block(packed, ring.bits, values.reshape(ring.lanes, -1))  # bits above a value's are left dirty
             if (values[size:] & ring.dtype(ring.modulus - 1)).any():
                 raise Refused("vector-padding", "the filling of the last block is not zero")
-            np.add(self._sum, values[:size], out=self._sum)
+            self.add(values[:size])
             return
-        if parts and (last := parts[-1]).padded > last.size:
+        if (last := self._pieces[-1]).padded > last.size:
             tail = packed[whole - last.padded * ring.bits // 8 :]
             require(
                 not filling(tail, ring.bits, last, self._sum.dtype).any(),
                 "vector-padding",
                 "the filling of the last block is not zero",
             )
-        for piece in parts:
-            end = used + piece.padded * ring.bits // 8
-            add_block(self._sum[piece.start : piece.start + piece.size], packed[used:end], ring.bits)
-            used = end
+        self._stand(woven=True)
+        for start, _, padded in self._pieces:
+            used = start * ring.bits // 8
+            add_block(self._sum[start : start + padded], packed[used : used + padded * ring.bits // 8], ring.bits, self._spare)
+
+    def _stand(self, *, woven: bool) -> None:
+        """Put the lanes of the blocks in the order in which `add_block` adds to them, or back in their own."""
+        if woven != self._woven:
+            for start, _, padded in self._pieces:
+                (weave if woven else unweave)(self._sum[start : start + padded], self._ring.bits)
+            self._woven = woven
 
     def _check_open(self) -> None:
         if self._spent:
@@ -342,5 +353,7 @@ class Accumulator:
     def total(self) -> NDArray[Any]:
         """The reduced sum, shape (size,), handed over without a copy."""
         self._spent = True
-        self._ring.reduce(self._sum)
-        return self._sum
+        self._stand(woven=False)
+        total = self._sum[: self._size]
+        self._ring.reduce(total)
+        return total

@@ -50,7 +50,7 @@ class Session:
         outputs: results, in order.
         ended: the abort that ended the session, or None.
         accused: for every party that left, the index that it blamed (0 for nobody in particular).
-        busy: whether steps may be ready that did not run: `poise` goes on.
+        busy: whether steps may be ready that did not run: `poise` goes on, and nothing else may happen meanwhile.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Session:
         """Give a value that a step awaits from outside (`Input`).
 
         Raises:
-            Misuse: where no step awaits it, or where the step refuses it as wrong input.
+            Misuse: where no step awaits it, where the step refuses it as wrong input, or where the session is `busy`.
         """
         if type(value) not in {port.type for step in self._steps for port in step.values}:
             raise Misuse(f"no step of {self.me.role} in {self.flow.name} awaits a {type(value).__name__}")
@@ -103,9 +103,10 @@ class Session:
         """Take the next bytes from ``sender``, in chunks of any size; a message is acted on when it is complete.
 
         Without ``act``, no step runs yet: the session is `busy` then, and nothing may happen to it before `poise` says otherwise.
+        So it never holds more than one message that no step has looked at, however many send.
 
         Raises:
-            Misuse: where the sender is not `open`.
+            Misuse: where the sender is not `open`, or the session is `busy`.
         """
         if not self.open(sender):
             raise Misuse(f"{sender} waits for its turn: ask open() before feeding, and hold its bytes back")
@@ -115,7 +116,12 @@ class Session:
         """Take up what the step gave that was performed, and get ready the next one that can run: where there is one, it is `busy`.
 
         `poise` and `perform` in turn do what `feed` does at once: so several sessions can run the same step one after the other.
+
+        Raises:
+            Misuse: where a step that was got ready was not performed.
         """
+        if self._poised is not None:
+            raise Misuse(f"the step {self._poised[0].name} is ready: perform() it before the next poise()")
         self.busy = False
         if self.ended is not None:
             return []
@@ -146,6 +152,15 @@ class Session:
         except Exception as error:  # noqa: BLE001  (raised again)
             self._fail(error)
 
+    def check_idle(self) -> None:
+        """Nothing may happen to a session that is `busy`: what its next step takes, or gave, is neither here nor there.
+
+        Raises:
+            Misuse: where it is.
+        """
+        if self.busy:
+            raise Misuse(f"{self.me} is busy: poise() and perform() in turn until it is not, then go on")
+
     def open(self, sender: Address) -> bool:
         """Whether bytes of ``sender`` may be fed now.  If not, its vector waits for its turn: ask again after any event."""
         return self._intake.open(sender)
@@ -156,7 +171,11 @@ class Session:
         return not self._intake.free
 
     def gone(self, peer: Address, now: float = 0.0) -> list[Letter]:
-        """The driver knows that ``peer`` will send nothing more: half a message of it leaves no trace."""
+        """The driver knows that ``peer`` will send nothing more: half a message of it leaves no trace.
+
+        Raises:
+            Misuse: where the session is `busy`, as all that lets something happen.
+        """
         return self._run(now, lambda: self._lose(peer))
 
     def tick(self, now: float) -> list[Letter]:
@@ -172,7 +191,7 @@ class Session:
 
     @property
     def finished(self) -> bool:
-        """Whether no step can run any more."""
+        """Whether no step can run any more, and what every step gave has been taken up."""
         waiting = (port.type in self._values for step in self._steps for port in step.takes if port.carrier == "value")
         return self.ended is not None or not (self.busy or any(waiting))
 
@@ -190,9 +209,9 @@ class Session:
 
     def _run(self, now: float, event: Callable[[], bool], *, act: bool = True) -> list[Letter]:
         """Let something happen; where it changes anything, or a deadline is over, run the steps that are ready."""
-        self.busy = False
         if self.ended is not None:
             return []
+        self.check_idle()
         self._intake.now = max(now, self._intake.now)
         letters = list[Letter]()
         try:

@@ -120,6 +120,12 @@ def check_sizes(parties: int, size: int, max_abs: int) -> None:
         raise Misuse(f"max_abs must be at least 1, not {max_abs}")
 
 
+def check_tail(tail: int) -> None:
+    """Raise `Misuse` for a bound of the noise that is none."""
+    if not 0 <= tail < 2**62:
+        raise Misuse(f"the tail of the noise must be at least 0 and below 2^62, not {tail}")
+
+
 class SumParameters(Protocol):
     """What the public parameters of a sum have under every protocol."""
 
@@ -172,6 +178,8 @@ class Parameters:
         threshold: parties that must agree, and smallest number of survivors; on the complete graph also the Shamir threshold t.
         corrupt: |C|, how many parties may collude with the server.
         graph: who masks with whom; a sparse one has its own Shamir threshold.
+        tail: T, bound of the noise in the sum that the inputs carry; 0 where there is none.  With noise an input is not held to
+            max_abs: whether a noised value is past a bound would tell of the value.
 
     Raises:
         Misuse: where a bound is broken, with the bound and the values.
@@ -184,19 +192,22 @@ class Parameters:
     threshold: int
     corrupt: int
     graph: Graph = Complete()
+    tail: int = 0
 
     def __post_init__(self) -> None:
         n, t, c = self.parties, self.threshold, self.corrupt
         check_sizes(n, self.size, self.max_abs)
-        if n * self.max_abs >= self.ring.half:
+        check_tail(self.tail)
+        if self.most(n) >= self.ring.half:
             raise Misuse(
-                f"no headroom: n·max = {n}·{self.max_abs} must be below R/2 = 2^{self.ring.bits - 1}; "
-                f"{ring_bits(n, self.max_abs)} bits would do"
+                f"no headroom: n·max{' + T' * (self.tail > 0)} = {n}·{self.max_abs}{f' + {self.tail}' * (self.tail > 0)} must be "
+                f"below R/2 = 2^{self.ring.bits - 1}; {ring_bits(n, self.max_abs, self.tail)} bits would do"
             )
         if not 0 <= c < n:
             raise Misuse(f"the number of corrupt parties must be in [0, {n - 1}], not {c}")
+        the, allowed = f"the threshold t = {t}", degree.allowed_thresholds(n, c, lying=self.lying_server)
         if t > n:
-            raise Misuse(f"the threshold t = {t} is above n = {n}: no sum could ever be opened")
+            raise Misuse(f"{the} is above n = {n}: no sum could ever be opened; {allowed}")
         if type(self.graph) not in (Complete, Harary):
             raise Misuse(f"no bounds are known for a graph of type {type(self.graph).__name__}")
         if isinstance(self.graph, Harary):
@@ -204,9 +215,9 @@ class Parameters:
                 raise Misuse(f"the graph has {self.graph.parties} places for {n} parties")
             degree.check(self.graph, c, t)
         if self.lying_server and not 2 * t > n + c:
-            raise Misuse(f"the threshold t = {t} breaks 2t > n + |C| = {n + c}: the server could open two different sums")
+            raise Misuse(f"{the} breaks 2t > n + |C| = {n + c}: the server could open two different sums; {allowed}")
         if not t - c >= 2:
-            raise Misuse(f"the threshold t = {t} breaks t − |C| ≥ 2 with |C| = {c}: one honest party would stand alone in the sum")
+            raise Misuse(f"{the} breaks t − |C| ≥ 2 with |C| = {c}: one honest party would stand alone in the sum; {allowed}")
 
     @property
     def suite(self) -> str:
@@ -238,11 +249,12 @@ class Parameters:
         bits: int | None = None,
         threshold: int | None = None,
         corrupt: int | None = None,
+        tail: int = 0,
     ) -> Parameters:
         """Parameters with the defaults filled in: |C| = ⌈n/3⌉ − 1, the least threshold, the least ring with headroom."""
         c = default_corrupt(parties) if corrupt is None else corrupt
         t = default_threshold(parties, c) if threshold is None else threshold
-        return cls(parties, size, max_abs, Ring(ring_bits(parties, max_abs) if bits is None else bits), t, c)
+        return cls(parties, size, max_abs, Ring(ring_bits(parties, max_abs, tail) if bits is None else bits), t, c, tail=tail)
 
     @classmethod
     def sparse(
@@ -257,6 +269,7 @@ class Parameters:
         dropouts: int | None = None,
         security: int = degree.SECURITY,
         semi_honest: bool = False,
+        tail: int = 0,
     ) -> Parameters:
         """Parameters on a sparse graph, its degree and threshold computed (`protocols.degree`).
 
@@ -271,10 +284,11 @@ class Parameters:
             parties,
             size,
             max_abs,
-            Ring(ring_bits(parties, max_abs) if bits is None else bits),
+            Ring(ring_bits(parties, max_abs, tail) if bits is None else bits),
             least if threshold is None else threshold,
             c,
             graph,
+            tail,
         )
 
     @classmethod
@@ -287,12 +301,13 @@ class Parameters:
         bits: int | None = None,
         threshold: int | None = None,
         corrupt: int | None = None,
+        tail: int = 0,
     ) -> Parameters:
         """`sparse` parameters, or those of the complete graph where no sparser one is safe, and below `SPARSE_FROM` parties."""
         if parties >= SPARSE_FROM:
             with suppress(degree.Infeasible):
-                return cls.sparse(parties, size, max_abs, bits=bits, threshold=threshold, corrupt=corrupt)
-        return cls.of(parties, size, max_abs, bits=bits, threshold=threshold, corrupt=corrupt)
+                return cls.sparse(parties, size, max_abs, bits=bits, threshold=threshold, corrupt=corrupt, tail=tail)
+        return cls.of(parties, size, max_abs, bits=bits, threshold=threshold, corrupt=corrupt, tail=tail)
 
     @classmethod
     def cheapest(
@@ -304,26 +319,37 @@ class Parameters:
         bits: int | None = None,
         threshold: int | None = None,
         corrupt: int | None = None,
+        tail: int = 0,
     ) -> Parameters:
         """Parameters with the defaults filled in, on the sparse graph where it is cheaper: if k ≤ n/2.
 
         A threshold that was asked for is that of the complete graph.
         """
         if threshold is None:
-            sparse = cls.preferably_sparse(parties, size, max_abs, bits=bits, corrupt=corrupt)
+            sparse = cls.preferably_sparse(parties, size, max_abs, bits=bits, corrupt=corrupt, tail=tail)
             if isinstance(sparse.graph, Harary) and sparse.graph.degree <= parties // 2:
                 return sparse
-        return cls.of(parties, size, max_abs, bits=bits, threshold=threshold, corrupt=corrupt)
+        return cls.of(parties, size, max_abs, bits=bits, threshold=threshold, corrupt=corrupt, tail=tail)
 
     @cached_property
     def content(self) -> list[object]:
         """What enters the session identity."""
-        return [self.parties, self.size, self.max_abs, self.ring.bits, self.threshold, self.corrupt, self.graph.content]
+        sizes = [self.parties, self.size, self.max_abs, self.ring.bits, self.threshold, self.corrupt]
+        return [*sizes, self.graph.content, self.tail]
+
+    def most(self, contributors: int) -> int:
+        """Largest absolute value of a coordinate of a sum."""
+        return contributors * self.max_abs + self.tail
 
 
-def ring_bits(parties: int, max_abs: int) -> int:
-    """Least b with n·max < 2^(b−1)."""
-    return (parties * max_abs).bit_length() + 1
+def ring_bits(parties: int, max_abs: int, tail: int = 0) -> int:
+    """Least b with n·max + T < 2^(b−1)."""
+    return (parties * max_abs + tail).bit_length() + 1
+
+
+def tail_of(parameters: SumParameters) -> int:
+    """T, bound of the noise in a sum; 0 for a protocol whose parameters know no noise."""
+    return int(getattr(parameters, "tail", 0))
 
 
 @dataclass(frozen=True)

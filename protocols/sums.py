@@ -93,6 +93,7 @@ class Scheme:
         shared_key: whether every party holds the one key, so that each of them could open all with the server.
         hides: whether the server is kept from the vectors of single parties; a plug-in's own word.
         origin: where a plug-in comes from, filled in when it is loaded; None for ours.
+        noisy: whether its sums can carry noise: ``parameters`` then takes ``tail``, its bound in the sum.
     """
 
     name: str
@@ -105,6 +106,21 @@ class Scheme:
     shared_key: bool = False
     hides: bool = True
     origin: plugins.Origin | None = None
+    noisy: bool = False
+
+    def noised(self, parties: int, size: int, max_abs: int, *, tail: int, **more: int | None) -> SumParameters:
+        """Parameters of a sum whose inputs carry noise, of at most ``tail`` in the sum; the rest as for `Build`.
+
+        Raises:
+            Misuse: as `Build`, and where the protocol's sums carry none.
+        """
+        if not self.noisy:
+            raise Misuse(
+                f"the sums of {self.name} carry no noise: take one of {', '.join(s.name for s in SCHEMES.values() if s.noisy)}"
+            )
+        build: Any = self.parameters
+        made: SumParameters = build(parties, size, max_abs, tail=tail, **more)
+        return made
 
     @property
     def policy(self) -> Policy:
@@ -142,6 +158,7 @@ SCHEMES = {
         lambda party, terms: secagg_types.Invited(party.index, party.identity, terms, party.policy),
         secagg_types.Collecting,
         _masked,
+        noisy=True,
     ),
     "secagg+": Scheme(
         "secagg+",
@@ -151,6 +168,7 @@ SCHEMES = {
         lambda party, terms: secagg_types.Invited(party.index, party.identity, terms, party.policy),
         secagg_types.Collecting,
         _masked,
+        noisy=True,
     ),
     "plain-insecure": Scheme(
         "plain-insecure",
@@ -161,6 +179,7 @@ SCHEMES = {
         lambda terms: plain.Adding(terms, Accumulator(terms.parameters.ring, terms.parameters.size + 1)),
         lambda parameters: {"masked": plain.layout(parameters)},
         hides=False,
+        noisy=True,
     ),
     "lightsecagg": Scheme(
         "lightsecagg",
@@ -170,6 +189,7 @@ SCHEMES = {
         lambda party, terms: lightsecagg_types.Invited(party.index, party.identity, terms, party.policy),
         lightsecagg_types.Collecting,
         lightsecagg_parameters.layouts,
+        noisy=True,
     ),
     "kahe": Scheme(
         "kahe",
@@ -179,6 +199,7 @@ SCHEMES = {
         lambda party, terms: secagg_types.Invited(party.index, party.identity, kahe_types.key_terms(terms), party.policy),
         lambda terms: secagg_types.Collecting(kahe_types.key_terms(terms)),
         kahe_parameters.layouts,
+        noisy=True,
     ),
     "bfv": _homomorphic("bfv", he_parameters.HeParameters.bfv, he.flow),
     "ckks": _homomorphic("ckks", he_parameters.HeParameters.ckks, he.ckks),

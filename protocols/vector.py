@@ -15,14 +15,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from protocols.errors import Abort, Misuse
 from protocols.ring import Read, Write
-from protocols.suite import SumParameters
+from protocols.suite import SumParameters, tail_of
 
 _BLOCK = 32 * 1024
 
 
 @dataclass(frozen=True, eq=False)
 class Vector:
-    """A party's input: shape (d,), any integer dtype, |value| ≤ max_abs."""
+    """A party's input: shape (d,), any integer dtype, |value| ≤ max_abs but where noise is in it (`Parameters.tail`)."""
 
     values: NDArray[Any]
 
@@ -62,9 +62,10 @@ def counted(x: Vector, parameters: SumParameters) -> Write:
     """The same a piece at a time: a function that writes the values from a position on into an array of the ring's dtype.
 
     Raises:
-        Misuse: as `with_count`; a value past max_abs when it is written.
+        Misuse: as `with_count`; a value past max_abs when it is written.  Where the inputs carry noise, only one of 2^62 or more is
+            refused: it is reduced like the sum.
     """
-    values, most = integers(x.values, parameters.size), parameters.max_abs
+    values, most = integers(x.values, parameters.size), 2**62 - 1 if tail_of(parameters) else parameters.max_abs
 
     def write(start: int, out: NDArray[Any]) -> None:
         block = _within(values[start : start + out.size], most)
@@ -120,15 +121,15 @@ def integers(values: ArrayLike, size: int) -> NDArray[Any]:
     return array
 
 
-def checked_sum(values: NDArray[np.int64], contributors: int, parameters: SumParameters, *, tail: int = 0) -> Sum:
-    """Check count and range of an opened sum, shape (d + 1,); ``tail`` bounds the noise in it.
+def checked_sum(values: NDArray[np.int64], contributors: int, parameters: SumParameters) -> Sum:
+    """Check count and range of an opened sum, shape (d + 1,).
 
     Raises:
         Abort: ``sum-count`` or ``sum-range``; masks did not cancel, or a party sent garbage in its own name.
     """
     if int(values[-1]) != contributors:
         raise Abort("sum-count", f"masks do not cancel: the count is not {contributors}")
-    most = contributors * parameters.max_abs + tail
+    most = contributors * parameters.max_abs + tail_of(parameters)
     if int(values.min()) < -most or int(values.max()) > most:
         raise Abort("sum-range", f"masks do not cancel: a coordinate is past {most}")
     return Sum(values[:-1], contributors)

@@ -18,7 +18,7 @@ import typer
 
 from protocols.errors import Misuse, SecureSumError
 from securefl import cli_audit, terminal
-from securefl.errors import UserError
+from securefl.errors import UserError, printable
 from securefl.options import read_job, with_job_options
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def main(args: list[str] | None = None) -> int:
 def _complain(what: object) -> None:
     """One line on stderr, whatever the text holds; a diff that an error carries follows it."""
     line = " ".join(str(what).split())
-    sys.stderr.write("securefl: " + "".join(c if c.isprintable() else repr(c)[1:-1] for c in line) + "\n")
+    sys.stderr.write(f"securefl: {printable(line)}\n")
     diff = getattr(what, "diff", "")
     if diff:
         sys.stderr.write(f"{diff}\n")
@@ -126,16 +126,19 @@ def _run(
     written: list[Path] = []
     try:
         with redirect_stdout(sys.stderr if json else sys.stdout), recording:
-            result = _train(checked, screen, progress, recording, lines=not json)
+            told = list[str]()
+            result = _train(checked, screen, progress, recording, told, lines=not json)
             contents = report.outputs(result) if out else {}
         written = files.write_all(out, contents) if out else []
         written += recording.written
         if json:
             typer.echo(report.to_json(result, ascii_only=True), nl=False)
             return
-        console.show_result(screen, result)
+        console.show_result(screen, result, told=told if terminal.same_place(sys.stdout, sys.stderr) else ())
         for line in recording.unproven:
-            screen.print(f"named: {line}", markup=False, soft_wrap=True)
+            screen.print(f"named: {printable(line)}", markup=False, soft_wrap=True)
+        if recording.verdict:
+            screen.print(recording.verdict, markup=False, soft_wrap=True)
         for path in written:
             screen.print(f"written: {path}", markup=False, soft_wrap=True)
     except KeyboardInterrupt:
@@ -150,7 +153,8 @@ def _run(
 app.command("run")(with_job_options(_run))
 
 
-def _train(job: Job, screen: Console, progress: Console, recording: Recording, *, lines: bool) -> RunResult:
+def _train(job: Job, screen: Console, progress: Console, recording: Recording, told: list[str], *, lines: bool) -> RunResult:
+    """Train; the warnings that were shown meanwhile join ``told``."""
     from securefl import console  # noqa: PLC0415
 
     times = [time.perf_counter()]
@@ -180,6 +184,7 @@ def _train(job: Job, screen: Console, progress: Console, recording: Recording, *
             shown[0](record)
 
         def notice(line: str) -> None:
+            told.append(line)
             console.show_warning(progress, line) if shown else early.append(line)
 
         result = run_job(job, dataset=dataset, on_event=tell, on_notice=notice, on_start=start, recording=recording)
@@ -255,21 +260,27 @@ def params(
 
     from rich.console import Console  # noqa: PLC0415
 
+    from protocols.degree import Infeasible  # noqa: PLC0415
     from securefl import console, params_kahe  # noqa: PLC0415
     from securefl import params as parameters  # noqa: PLC0415
 
     tables: list[Sheet]
-    if protocol == "kahe":
-        if dropout is not None or semi_honest:
-            raise UserError("--dropout and --semi-honest are not for kahe: whoever may vanish costs it nothing")
+    kahe = protocol == "kahe"
+    if kahe and (dropout is not None or semi_honest):
+        raise UserError("--dropout and --semi-honest are not for kahe: whoever may vanish costs it nothing")
+    if not kahe and (precision is not None or max_abs is not None or noise):
+        raise UserError("--precision, --max-abs and --noise are for kahe; secagg+ takes --bits")
+    integers = {"--clients": clients, "--dim": dim, "--bits": bits, "--precision": precision, "--max-abs": max_abs}
+    parameters.check_options(integers, {"--corrupt": corrupt, "--dropout": dropout}, noise, kahe=kahe)
+    if kahe:
         ours = params_kahe.answer(clients, dim, precision=precision, max_abs=max_abs, noise=noise, corrupt=corrupt, bits=bits)
         data, tables = ours.as_json(), params_kahe.sheets(ours)
     else:
-        if corrupt is None or dropout is None:
-            raise UserError("secagg+ needs both shares: --corrupt and --dropout")
-        if precision is not None or max_abs is not None or noise:
-            raise UserError("--precision, --max-abs and --noise are for kahe; secagg+ takes --bits")
-        found = parameters.answer(clients, corrupt, dropout, semi_honest=semi_honest, dim=dim, bits=23 if bits is None else bits)
+        shares = (corrupt or 0.0, dropout or 0.0)  # neither is missing
+        try:
+            found = parameters.answer(clients, *shares, semi_honest=semi_honest, dim=dim, bits=23 if bits is None else bits)
+        except Infeasible as error:
+            raise UserError(f"--corrupt and --dropout: {error}") from None
         data, tables = found.as_json(), parameters.sheets(found)
     if json:
         typer.echo(dumps(data, ensure_ascii=False))

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from protocols.errors import SecureSumError
-from securefl.errors import UserError
+from securefl.errors import UserError, printable
 
 RECORDED = "Of an old run"
 
@@ -124,7 +124,7 @@ def verify(
         if path is not None and not path.is_file():
             raise UserError(f"{path} is no file")
     known = None if roster is None else proof.read_roster(roster)
-    typer.echo(proof.proven(evidence, known))
+    typer.echo(printable(proof.proven(evidence, known)))
     if known is None:
         own = fingerprint(proof.read_roster(evidence))
         typer.echo(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -148,19 +148,20 @@ def _state(record: RoundRecord, aborted: int) -> str:
 
 
 def show_warning(console: Console, warning: str) -> None:
-    """A line that the user must see: when it happens, and again among the results."""
+    """A line that the user must see: when it happens, and again among the results where those go elsewhere."""
     console.print(f"[bold yellow]warning[/bold yellow]  {escape(warning)}")
 
 
-def show_result(console: Console, result: RunResult) -> None:
-    """What was seen, opened, sent and spent, and the scores at the end, where the eye is; then the warnings."""
+def show_result(console: Console, result: RunResult, *, told: Collection[str] = ()) -> None:
+    """What was seen, opened, sent and spent, and the scores at the end, where the eye is; then warnings that were not ``told``."""
     for sheet in brief(result):
         show_sheet(console, sheet)
     console.print(f"\n[bold]{escape(result.title)}[/bold]: {escape(outcome(result))}")
     if result.choice:
         console.print(escape(result.choice), style="dim")
     for warning in result.warnings:
-        show_warning(console, warning)
+        if warning not in told:
+            show_warning(console, warning)
     console.print(f"\n{NOTICE}", style="dim")
 
 

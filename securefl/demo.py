@@ -6,8 +6,9 @@ What it does not show: that masks hide.  The figures on the masked vector are a 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import wraps
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -20,7 +21,7 @@ from rich.text import Text
 
 from protocols import draw, simulate
 from protocols.bulk import Bulk, Packed
-from protocols.flow import Flow
+from protocols.flow import Flow, Output, Step
 from protocols.primitives.graph import Harary
 from protocols.schema import Message, schema
 from protocols.session import SERVER, Address, Letter, Session, client
@@ -53,7 +54,7 @@ class Story:
         inputs: per party, shape (4096,), int64.
         dropped: who vanished.
         letters: per kind of message every delivered letter with its size in bytes.
-        memory: per role and kind of message what a sender remembered after it had sent it.
+        memory: by step what the server, or the party that is shown, remembered after it.
         outcome: of the simulation.
     """
 
@@ -62,7 +63,7 @@ class Story:
     inputs: Mapping[int, NDArray[np.int64]]
     dropped: tuple[int, ...]
     letters: dict[str, list[tuple[Letter, int]]] = field(default_factory=dict)
-    memory: dict[tuple[str, str], tuple[object, ...]] = field(default_factory=dict)
+    memory: dict[str, tuple[object, ...]] = field(default_factory=dict)
     outcome: simulate.Outcome = field(default_factory=lambda: simulate.Outcome({}))
 
     @property
@@ -123,28 +124,52 @@ def play(scheme: Scheme, parameters: SumParameters, dropped: Iterable[int], reco
     """
     roster, parties = enrol(parameters.parties, policy=scheme.policy)
     terms = scheme.terms(Occasion("demo", 0), roster, parameters)
-    sessions: dict[Address, Session] = {SERVER: server_session(scheme, terms)}
-    sessions |= {client(p.index): client_session(scheme, p, terms) for p in parties}
-    inputs = {p.index: hill(p.index, parameters.parties) for p in parties}
-    story = Story(scheme, parameters, inputs, tuple(dropped))
+    story = Story(scheme, parameters, {p.index: hill(p.index, parameters.parties) for p in parties}, tuple(dropped))
+    sessions = dict[Address, Session]()
+    noting = {at: _noting(story, at.role, lambda at=at: sessions[at]) for at in (SERVER, client(story.shown))}  # type: ignore[misc]
+    sessions[SERVER] = server_session(scheme, terms, flow=noting[SERVER])
+    sessions |= {client(p.index): client_session(scheme, p, terms, flow=noting.get(client(p.index))) for p in parties}
     spending = next(m.name for s in draw.chart(scheme.flow).scenes if s.step.spends for m in s.sends)
 
     def watch(letter: Letter, _: Address, size: int) -> None:
-        kind, told = type(letter.message).__name__, (letter.sender.role, type(letter.message).__name__)
-        sent = story.letters.setdefault(kind, [])
+        sent = story.letters.setdefault(type(letter.message).__name__, [])
         if not any(letter is other for other, _ in sent):
             sent.append((letter, size))
-        if letter.sender in (SERVER, client(story.shown)):
-            story.memory.setdefault(told, sessions[letter.sender].remembers)
+        if letter.sender in noting:  # an input that came since belongs to what it holds, too
+            step, inputs = scheme.flow.sender(type(letter.message)).name, scheme.flow.inputs(letter.sender.role)
+            held = story.memory[step]
+            came = (v for v in sessions[letter.sender].remembers if type(v) in inputs and not any(v is w for w in held))
+            story.memory[step] = (*held, *came)
 
     network = simulate.vanish({client(u): spending for u in story.dropped})
-    given = {client(u): [Vector(x)] for u, x in inputs.items()}
+    given = {client(u): [Vector(x)] for u, x in story.inputs.items()}
     if recording is not None:
         recording.begin(scheme, terms, parties)
     story.outcome = simulate.run(sessions, given, network=network, watch=beside(watch, recording))
     if recording is not None:
         recording.end(story.outcome, story.outcome.outputs[0].contributors if story.outcome.outputs else None)
     return story
+
+
+def _noting(story: Story, role: str, session: Callable[[], Session]) -> Flow:
+    """The flow, with steps of a role that also note what their party remembers when they are done."""
+    flow = story.scheme.flow
+    awaited = {port.type for step in flow.of(role) for port in step.values}
+
+    def noted(step: Step) -> Callable[..., Any]:
+        @wraps(step.fn)
+        def fn(**taken: Any) -> Any:
+            kept = session().remembers  # all but what the step takes, which is out of the session while it runs
+            given = step.fn(**taken)
+            items = given if isinstance(given, tuple) and len(step.gives) != 1 else (given,)
+            values = (item.value if isinstance(item, Output) else item for item in items)
+            stays = zip(step.gives, values, strict=False)  # a step that gives another number is refused where it is run
+            story.memory[step.name] = (*kept, *(v for port, v in stays if port.carrier == "value" or type(v) in awaited))
+            return given
+
+        return fn
+
+    return flow.replace(**{step.name: noted(step) for step in flow.of(role)})
 
 
 def hill(index: int, parties: int) -> NDArray[np.int64]:
@@ -194,15 +219,16 @@ def _tell(story: Story, console: Console, *, step: bool) -> None:
         console.print(Text(f"{line}.", "dim"))
     if line := foreign(story.scheme):
         console.print(Text(f"{line[0].upper()}{line[1:]}.", "yellow"))
-    number, fresh = 0, True
+    number, answered = 0, True
     for scene in plan.scenes:
-        if fresh:
+        many = story.scheme.flow.roles[scene.step.role].many
+        if answered and (many or number == 0):  # what the server does after one another belongs to one round
             _pause(console, step=step and number > 0)
             console.print()
             console.print(Rule(Text(f"Round {number}", "bold"), align="left", style="blue"))
+            number += 1
         _scene(story, plan, scene, console)
-        fresh = not story.scheme.flow.roles[scene.step.role].many
-        number += fresh
+        answered = not many
     _end(story, console)
 
 
@@ -230,8 +256,7 @@ def _scene(story: Story, plan: draw.Chart, scene: draw.Scene, console: Console) 
         _letters(story.letters.get(mail.name, []), mail, console)
         if scene.step.spends:
             _masked(story, mail.name, console)
-    held = story.memory.get((role, scene.sends[0].name)) if scene.sends else _last(story, role)
-    _memory(story, role, held or (), plan.forgets(scene), console)
+    _memory(story, role, story.memory.get(name, ()), plan.forgets(scene), console)
     for result in story.outcome.outputs if scene.outputs else ():
         _opened(story, result, console)
 
@@ -334,11 +359,6 @@ def _parts(value: object, flow: Flow) -> list[str]:
         inner = getattr(value, f.name)
         out += _parts(inner, flow) if type(inner) in states else [f"{f.name}: {shown(inner)}"]
     return out
-
-
-def _last(story: Story, role: str) -> tuple[object, ...]:
-    address = client(story.shown) if role == "client" else Address(role)
-    return story.outcome.sessions[address].remembers
 
 
 def _end(story: Story, console: Console) -> None:

@@ -12,3 +12,8 @@ class UserError(ValueError):
 def quoted(name: str) -> str:
     """A name as it stands in a list: in quotes where it could be taken for more or less than one name."""
     return name if re.fullmatch(r"[\w.%/()<>=+-]+( [\w.%/()<>=+-]+)*", name) else repr(name)
+
+
+def printable(text: object) -> str:
+    """Text that somebody else wrote, for a terminal: what could move the cursor, or hide or reorder letters, is spelled out."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))

@@ -5,7 +5,7 @@ Source: the rule of `protocols.degree`.  What it does not say: whether γ and δ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,17 +14,23 @@ import numpy as np
 from protocols import degree
 from protocols.agreement import Agree, Agreed, Covering, Dropped, Signed
 from protocols.bulk import Bulk, Packed
+from protocols.kahe_parameters import TIGHTEST, widest
 from protocols.primitives.graph import Complete, Harary
 from protocols.primitives.shamir import SHARE_SIZE
 from protocols.ring import Ring
-from protocols.schema import Message
+from protocols.schema import MAX_PARTIES, Message
 from protocols.secagg_types import BOX, PINS, Advert, Boxes, Entry, Listed, Masked, Openings, Sealed
-from protocols.suite import SPARSE_FROM, Parameters
+from protocols.suite import SPARSE_FROM, Parameters, ring_bits
 from protocols.wire import Limits, encode
+from securefl.errors import UserError
 from securefl.tables import Sheet, size
 
 BEACON = 40
 """σ that does where the order of the ring is drawn from a public beacon, after the list of keys is fixed."""
+
+
+LONGEST = 2**31
+"""Values of a vector, at most."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +168,45 @@ def _sparse(s: degree.Setting, dim: int, bits: int) -> Choice:
 def _complete(clients: int, corrupt: int, dim: int, bits: int) -> Choice:
     p = Parameters.of(clients, dim, 1, bits=bits, corrupt=corrupt)
     return Choice(None, clients - 1, p.shares, p.threshold, None, None, cost(p))
+
+
+MEANT = {"--corrupt": "may collude with the server", "--dropout": "may vanish"}
+"""Shares of the parties that the command asks for: of those that do what."""
+
+
+def check_options(numbers: Mapping[str, int | None], shares: Mapping[str, float | None], noise: float, *, kahe: bool) -> None:
+    """Refuse what is missing and whatever is out of its range, all of it in one line.
+
+    Args:
+        numbers: whole numbers by option; None where none was given.
+        shares: shares of the parties, by option.
+        noise: standard deviation of the noise.
+        kahe: whether the options are for kahe, which needs no share.
+
+    Raises:
+        UserError: naming each option with its range.
+    """
+    n, d = numbers["--clients"] or 0, numbers["--dim"] or 0
+    possible = 2 <= n <= MAX_PARTIES and 1 <= d <= LONGEST
+    fewest, most = (1, widest(n, d + 1) if possible else TIGHTEST) if kahe else (ring_bits(n, 1) if possible else 2, 64)
+    ranges = {
+        "--clients": (2 if kahe else 3, MAX_PARTIES),
+        "--dim": (1, LONGEST),
+        "--bits": (fewest, most),
+        "--precision": (2, 63),
+        "--max-abs": (1, 2**62),
+    }
+    wrong = [
+        f"{name} is missing: the share of the parties that {MEANT[name]}, in [0, 1)" for name, x in shares.items() if x is None
+    ]
+    wrong = [] if kahe else wrong
+    wrong += [f"{name} must be in [0, 1), not {x:g}" for name, x in shares.items() if x is not None and not 0 <= x < 1]
+    for name, (low, high) in ranges.items():
+        if (x := numbers[name]) is not None and not low <= x <= high:
+            wrong.append(f"{name} must be in {low}..{high}, not {x}")
+    wrong += [] if 0 <= noise < 2**40 else [f"--noise must be in [0, 2^40), not {noise:g}"]
+    if wrong:
+        raise UserError("; ".join(wrong))
 
 
 # What a party pays

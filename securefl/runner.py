@@ -40,7 +40,8 @@ from securefl.metrics import BinaryMetrics
 from securefl.models import ModelFactory, threads_for, to_vector
 from securefl.modules import Copier
 from securefl.parties import Consortium
-from securefl.privacy.plain import LocalTraining, PlainTraining
+from securefl.privacy.plain import LocalTraining
+from securefl.privacy.prepared import local_training, noise_of
 from securefl.results import RoundRecord, RunResult
 from securefl.round import Fold, NextModel, Site, Starting, charged, round_flow, weight_was_cut
 from securefl.secure import secured
@@ -171,37 +172,9 @@ class Runner:
 
     def _prepare_training(self) -> dict[str, tuple[LocalTraining, ...]]:
         knobs = self.job.privacy
-        if not self._private:
-            return {
-                n: tuple(PlainTraining(sample_rate=knobs.sample_rate, entropy=self._entropy[n]) for _ in f)
-                for n, f in self.folds.items()
-            }
-        from securefl.privacy.accountant import calibrate  # noqa: PLC0415  (Opacus loads in 3 s)
-        from securefl.privacy.dpsgd import LocalRecordDP  # noqa: PLC0415
-
-        steps = knobs.rounds * knobs.local_steps
-        sigma = calibrate(
-            epsilon=knobs.epsilon,
-            delta=knobs.delta,
-            sample_rate=knobs.sample_rate,
-            steps=steps,
-            accountant=knobs.accountant,
-            models_per_record=self.models_per_record,
-        )
+        sigma = noise_of(knobs, self.models_per_record)
         return {
-            name: tuple(
-                LocalRecordDP(
-                    noise_multiplier=sigma,
-                    sample_rate=knobs.sample_rate,
-                    clip=knobs.clip,
-                    delta=knobs.delta,
-                    accountant=knobs.accountant,
-                    planned_steps=steps,
-                    expected_rows=knobs.rows,
-                    entropy=self._entropy[name],
-                )
-                for _ in folds
-            )
+            name: tuple(local_training(knobs, noise_multiplier=sigma, entropy=self._entropy[name]) for _ in folds)
             for name, folds in self.folds.items()
         }
 

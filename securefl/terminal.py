@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import os
 from typing import TextIO
 
 SPELLED = {
@@ -28,8 +29,16 @@ def spell_out(*streams: TextIO) -> None:
     """Let streams spell out, or escape, what their encoding lacks, unless the user chose another way."""
     codecs.register_error(ERRORS, _spelled)
     for stream in streams:
-        if isinstance(stream, io.TextIOWrapper) and stream.errors in {"strict", "backslashreplace"}:
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in {"strict", "backslashreplace", "surrogateescape"}:
             stream.reconfigure(errors=ERRORS)
+
+
+def same_place(one: TextIO, other: TextIO) -> bool:
+    """Whether two streams go to one terminal, file or pipe."""
+    try:
+        return os.path.sameopenfile(one.fileno(), other.fileno())
+    except (OSError, ValueError):  # a stream of a program's own, without a file
+        return False
 
 
 def _spelled(error: UnicodeError) -> tuple[str, int]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
+import made_package
 import numpy as np
 import pytest
 
@@ -141,6 +144,27 @@ def branching(folder: Path) -> None:
         assert 0 < float(apart) < 569 / 2
 
 
+def evidence(folder: Path) -> None:
+    """The command that it prints convicts the party, by the tape's roster; and no other party's."""
+    summed, proven, command = start("09_evidence.py", folder, "there").splitlines()
+    assert summed == f"sum over 6: {[21 + 6 * i for i in range(4)]}; named: client 2 (openings-share-hash)"
+    what = "party 2 (party-2) opened another share of party 1's secret than the one whose hash it had signed"
+    assert proven == f"proven: in round 1, attempt 0 of example: {what}"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def verify(words: list[str]) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "securefl", *words]
+        return subprocess.run(command, cwd=folder, env=env, capture_output=True, encoding="utf-8", timeout=240, check=False)
+
+    words = command.split()
+    assert words[0] == "securefl"
+    assert verify(words[1:]).stdout == proven + "\n"
+    start("09_evidence.py", folder, "elsewhere")
+    others = verify([*words[1:-1], "elsewhere/run.tape"])
+    assert others.returncode == 1
+    assert "evidence-roster" in others.stderr
+
+
 FACTS = {
     "01_sum_without_ml.py": sums,
     "02_watch_masks_cancel.py": picture,
@@ -154,6 +178,7 @@ FACTS = {
     "06_your_own_protocol.py": own_protocol,
     "07_audit_your_own.py": audited,
     "08_branching_flow.py": branching,
+    "09_evidence.py": evidence,
     "cracking.py": views,
     "lying_server.py": honest_server,
 }
@@ -184,3 +209,17 @@ def test_picture_goes_where_the_argument_says(tmp_path):
     (tmp_path / "there").mkdir()
     start("02_watch_masks_cancel.py", tmp_path, "there")
     assert (tmp_path / "there" / "masks_cancel.png").stat().st_size > 10_000
+
+
+def test_the_command_line_audits_the_naive_protocol_where_it_is_installed(tmp_path):
+    """By the name in its project file, whose faults are found as example 07 finds them."""
+    toy = ROOT / "examples" / "naive_protocol"
+    points = tomllib.loads((toy / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]["securefl.protocols"]
+    source = (toy / "naive_protocol.py").read_text(encoding="utf-8")
+    where = made_package.install(tmp_path, points, name="naive-protocol", module="naive_protocol", source=source)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(where)]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "securefl", "audit", "naive", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, encoding="utf-8", timeout=240, check=False)
+    assert done.returncode == 1
+    (audit,) = json.loads(done.stdout)["audits"]
+    assert {result["row"] for result in audit["results"] if result["status"] == "broken"} >= {7, 18, 24}

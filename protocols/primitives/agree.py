@@ -6,6 +6,7 @@ before use: one key has one accepted encoding, and none is of small order.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NoReturn
 
 from cryptography.hazmat.primitives import hashes
@@ -72,7 +73,7 @@ class KeyPair:
     def _exchange(self, theirs: bytes) -> SharedSecret:
         require(len(theirs) == PUBLIC_SIZE, "public-key-canonical", f"a public key has 32 bytes, not {len(theirs)}")
         try:
-            return SharedSecret(self._private.exchange(X25519PublicKey.from_public_bytes(theirs)))
+            return SharedSecret(self._private.exchange(_loaded(theirs)))
         except ValueError:  # the library's own check of RFC 7748, section 6.1
             raise Refused("public-key-order", "the exchange gives zero") from None
 
@@ -81,6 +82,12 @@ class KeyPair:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a key pair is never pickled or copied")
+
+
+@lru_cache(maxsize=1 << 14)
+def _loaded(public: bytes) -> X25519PublicKey:
+    """The key object, kept: loading costs an eighth of an exchange, and a server exchanges with each key several times."""
+    return X25519PublicKey.from_public_bytes(public)
 
 
 def derive(secret: Secret, info: bytes) -> Key:

@@ -97,9 +97,12 @@ class Audit:
 
     def as_json(self) -> dict[str, Any]:
         """As a tree that JSON holds."""
+        p = self.target.federation().terms.parameters
         return {
             "protocol": self.target.name,
-            "parties": self.target.parties,
+            "parties": p.parties,
+            "threshold": p.threshold,
+            "corrupt": p.corrupt,
             "quick": self.target.quick,
             "passed": self.passed,
             "seconds": round(self.seconds, 3),
@@ -136,7 +139,8 @@ def audit_protocol(
         One result for each attack, and one for each row that does not apply or has no script yet.
 
     Raises:
-        Misuse: for a protocol that does not exist, parameters that it refuses, or rows among which there is nothing to try.
+        Misuse: for a protocol that does not exist, parameters that it refuses, rows among which there is nothing to try, or an
+            adversary that does not do what `Adversary` asks of it.
     """
     own = tuple(adversaries)
     if rows is not None and (not rows or set(rows) - {0, *ROWS} or (set(rows) == {0} and not own)):
@@ -182,6 +186,8 @@ def _exists(row: int) -> bool:
 
 def _tried(target: Target, known: Attack) -> Result:
     verdict, seconds = bounded(lambda: known.play(target), target.bounds)
+    if verdict.misuse:
+        raise Misuse(verdict.misuse)
     return Result(known.row, known.name, verdict, seconds, known.lie, known.notice, known.strikes)
 
 
@@ -205,22 +211,25 @@ class Suite(Protocol):
         """Wall time."""
 
 
+def _answered(result: Result) -> bool:
+    return bool(result.seconds) and result.verdict.status != "cannot tell"
+
+
 def junit(audits: Iterable[Suite]) -> bytes:
-    """The results as JUnit XML: one suite a protocol, one case an attack; what was not tried is skipped."""
+    """The results as JUnit XML: one suite a protocol, one case an attack; what was not tried, or cannot tell, is skipped."""
     root = ET.Element("testsuites")
     for audit in audits:
-        tried = [result for result in audit.results if result.seconds]
         suite = ET.SubElement(root, "testsuite", name=f"securefl audit {audit.name}")
         suite.set("tests", str(len(audit.results)))
         suite.set("failures", str(len(audit.broken)))
-        suite.set("skipped", str(len(audit.results) - len(tried)))
+        suite.set("skipped", str(sum(not _answered(result) for result in audit.results)))
         suite.set("time", f"{audit.seconds:.3f}")
         for result in audit.results:
             case = ET.SubElement(suite, "testcase", classname=audit.name, name=f"row {result.row}: {result.name}")
             case.set("time", f"{result.seconds:.3f}")
             if result.verdict.broken:
                 ET.SubElement(case, "failure", message=result.verdict.line).text = "\n".join(result.verdict.parts)
-            elif not result.seconds:
+            elif not _answered(result):
                 ET.SubElement(case, "skipped", message=result.verdict.line)
     ET.indent(root)
     text = ET.tostring(root, encoding="unicode")

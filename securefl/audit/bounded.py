@@ -22,7 +22,7 @@ from pathlib import Path
 
 from protocols.errors import Abort, SecureSumError
 from securefl.audit.target import Bounds
-from securefl.audit.verdict import Verdict, unavailable
+from securefl.audit.verdict import AdversaryFault, Verdict, unavailable
 
 Play = Callable[[], Verdict]
 PATIENCE = 10
@@ -47,6 +47,8 @@ def outcome(play: Play) -> Verdict:
         return unavailable(f"a run did not end: {error}" if error.check == "flood" else f"it raised {error}")
     except MemoryError:
         return unavailable("it took more memory than an attack may use")
+    except AdversaryFault as error:
+        return Verdict("not applicable", misuse=str(error))
     except SecureSumError as error:
         return unavailable(f"{type(error).__name__}: {error}")
     except Exception as error:  # noqa: BLE001  (code of a protocol under attack may raise anything)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,20 +20,72 @@ from typing import Any, Self
 
 from securefl.errors import UserError
 
+LONGEST = 1000
+"""Letters that are told of one thing, at most."""
 MOST = 64 << 20
 """Longest line, in bytes: a list of all keys of the largest cohort has a fifth of that."""
+LARGEST = 2**64
+"""Whole numbers in a file are below this: the bound of a value under the widest ring is one of them."""
+COUNTED = 2**53
+"""What is counted is below this: lines, bytes, messages, parties."""
 START = "0" * 64
 """What the first line holds in place of a hash."""
 Tree = dict[str, Any]
 
 
 class Unreadable(UserError):
-    """A line that is none; the text names the file and the line."""
+    """A line that is none; the text names the file and the line, and does not grow with what stands there."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text if len(text) <= LONGEST else f"{text[:LONGEST]}…")
 
 
 def dump(tree: Tree) -> bytes:
     """One line, in the one spelling that is read."""
     return json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def load(data: bytes) -> Any:
+    """JSON that somebody else wrote: numbers are finite and of bounded size, and text is text.
+
+    Raises:
+        ValueError, RecursionError: for anything else.
+    """
+    text = data.decode()
+    tree = json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=_no_number)
+    if _HALF.search(text):
+        json.dumps(tree, ensure_ascii=False).encode()  # which refuses half a letter
+    return tree
+
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""How half of a letter is spelled, which is none without the other half."""
+
+
+def no_json(error: Exception) -> str:
+    """Why `load` refused something."""
+    return f"it is no JSON: {error}" if type(error) is ValueError else "it is no JSON"
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > len(str(LARGEST)) + 1 or not -LARGEST < (value := int(digits)) < LARGEST:
+        raise ValueError("a number that is too large")
+    return value
+
+
+def _finite(digits: str) -> float:
+    if not math.isfinite(value := float(digits)):
+        raise ValueError("a number that is too large")
+    return value
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number")
+
+
+def is_count(value: object) -> bool:
+    """Whether a value out of a file counts something."""
+    return type(value) is int and 0 <= value < COUNTED
 
 
 def signed_part(body: bytes) -> bytes:
@@ -132,11 +185,11 @@ def _tree(path: Path, number: int, raw: bytes) -> Tree:
         why = f"it is longer than {MOST} bytes" if len(raw) > MOST else "it ends in the middle, as when its writer was killed"
         raise Unreadable(f"{path}, line {number} is refused: {why}")
     try:
-        tree = json.loads(raw)
+        tree = load(raw)
         spelled = isinstance(tree, dict) and dump(tree) == raw[:-1]
-    except (ValueError, RecursionError):
-        raise Unreadable(f"{path}, line {number} is refused: it is no JSON") from None
-    named = spelled and type(tree.get("n")) is int and type(tree.get("kind")) is str
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"{path}, line {number} is refused: {no_json(error)}") from None
+    named = spelled and is_count(tree.get("n")) and type(tree.get("kind")) is str
     if not named or not re.fullmatch("[0-9a-f]{64}", str(tree.get("prev"))):
         raise Unreadable(f"{path}, line {number} is refused: it is no line of a tape or log, in the one spelling that those have")
     return dict(tree)

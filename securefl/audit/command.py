@@ -24,7 +24,7 @@ from securefl.audit.verdict import Verdict
 from securefl.errors import UserError
 from securefl.job import Job
 
-COLORS = {"broken": "bold red", "stated": "yellow", "refused": "green", "harmless": "green"}
+COLORS = {"broken": "bold red", "stated": "yellow", "cannot tell": "yellow", "refused": "green", "harmless": "green"}
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,13 @@ def chosen(protocols: Sequence[str], *, every: bool, job: Path | None, mechanism
     """
     if mechanism is not None and not protocols and not every and job is None:
         return []
-    if sum((bool(protocols), every, job is not None)) != 1:
+    given = [
+        word for word, is_given in ((" ".join(protocols), protocols), ("--all", every), ("--job", job is not None)) if is_given
+    ]
+    if not given:
         raise UserError("say what to audit: one or more PROTOCOLs, --all, --job JOB.toml, or --mechanism M")
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)} do not go together: each says which protocols to audit; leave all but one out")
     if job is not None:
         return [_of_job(job)]
     if every:
@@ -172,7 +177,7 @@ def verdict(audits: Sequence[Audit], measurements: Sequence[Measurement]) -> str
         if lost
         else []
     )
-    lines += [f"{len(one.broken)} measurements refute the {one.name}" for one in measurements if not one.passed]
+    lines += [f"{len(one.broken)} measurements refute the {one.name}" for one in measurements if one.broken]
     return "; ".join(lines)
 
 

@@ -14,11 +14,11 @@ from protocols.said import Said
 from protocols.suite import Roster, Terms
 from protocols.sums import Scheme
 from securefl import files
-from securefl.audit.chain import Tree, Unreadable
+from securefl.audit.chain import Tree, Unreadable, is_count, load, no_json
 from securefl.audit.log_evidence import KINDS, check_log_evidence
-from securefl.audit.seen import BAD
+from securefl.audit.seen import BAD, why_bad
 from securefl.audit.tape import Sitting, roster_of, roster_tree, session_tree
-from securefl.errors import UserError
+from securefl.errors import UserError, quoted
 
 FORMAT = "securefl evidence 1"
 MOST = 64 << 20
@@ -65,10 +65,12 @@ def read_evidence(path: Path, roster: Roster | None = None) -> tuple[Evidence, S
         own = roster_of(tree["roster"])
         said = tuple(Said(bytes.fromhex(one["statement"]), bytes.fromhex(one["signature"])) for one in tree["said"])
         given = {str(name): bytes.fromhex(value) for name, value in tree["given"].items()}
-        evidence = Evidence(str(tree["kind"]), int(tree["accused"]), said, given)
+        if not is_count(tree["accused"]) or type(tree["kind"]) is not str:
+            raise TypeError("it accuses nobody of anything")
+        evidence = Evidence(tree["kind"], tree["accused"], said, given)
         sitting = Sitting.read(tree["session"], roster or own)
     except (*BAD, Misuse) as error:
-        raise Unreadable(f"{path} is refused: it is no evidence ({type(error).__name__}: {error})") from None
+        raise Unreadable(f"{path} is refused: it is no evidence: {why_bad(error)}") from None
     if roster is not None and roster != own:
         raise Refused("evidence-roster", "it is about other parties than those of the roster, or in another order")
     if sitting.sid != sitting.terms.sid or sitting.suite != sitting.terms.suite:
@@ -86,7 +88,7 @@ def proven(path: Path, roster: Roster | None = None) -> str:
     evidence, sitting = read_evidence(path, roster)
     check = check_log_evidence if evidence.kind in KINDS else check_evidence
     o, what = sitting.terms.occasion, check(evidence, sitting.terms)
-    return f"proven: in round {o.round}, attempt {o.attempt} of {o.run} {what}"
+    return f"proven: in round {o.round}, attempt {o.attempt} of {quoted(o.run)}: {what}"
 
 
 def read_roster(path: Path) -> Roster:
@@ -99,7 +101,10 @@ def read_roster(path: Path) -> Roster:
     try:
         return roster_of(_json(path, line=True)["roster"])
     except (*BAD, Misuse) as error:
-        raise Unreadable(f"{path} is refused: it holds no roster ({type(error).__name__}: {error})") from None
+        raise Unreadable(
+            f"{path} is refused: it holds no roster ({why_bad(error)}); one is a tape, evidence, or a JSON object with "
+            'the key "roster", a list of {"name", "identity"}'
+        ) from None
 
 
 def _json(path: Path, *, line: bool = False) -> Tree:
@@ -109,9 +114,9 @@ def _json(path: Path, *, line: bool = False) -> Tree:
     if len(data) > MOST:
         raise UserError(f"{path} is refused: it is longer than {MOST} bytes")
     try:
-        tree = json.loads(data)
-    except (ValueError, RecursionError):
-        raise Unreadable(f"{path} is refused: it is no JSON") from None
+        tree = load(data)
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"{path} is refused: {no_json(error)}") from None
     if not isinstance(tree, dict):
         raise Unreadable(f"{path} is refused: it holds no object")
     return tree

@@ -11,7 +11,9 @@ from protocols.errors import Refused
 from protocols.evidence import Evidence, check_evidence
 from protocols.suite import Terms
 from protocols.sums import Scheme
+from securefl.audit.chain import LONGEST
 from securefl.audit.log_evidence import KINDS, check_log_evidence
+from securefl.errors import printable
 
 Status = Literal["broken", "named", "open", "stated", "noted"]
 """``broken``: a promise does not hold, or the file contradicts itself.  ``named``: a party did wrong, and what it signed proves it.
@@ -63,6 +65,8 @@ class Findings:
         count: how often each check found something.
         evidence: what convicts a party, with the protocol and the terms of the sum.
         applied: how many things each check has looked at.
+        doubtful: whether what is looked at was changed after it was written.  Then only what a signature proves is told.
+        left: how often each check found something that was not told for that.
     """
 
     without: Collection[str] = ()
@@ -70,14 +74,19 @@ class Findings:
     count: Counter[tuple[str, Status]] = field(default_factory=Counter)
     evidence: list[tuple[Evidence, Scheme, Terms[Any]]] = field(default_factory=list)
     applied: Counter[str] = field(default_factory=Counter)
+    doubtful: bool = False
+    left: Counter[str] = field(default_factory=Counter)
 
     def report(self, check: str, status: Status, line: int, detail: str, *, file: str = "") -> None:
         """Something was found."""
         if check in self.without:
             return
+        if self.doubtful and status not in ("named", "stated"):
+            self.left[check] += 1
+            return
         self.count[check, status] += 1
         if self.count[check, status] <= KEPT:
-            self.found.append(Finding(check, status, line, detail, file))
+            self.found.append(Finding(check, status, line, printable(detail[:LONGEST]), printable(file)))
 
     def looked(self, check: str, times: int = 1) -> None:
         """A check has looked at something."""
@@ -97,6 +106,10 @@ class Findings:
     def worst(self, check: str) -> Status | None:
         """The gravest that a check found, or None."""
         return next((status for status in ORDER if self.count[check, status]), None)
+
+    def standing(self, check: str) -> str:
+        """What is said of a check in a few letters: the gravest that it found, else whether it holds or was left open."""
+        return self.worst(check) or ("left open" if self.left[check] else "holds")
 
     @property
     def passed(self) -> bool:

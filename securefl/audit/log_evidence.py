@@ -8,7 +8,6 @@ What it does not protect: what a log says of others convicts nobody.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ from protocols.evidence import Evidence
 from protocols.primitives.sign import verify
 from protocols.said import Said
 from protocols.suite import Terms
-from securefl.audit.chain import Line, dump, signed_part
+from securefl.audit.chain import Line, dump, load, signed_part
 
 TAGS: Mapping[str, str] = {
     **dict.fromkeys(("Advert", "KeyAdvert"), "keys"),
@@ -115,14 +114,14 @@ def check_log_evidence(evidence: Evidence, terms: Terms[Any]) -> str:
             require(one.holds(identity), "evidence-signature", f"party {u} did not sign this")
         what = contradicts(tree, said, terms, masked[0] if masked else None)
         require(what, "evidence-proof", "line and message can both be true")
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
         raise Refused("evidence-proof", f"malformed ({type(error).__name__})") from None
     return f"{who} signed {said.parts[0]!r}, and in line {tree['n']} of its log that {what}"
 
 
 def signed_line(line: bytes, identity: bytes) -> dict[str, Any]:
     """A line of a log, if it is signed; raises `Refused` where it is not, `ValueError` where it is none."""
-    tree = json.loads(line)
+    tree = load(line)
     if not isinstance(tree, dict) or dump(tree) != line:
         raise ValueError("no line")
     body = signed_part(dump({key: value for key, value in tree.items() if key != "signature"}))

@@ -10,9 +10,10 @@ from typing import Any
 from protocols.primitives.sign import verify
 from protocols.statements import Told
 from protocols.suite import Roster
-from securefl.audit.chain import Line, Tree, Unreadable, lines
+from securefl.audit.chain import Line, Tree, Unreadable, is_count, lines
 from securefl.audit.findings import Findings
 from securefl.audit.party_log import FORMAT
+from securefl.audit.seen import kind_name, why_bad
 from securefl.audit.tape import fingerprint
 
 Key = tuple[str, int]
@@ -163,7 +164,10 @@ def _need(tree: Tree, **kinds: type) -> None:
 
 def _check(tree: Tree) -> None:
     """A line about a message: everything in it is of the type that a log gives it."""
-    _need(tree, type=str, epoch=int, size=int, control=str, vectors=dict, sid=str)
+    _need(tree, control=str, vectors=dict, sid=str)
+    kind_name(tree["type"])
+    if not is_count(tree["epoch"]) or not is_count(tree["size"]):
+        raise ValueError("epoch and size are counted")
     if tree["kind"] == "sent":
         _need(tree, statement=str if tree["statement"] is not None else type(None))
         return
@@ -193,7 +197,7 @@ def _take(path: Path, log: LogFile, current: LoggedSum | None, line: Line) -> Lo
         elif line.kind == "seal":
             log.sealed = True
     except (KeyError, TypeError, ValueError) as error:
-        raise Unreadable(f"{path}, line {line.number} is refused: it is no line of a log ({type(error).__name__})") from None
+        raise Unreadable(f"{path}, line {line.number} is refused: it is no line of a log: {why_bad(error)}") from None
     if current is not None:
         current.last = line.number
     return current

@@ -27,7 +27,7 @@ from securefl.audit.measured.run import Measurement
 from securefl.audit.registry import ROWS, UPLOAD
 from securefl.audit.target import Target
 
-COLOURS = {"refused": "#2f7d4f", "harmless": "#2f7d4f", "stated": "#b57600", "broken": "#b3261e"}
+COLOURS = {"cannot tell": "#b57600", "refused": "#2f7d4f", "harmless": "#2f7d4f", "stated": "#b57600", "broken": "#b3261e"}
 INK, ACCENT, QUIET = "#1c2733", "#0b6e99", "#8796a5"
 SAMPLE = 20_000
 """Coordinates of the vectors whose histogram is drawn."""

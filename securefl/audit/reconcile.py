@@ -52,12 +52,14 @@ def reconcile(audit: TapeAudit, paths: Iterable[Path]) -> list[LogFile]:
     """
     if audit.roster is None:
         return []
+    audit.findings.doubtful = audit.headless
     read = [read_log(path, audit.roster, audit.findings) for path in paths]
     logs = [log for log in read if log is not None]
     for one, other in combinations(logs, 2):
         _forked(audit, one, other)
     for log in logs:
         _Against(audit, log, {sid for other in logs if other is not log and other.party == log.party for sid in other.sums}).all()
+    audit.findings.doubtful = False
     return logs
 
 
@@ -90,6 +92,7 @@ class _Against:
         """Every sum of either."""
         for sid, walk in self.audit.walks.items():
             self.f.looked("log-session")
+            self.f.doubtful = walk.doubtful
             logged = self.log.sums.get(sid)
             if logged is None or _refused(logged):
                 if sid not in self.elsewhere:
@@ -97,6 +100,7 @@ class _Against:
             else:
                 self._sent(walk, logged)
                 self._told(walk, logged)
+        self.f.doubtful = self.audit.doubtful
         for sid, logged in self.log.sums.items():
             if sid not in self.audit.walks:
                 detail = f"{_named(logged.at)} is not on the tape, or is there with other terms or another model; {UNSAID}"
@@ -124,7 +128,7 @@ class _Against:
         o, signed = walk.terms.occasion, self._signed(walk)
         where = f"its log lacks {_named((o.run, o.round, o.attempt))}"
         if not signed:
-            if any(u == self.u for u, _, _ in walk.served):
+            if any(u == self.u for u, _, _ in walk.turns.served):
                 self._report("log-session", "noted", 0, f"{where}, in which it signed nothing")
         elif self._in_the_midst(o.run, (o.round, o.attempt)):
             self._report(
@@ -185,7 +189,7 @@ class _Against:
     # What it was told
 
     def _told(self, walk: Walk, logged: LoggedSum) -> None:
-        served = {(name, epoch): at for (u, name, epoch), at in walk.served.items() if u == self.u}
+        served = {(name, epoch): at for (u, name, epoch), at in walk.turns.served.items() if u == self.u}
         for key, (number, mark) in served.items():
             self.f.looked("log-told")
             line = logged.told.get(key)

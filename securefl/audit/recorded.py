@@ -124,6 +124,10 @@ class Recorded:
 
     def feed(self, sender: Address, chunk: bytes | memoryview, now: float = 0.0, *, act: bool = True) -> list[Letter]:
         """As `Session.feed`; a message is written down when it is whole."""
+        if self.session.ended is None:  # what the session does not take is not written down
+            self.session.check_idle()
+            if not self.session.open(sender):
+                return self.session.feed(sender, chunk, now, act=act)
         seen = self._incoming.feed(sender, self.session.me, chunk) if sender.role in self._from else None
         if seen is not None:
             self.book.was_told(seen, ended=self.session.ended is not None)

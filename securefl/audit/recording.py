@@ -42,6 +42,7 @@ class Recording:
     Attributes:
         written: files, when all is over.
         unproven: where evidence is asked for, whom the server named without any, and by which check.
+        convicted: files of evidence that were written.
 
     Raises:
         UserError: for a file or folder that cannot be written, before anything is.
@@ -57,6 +58,7 @@ class Recording:
                 files.check_folder(folder)
         self.written: list[Path] = []
         self.unproven: list[str] = []
+        self.convicted = 0
         self._tape_path, self._folder, self._evidence, self._version = tape, logs, evidence, version
         self._tape: Tape | None = None
         self._logs: dict[int, PartyLog] = {}
@@ -120,7 +122,17 @@ class Recording:
         named = {f"{fault.sender}: {fault.check}, not provable" for fault in faults if fault.evidence is None and fault.sender}
         self.unproven += [] if self._evidence is None else sorted(named)
         if self._evidence is not None and self._sum is not None and found:
-            self.written += write_evidence(self._evidence, [(evidence, *self._sum) for evidence in found])
+            files_of = write_evidence(self._evidence, [(evidence, *self._sum) for evidence in found])
+            self.written += files_of
+            self.convicted += len(files_of)
+
+    @property
+    def verdict(self) -> str:
+        """What became of the evidence that was asked for, in one line; empty where a file says it, or none was asked for."""
+        if self._evidence is None or self.convicted:
+            return ""
+        why = "what the server named somebody for is not provable" if self.unproven else "the server accused nobody"
+        return f"no evidence: {why}, so nothing was written into {self._evidence}"
 
     def keep(self) -> None:
         """From now on what was written stays, whatever happens."""
@@ -166,5 +178,7 @@ def unique(faults: Iterable[Refused]) -> list[Refused]:
 def _check_new(path: Path, option: str) -> None:
     if path.exists() or path.is_symlink():
         raise UserError(f"{option}: {path} exists, and what was recorded is never written over: name another, or remove it")
-    if not path.parent.is_dir() and option == "--tape":
-        raise UserError(f"{option}: {path} cannot be written: there is no folder {path.parent}")
+    if option == "--tape":
+        if not path.parent.is_dir():
+            raise UserError(f"{option}: {path} cannot be written: there is no folder {path.parent}")
+        files.check_folder(path.parent)

@@ -15,10 +15,10 @@ from rich.text import Text
 from protocols.errors import Misuse
 from protocols.suite import Roster
 from protocols.sums import scheme
-from securefl.audit.chain import Line, Unreadable, lines
+from securefl.audit.chain import LONGEST, Line, Unreadable, is_count, lines
 from securefl.audit.seen import Seen
 from securefl.audit.tape import Ending, ending, from_client, header, message, to_clients
-from securefl.errors import UserError, quoted
+from securefl.errors import UserError, printable, quoted
 from securefl.tables import size
 
 
@@ -79,8 +79,7 @@ def scenes(path: Path, number: int | None = None) -> Iterator[tuple[Roster, Scen
         elif line.kind == "session":
             if scene is not None:
                 yield roster, scene
-            if not isinstance(line.tree.get("parameters"), dict):
-                raise Unreadable(f"{path}, line {line.number} is refused: it begins no sum")
+            _check(path, line)
             scene = Scene(line.number, line.tree) if number is None or line.tree.get("round") == number else None
         elif scene is not None and line.kind == "message":
             scene.take(line, message(path, line))
@@ -92,6 +91,13 @@ def scenes(path: Path, number: int | None = None) -> Iterator[tuple[Roster, Scen
         raise Unreadable(f"{path}, line 1 is refused: the file is empty")
     if scene is not None:
         yield roster, scene
+
+
+def _check(path: Path, line: Line) -> None:
+    tree, texts, numbers = line.tree, ("run", "protocol"), ("round", "attempt")
+    told = all(type(tree.get(name)) is str for name in texts) and all(is_count(tree.get(name)) for name in numbers)
+    if not told or not isinstance(tree.get("parameters"), dict):
+        raise Unreadable(f"{path}, line {line.number} is refused: it begins no sum")
 
 
 def replay(path: Path, number: int | None, console: Console) -> None:
@@ -106,17 +112,26 @@ def replay(path: Path, number: int | None, console: Console) -> None:
         _show(roster, scene, console)
         shown += 1
     if not shown:
-        raise UserError(f"{path} has no round {number}" if number is not None else f"{path} has no sum")
+        raise UserError(f"{path} has no round {number}: {_rounds(path)}" if number is not None else f"{path} has no sum")
     console.print("told as the tape has it; whether it is sound says securefl audit --tape", markup=False, soft_wrap=True)
 
 
+def _rounds(path: Path) -> str:
+    """Which rounds a tape has."""
+    known = sorted({line.tree["round"] for line in lines(path) if line.kind == "session"})
+    if not known:
+        return "it has none"
+    whole = known == list(range(known[0], known[-1] + 1))
+    shown = [str(known[0]), "to", str(known[-1])] if whole and len(known) > 1 else [", ".join(map(str, known[:20]))]
+    return f"it has round{'s' * (len(known) > 1)} {' '.join(shown)}{', …' * (len(known) > 20 and not whole)}"
+
+
 def _show(roster: Roster, scene: Scene, console: Console) -> None:
-    tree, p = scene.tree, scene.tree.get("parameters", {})
-    title = (
-        f"round {tree.get('round')}, attempt {tree.get('attempt')} of {tree.get('run')} (line {scene.line}): {tree.get('protocol')}"
-    )
-    sizes = f"{p.get('parties')} parties, threshold {p.get('threshold')}, vectors of {p.get('size')} values"
-    table = Table(title=Text(f"{title}, {sizes}"), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    tree, p = scene.tree, scene.tree["parameters"]
+    title = f"round {tree['round']}, attempt {tree['attempt']} of {tree['run']} (line {scene.line}): {tree['protocol']}"
+    title += f", {p.get('parties')} parties, threshold {p.get('threshold')}, vectors of {p.get('size')} values"
+    title = printable(title[:LONGEST])
+    table = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("lines", "message", "from", "to"):
         table.add_column(heading)
     for heading in ("count", "bytes each", "in all"):

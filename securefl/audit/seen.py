@@ -13,8 +13,13 @@ from typing import Any
 from protocols.bulk import Bulk
 from protocols.schema import Message, raw_fields
 from protocols.session import Address, Letter
-from protocols.wire import FRAME, Limits, parse_control
+from protocols.wire import FRAME, Limits, canonical, parse_control
+from securefl.audit.chain import is_count
 
+LONGEST = 64
+"""Letters of the name of a message, or of the id of a check or step, at most."""
+ID = re.compile(f"[A-Za-z0-9_.-]{{1,{LONGEST}}}")
+"""An id of a check, or a name of a step."""
 ADDRESS = re.compile(r"([a-z][a-z_-]{0,31})(?: ([1-9][0-9]{0,4}))?")
 
 
@@ -54,6 +59,12 @@ class Seen:
         """SHA-256 of each vector, by field."""
         return {name: digest for name, (_, digest) in self.vectors.items()}
 
+    @property
+    def fits(self) -> bool:
+        """Whether its control bytes begin with its name and its epoch, as those of every message do."""
+        head = 1 if self.control[:1] < b"\x98" else 2  # of an array of up to 23 entries, or up to 255
+        return self.control[head:].startswith(canonical(self.name) + canonical(self.epoch))
+
     def parsed(self, kinds: Mapping[str, type[Message]], limits: Limits) -> tuple[type[Message], dict[str, Any]]:
         """Its kind, and its control fields by name.
 
@@ -85,7 +96,18 @@ class Seen:
         control = base64.b64decode(tree["control"], validate=True)
         vectors = {name: (_count(count), bytes.fromhex(digest)) for name, (count, digest) in tree["vectors"].items()}
         to = tuple(map(address, tree["to"]))
-        return cls(address(tree["from"]), to, _text(tree["type"]), _count(tree["epoch"]), _count(tree["size"]), control, vectors)
+        return cls(
+            address(tree["from"]), to, kind_name(tree["type"]), _count(tree["epoch"]), _count(tree["size"]), control, vectors
+        )
+
+
+Print = tuple[str, dict[str, list[object]]]
+"""What tells one message from another: hash of its control bytes, sizes and hashes of its vectors."""
+
+
+def print_of(seen: Seen) -> Print:
+    """What tells a message from another."""
+    return hashlib.sha256(seen.control).hexdigest(), vectors_tree(seen.vectors)
 
 
 def vectors_tree(vectors: Mapping[str, tuple[int, bytes]]) -> dict[str, list[object]]:
@@ -102,14 +124,15 @@ def address(text: str) -> Address:
 
 
 def _count(value: object) -> int:
-    if type(value) is not int or value < 0:
+    if not is_count(value):
         raise ValueError(f"no count: {value!r}")
-    return value
+    return int(value)  # type: ignore[call-overload, no-any-return]
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"no text: {value!r}")
+def kind_name(value: object) -> str:
+    """The name of a kind of message; raises `ValueError` for what is none."""
+    if not isinstance(value, str) or not value.isidentifier() or len(value) > LONGEST:
+        raise ValueError(f"no kind of message: {value!r}")
     return value
 
 
@@ -124,3 +147,10 @@ def _hashed(bulk: Bulk) -> tuple[int, bytes]:
 
 BAD = (ValueError, KeyError, TypeError, AttributeError, binascii.Error)
 """What reading a malformed line raises."""
+
+
+def why_bad(error: Exception) -> str:
+    """What is wrong with something malformed, for whoever wrote it: what is missing, or what its reader said of it."""
+    if isinstance(error, KeyError):
+        return f"it lacks {error.args[0]!r}"
+    return "a part of it is of another type" if isinstance(error, AttributeError | TypeError) else str(error)

@@ -26,16 +26,13 @@ from protocols.statements import SETS, STAGE, Told, statement
 from protocols.wire import Limits, control_bytes
 from securefl.audit.findings import Findings
 from securefl.audit.openings import other_shares
-from securefl.audit.seen import Seen, vectors_tree
+from securefl.audit.seen import Print, Seen, print_of
 from securefl.audit.tape import Sitting
+from securefl.audit.turns import Turns
 
 BROADCAST = "GlobalModel"
 """The message of the learning flow that carries the model before a sum; its hash is in the session identity."""
 NAMES = ("U1", "U2", "U3", "U4")
-MOST = 64
-"""Repeated answers of the server by which a second message of a party is read, at most."""
-Print = tuple[str, dict[str, list[object]]]
-"""What tells one message from another: hash of its control bytes, sizes and hashes of its vectors."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +77,11 @@ class Walk:
     Attributes:
         sets: U1 to U4, as far as they were named.
         entries: the first message of each kind from each party.
+        doubtful: whether lines of it were changed after they were written.
     """
 
     def __init__(self, findings: Findings, sitting: Sitting, line: int) -> None:
-        self.findings, self.sitting, self.line = findings, sitting, line
+        self.findings, self.sitting, self.line, self.doubtful = findings, sitting, line, False
         self.terms, flow, self.sum = sitting.terms, sitting.scheme.flow, (sitting.scheme, sitting.terms)
         self.limits = Limits(self.terms.parameters.parties, sitting.scheme.layouts(self.terms.parameters))
         self.up = {kind.__name__: kind for kind in (*flow.messages("server"), Farewell)}
@@ -93,8 +91,8 @@ class Walk:
         self.told: dict[int, Told] = {}
         self.entries: dict[tuple[int, type[Message]], Entry] = {}
         self.sets: dict[int, tuple[int, ...]] = {}
-        self._others, self._listed = list[Told](), dict[bytes, bytes]()
-        self.served: dict[tuple[int, str, int], tuple[int, Print]] = {}
+        self.turns, self._listed = Turns(findings, flow), dict[bytes, bytes]()
+        self._early: dict[tuple[int, type[Message]], list[Entry]] = {}
         self._heard, self._farewells = set[tuple[int, type[Message]]](), set[int]()
         self._stages = {STAGE[kind]: kind for kind in flow.messages("server") if kind in STAGE}
 
@@ -105,6 +103,8 @@ class Walk:
         kind = self.up.get(seen.name)
         if u > len(self.terms.roster) or kind is None:
             self.findings.report("tape-order", "noted", line, f"a {seen.name} of client {u}, who has none to send here")
+            return
+        if not self.turns.fits(line, seen):
             return
         self._size(line, seen, kind)
         self.findings.looked("tape-twice")
@@ -118,10 +118,17 @@ class Walk:
             self._farewells.add(u)
             return
         entry = self._entry(line, u, seen, kind, fields)
+        if untimely := self.turns.wrong(seen):
+            self.findings.report("tape-order", "noted", line, f"the {seen.name} of client {u} {untimely}")
+            if (u, kind) not in self.entries:  # no server acts on it: it counts only against what its sender signs in its turn
+                self._early.setdefault((u, kind), []).append(entry)
+                return
         if (first := self.entries.get((u, kind))) is not None:
             self._again(u, first, entry)
             return
         self.entries[u, kind] = entry
+        for other in self._early.pop((u, kind), ()):
+            self._again(u, entry, other)
         if entry.said is not None and not entry.wrong:
             self._look_into(u, entry)
 
@@ -150,16 +157,16 @@ class Walk:
         return vector is None or vector[0] != self.limits.vectors[key].nbytes
 
     def _again(self, u: int, first: Entry, entry: Entry) -> None:
-        what = f"a second {entry.kind.__name__} of client {u}, after that of line {first.line}"
+        what = f"a second {entry.kind.__name__} of client {u}, beside that of line {first.line}"
         second = next((said for said in self._readings(u, entry) if first.said and said.statement != first.said.statement), None)
         if first.said is not None and first.signed and second is not None:
-            self.findings.convict("tape-twice", entry.line, what, two_statements(u, first.said, second), self.sum)
+            self.findings.convict("tape-twice", max(first.line, entry.line), what, two_statements(u, first.said, second), self.sum)
         else:
             self.findings.report("tape-twice", "noted", entry.line, what)
 
     def _readings(self, u: int, entry: Entry) -> Iterator[Said]:
         """What a message says by anything that anybody was told in this sum, where its sender signed that."""
-        for told in {id(told): told for told in (Told(), *self.told.values(), *self._others)}.values():
+        for told in {id(told): told for told in (Told(), *self.told.values(), *self.turns.besides)}.values():
             content = statement(self.terms, u, told, entry.kind, entry.fields, entry.digests)
             said = None if content is None else Said(content, entry.fields["signature"])
             if said is not None and said.holds(self.terms.roster.identity(u)):
@@ -193,6 +200,8 @@ class Walk:
 
     def to_parties(self, line: int, to: tuple[int, ...], seen: Seen) -> None:
         """One message of the server."""
+        if not self.turns.fits(line, seen):
+            return
         if seen.name == BROADCAST:
             self._model(line, to, seen)
             return
@@ -208,18 +217,19 @@ class Walk:
         except Refused as error:
             self.findings.report("tape-order", "broken", line, f"the server sent what is no {seen.name}: {error.check}")
             return
-        after, mark = dict[int, Told](), print_of(seen)
+        after = dict[int, Told]()
         for u in to:
             self.findings.looked("tape-order")
-            first = (u, kind) not in self._heard
-            self._order(line, u, seen, kind, mark)
+            first = self.turns.due(line, u, seen)
+            self._answers(line, u, seen, kind)
             told = self.told.get(u, Told())
             if id(told) not in after:  # most are told the same
                 after[id(told)] = told.after(kind, fields)
             if first:  # a party goes by the first
                 self.told[u] = after[id(told)]
-            elif len(self._others) < MOST:
-                self._others.append(after[id(told)])
+                self._heard.add((u, kind))
+            else:
+                self.turns.beside(line, after[id(told)])
         if kind in SETS:
             self._sets(line, to, kind, fields)
 
@@ -227,22 +237,17 @@ class Walk:
         if kind is Listed:
             data = control_bytes(kind(**fields))
             self._listed[hashlib.sha256(data).digest()] = data
-        for told in {id(self.told[u]): self.told[u] for u in to}.values():
+        for told in {id(self.told[u]): self.told[u] for u in to if u in self.told}.values():
             self._set(line, to, kind, told)
 
     def _model(self, line: int, to: tuple[int, ...], seen: Seen) -> None:
         self.findings.looked("tape-terms")
-        self.served |= {(u, seen.name, seen.epoch): (line, print_of(seen)) for u in to}
+        for u in to:
+            self.turns.due(line, u, seen)
         if [digest for _, digest in seen.vectors.values()] != [self.terms.occasion.model]:
             self.findings.report("tape-terms", "broken", line, "the model that was sent is not the one in the session identity")
 
-    def _order(self, line: int, u: int, seen: Seen, kind: type[Message], mark: Print) -> None:
-        at = u, seen.name, seen.epoch
-        if at in self.served:
-            what = f"a second {seen.name} for client {u}, after that of line {self.served[at][0]}"
-            self.findings.report("tape-order", "broken", line, what)
-        self.served.setdefault(at, (line, mark))
-        self._heard.add((u, kind))
+    def _answers(self, line: int, u: int, seen: Seen, kind: type[Message]) -> None:
         for needed in self.needs[kind]:
             entry = self.entries.get((u, needed))
             if entry is None:
@@ -351,11 +356,6 @@ class Walk:
             good = sum(not entry.wrong for (_, kind), entry in self.entries.items() if kind is Agree)
             if good < t:
                 self.findings.report("tape-cohort", "broken", line, f"a sum was opened with {good} who agreed where {t} are needed")
-
-
-def print_of(seen: Seen) -> Print:
-    """What tells a message from another."""
-    return hashlib.sha256(seen.control).hexdigest(), vectors_tree(seen.vectors)
 
 
 def keys_of(entry: Entry) -> tuple[bytes, ...]:

@@ -13,6 +13,7 @@ What it does not protect: it is the server's own diary.  What the parties signed
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,8 @@ from protocols.session import SERVER, Address, Session
 from protocols.suite import Member, Occasion, Roster, Terms
 from protocols.sums import Scheme, scheme
 from protocols.wire import digest
-from securefl.audit.chain import ChainWriter, Line, Tree, Unreadable
-from securefl.audit.seen import BAD, Seen
+from securefl.audit.chain import ChainWriter, Line, Tree, Unreadable, is_count
+from securefl.audit.seen import ADDRESS, BAD, ID, LONGEST, Seen, address, why_bad
 
 FORMAT = "securefl tape 1"
 
@@ -66,8 +67,11 @@ class Tape:
 
     def end(self, contributors: int | None, abort: Abort | None, faults: Iterable[Refused]) -> None:
         """A sum has ended: over so many, or for that reason."""
-        why = None if abort is None else {"check": abort.check, "step": abort.step}
-        named = [{"sender": x.sender, "check": x.check, "step": x.step, "provable": x.evidence is not None} for x in faults]
+        why = None if abort is None else {"check": _id(abort.check), "step": _id(abort.step)}
+        named = [
+            {"sender": _named(x.sender), "check": _id(x.check), "step": _id(x.step), "provable": x.evidence is not None}
+            for x in faults
+        ]
         self.chain.add("end", contributors=contributors, abort=why, faults=named)
 
     sent = message
@@ -88,6 +92,15 @@ class Tape:
         self.chain.close()
 
 
+def _id(text: str | None) -> str | None:
+    """An id as it stands in a tape; a protocol of somebody else's may name its checks and steps in other letters."""
+    return None if text is None else re.sub(r"[^A-Za-z0-9_.-]", "-", text)[:LONGEST] or "-"
+
+
+def _named(sender: str | None) -> str | None:
+    return sender if sender is not None and ADDRESS.fullmatch(sender) else None
+
+
 def roster_tree(roster: Roster) -> list[dict[str, str]]:
     """A roster as it stands in a file."""
     return [{"name": member.name, "identity": member.identity.hex()} for member in roster.members]
@@ -106,7 +119,13 @@ def roster_of(tree: object) -> Roster:
     """
     if not isinstance(tree, list):
         raise TypeError("a roster is a list")
-    return Roster(tuple(Member(str(entry["name"]), bytes.fromhex(entry["identity"])) for entry in tree))
+    return Roster(tuple(Member(_name(entry["name"]), bytes.fromhex(entry["identity"])) for entry in tree))
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("a name is a text")
+    return value
 
 
 def session_tree(chosen: Scheme, terms: Terms[Any]) -> Tree:
@@ -142,6 +161,8 @@ class Sitting:
             ValueError, KeyError, TypeError: where it is malformed.
         """
         chosen = scheme(tree["protocol"])
+        if not is_count(tree["round"]) or not is_count(tree["attempt"]) or type(tree["run"]) is not str:
+            raise TypeError("a sum has a run, a round and an attempt")
         occasion = Occasion(tree["run"], tree["round"], tree["attempt"], bytes.fromhex(tree["model"]))
         terms = chosen.terms(occasion, roster, declared(chosen, tree["parameters"]))
         return cls(chosen, terms, bytes.fromhex(tree["sid"]), str(tree["suite"]))
@@ -158,7 +179,7 @@ def header(path: Path, line: Line) -> Roster:
     try:
         return roster_of(line.tree["roster"])
     except (*BAD, Misuse) as error:
-        raise Unreadable(f"{path}, line {line.number} is refused: its roster is none ({error})") from None
+        raise Unreadable(f"{path}, line {line.number} is refused: its roster is none: {why_bad(error)}") from None
 
 
 def message(path: Path, line: Line) -> Seen:
@@ -170,7 +191,7 @@ def message(path: Path, line: Line) -> Seen:
     try:
         return Seen.read(line.tree)
     except BAD as error:
-        raise Unreadable(f"{path}, line {line.number} is refused: it is no message ({type(error).__name__}: {error})") from None
+        raise Unreadable(f"{path}, line {line.number} is refused: it is no message: {why_bad(error)}") from None
 
 
 @dataclass(frozen=True)
@@ -196,15 +217,29 @@ def ending(path: Path, line: Line) -> Ending:
     """
     try:
         count, why = line.tree["contributors"], line.tree["abort"]
-        abort = None if why is None else (str(why["check"]), str(why["step"] or "the round"))
+        abort = None if why is None else (_read_id(why["check"]), _read_id(why["step"], "the round"))
         faults = tuple(
-            (str(x["sender"]), str(x["check"]), str(x["step"] or "passing"), x["provable"] is True) for x in line.tree["faults"]
+            (_sender(x["sender"]), _read_id(x["check"]), _read_id(x["step"], "passing"), x["provable"] is True)
+            for x in line.tree["faults"]
         )
-        if count is not None and type(count) is not int:
+        if count is not None and not is_count(count):
             raise TypeError("contributors are counted")
     except BAD as error:
-        raise Unreadable(f"{path}, line {line.number} is refused: it ends no sum ({type(error).__name__}: {error})") from None
+        raise Unreadable(f"{path}, line {line.number} is refused: it ends no sum: {why_bad(error)}") from None
     return Ending(count, abort, faults)
+
+
+def _read_id(value: object, otherwise: str = "") -> str:
+    if value is None and otherwise:
+        return otherwise
+    if not isinstance(value, str) or not ID.fullmatch(value):
+        raise ValueError(f"no id: {value!r}")
+    return value
+
+
+def _sender(value: object) -> str:
+    """Whom the server named: an address, or somebody where it could not say whom."""
+    return "somebody" if value is None else str(address(value))  # type: ignore[arg-type]  # which refuses what is no text
 
 
 def from_client(seen: Seen) -> int | None:

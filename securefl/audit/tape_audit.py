@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from protocols.sums import scheme
 from securefl.audit.chain import Line, Unreadable, lines
 from securefl.audit.findings import Findings
 from securefl.audit.participation import Participation
-from securefl.audit.seen import BAD, Seen
+from securefl.audit.seen import BAD, Seen, why_bad
 from securefl.audit.sitting import Walk, to_text
 from securefl.audit.tape import Ending, Sitting, ending, from_client, header, message, to_clients
 
@@ -49,6 +50,8 @@ class TapeAudit:
         opened: how many were opened.
         head: hash of the last line; who notes it can tell later whether the tape is the same.
         walks: for each session identity what the messages of that sum say.
+        doubtful: whether any line was changed, removed, moved or put in after it was written.
+        headless: whether the first one was, on which all else rests.
     """
 
     path: Path
@@ -59,6 +62,9 @@ class TapeAudit:
     opened: int = 0
     head: str = ""
     walks: dict[bytes, Walk] = field(default_factory=dict)
+    doubtful: bool = False
+    headless: bool = False
+    _torn: tuple[int, int, str] | None = None
     _walk: Walk | None = None
     _sealed: int = 0
     _impossible: bool = False
@@ -68,12 +74,10 @@ class TapeAudit:
     _uploads: dict[bytes, tuple[int, int]] = field(default_factory=dict)
     _rows: dict[tuple[str, int], tuple[Participation, int]] = field(default_factory=dict)
 
-    def take(self, line: Line) -> None:
-        """The next line."""
+    def take(self, line: Line, after: Line | None = None) -> None:
+        """The next line, and the one after it, which vouches for it."""
         f = self.findings
-        f.looked("tape-chain")
-        if line.broken:
-            f.report("tape-chain", "broken", line.number, line.broken)
+        self._chain(line, after)
         self.head = line.digest
         if self._sealed:
             f.report("tape-seal", "broken", line.number, f"a line after the seal in line {self._sealed}")
@@ -90,11 +94,40 @@ class TapeAudit:
                 self._end(line)
             case "seal":
                 self._sealed = line.number
-                if line.tree.get("messages") != self.messages:
+                if line.tree.get("messages") != self.messages and not self.doubtful:
                     detail = f"the seal is over {line.tree.get('messages')} messages, and there are {self.messages}"
                     f.report("tape-seal", "broken", line.number, detail)
             case _:
                 f.report("tape-order", "broken", line.number, f"a line of no known kind: {line.kind!r}")
+
+    def _chain(self, line: Line, after: Line | None) -> None:
+        """Hold a line against its neighbours; from a line that does not fit on, its sum rests on what somebody changed."""
+        f = self.findings
+        f.looked("tape-chain")
+        if line.broken:
+            first, _, detail = self._torn or (line.number, 0, line.broken)
+            self._torn = first, line.number, detail
+        else:
+            self._mend()
+        if "tape-chain" in f.without:
+            return
+        if line.broken or (after is not None and after.tree["prev"] != line.digest):
+            self.headless |= line.number == 1
+            self.doubtful = f.doubtful = True
+            if self._walk is not None:
+                self._walk.doubtful = True
+        elif line.kind == "session":
+            f.doubtful = self.headless
+
+    def _mend(self) -> None:
+        """Tell of lines in a row that do not fit by the first of them: one change shows in up to three."""
+        if self._torn is None:
+            return
+        (first, last, detail), self._torn = self._torn, None
+        more = f", and so on up to line {last}" if last > first else ""
+        doubtful, self.findings.doubtful = self.findings.doubtful, False
+        self.findings.report("tape-chain", "broken", first, detail + more)
+        self.findings.doubtful = doubtful
 
     def _begin(self, line: Line) -> None:
         f, at = self.findings, line.number
@@ -114,7 +147,7 @@ class TapeAudit:
             self._impossible = True
             return
         except BAD as error:
-            raise Unreadable(f"{self.path}, line {at} is refused: it begins no sum ({type(error).__name__}: {error})") from None
+            raise Unreadable(f"{self.path}, line {at} is refused: it begins no sum: {why_bad(error)}") from None
         f.looked("tape-terms")
         terms, o = sitting.terms, sitting.terms.occasion
         if sitting.suite != terms.suite or sitting.sid != terms.sid:
@@ -130,6 +163,7 @@ class TapeAudit:
             f.report("tape-repeat", "broken", at, detail)
         self._latest[o.run] = max(last, (o.round, o.attempt))
         self._walk = self.walks[terms.sid] = Walk(f, sitting, at)
+        self._walk.doubtful = f.doubtful
 
     def _message(self, line: Line, seen: Seen) -> None:
         self.messages += 1
@@ -198,7 +232,9 @@ class TapeAudit:
         f, at = self.findings, 0
         if self.roster is None:
             raise Unreadable(f"{self.path}, line 1 is refused: the file is empty")
+        self._mend()
         self._close(at)
+        f.doubtful = False
         f.looked("tape-seal")
         if not self._sealed:
             f.report("tape-seal", "broken", 0, "it has no seal: the run was broken off, or the end of the tape is gone")
@@ -227,7 +263,7 @@ class TapeAudit:
         """Ready for JSON."""
         f = self.findings
         checks = [
-            {"check": check, "about": about, "status": f.worst(check) or "holds", "looked_at": f.applied[check]}
+            {"check": check, "about": about, "status": f.standing(check), "looked_at": f.applied[check]}
             for check, about in CHECKS.items()
         ]
         return {
@@ -239,6 +275,7 @@ class TapeAudit:
             "head": self.head,
             "checks": checks,
             "findings": [finding.as_json() for finding in f.found],
+            "left_open": f.left.total(),
             "evidence": len(f.evidence),
         }
 
@@ -256,8 +293,9 @@ def audit_tape(path: Path, *, without: Collection[str] = (), keep: bool = False)
         OSError: where it cannot be read.
     """
     audit = TapeAudit(path, Findings(without))
-    for line in lines(path):
-        audit.take(line)
+    for line, after in pairwise(chain(lines(path), (None,))):
+        if line is not None:
+            audit.take(line, after)
         if not keep:
             _forget(audit)
     return audit.finish()

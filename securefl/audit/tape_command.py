@@ -16,7 +16,7 @@ from securefl.audit.evidence import write_evidence
 from securefl.audit.findings import Finding, Status
 from securefl.audit.reconcile import checks_of, reconcile
 from securefl.audit.tape_audit import CHECKS, TapeAudit, audit_tape
-from securefl.errors import UserError
+from securefl.errors import UserError, printable
 from securefl.tables import counted
 
 COLORS: Mapping[Status | None, str] = {"broken": "bold red", "named": "bold red", "open": "red", "stated": "yellow", "noted": "dim"}
@@ -27,6 +27,7 @@ WORDS: Mapping[Status, str] = {
     "stated": "stated",
     "noted": "holds, with notes",
 }
+LEFT = "left open: lines were changed"
 
 
 def look(tape: Path, logs: Sequence[Path], evidence: Path | None) -> tuple[TapeAudit, list[Path]]:
@@ -52,24 +53,26 @@ def as_json(audit: TapeAudit, written: Sequence[Path]) -> str:
     """One JSON object, ASCII alone."""
     tree = audit.as_json()
     for check, about in checks_of(audit.findings).items():
-        status = audit.findings.worst(check) or "holds"
-        tree["checks"].append({"check": check, "about": about, "status": status, "looked_at": audit.findings.applied[check]})
+        status, times = audit.findings.standing(check), audit.findings.applied[check]
+        tree["checks"].append({"check": check, "about": about, "status": status, "looked_at": times})
     return json.dumps({**tree, "written": list(map(str, written))})
 
 
 def show(console: Console, audit: TapeAudit) -> None:
     """The table of checks, then every finding, then what a pass does not say."""
     f = audit.findings
-    title = f"{audit.path.name}: {counted(audit.messages, 'message')}, {counted(audit.sums, 'sum')}, {audit.opened} opened"
-    table = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    title = (
+        f"{printable(audit.path.name)}: {counted(audit.messages, 'message')}, {counted(audit.sums, 'sum')}, {audit.opened} opened"
+    )
+    table = Table(title=Text(printable(title)), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("check", no_wrap=True)
     table.add_column("what is to hold", ratio=5)
     table.add_column("verdict", ratio=3)
     table.add_column("looked at", justify="right")
     for check, about in {**CHECKS, **checks_of(f)}.items():
         worst, times = f.worst(check), f.applied[check]
-        word = WORDS[worst] if worst else "holds" if times else "nothing to look at"
-        table.add_row(check, about, Text(word, COLORS.get(worst, "green" if times else "dim")), str(times))
+        word = WORDS[worst] if worst else LEFT if f.left[check] else "holds" if times else "nothing to look at"
+        table.add_row(check, about, Text(word, COLORS.get(worst, "green" if times and not f.left[check] else "dim")), str(times))
     console.print(table)
     for finding in f.found:
         console.print(Text(told(finding), COLORS[finding.status]))
@@ -77,6 +80,9 @@ def show(console: Console, audit: TapeAudit) -> None:
         kept = sum(finding.check == check and finding.status == status for finding in f.found)
         if times > kept:
             console.print(Text(f"{check}: {times - kept} more, {status}", "dim"))
+    if f.left:
+        what = ", ".join(f"{check} ({times})" for check, times in sorted(f.left.items()))
+        console.print(Text(f"not told, as they may follow from lines that were changed: {what}", "dim"))
     console.print(f"hash of the last line: {audit.head}", markup=False, soft_wrap=True)
     if f.evidence:
         console.print(f"{counted(len(f.evidence), 'piece')} of evidence; --evidence DIR writes them", markup=False)
@@ -95,7 +101,7 @@ def objection(audit: TapeAudit) -> str:
     counts = {status: sum(n for (_, s), n in audit.findings.count.items() if s == status) for status in ("broken", "named", "open")}
     parts = [
         f"{counts['broken']} broken" if counts["broken"] else "",
-        f"{counts['named']} times a party is named" if counts["named"] else "",
-        f"{counts['open']} differences without a culprit" if counts["open"] else "",
+        f"{counted(counts['named'], 'time')} a party is named" if counts["named"] else "",
+        f"{counted(counts['open'], 'difference')} without a culprit" if counts["open"] else "",
     ]
     return f"{audit.path}: {', '.join(part for part in parts if part)}" if any(parts) else ""

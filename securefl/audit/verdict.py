@@ -1,4 +1,4 @@
-"""What an attack came to: refused, harmless, stated, broken, or not tried, and the proof.
+"""What an attack came to: refused, harmless, stated, broken, without an answer, or not tried, and the proof.
 
 A verdict is plain data, so that it passes from the process in which an attack runs to the one that reports.
 """
@@ -9,11 +9,16 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
+from protocols.errors import Misuse
 from securefl.audit.measured.epsilon import Measured
 
-Status = Literal["refused", "harmless", "stated", "broken", "not applicable", "no such part yet"]
-SEVERITY: tuple[Status, ...] = ("no such part yet", "not applicable", "harmless", "refused", "stated", "broken")
-"""From the mildest to the worst: what a group of verdicts comes to."""
+Status = Literal["refused", "harmless", "stated", "broken", "cannot tell", "not applicable", "no such part yet"]
+SEVERITY: tuple[Status, ...] = ("no such part yet", "not applicable", "cannot tell", "harmless", "refused", "stated", "broken")
+"""From the mildest to the worst: what a group of verdicts comes to.  A try that has an answer goes before one that has none."""
+
+
+class AdversaryFault(Misuse):
+    """An adversary of the caller's own does not do what an adversary must; the text names it and what it must do."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,8 @@ class Verdict:
 
     Attributes:
         status: ``refused``: somebody noticed, by a check; ``harmless``: nobody had to; ``stated``: it works, by design, and the
-            documents say so; ``broken``: a promise does not hold; the last two: nothing was tried, and why.
+            documents say so; ``broken``: a promise does not hold; ``cannot tell``: whatever had come out, it could not have been
+            called broken, so that it did not pass either; the last two: nothing was tried, and why.
         who: who noticed: ``client 1``, ``server``.
         step: name of the step in which.
         round: number of that step's round, or None.
@@ -33,6 +39,7 @@ class Verdict:
         true: what it really is, beside it.
         parts: verdicts of the single tries, where an attack makes several.
         measured: an interval for ε, where one was measured.
+        misuse: what an adversary of the caller's own did wrong itself, which is held against nobody: the audit is refused.
     """
 
     status: Status
@@ -46,6 +53,7 @@ class Verdict:
     true: tuple[int, ...] = ()
     parts: tuple[str, ...] = ()
     measured: Measured | None = None
+    misuse: str = ""
 
     @property
     def broken(self) -> bool:
@@ -61,7 +69,8 @@ class Verdict:
 
     def as_json(self) -> dict[str, Any]:
         """As a tree that JSON holds."""
-        tree = {name: value for name, value in asdict(self).items() if name != "measured"}
+        tree = {name: value for name, value in asdict(self).items() if name not in ("measured", "misuse")}
+        tree |= {"misuse": self.misuse} if self.misuse else {}
         return tree if self.measured is None else {**tree, "measured": self.measured.as_json()}
 
     @classmethod
@@ -90,6 +99,11 @@ def broken(why: str, *, whose: str = "", recovered: Iterable[int] = (), true: It
 def unavailable(why: str) -> Verdict:
     """A protocol that crashes, hangs or floods under attack."""
     return Verdict("broken", f"unavailable: {why}")
+
+
+def untold(why: str, measured: Measured | None = None) -> Verdict:
+    """So few trials could not have refuted the claim."""
+    return Verdict("cannot tell", why, measured=measured)
 
 
 def inapplicable(why: str) -> Verdict:

@@ -89,7 +89,7 @@ def test_the_protocol_of_a_job(tmp_path: Path, capsys: pytest.CaptureFixture[str
     job.write_text('[privacy]\nprotocol = "lightsecagg"\nthreshold = 5\n\n[data]\nclients = 5\n')
     code, out, _ = told(capsys, "--job", str(job))
     assert code == 0
-    assert "lightsecagg: 5 parties, t = 5" in out
+    assert "lightsecagg: 5 parties, t = 5, |C| = 1" in out
     assert "mechanism local-record: ε = 3 at δ = 1e-05 is claimed" in out
 
 
@@ -153,7 +153,9 @@ def test_a_refuted_claim_is_exit_code_1(
         ([], "say what to audit"),
         (["--mechanism", "distributed-skellam"], "no such mechanism yet: distributed-skellam"),
         (["secagg", "--mechanism", "local"], "no such mechanism yet: local"),
-        (["secagg", "--all"], "say what to audit"),
+        (["secagg", "--all"], "secagg and --all do not go together"),
+        (["secagg", "kahe", "--job", "x.toml"], "secagg kahe and --job do not go together"),
+        (["--all", "--job", "x.toml"], "--all and --job do not go together"),
         (["secag"], "no protocol 'secag'"),
         (["secagg", "--junit", "nowhere/x.xml"], "cannot be written"),
         (["--job", "none.toml"], "none.toml"),
@@ -181,6 +183,12 @@ def test_torch_is_not_needed(tmp_path: Path) -> None:
     source = "import sys, securefl.cli; securefl.cli.main(['audit', 'plain-insecure', '--json']); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, encoding="utf-8", timeout=240, check=False)
     assert done.stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize(("protocol", "threshold", "expected"), [("secagg", None, 4), ("secagg", 5, 5), ("bfv", None, 4)])
+def test_the_tree_says_for_how_many_parties_a_verdict_holds(protocol: str, threshold: int | None, expected: int) -> None:
+    tree = audit_protocol(protocol, rows=[6], threshold=threshold).as_json()
+    assert (tree["parties"], tree["threshold"], tree["corrupt"]) == (6, expected, 0 if protocol == "bfv" else 1)
 
 
 def test_audits_keep_their_options(naive: Any) -> None:

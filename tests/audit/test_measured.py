@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
+import mechanism_mutants as mutants
 import numpy as np
 import pytest
 import torch
-from opacus.optimizers import DPOptimizer
+from rich.console import Console
 
-from protocols import secagg
-from protocols.primitives import prg
 from securefl.audit import measure_mechanism
-from securefl.audit.measured import game, gradients, pipeline, reconstruction, registry
+from securefl.audit.audit import junit
+from securefl.audit.measured import game, gradients, pipeline, probe, reconstruction, registry
 from securefl.audit.measured.epsilon import Measured, one_run
 from securefl.audit.measured.pictures import row_of_pictures
-from securefl.audit.measured.registry import MEASURES, Setting
-from securefl.audit.verdict import Verdict
+from securefl.audit.measured.registry import Setting
+from securefl.audit.measured.run import registered, show
+from securefl.audit.verdict import Verdict, combine, harmless
 from securefl.job import Job
-from securefl.privacy import accountant, dpsgd
 
 Patch = pytest.MonkeyPatch
-GAUSSIAN, CALIBRATE = dpsgd.gaussian, accountant.calibrate
+MEASURES = registered()
 
 
 @pytest.fixture(autouse=True)
@@ -45,62 +47,50 @@ def played(check: str, on: Setting) -> Verdict:
     return next(one.play(on) for one in MEASURES if one.check == check)
 
 
-def noise_off(patch: Patch) -> None:
-    patch.setattr(dpsgd, "gaussian", lambda rand, label, shape, std, **kind: GAUSSIAN(rand, label, shape, 0.0, **kind))
-
-
-def sigma_halved(patch: Patch) -> None:
-    patch.setattr(dpsgd, "gaussian", lambda rand, label, shape, std, **kind: GAUSSIAN(rand, label, shape, std / 2, **kind))
-
-
-def calibration_halved(patch: Patch) -> None:
-    patch.setattr(accountant, "calibrate", lambda **knobs: CALIBRATE(**knobs) / 2)
-
-
-def noise_repeated(patch: Patch) -> None:
-    def same(rand: Any, label: str, shape: Any, std: float, **kind: Any) -> torch.Tensor:
-        return GAUSSIAN(setting().rand("always the same"), label, shape, std, **kind)
-
-    patch.setattr(dpsgd, "gaussian", same)
-
-
-def no_clipping(patch: Patch) -> None:
-    def summed(self: DPOptimizer) -> None:
-        for p in self.params:
-            p.summed_grad = self._get_flat_grad_sample(p).sum(dim=0)
-
-    patch.setattr(DPOptimizer, "clip_and_accumulate", summed)
-
-
-def clip_of_each_layer(patch: Patch) -> None:
-    def summed(self: DPOptimizer) -> None:
-        for p in self.params:
-            g = self._get_flat_grad_sample(p)
-            norms = g.reshape(len(g), -1).abs().max(dim=1).values if len(g) else g.new_zeros(0)
-            factors = (self.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
-            p.summed_grad = torch.einsum("i,i...", factors, g)
-
-    patch.setattr(DPOptimizer, "clip_and_accumulate", summed)
-
-
-def masks_off(patch: Patch) -> None:
-    masks = prg.Masks.__init__
-    patch.setattr(prg.Masks, "__init__", lambda self, _plus, _minus, dtype: masks(self, [], [], dtype))
-    patch.setattr(secagg, "apply_masks", lambda *_args, **_options: None)
-
-
 MUTANTS: dict[str, tuple[Callable[[Patch], None], tuple[str, ...], tuple[str, ...]]] = {
     "noise off": (
-        noise_off,
+        mutants.noise_off,
         ("noise-variance", "epsilon-fit", "epsilon-gradients", "epsilon-canaries", "epsilon-worlds"),
         ("clip-outlier",),
     ),
-    "σ halved": (sigma_halved, ("noise-variance", "epsilon-fit"), ("clip-outlier", "epsilon-gradients")),
-    "σ halved where it is computed": (calibration_halved, ("epsilon-fit",), ("noise-variance", "clip-outlier")),
-    "the same noise in every step": (noise_repeated, ("noise-variance",), ("clip-outlier",)),
-    "no clipping": (no_clipping, ("clip-outlier", "epsilon-fit", "epsilon-gradients"), ("noise-variance",)),
-    "the largest value clipped, not the norm": (clip_of_each_layer, ("clip-outlier",), ("noise-variance",)),
-    "masks left out": (masks_off, ("reconstruction-masked",), ("noise-variance",)),
+    "σ halved": (mutants.sigma_halved, ("noise-variance", "epsilon-fit"), ("clip-outlier", "epsilon-gradients")),
+    "σ halved where it is computed": (mutants.calibration_halved, ("epsilon-fit",), ("noise-variance", "clip-outlier")),
+    "the same noise in every step": (mutants.noise_repeated, ("noise-variance",), ("clip-outlier",)),
+    "noise on the first tensor alone": (
+        mutants.noise_on_the_first_tensor,
+        ("noise-variance", "epsilon-fit"),
+        ("clip-outlier", "batch-sampling", "epsilon-gradients"),
+    ),
+    "noise from the second step on": (
+        mutants.noise_from_the_second_step_on,
+        ("noise-variance",),
+        ("clip-outlier", "epsilon-gradients"),
+    ),
+    "the same noise on every tensor": (mutants.noise_shared_by_tensors, ("noise-variance",), ("clip-outlier", "epsilon-fit")),
+    "one value as the noise of a tensor": (mutants.noise_of_one_value, ("noise-variance",), ("clip-outlier",)),
+    "no clipping": (mutants.no_clipping, ("clip-outlier", "epsilon-fit", "epsilon-gradients"), ("noise-variance",)),
+    "the largest value clipped, not the norm": (mutants.clip_of_each_layer, ("clip-outlier",), ("noise-variance",)),
+    "clipping by tensor": (mutants.clip_by_tensor, ("clip-outlier",), ("noise-variance", "epsilon-fit")),
+    "clipping in the first step alone": (mutants.clip_in_the_first_step, ("clip-outlier",), ("noise-variance",)),
+    "sampling ignored: whole data set": (
+        mutants.drawn_by(mutants.whole),
+        ("batch-sampling",),
+        ("noise-variance", "clip-outlier", "epsilon-fit"),
+    ),
+    "sampling: batches of fixed size": (
+        mutants.drawn_by(mutants.fixed_size),
+        ("batch-sampling",),
+        ("noise-variance", "epsilon-gradients"),
+    ),
+    "sampling: a record several times in a batch": (mutants.drawn_by(mutants.with_replacement), ("batch-sampling",), ()),
+    "sampling: every record once in a pass": (
+        mutants.drawn_by(mutants.in_turn),
+        ("batch-sampling",),
+        ("noise-variance", "epsilon-gradients"),
+    ),
+    "sampling: one batch for all steps": (mutants.drawn_by(mutants.the_same), ("batch-sampling",), ("noise-variance",)),
+    "sampling: all records or none": (mutants.drawn_by(mutants.all_or_none), ("batch-sampling",), ("noise-variance",)),
+    "masks left out": (mutants.masks_off, ("reconstruction-masked",), ("noise-variance",)),
 }
 """Mutant → patch, checks that flag it, checks that cannot."""
 
@@ -149,7 +139,7 @@ def test_the_released_model_flags_missing_noise_where_little_is_claimed(monkeypa
     """epsilon-release sees rows and the final model alone: 60 guesses of 120 right by chance, all of them without noise."""
     on = setting(epsilon=1.0)
     assert not played("epsilon-release", on).broken
-    noise_off(monkeypatch)
+    mutants.noise_off(monkeypatch)
     verdict = played("epsilon-release", on)
     assert verdict.broken, verdict.line
     assert verdict.check == "epsilon-release"
@@ -194,10 +184,10 @@ def test_a_step_releases_the_clipped_sum_of_gradients_and_noise() -> None:
     """Without noise to speak of: each canary's coordinate is the clip, or its own gradient where that is shorter."""
     on = setting(epsilon=1e5, clip=2.0)
     rows = np.diag([0.5, 1.0, 3.0, 100.0]).astype(np.float32)
-    (sums,) = gradients.released(on, rows, 1, label="t", rate=1.0, rows=4)
+    (sums,) = probe.released(on, rows, 1, label="t", rate=1.0, rows=4)
     sigma = on.noise_multiplier * 2.0
     assert sums == pytest.approx([0.5, 1.0, 2.0, 2.0], abs=6 * sigma)
-    (plain,) = gradients.released(setting("none"), rows, 1, label="t", rate=1.0, rows=4)
+    (plain,) = probe.released(setting("none"), rows, 1, label="t", rate=1.0, rows=4)
     assert plain == pytest.approx([0.5, 1.0, 3.0, 100.0])
 
 
@@ -252,9 +242,36 @@ def test_a_verdict_says_where_nothing_was_shown_and_where_nothing_could_be() -> 
     assert "these trials refute none" in registry.compared("epsilon-gradients", setting("none"), math.inf, chance, "t").why
     assert "none below 4.16 holds" in registry.compared("epsilon-gradients", setting("none"), math.inf, all_right, "t").why
     beyond = registry.compared("epsilon-gradients", setting(epsilon=8.0), 8.0, all_right, "t")
-    assert not beyond.broken
-    assert "more than so many trials could show" in beyond.why
-    assert "could show" not in registry.compared("epsilon-gradients", setting(), 3.0, chance, "t").why
+    assert beyond.status == "cannot tell"
+    assert beyond.why == "t: ε = 8 is claimed, and 200 trials show at most 4.16, however much is given away"
+    assert registry.compared("epsilon-gradients", setting(), 3.0, chance, "t").status == "harmless"
+    assert combine([("all", harmless("t")), ("one", beyond)]).status == "harmless"  # one try has an answer
+
+
+def test_where_no_sampling_is_beyond_the_caps_they_cannot_tell_and_the_batches_do(monkeypatch: Patch) -> None:
+    MUTANTS["sampling ignored: whole data set"][0](monkeypatch)
+    found = measure_mechanism(setting(epsilon=8.0))
+    verdicts = {r.notice: r.verdict for r in found.results}
+    assert [check for check, v in verdicts.items() if v.broken] == ["batch-sampling"]
+    assert [r.notice for r in found.untold] == ["epsilon-gradients", "epsilon-canaries", "epsilon-release"]
+    assert verdicts["epsilon-gradients"].why.startswith("200 of 200 guesses are right")
+
+
+def test_a_measurement_that_cannot_tell_is_said_in_table_json_and_junit() -> None:
+    found = measure_mechanism(setting(epsilon=8.0), checks=("clip-outlier", "epsilon-gradients"))
+    assert found.passed
+    assert found.as_json()["cannot_tell"] == ["epsilon-gradients"]
+    screen = Console(file=io.StringIO(), width=200)
+    show(screen, found, {})
+    told = screen.file.getvalue()
+    assert "cannot tell: 1" in told
+    assert "nothing refuted in" in told
+    assert "; 1 of 2 cannot tell: epsilon-gradients; a bound from below proves no ε" in told
+    (suite,) = ET.fromstring(junit([found]))  # noqa: S314  (our own)
+    assert (suite.attrib["failures"], suite.attrib["skipped"]) == ("0", "1")
+    alone = measure_mechanism(setting(epsilon=8.0), checks=("epsilon-gradients",))
+    assert not alone.passed, "nothing was tried that could have failed"
+    assert not alone.broken
 
 
 def guessed_right(count: int) -> Measured:

@@ -73,6 +73,17 @@ def test_measured_epsilon_stands_beside_the_claimed_one() -> None:
     assert "<script" not in page
 
 
+def test_what_cannot_tell_is_said_in_plain_words() -> None:
+    found = measured("local-record")
+    full = one_run(1000, 200, 200, 1e-5)
+    beyond = [compared(r.notice, found.setting, 8.0, full, "t") if r.verdict.measured else r.verdict for r in found.results]
+    page = html([], {}, [replace(found, results=tuple(map(lambda r, v: replace(r, verdict=v), found.results, beyond)))])
+    assert "None of 3 measurements refutes what is claimed; 1 of them could not have." in page
+    assert "1 of the measurements cannot tell: what is claimed is more than so many trials show at most" in page
+    assert "cannot tell: t: ε = 8 is claimed, and 200 trials show at most 4.16" in page
+    assert "cannot tell" not in html([], {}, [found])
+
+
 def test_a_refuted_claim_is_said_in_plain_words_and_drawn_in_red() -> None:
     found = measured("local-record")
     worse = one_run(1000, 400, 395, 1e-5)

@@ -28,6 +28,7 @@ from recorded_runs import (
 from protocols import simulate, sums
 from protocols.rand import Replay
 from protocols.session import Letter, client
+from protocols.wire import canonical
 from securefl.audit.chain import Unreadable
 from securefl.audit.evidence import proven, write_evidence
 from securefl.audit.knowledge import in_text, spellings
@@ -279,7 +280,7 @@ def test_a_model_that_is_not_the_one_in_the_session_identity_is_found(lines: Tre
         "type": "GlobalModel",
         "epoch": 0,
         "size": 4 + 15 + 4,
-        "control": base64.b64encode(bytes(15)).decode(),
+        "control": base64.b64encode(canonical(["GlobalModel", 0, 0])).decode(),
         "vectors": {"weights": [4, "11" * 32]},
     }
     path = rewrite(tmp_path / "model", [*lines[: at + 1], sent, *lines[at + 1 :]])

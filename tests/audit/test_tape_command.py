@@ -115,6 +115,28 @@ def test_an_unreadable_tape_is_one_line_and_code_2(run: Recorded, tmp_path: Path
         assert told(capsys, "audit", "--tape", run.tape, "--log", log)[0] == 2
 
 
+def test_exit_codes_of_what_is_broken_off_and_of_what_was_changed(
+    run: Recorded, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the table in docs/audit.md has them."""
+    tape, log = run.tape.read_bytes().splitlines(keepends=True), run.logs[3].read_bytes().splitlines(keepends=True)
+
+    def put(name: str, lines: list[bytes]) -> Path:
+        (tmp_path / name).write_bytes(b"".join(lines))
+        return tmp_path / name
+
+    signed = next(i for i, line in reversed(list(enumerate(log))) if b'"kind":"sent"' in line)
+    assert told(capsys, "audit", "--tape", put("a", tape[:-1]))[0] == 1
+    assert told(capsys, "audit", "--tape", put("b", [*tape[:5], *tape[6:]]))[0] == 1
+    assert told(capsys, "audit", "--tape", put("c", [*tape[:-1], tape[-1][:-2]]))[0] == 2
+    code, out, _ = told(capsys, "audit", "--tape", run.tape, "--log", put("d", log[:-1]))
+    assert (code, "noted (log-seal)" in out) == (0, True)
+    assert told(capsys, "audit", "--tape", run.tape, "--log", put("e", log[:signed]))[0] == 1
+    assert told(capsys, "audit", "--tape", run.tape, "--log", put("f", [*log[:5], *log[6:]]))[0] == 1
+    assert told(capsys, "audit", "--tape", run.tape, "--log", put("g", [*log[:-1], log[-1][:-2]]))[0] == 2
+    assert told(capsys, "audit", "--tape", put("h", []))[0] == 2
+
+
 def test_many_findings_of_one_kind_are_counted(run: Recorded, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = trees(run.tape)
     at = place(lines, type="Dropped")
@@ -133,7 +155,7 @@ def test_a_run_in_which_a_party_lied_leaves_evidence_that_a_third_party_verifies
 ) -> None:
     kept = record(tmp_path, network=lying, rounds=1)
     (path,) = kept.evidence.iterdir()
-    says = "proven: in round 0, attempt 0 of attacked party 2 (party-2) opened another share of party 1's secret"
+    says = "proven: in round 0, attempt 0 of attacked: party 2 (party-2) opened another share of party 1's secret"
     code, out, _ = told(capsys, "verify", path, "--roster", kept.tape)
     assert code == 0
     assert out.startswith(says)
@@ -196,6 +218,13 @@ def test_evidence_that_proves_nothing_fails(tmp_path: Path, capsys: pytest.Captu
         (tmp_path / "bad").write_bytes(bad)
         assert told(capsys, "verify", tmp_path / "bad")[0] == 2
         assert told(capsys, "verify", path, "--roster", tmp_path / "bad")[0] == 2
+    (tmp_path / "bad").write_text("{}", encoding="utf-8")
+    assert (
+        told(capsys, "verify", tmp_path / "bad")[2]
+        == f"securefl: {tmp_path / 'bad'} is refused: it is no evidence: it lacks 'roster'\n"
+    )
+    err = told(capsys, "verify", path, "--roster", tmp_path / "bad")[2]
+    assert "it holds no roster (it lacks 'roster'); one is a tape, evidence, or a JSON object with the key \"roster\"" in err
     assert told(capsys, "verify", tmp_path / "none")[0] == 2
 
 
@@ -232,7 +261,15 @@ def test_a_tape_is_told_round_by_round(run: Recorded, monkeypatch: pytest.Monkey
 
 def test_a_round_that_is_not_there_and_a_tape_that_ends(run: Recorded, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = told(capsys, "replay", run.tape, "--round", 9)
-    assert (code, err) == (2, f"securefl: {run.tape} has no round 9\n")
+    assert (code, err) == (2, f"securefl: {run.tape} has no round 9: it has rounds 0 to 1\n")
+    lines = trees(run.tape)
+    _, second = places(lines, kind="session")
+    far = rewrite(tmp_path / "far", [*lines[:second], {**lines[second], "round": 7}, *lines[second + 1 :]])
+    assert told(capsys, "replay", far, "--round", 9)[2].endswith("has no round 9: it has rounds 0, 7\n")
+    alone = rewrite(tmp_path / "alone", [*lines[:second], lines[-1]])
+    assert told(capsys, "replay", alone, "--round", 9)[2].endswith("has no round 9: it has round 0\n")
+    none = rewrite(tmp_path / "nothing", [lines[0], lines[-1]])
+    assert told(capsys, "replay", none, "--round", 9)[2].endswith("has no round 9: it has none\n")
     raw = run.tape.read_bytes().splitlines(keepends=True)
     (tmp_path / "cut").write_bytes(b"".join(raw[:20]))
     code, out, _ = told(capsys, "replay", tmp_path / "cut")
@@ -305,6 +342,41 @@ def test_nothing_is_left_where_a_run_is_refused(
     assert code == 2
     assert err.startswith("securefl: ")
     assert list(tmp_path.rglob("*")) in ([], [tmp_path / "logs"])
+
+
+def test_a_run_without_a_culprit_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["run", "--rounds", 1, "--no-dp", "--no-baselines"]
+    code, out, _ = told(capsys, *words, "--evidence", tmp_path / "evidence")
+    assert code == 0
+    assert out.endswith(f"no evidence: the server accused nobody, so nothing was written into {tmp_path / 'evidence'}")
+    assert list(tmp_path.iterdir()) == []
+    assert "evidence" not in told(capsys, *words)[1]
+
+
+def test_what_became_of_evidence_is_told_in_every_case(tmp_path: Path) -> None:
+    from protocols.errors import Refused
+
+    recording = Recording(evidence=tmp_path / "evidence")
+    assert recording.verdict.startswith("no evidence: the server accused nobody")
+    recording._convict([Refused("advert-signature", sender="client 2")])
+    assert recording.verdict.startswith("no evidence: what the server named somebody for is not provable")
+    recording.convicted = 1
+    assert recording.verdict == ""
+    assert Recording().verdict == ""
+
+
+def test_a_tape_that_cannot_be_written_is_refused_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for where, why in ((tmp_path / "none" / "x", "there is no folder"), (tmp_path / "file" / "x", "there is no folder")):
+        for command in (["run", "--rounds", 1, "--no-dp"], ["demo", "secagg"]):
+            code, out, err = told(capsys, *command, "--tape", where)
+            assert (code, out) == (2, "")
+            assert err.startswith(f"securefl: --tape: {where} cannot be written: {why}")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("tempfile.TemporaryFile", lambda **_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+        code, out, err = told(capsys, "run", "--rounds", 1, "--no-dp", "--tape", tmp_path / "x")
+    assert (code, out) == (2, "")
+    assert "cannot write in" in err
 
 
 def test_a_tape_needs_a_folder(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "P of three": ({"digits": 3}, "give P = 2, ℓ = 52, not 3, 52"),
     "N": ({"degree": 2048}, r"has N = 4096 and q = 2\^64, not N = 2048"),
     "q": ({"modulus": 32}, r"not N = 4096 and q = 2\^32"),
-    "T": ({"tail": -1}, "at least 0, not -1"),
+    "T": ({"tail": -1}, "at least 0 and below 2.62, not -1"),
     "d": ({"size": 2**31 + 1}, "a vector has 1 to 2"),
     "max": ({"max_abs": 0}, "max_abs must be at least 1"),
     "keys of another size": (

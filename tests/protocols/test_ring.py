@@ -209,16 +209,22 @@ def test_the_total_is_the_sum_modulo_the_ring(bits: int, size: int, parties: int
     assert [int(v) for v in accumulator.total()] == expected
 
 
-@given(BITS, COUNTS, SEEDS, st.integers(1, 3))
+@given(BITS, COUNTS, SEEDS, st.lists(st.booleans(), min_size=1, max_size=4))
+@example(16, BLOCK + 9001, 1, [True, True])  # many short cycles of planes, a few long ones, one plane each
+@example(20, 9001, 2, [True, False, True])
+@example(32, BLOCK, 3, [True, True])
+@example(48, BLOCK + 1, 4, [True, True])
+@example(63, 2 * BLOCK, 5, [False, True])
 @settings(deadline=None, max_examples=40)
-def test_packed_vectors_add_up_like_unpacked_ones(bits: int, count: int, seed: int, parties: int) -> None:
+def test_packed_vectors_add_up_like_unpacked_ones(bits: int, count: int, seed: int, as_packed: list[bool]) -> None:
     ring = Ring(bits)
     packed, plain = Accumulator(ring, count), Accumulator(ring, count)
-    for i in range(parties):
+    for i, is_packed in enumerate(as_packed):
         values = words(seed + i, count, ring)
         plain.add(values)
-        packed.add_packed(ring.pack(values))
-    np.testing.assert_array_equal(packed.total(), plain.total())
+        packed.add_packed(ring.pack(values)) if is_packed else packed.add(values)
+    for _ in range(2):  # asked again, it is the same
+        np.testing.assert_array_equal(packed.total(), plain.total())
     with pytest.raises(Misuse, match="after the total"):
         packed.add_packed(ring.pack(words(seed, count, ring)))
 

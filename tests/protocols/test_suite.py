@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -36,6 +37,7 @@ from protocols.suite import (
     ring_bits,
     session_id,
 )
+from protocols.sums import scheme
 from protocols.wire import canonical
 
 GOOD = Parameters(10, 5, 100, Ring(23), 7, 3)
@@ -65,6 +67,27 @@ def test_a_broken_bound_is_named_with_its_values(changed: dict[str, Any], says: 
         replace(GOOD, **changed)
     assert says in str(misuse.value)
     assert "\n" not in str(misuse.value)
+
+
+@pytest.mark.parametrize("protocol", ["secagg", "lightsecagg", "kahe", "bfv"])
+@given(parties=st.integers(2, 12), corrupt=st.none() | st.integers(0, 11), threshold=st.integers(0, 14))
+def test_a_refused_threshold_is_told_which_are_allowed(protocol: str, parties: int, corrupt: int | None, threshold: int) -> None:
+    """The range is held against every threshold there is."""
+
+    def made(t: int) -> str:
+        try:
+            scheme(protocol).parameters(parties, 3, 5, threshold=t, corrupt=corrupt)
+        except Misuse as misuse:
+            return str(misuse)
+        return ""
+
+    refused = made(threshold)
+    if "threshold" not in refused:
+        return
+    said = re.search(r"; (?:allowed: (\d+)(?: to (\d+))?|none is allowed with so many)$", refused)
+    assert said is not None, refused
+    low, high = (int(said[1]), int(said[2] or said[1])) if said[1] else (1, 0)
+    assert [t for t in range(parties + 3) if not made(t)] == list(range(low, high + 1))
 
 
 @pytest.mark.parametrize(
@@ -126,13 +149,14 @@ def test_exactly_the_safe_thresholds_are_allowed(parties: int, threshold: int, c
 )
 @given(data=st.data())
 def test_what_was_asked_for_is_kept(make: Callable[..., Parameters], n: int, data: st.DataObject) -> None:
-    """Ring, colluders and threshold; what was not asked for is as for the complete graph."""
+    """Ring, colluders, threshold and the tail of the noise; what was not asked for is as for the complete graph."""
     corrupt = data.draw(st.none() | st.integers(1, 6))
     least = default_threshold(n, default_corrupt(n) if corrupt is None else corrupt)
     asked = {
         "bits": data.draw(st.none() | st.integers(40, 60)),
         "threshold": data.draw(st.none() | st.integers(least, n - n // 10)),
         "corrupt": corrupt,
+        "tail": data.draw(st.integers(0, 2**30)),
     }
     got, plain = make(n, 3, 100, **asked), Parameters.of(n, 3, 100, **asked)
     assert replace(got, graph=Complete()) == plain
@@ -245,6 +269,7 @@ OTHERS = {
     "corrupt": replace(BASE, parameters=replace(GOOD, corrupt=2)),
     "graph": replace(BASE, parameters=replace(GOOD, graph=Harary(10, 8, 6, 1, 3))),
     "degree": replace(BASE, parameters=replace(GOOD, graph=Harary(10, 6, 5, 1, 2))),
+    "tail": replace(BASE, parameters=replace(GOOD, tail=1)),
     "one fewer": replace(BASE, roster=Roster(BASE.roster.members[:9]), parameters=replace(GOOD, parties=9)),
 }
 
@@ -253,7 +278,7 @@ def test_the_session_identity_changes_with_every_ingredient() -> None:
     sids = {name: terms.sid for name, terms in {"base": BASE, **OTHERS}.items()}
     assert len(set(sids.values())) == len(sids)
     assert all(len(sid) == 32 for sid in sids.values())
-    fields = {"parties", "size", "max_abs", "ring", "threshold", "corrupt", "graph"}
+    fields = {"parties", "size", "max_abs", "ring", "threshold", "corrupt", "graph", "tail"}
     assert set(Parameters.__dataclass_fields__) == fields, "a new parameter needs its line in OTHERS"
     assert set(Occasion.__dataclass_fields__) == {"run", "round", "attempt", "model"}
     assert set(Member.__dataclass_fields__) == {"name", "identity"}

@@ -167,7 +167,7 @@ def test_an_interrupt_between_two_files_leaves_none(
 def test_an_interrupt_after_the_files_says_where_they_are(
     runner: Runner, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("securefl.console.show_result", stop)

@@ -140,6 +140,19 @@ def start(*words: str, folder: Path, encoding: str) -> subprocess.CompletedProce
     )
 
 
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_warning_is_told_once_in_one_place_and_in_each_of_two(tmp_path: Path, *, apart: bool) -> None:
+    """Where the results go to a file alone, the warnings are in it, too."""
+    words = ["run", "--rounds", "2", "--no-dp", "--no-baselines", "--dropout", "0.3"]
+    command = [sys.executable, "-m", "securefl", *words]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+    err = subprocess.PIPE if apart else subprocess.STDOUT
+    done = subprocess.run(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=err, check=False, timeout=240)
+    assert done.returncode in (0, 1)  # every round may be aborted
+    assert done.stdout.count(b"warning  each party vanishes") == 1
+    assert not apart or done.stderr.count(b"warning  each party vanishes") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -174,6 +187,10 @@ def test_json_is_the_same_whatever_the_terminal_knows(tmp_path: Path) -> None:
 def test_symbols_keep_their_width_where_a_picture_needs_it() -> None:
     assert all(len(terminal.SPELLED[c]) == 1 for c in "▁▂▃▄▅▆▇█─·")
     assert all(word.isascii() for word in terminal.SPELLED.values())
+
+
+def test_streams_without_a_file_are_two_places() -> None:
+    assert not terminal.same_place(io.StringIO(), io.StringIO())
 
 
 def test_what_the_user_chose_for_a_stream_stays() -> None:

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from protocols.bulk import Bulk
+from protocols.draw import chart
 from protocols.flow import is_message
 from protocols.rand import Rand, Seed
 from protocols.ring import Ring
@@ -85,14 +86,41 @@ def test_letters_shown_are_the_bytes_of_the_run():
 
 def test_memory_holds_the_input_until_it_is_masked_and_not_after():
     story = demo.play(SCHEMES["secagg"], Parameters.of(3, demo.SIZE, demo.PEAK), [])
-    kinds = {kind: {type(v).__name__ for v in held} for (role, kind), held in story.memory.items() if role == "client"}
-    assert kinds == {
-        "Advert": {"Advertised", "Vector"},
-        "Boxes": {"Shared", "Vector"},
-        "Masked": {"Covered"},
-        "Agree": {"Consenting"},
-        "Openings": {"Finished"},
+    steps = [step.name for step in SCHEMES["secagg"].flow.of("client")]
+    assert {step: {type(v).__name__ for v in story.memory[step]} for step in steps} == {
+        "advertise": {"Advertised", "Vector"},
+        "share": {"Shared", "Vector"},
+        "mask": {"Covered"},
+        "consent": {"Consenting"},
+        "open_shares": {"Finished"},
     }
+
+
+@pytest.mark.parametrize("protocol", SCHEMES)
+def test_after_every_step_a_party_remembers_what_the_table_of_draw_says(protocol):
+    """Steps that send nothing, and two that run in a row, as well; a value that waits beside the step's own stays."""
+    scheme = SCHEMES[protocol]
+    story, plan = demo.play(scheme, scheme.parameters(4, demo.SIZE, demo.PEAK), [2]), chart(scheme.flow)
+    for role in ("server", "client"):
+        held = set(scheme.flow.inputs(role))
+        for scene in (scene for scene in plan.scenes if scene.step.role == role):
+            held = (held - set(scene.before) - set(scene.inputs)) | set(scene.after)
+            assert {type(value) for value in story.memory[scene.step.name]} == held, scene.step.name
+    assert [type(v).__name__ for v in story.memory.get("prepare", ())] == (["Adding"] if protocol == "kahe" else [])
+    assert set(story.memory) == {step.name for step in scheme.flow.steps}
+
+
+def test_a_round_is_what_all_parties_do_and_what_the_server_makes_of_it():
+    text = told("kahe")
+    rounds = [part.split("\n\n") for part in text.split("\nRound ")[1:]]
+    steps = [re.findall(r"^([a-z_]+)  (?:every client|the server)", "\n\n".join(part), re.MULTILINE) for part in rounds]
+    assert steps == [
+        ["advertise", "collect"],
+        ["share", "relay"],
+        ["encrypt", "prepare", "survey"],
+        ["consent", "gather"],
+        ["open_shares", "reveal", "decrypt"],
+    ]
 
 
 @pytest.mark.parametrize("protocol", SCHEMES)

@@ -149,16 +149,18 @@ def test_of_few_parties_it_says_that_the_complete_graph_is_taken(capsys: pytest.
     ("options", "words"),
     [
         (("100", ".3", ".3"), ["no degree below n − 1 = 99", "25 corrupt (0.25 of n) or 22 dropouts (0.22 of n)"]),
-        (("100", ".4", ".3"), ["γ + 2δ = 1 must be at most 0.9", "there is one"]),
+        (("100", ".4", ".3"), ["--corrupt and --dropout: no", "γ + 2δ = 1 must be at most 0.9", "there is one"]),
         (("100", ".6", ".35", "--semi-honest"), ["γ + δ = 0.95 must be at most 0.9", "there is one"]),
         (("3", "0", "0"), ["use the complete graph"]),
-        (("2", "0", "0"), ["3 to 16384 parties, not 2"]),
-        (("20000", ".1", ".1"), ["3 to 16384 parties, not 20000"]),
-        (("100", "1", ".1"), ["corrupt share must be in [0, 1), not 1"]),
-        (("100", ".1", "nan"), ["dropout share must be in [0, 1), not nan"]),
-        (("1000", ".1", ".1", "--bits", "8"), ["no headroom", "11 bits would do"]),
-        (("1000", ".1", ".1", "--bits", "65"), ["2 to 64 bits, not 65"]),
-        (("1000", ".1", ".1", "--dim", "0"), ["1 to 2^31 values, not 0"]),
+        (("2", "0", "0"), ["--clients must be in 3..16384, not 2"]),
+        (("20000", ".1", ".1"), ["--clients must be in 3..16384, not 20000"]),
+        (("100", "1", ".1"), ["--corrupt must be in [0, 1), not 1"]),
+        (("100", ".1", "nan"), ["--dropout must be in [0, 1), not nan"]),
+        (("1000", ".1", ".1", "--bits", "8"), ["--bits must be in 11..64, not 8"]),
+        (("1000", ".1", ".1", "--bits", "65"), ["--bits must be in 11..64, not 65"]),
+        (("1000", ".1", ".1", "--dim", "0"), ["--dim must be in 1..2147483648, not 0"]),
+        (("100", ".6", ".3", "--dim", "0", "--bits", "99"), ["--dim must be in", "--bits must be in 2..64, not 99"]),
+        (("1", "2", "-1"), ["--clients must be in", "--corrupt must", "--dropout must be in [0, 1), not -1"]),
         (("many", ".1", ".1"), ["--clients", "integer"]),
     ],
 )
@@ -173,4 +175,11 @@ def test_what_cannot_work_is_one_line(capsys: pytest.CaptureFixture[str], option
 
 def test_the_three_numbers_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["params", "--clients", "100"]) == 2
-    assert "--corrupt" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "--corrupt is missing: the share of the parties that may collude with the server, in [0, 1); --dropout is missing" in err
+    for given, missing in (("--corrupt", "--dropout"), ("--dropout", "--corrupt")):
+        assert main(["params", "--clients", "100", given, "0.95", "--dim", "0"]) == 2
+        err = capsys.readouterr().err
+        assert f"{missing} is missing" in err
+        assert f"{given} is missing" not in err
+        assert "--dim must be in" in err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 
 from protocols import lattice
-from protocols.kahe_parameters import KaheParameters, tail
+from protocols.errors import Misuse
+from protocols.kahe_parameters import KaheParameters, tail, widest
 from protocols.ring import Ring
 from protocols.suite import Parameters
 from securefl import params
@@ -80,18 +82,24 @@ def test_other_bounds_noise_and_corrupt_parties(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--clients", "100", "--precision", "60"), ["W = 67 bits", "n = 100", "do not fit in the 63 bits"]),
-        (("--clients", "1"), ["2 to 16384 parties, not 1"]),
-        (("--clients", "20000"), ["2 to 16384 parties, not 20000"]),
-        (("--clients", "10", "--dim", "0"), ["1 to 2^31 values, not 0"]),
-        (("--clients", "10", "--max-abs", "0"), ["max_abs must be at least 1, not 0"]),
-        (("--clients", "10", "--precision", "1"), ["2 to 63 bits, not 1"]),
-        (("--clients", "10", "--precision", "0"), ["2 to 63 bits, not 0"]),
+        (("--clients", "100", "--precision", "60"), ["W = 67 bits", "n = 100", "do not fit in the 63 bits", "at most W = 54 does"]),
+        (("--clients", "1"), ["--clients must be in 2..16384, not 1"]),
+        (("--clients", "20000"), ["--clients must be in 2..16384, not 20000"]),
+        (("--clients", "10", "--dim", "0"), ["--dim must be in 1..2147483648, not 0"]),
+        (("--clients", "10", "--max-abs", "0"), ["--max-abs must be in 1..", "not 0"]),
+        (("--clients", "10", "--precision", "1"), ["--precision must be in 2..63, not 1"]),
+        (("--clients", "10", "--precision", "0"), ["--precision must be in 2..63, not 0"]),
         (("--clients", "10", "--precision", "16", "--max-abs", "9"), ["give one of them"]),
         (("--clients", "10", "--noise", "-1"), ["[0, 2^40), not -1"]),
         (("--clients", "10", "--noise", "nan"), ["[0, 2^40), not nan"]),
         (("--clients", "10", "--corrupt", "1"), ["[0, 1), not 1"]),
         (("--clients", "10", "--corrupt", ".9"), ["|C|"]),
+        (
+            ("--clients", "1", "--corrupt", "7", "--bits", "0"),
+            ["--clients must", "--corrupt must", "--bits must"],
+        ),
+        (("--clients", "100", "--bits", "57"), ["--bits must be in 1..54, not 57"]),
+        (("--clients", "3", "--bits", "58"), ["--bits must be in 1..57, not 58"]),
         (("--clients", "10", "--dropout", ".1"), ["not for kahe"]),
         (("--clients", "10", "--semi-honest"), ["not for kahe"]),
     ],
@@ -102,6 +110,21 @@ def test_what_cannot_work_is_one_line(capsys: pytest.CaptureFixture[str], option
     assert line.count("\n") == 1
     for word in words:
         assert word in line
+
+
+@pytest.mark.parametrize(("n", "d"), [(2, 1), (3, 4095), (100, 10**5), (1000, 10**6), (16384, 2**31)])
+def test_the_widest_sum_fits_and_one_bit_more_is_refused(n: int, d: int) -> None:
+    most = widest(n, d + 1)
+    assert KaheParameters.of(n, d, 1, bits=most).width == most
+    with pytest.raises(Misuse, match=f"at most W = {most} does"):
+        KaheParameters.of(n, d, 1, bits=most + 1)
+
+
+def test_the_widths_that_docs_protocols_states_are_those_that_fit() -> None:
+    page = (ROOT / "docs" / "protocols.md").read_text(encoding="utf-8")
+    said = re.search(r"At most W = (\d+) bits fit with 3 parties, (\d+) with 10, (\d+) with 100, (\d+) with 1000 and (\d+) ", page)
+    assert said is not None
+    assert list(map(int, said.groups())) == [widest(n, 10**5 + 1) for n in (3, 10, 100, 1000, 16384)]
 
 
 @pytest.mark.parametrize("option", ["--precision", "--max-abs", "--noise"])

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from protocols.rand import Replay
 from securefl.audit.measured.epsilon import two_worlds
-from securefl.audit.measured.gradients import FAR, released
+from securefl.audit.measured.gradients import FAR
+from securefl.audit.measured.probe import released
 from securefl.audit.measured.registry import Setting, compared, measure
 from securefl.audit.verdict import Verdict
 from securefl.encode import Plan, decode, encode

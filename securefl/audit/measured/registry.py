@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from protocols.rand import Entropy, Rand, Replay
 from securefl.audit.measured.epsilon import Measured
-from securefl.audit.verdict import Verdict, stated
+from securefl.audit.verdict import Verdict, stated, untold
 from securefl.errors import UserError
 from securefl.job import Job
-from securefl.privacy.plain import LocalTraining, PlainTraining
+from securefl.privacy.plain import LocalTraining
+from securefl.privacy.prepared import local_training, noise_of
 
 MECHANISMS: dict[str, str] = {"local-record": "record", "none": "record"}
 """Mechanism → what ε protects, or would."""
@@ -71,13 +72,8 @@ class Setting:
 
     @cached_property
     def noise_multiplier(self) -> float:
-        """The σ that the job's ε asks for, as training computes it."""
-        from securefl.privacy import accountant  # noqa: PLC0415  (Opacus loads in 3 s)
-
-        knobs = self.job.privacy
-        return accountant.calibrate(
-            epsilon=knobs.epsilon, delta=knobs.delta, sample_rate=knobs.sample_rate, steps=self.steps, accountant=knobs.accountant
-        )
+        """The σ that the job's ε asks for, as training computes it; 0.0 without a mechanism."""
+        return noise_of(self.job.privacy, max(1, self.job.data.splits - 1)) or 0.0
 
     def epsilon_of(self, noise_multiplier: float, steps: int) -> float:
         """ε of so many steps with that noise, by the job's accountant; infinite without noise."""
@@ -87,7 +83,7 @@ class Setting:
         return accountant.epsilon_of(noise_multiplier, knobs.sample_rate, steps, knobs.delta, knobs.accountant)
 
     def training(self, rows: int, *, label: str, rate: float | None = None) -> LocalTraining:
-        """How one site trains one model under the mechanism, with ``rows`` as the public number of rows.
+        """How one site trains one model under the mechanism, as `securefl.runner.Runner` has it train.
 
         Args:
             rows: public number by whose share a noised sum is divided.
@@ -96,19 +92,11 @@ class Setting:
         """
         knobs = self.job.privacy
         chosen = knobs.sample_rate if rate is None else rate
-        if not self.private:
-            return PlainTraining(sample_rate=chosen, entropy=self.entropy(label))
-        from securefl.privacy import dpsgd  # noqa: PLC0415
-
-        return dpsgd.LocalRecordDP(
-            noise_multiplier=self.noise_multiplier,
-            sample_rate=chosen,
-            clip=knobs.clip,
-            delta=knobs.delta,
-            accountant=knobs.accountant,
-            planned_steps=max(self.steps, 1000),
-            expected_rows=rows,
+        return local_training(
+            knobs.model_copy(update={"sample_rate": chosen, "rows": rows}),
+            noise_multiplier=self.noise_multiplier if self.private else None,
             entropy=self.entropy(label),
+            planned_steps=max(self.steps, 1000),
         )
 
     def entropy(self, label: str) -> Entropy:
@@ -186,12 +174,14 @@ def flagged(check: str, why: str, measured: Measured | None = None) -> Verdict:
 
 
 def compared(check: str, setting: Setting, claimed: float, measured: Measured, what: str) -> Verdict:
-    """A measured ε beside a claimed one: broken where what is refuted lies above the claim."""
+    """A measured ε beside a claimed one: broken where what is refuted lies above it, untold where nothing above it could be."""
     measured = replace(measured, claimed=claimed)
     if not setting.private:
         found = f"none below {measured.lower:.2f} holds" if measured.lower else "these trials refute none"
         return replace(stated(f"{what}: no ε is claimed, and {found}"), measured=measured)
     if measured.lower > claimed:
         return flagged(check, f"{what}: ε = {claimed:.3g} is claimed, and refuted by {measured.line}", measured)
-    short = ", more than so many trials could show" if measured.cap < claimed else ""
-    return Verdict("harmless", f"{what}: within the ε of {claimed:.3g} that is claimed{short}", measured=measured)
+    if measured.cap < claimed:
+        most = f"{measured.trials} trials show at most {measured.cap:.2f}, however much is given away"
+        return untold(f"{what}: ε = {claimed:.3g} is claimed, and {most}", measured)
+    return Verdict("harmless", f"{what}: within the ε of {claimed:.3g} that is claimed", measured=measured)

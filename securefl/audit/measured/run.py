@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,9 +44,14 @@ class Measurement:
         return tuple(result for result in self.results if result.verdict.broken)
 
     @property
+    def untold(self) -> tuple[Result, ...]:
+        """Measurements that could not have refuted it: the claim lies above the most that so many trials show."""
+        return tuple(result for result in self.results if result.verdict.status == "cannot tell")
+
+    @property
     def passed(self) -> bool:
-        """Whether none does.  That is no proof of the claim."""
-        return not self.broken
+        """Whether some could have refuted it, and none does.  That is no proof of the claim."""
+        return len(self.untold) < len(self.results) and not self.broken
 
     def as_json(self) -> dict[str, Any]:
         """As a tree that JSON holds; no claim is None."""
@@ -60,6 +65,7 @@ class Measurement:
             "unit": MECHANISMS[self.setting.name],
             "quick": self.setting.quick,
             "passed": self.passed,
+            "cannot_tell": [result.notice for result in self.untold],
             "seconds": round(self.seconds, 3),
             "results": [result.as_json() for result in self.results],
         }
@@ -76,6 +82,14 @@ def setting_of(mechanism: str | None, job: Path | None, *, quick: bool, seed: st
 
     given = {} if mechanism is None else {"privacy.mechanism": known(mechanism)}  # of the command line, so it overrides
     return Setting(read_job(job, given), seed, quick)
+
+
+def registered() -> Sequence[Any]:
+    """Every `securefl.audit.measured.registry.Measure`, once all modules are loaded that have some."""
+    from securefl.audit.measured import game, gradients, noise, pipeline, reconstruction, registry, sampling  # noqa: PLC0415
+
+    del game, gradients, noise, pipeline, reconstruction, sampling  # imported to register what they measure
+    return registry.MEASURES
 
 
 def measure_mechanism(
@@ -95,20 +109,17 @@ def measure_mechanism(
     """
     import torch  # noqa: PLC0415
 
-    from securefl.audit.measured import game, gradients, pipeline, reconstruction, registry  # noqa: PLC0415
-
-    del game, gradients, pipeline, reconstruction  # imported to register what they measure
     setting = setting_of(mechanism, None, quick=True) if isinstance(mechanism, str) else mechanism
     began, limits, results = time.perf_counter(), bounds or Bounds(60.0 if setting.quick else 600.0), list[Result]()
     if setting.private:
         _ = setting.noise_multiplier  # once, before there are children
     wanted = None if checks is None else set(checks)
-    for one in registry.MEASURES:
+    for one in registered():
         if (one.on and setting.name not in one.on) or (wanted is not None and one.check not in wanted):
             continue
         tell(f"{setting.name}: {one.name}")
 
-        def play(one: registry.Measure = one) -> Any:
+        def play(one: Any = one) -> Any:
             torch.set_num_threads(1)  # threads do not survive a fork
             return one.play(setting)
 
@@ -141,4 +152,11 @@ def show(console: Console, measurement: Measurement, colours: dict[str, str]) ->
         text = Text(f"{r.verdict.status}: {r.verdict.why}", colours.get(r.verdict.status, ""))
         table.add_row(r.notice, text, interval, f"{r.seconds:.1f}")
     console.print(table)
-    console.print(f"{len(measurement.broken) or 'nothing'} refuted in {measurement.seconds:.0f} s; a bound from below proves no ε")
+    found = f"{len(measurement.broken) or 'nothing'} refuted in {measurement.seconds:.0f} s"
+    console.print("; ".join([found, *without_answer(measurement), "a bound from below proves no ε"]))
+
+
+def without_answer(measurement: Measurement) -> list[str]:
+    """The line for measurements that cannot tell, if there are any."""
+    names = [result.notice for result in measurement.untold]
+    return [f"{len(names)} of {len(measurement.results)} cannot tell: {', '.join(names)}"] if names else []
