@@ -270,6 +270,16 @@ def vanishing_after(letters: int) -> simulate.Network:
     return network
 
 
+def test_control_without_statistics_cohort_a_small_cell_is_opened(monkeypatch):
+    """What the check stops: class w is screened as 5 or more with the site that has them, and counted without it."""
+    classes = {"a": ["u"] * 9, "b": ["u"] * 9 + ["w"] * 5, "c": ["u"] * 9 + ["w"], "d": ["u"] * 9}
+    tables = {name: {"c": values} for name, values in classes.items()}
+    total = SecureStatistics.total
+    monkeypatch.setattr(SecureStatistics, "total", lambda self, specs, values, **_: total(self, specs, values))
+    found = SecureStatistics.simulated(tables, KNOWN, network=vanishing_after(4)).class_counts("c")
+    assert found.counts.tolist() == [27, 0, 1, 0]
+
+
 @pytest.mark.parametrize("method", ["class_counts", "quantile"])
 def test_sums_that_belong_together_are_over_as_many_sites(method):
     """statistics-cohort: else a cell screened over all could be small over the rest, and two rounds of a search disagree."""
