@@ -6,7 +6,8 @@ A cell whose bound is below k is withheld: the sites leave it out of the counts,
 does not see it either.  The price: a cell that reaches k only by adding few records of fewer than k sites is withheld as well.
 
 Whoever knows the total of a line could compute the one cell that is left out of it.  So every line (a row or a column of a table of
-two dimensions) withholds two cells or none, which together surely hold k records; the further ones are those of the smallest bound.
+two dimensions) withholds none, two cells that together surely hold k records, or all that are not empty; further ones are those
+of the smallest bound.
 
 Source: primary and complementary suppression as in A. Hundepool et al., Statistical Disclosure Control (Wiley, 2012), chapter 4,
 by lines, in the place of its linear programs.
@@ -105,8 +106,10 @@ def _lines(shape: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
 
 
 def _complete(least: Counts, hidden: Mask, k: int) -> None:
-    """Hide further cells of a line, in place, until two are hidden that surely hold k records, or all are."""
-    while hidden.any() and not hidden.all() and (hidden.sum() < 2 or least[hidden].sum() < k):
-        shown = np.flatnonzero(~hidden)
-        # A cell known to be empty hides nothing, so it comes last.
-        hidden[min(shown.tolist(), key=lambda cell: (least[cell] == 0, least[cell]))] = True
+    """Hide further cells of a line, in place, until two are hidden that surely hold k records, or all that are not empty."""
+    while hidden.any() and (hidden.sum() < 2 or least[hidden].sum() < k):
+        # Empty cells hide nothing: where there is no other, the line's total is as small, and withheld itself.
+        shown = np.flatnonzero(~hidden & (least > 0))
+        if not shown.size:
+            return
+        hidden[shown[np.argmin(least[shown])]] = True

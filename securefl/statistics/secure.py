@@ -261,7 +261,7 @@ class SecureStatistics:
             sums, sites = self.total(screen.specs(), [screen.sums(mine) for mine in own])
             least = screen.least(sums)
             hidden = cells.withheld(least, k)
-            table[(least == 0) & ~hidden], shown = 0, (least > 0) & ~hidden
+            table[least == 0], shown = 0, (least > 0) & ~hidden
             note = "how many sites have any record there, and how many have the minimum"
             opened += self._opened(f"screening of the cells {of}", 1, note)
         if shown.any():
