@@ -141,3 +141,21 @@ def test_a_quantile_of_evenly_spread_values_is_theirs_to_the_resolution():
     pooled_quantiles = np.quantile(np.arange(1000), [0.1, 0.5], method="inverted_cdf")
     assert (np.abs(found.value[0] - pooled_quantiles) <= found.error[0]).all()
     assert (found.high - found.low).tolist() == [[8.0, 8.0]], "the half would hold 4 values, fewer than 5"
+
+
+def test_many_rows_keep_the_bounds():
+    """Several blocks of rows a site, a narrow range far from 0, and a site as full of extreme values as rows_max allows."""
+    at = np.arange(7000)
+    x = 1e6 + np.sin(at * 1.3)
+    table = pd.DataFrame({"x": x, "y": np.where(at % 5, 0.3 * (x - 1e6) + np.cos(at * 2.9), NAN), "z": np.where(at % 3, 1.0, -1.0)})
+    columns = Columns({"x": (1e6 - 1, 1e6 + 1), "y": (-2, 2), "z": (-1, 1)})
+    tables = {"a": table[:5000], "b": table[5000:], "c": pd.DataFrame(dict.fromkeys("xyz", np.full(5000, 1e9)))}
+    statistics = SecureStatistics.simulated(tables, columns, rows_max=5000)
+    every = clipped(tables, columns)
+    found, correlation = statistics.describe(), statistics.correlation()
+    for position, name in enumerate("xyz"):
+        mean, variance = exact_moments(every[name])
+        assert abs(Fraction(found.mean[position]) - mean) <= found.mean_error[position] < 1e-8
+        assert abs(Fraction(found.variance[position]) - variance) <= found.variance_error[position] < 1e-8
+    assert (np.abs(correlation.frame() - (every - [1e6, 0, 0]).corr()) <= correlation.error + 1e-12).all(axis=None)
+    assert correlation.error.max() < 1e-8
