@@ -173,12 +173,14 @@ def _roundings(scaled: NDArray[np.float64], rand: Rand) -> Iterator[NDArray[np.i
 
 def _signs(seed: Seed, size: int) -> NDArray[np.float64]:
     words = np.frombuffer(Rand(seed).bytes("signs", (size + 7) // 8), dtype=np.uint8)
-    signs: NDArray[np.float64] = 1.0 - 2.0 * np.unpackbits(words, count=size, bitorder="little")
+    signs = np.unpackbits(words, count=size, bitorder="little").astype(np.float64)
+    signs *= -2
+    signs += 1
     return signs
 
 
 def _walsh(bits: int) -> NDArray[np.float64]:
-    matrix = np.ones((1, 1))
+    matrix: NDArray[np.float64] = np.ones((1, 1))
     for _ in range(bits):
-        matrix = np.kron(np.array([[1.0, 1.0], [1.0, -1.0]]), matrix)
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
     return matrix
