@@ -59,6 +59,7 @@ COHORTS = st.integers(2, 300).flatmap(
 def test_a_plan_keeps_its_promises(
     cohort: Cohort, kind: Kind, epsilon: float, delta: float, rounds: int, size: int, clip: float
 ) -> None:
+    delta = min(delta, 0.5 / cohort.clients)
     p = calibrate_distributed(epsilon=epsilon, delta=delta, cohort=cohort, rounds=rounds, size=size, clip=clip, kind=kind)
     assert epsilon * 0.9999 <= p.spent(cohort.smallest) <= epsilon
     assert p.spent(cohort.clients) <= p.spent(cohort.smallest)
@@ -88,12 +89,12 @@ def test_shares_by_hand() -> None:
 
 
 def test_the_bound_on_wrap_around_is_above_exact_tails() -> None:
-    """Without signal to speak of, the Skellam tail itself, over d values and all rounds; not above it by more than 40 times."""
+    """Without signal to speak of, the Skellam tail itself, over d values and all rounds; not above it by more than 60 times."""
     p = replace(plan(Cohort.of(3), size=16), granularity=1e6, share=40.0)
     for bits in (7, 8):
         room = 2 ** (bits - 1) - 1 - 3
         tail = 2 * special.ive(np.arange(room + 1.0, 400), 120.0).sum() * 16 * 10
-        assert tail <= wrap_bound(p, bits) <= 40 * tail
+        assert tail <= wrap_bound(p, bits) <= 60 * tail
     assert wrap_bound(p, 3) == 1
 
 
@@ -203,7 +204,8 @@ def test_the_tail_of_the_noise_is_not_exceeded(kind: Kind) -> None:
         ({"epsilon": math.nan}, "epsilon is nan"),
         ({"epsilon": 1e-9, "delta": 1e-12}, "cannot be reached"),
         ({"delta": 0.0}, "delta is 0.0"),
-        ({"delta": 1.0}, "delta is 1.0"),
+        ({"delta": 0.2}, "delta is 0.2: it must lie below 1 over the number of parties, 0.2"),
+        ({"delta": math.nan}, "delta is nan"),
         ({"rounds": 0}, "rounds is 0"),
         ({"size": 0}, "dimension is 0"),
         ({"clip": 0.0}, "clipping bound is 0.0"),
