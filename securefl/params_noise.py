@@ -316,5 +316,7 @@ def draw(a: Answer, path: Path) -> None:
     figure.suptitle(f"{a.noise} noise, ε = {a.epsilon:g}, δ = {a.delta:g} a party, {a.rounds} rounds, {a.size} values", fontsize=10)
     out = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "securefl"}):
-        figure.savefig(out, format=path.suffix[1:].lower(), metadata={"CreationDate" if path.suffix.lower() == ".pdf" else "Date": None})
+        figure.savefig(
+            out, format=path.suffix[1:].lower(), metadata={"CreationDate" if path.suffix.lower() == ".pdf" else "Date": None}
+        )
     atomic_write(path, out.getvalue())
