@@ -112,3 +112,15 @@ def test_bad_input_is_one_line(
     given = {"plot": "noise.svg", **changes}
     assert message in run(capsys, code=2, **given)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_documented_cohorts_are_those_computed() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "privacy.md").read_text(encoding="utf-8")
+    table = page[page.index("| ε | 31 values") :].split("\n\n")[0].splitlines()
+    sizes = [int(cell.split()[0]) for cell in table[0].strip("|").split("|")[1:]]
+    assert len(table) == 5
+    for line in table[2:]:
+        epsilon, *parties = (int(cell) for cell in line.strip("|").split("|"))
+        assert parties == [params_noise.answer(epsilon, 1e-6, 100, 20, size=size).useful for size in sizes]
+    five = params_noise.answer(3, 1e-6, 5, 20).asked
+    assert f"makes the error of a mean of five {five.error:.0f} times" in page
