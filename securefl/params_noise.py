@@ -217,13 +217,13 @@ def _row(plan: NoisePlan) -> Row:
 
 def _useful(setting: _Setting) -> int | None:
     """The least cohort, to 5 %, whose mean is closer to the true one than the clipping bound."""
-    cohorts = sorted({round(2 * 1.05**step) for step in range(270)})
+    cohorts = [n for n in sorted({round(2 * 1.05**step) for step in range(270)}) if n < min(1 / setting.delta, MOST + 1)]
     low, high = 0, len(cohorts)
     while low < high:  # the error falls with the parties, but for the rounding of shares
         middle = (low + high) // 2
         good = any(p.error(p.cohort.clients) < p.clip for p in setting.plans(iter(cohorts[middle : middle + 1])))
         low, high = (low, middle) if good else (middle + 1, high)
-    return cohorts[low] if low < len(cohorts) and cohorts[low] < 1 / setting.delta else None
+    return cohorts[low] if low < len(cohorts) else None
 
 
 # Telling

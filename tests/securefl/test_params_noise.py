@@ -71,6 +71,12 @@ def test_where_no_cohort_is_large_enough_it_is_said(capsys: pytest.CaptureFixtur
     assert "no number of parties up to 999" in " ".join(screen.split())
 
 
+def test_a_cohort_just_below_what_delta_allows_is_found() -> None:
+    found = params_noise.answer(3, 1 / 500, 100, 20).useful
+    assert found is not None
+    assert 250 < found < 500
+
+
 @pytest.mark.parametrize("ending", ["svg", "png", "PDF"])
 def test_the_picture_is_drawn_the_same_again(capsys: pytest.CaptureFixture[str], tmp_path: Path, ending: str) -> None:
     pictures = [tmp_path / f"{name}.{ending}" for name in "ab"]
