@@ -65,10 +65,10 @@ def test_a_bound_below_one_is_misuse() -> None:
 @given(SEEDS, st.lists(st.integers(0, 20_000), max_size=4))
 def test_a_stream_goes_on_from_array_to_array(seed: bytes, sizes: list[int]) -> None:
     drawn = Rand(Seed(seed)).stream("x")
-    parts = [np.ones(size, dtype=np.uint64) for size in sizes]
+    parts = [np.ones((size, 2), dtype=np.uint64) for size in sizes]
     for part in parts:
         drawn.fill(part)
-    assert b"".join(part.tobytes() for part in parts) == stream(seed, "x", 8 * sum(sizes))
+    assert b"".join(part.tobytes() for part in parts) == stream(seed, "x", 16 * sum(sizes))
 
 
 def test_a_label_is_good_for_one_draw_of_any_kind() -> None:
