@@ -1,0 +1,287 @@
+"""How much integer noise every party adds, on which grid, and how many bits a value then needs: computed, or refused.
+
+Source: Kairouz, Liu and Steinke (ICML 2021, arXiv 2102.06387), Agarwal, Kairouz and Liu (NeurIPS 2021).  Different here: the
+granularity follows from what it costs in noise and not from a number of bits; the width from a Chernoff bound over signal and
+noise together, with rounding taken at its worst.
+
+Only honest survivors' noise counts, as colluders omit or subtract theirs: shares are sized for the smallest number of survivors
+that opens a sum, less the corrupt.  Fewer survivors cost more ε, and `NoisePlan.event` says it.
+
+What it does not protect: a wrapped-around value spoils a coordinate and no privacy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal, get_args
+
+import numpy as np
+
+from securefl.errors import UserError
+from securefl.privacy.divergence import DiscreteGaussianEvent, Event, SkellamEvent, epsilon_of_events
+from securefl.privacy.rounding import norm_bounds, padded
+
+Kind = Literal["skellam", "discrete-gaussian"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+WRAP = 2.0**-20
+"""Largest probability that any value of any round wraps around."""
+LOSS = 0.01
+"""What grid and rounding may add to the standard deviation, as a share of that of continuous noise."""
+BITS = 62
+"""Widest ring."""
+LARGEST_SHARE = 2.0**51
+"""Largest variance, in squared steps, that there is a sampler of every kind for."""
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Who takes part.
+
+    Attributes:
+        clients: n, parties invited, at least 2.
+        smallest: survivors below whom no sum is opened.
+        corrupt: |C|, parties that may omit their noise.
+
+    Raises:
+        UserError: where that leaves no honest survivor, or is impossible.
+    """
+
+    clients: int
+    smallest: int
+    corrupt: int = 0
+
+    def __post_init__(self) -> None:
+        if self.clients < 2:
+            raise UserError(f"a secure sum needs at least 2 parties, not {self.clients}")
+        if not 0 <= self.corrupt < self.clients or not 1 <= self.smallest <= self.clients:
+            raise UserError(
+                f"{self.corrupt} corrupt parties and at least {self.smallest} survivors are impossible among {self.clients} parties"
+            )
+        if self.honest < 1:
+            raise UserError(
+                f"{self.smallest} of {self.clients} parties survive at least and {self.corrupt} may be corrupt: "
+                f"no honest noise is left; at least {self.corrupt + 1} must survive"
+            )
+
+    @classmethod
+    def of(cls, clients: int, *, corrupt: int = 0, dropouts: int = 0) -> Cohort:
+        """At most ``dropouts`` of the parties vanish."""
+        if dropouts < 0 or corrupt < 0 or (clients >= 2 and dropouts + corrupt >= clients):
+            raise UserError(
+                f"{corrupt} corrupt parties and {dropouts} dropouts leave no honest noise of {clients} parties: "
+                f"together they must be at most {clients - 1}"
+            )
+        return cls(clients, clients - dropouts, corrupt)
+
+    @property
+    def honest(self) -> int:
+        """Parties whose noise is counted on."""
+        return self.smallest - self.corrupt
+
+
+@dataclass(frozen=True)
+class NoisePlan:
+    """Public, the same for all parties, fixed before a round.
+
+    Attributes:
+        kind: ``skellam`` or ``discrete-gaussian``.
+        cohort: who takes part.
+        epsilon, delta: what all rounds together cost where the fewest survive; the unit is a party, added or removed.
+        rounds: sums that are opened.
+        size: coordinates of an update.
+        clip: L2 bound of an update, > 0, in units of the update.
+        granularity: g, one step of the grid, in units of the update.
+        share: variance of one party's noise a coordinate, in squared steps.
+        bits: width of a value of the sum.
+        wrap: bound of the probability that any value of any round wraps around.
+    """
+
+    kind: Kind
+    cohort: Cohort
+    epsilon: float
+    delta: float
+    rounds: int
+    size: int
+    clip: float
+    granularity: float
+    share: float
+    bits: int = 0
+    wrap: float = 1.0
+
+    @property
+    def dimension(self) -> int:
+        """d, coordinates after padding."""
+        return padded(self.size)
+
+    @property
+    def radius(self) -> float:
+        """Δ: the clipping bound in steps of the grid."""
+        return self.clip / self.granularity
+
+    @cached_property
+    def bounds(self) -> tuple[int, float, float]:
+        """⌊Δ2²⌋, Δ2 and Δ1 of a rounded update, in steps."""
+        return norm_bounds(self.radius, self.dimension)
+
+    def event(self, survivors: int, rounds: int = 1) -> Event:
+        """What ``rounds`` sums over ``survivors`` parties cost: infinitely much where no honest noise is left."""
+        _, delta2, delta1 = self.bounds
+        honest = max(survivors - self.cohort.corrupt, 0)
+        if self.kind == "skellam":
+            return SkellamEvent(honest * self.share, delta1, delta2, rounds)
+        return DiscreteGaussianEvent(self.share, honest, self.dimension, delta1, delta2, rounds)
+
+    def spent(self, survivors: int, rounds: int | None = None) -> float:
+        """ε at the plan's δ after so many rounds (all of them by default) in which so many survived."""
+        return epsilon_of_events([self.event(survivors, rounds or self.rounds)], self.delta)
+
+    def deviation(self, survivors: int) -> float:
+        """Standard deviation of one coordinate of the mean update over ``survivors``, in units of the update.
+
+        Noise of all of them, and rounding at its worst (¼ a party); clipping and the bias of the condition on the rounding are
+        not in it.
+        """
+        return self.granularity * math.sqrt((self.share + 0.25) / survivors)
+
+    def error(self, survivors: int) -> float:
+        """Root of the expected squared L2 norm of the error of the mean, in units of the update."""
+        return self.deviation(survivors) * math.sqrt(self.size)
+
+
+def calibrate_distributed(
+    *,
+    epsilon: float,
+    delta: float,
+    cohort: Cohort,
+    rounds: int,
+    size: int,
+    clip: float,
+    kind: Kind = "skellam",
+    bits: int | None = None,
+    granularity: float | None = None,
+) -> NoisePlan:
+    """The least noise that keeps all rounds within (ε, δ) for a party, and the grid and width for it.
+
+    Args:
+        epsilon: ε over all rounds, > 0 and finite.
+        delta: δ in (0, 1).
+        cohort: who takes part.
+        rounds: sums that are opened, at least 1.
+        size: coordinates of an update, at least 1.
+        clip: L2 bound of an update, > 0 and finite.
+        kind: law of the noise.
+        bits: width of a value; None for the least that does.
+        granularity: step of the grid; None for the coarsest that costs at most `LOSS` of the standard deviation.
+
+    Raises:
+        UserError: for a value out of range, an ε that cannot be reached, or a width in which a value would wrap around with a
+            probability above `WRAP`.
+    """
+    _check(epsilon, delta, rounds, size, clip, kind)
+    draft = NoisePlan(kind, cohort, epsilon, delta, rounds, size, clip, 1.0, 1.0)
+    try:
+        plan = _on_grid(draft, granularity) if granularity is not None else _coarsest(draft)
+    except _Unreachable:
+        raise UserError(
+            f"epsilon {epsilon} with delta {delta} cannot be reached over {rounds} rounds of {kind} noise: "
+            f"choose a larger epsilon or fewer rounds"
+        ) from None
+    return _wide_enough(plan, bits)
+
+
+def _check(epsilon: float, delta: float, rounds: int, size: int, clip: float, kind: str) -> None:
+    if not (math.isfinite(epsilon) and epsilon > 0):
+        raise UserError(f"epsilon is {epsilon}: it must be finite and above 0")
+    if not 0 < delta < 1:
+        raise UserError(f"delta is {delta}: it must lie in (0, 1), both ends excluded")
+    if rounds < 1:
+        raise UserError(f"rounds is {rounds}: it must be at least 1")
+    if not 1 <= size <= 1 << 30:
+        raise UserError(f"the dimension is {size}: it must be 1 to 2^30")
+    if not 2.0**-200 < clip < 2.0**200:
+        raise UserError(f"the clipping bound is {clip}: it must be above 0 and finite")
+    if kind not in KINDS:
+        raise UserError(f"the noise is {kind!r}: it must be one of {', '.join(KINDS)}")
+
+
+class _Unreachable(Exception):
+    """No amount of noise does."""
+
+
+def _on_grid(draft: NoisePlan, granularity: float) -> NoisePlan:
+    """The draft with this granularity and the least share for it."""
+    if not (math.isfinite(granularity) and granularity > 0 and draft.clip / granularity < 2.0**30):
+        raise UserError(f"the granularity is {granularity}: it must lie between {draft.clip * 2.0**-30:g} and infinity")
+    plan = replace(draft, granularity=granularity)
+    fewest = plan.cohort.smallest
+    share = _least(lambda share: replace(plan, share=share).spent(fewest), plan.epsilon)
+    if share > LARGEST_SHARE:
+        raise UserError(
+            f"every party's noise would have a standard deviation of {math.sqrt(share):.3g} steps, more than "
+            f"{math.sqrt(LARGEST_SHARE):.3g}: choose a larger epsilon, fewer rounds or a coarser granularity"
+        )
+    return replace(plan, share=share)
+
+
+def _coarsest(draft: NoisePlan) -> NoisePlan:
+    """The coarsest grid, by factors of √2, on which noise and rounding exceed continuous noise by at most `LOSS`."""
+    continuous = draft.clip**2 * continuous_variance(draft.epsilon, draft.delta, draft.rounds) / draft.cohort.honest
+    start = max(math.sqrt(draft.dimension) / 2, 1.0)
+    for step in range(60):
+        plan = _on_grid(draft, draft.clip / (start * 2 ** (step / 2)))
+        if plan.granularity**2 * (plan.share + 0.25) <= (1 + LOSS) ** 2 * continuous:
+            break
+    return plan
+
+
+def continuous_variance(epsilon: float, delta: float, rounds: int) -> float:
+    """Variance of Gaussian noise for sensitivity 1 at the same (ε, δ), by the same accountant."""
+    return _least(
+        lambda variance: epsilon_of_events([DiscreteGaussianEvent(variance, 1, 1, 1.0, 1.0, rounds)], delta),
+        epsilon,
+    )
+
+
+def _least(cost: Callable[[float], float], epsilon: float) -> float:
+    """The least variance with ``cost`` at most ``epsilon``, to a millionth, never below it."""
+    low, high = -60.0, 200.0  # log2
+    if not cost(2.0**high) <= epsilon:
+        raise _Unreachable
+    while high - low > 2.0**-20:
+        middle = (low + high) / 2
+        low, high = (low, middle) if cost(2.0**middle) <= epsilon else (middle, high)
+    return float(2.0**high)
+
+
+def _wide_enough(plan: NoisePlan, bits: int | None) -> NoisePlan:
+    """The plan with its width: ``bits``, or the least that does."""
+    least = next((b for b in range(2, BITS + 1) if wrap_bound(plan, b) <= WRAP), None)
+    if least is None:
+        raise UserError(
+            f"values would need more than {BITS} bits: {plan.cohort.clients} updates of norm {plan.radius:.3g} steps each, "
+            f"and noise of standard deviation {math.sqrt(plan.share * plan.cohort.clients):.3g}; choose a coarser granularity"
+        )
+    if bits is not None and not least <= bits <= BITS:
+        raise UserError(f"{bits} bits are not enough or too many: this noise needs {least} to {BITS}, for wrap-around below 2^-20")
+    width = least if bits is None else bits
+    return replace(plan, bits=width, wrap=wrap_bound(plan, width))
+
+
+def wrap_bound(plan: NoisePlan, bits: int) -> float:
+    """Bound of the probability that any of all rounds' values leaves ±2^(bits−1), where all parties survive.
+
+    Chernoff, over the random signs of the rotation (which make a coordinate of the rotated sum sub-Gaussian with variance
+    (nΔ)²/d, and at most nΔ) and the noise of all n parties; rounding moves a sum by less than n.
+    """
+    n, room = plan.cohort.clients, 2.0 ** (bits - 1) - 1 - plan.cohort.clients
+    if room <= 0:
+        return 1.0
+    s = np.geomspace(2.0**-70, 30.0, 8000)
+    total = n * plan.share
+    signal = np.minimum(s * n * plan.radius, (s * n * plan.radius) ** 2 / (2 * plan.dimension))
+    noise = total * 2 * np.sinh(s / 2) ** 2 if plan.kind == "skellam" else total * s**2 / 2  # cosh s − 1 = 2 sinh²(s/2)
+    exponent = float((signal + noise - s * room).min())
+    return min(1.0, math.exp(min(exponent + math.log(2.0 * plan.dimension * plan.rounds), 0.0)))
