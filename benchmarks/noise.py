@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from protocols.rand import fresh
 from securefl.privacy.laws import DiscreteGaussian, Poisson
+from securefl.privacy.noise_plan import Cohort, calibrate_distributed
+from securefl.privacy.noised import contribution, mean
 from securefl.privacy.rounding import rotate
 from securefl.privacy.samplers import discrete_gaussian, skellam, staircase
 
@@ -51,9 +53,12 @@ def main() -> None:
             words = 2 * SIZE * (2 if name == "skellam" else 1)
             stream = cpu(lambda words=words: keystream(words))
             print(f"{name:18} variance 2^{exponent:<2}  {drawing:.3f}  {stream:.3f}  {table:.3f}")
-    for size in (1 << 10, 1 << 20):
-        x = np.ones(size)
-        print(f"rotation of {size:>9,} values  {cpu(lambda x=x: rotate(x, fresh().seed('signs'))):.4f}")
+    plan = calibrate_distributed(epsilon=3.0, delta=1e-5, cohort=Cohort.of(100), rounds=20, size=SIZE, clip=1.0)
+    x, signs = np.full(SIZE, 1e-3), fresh().seed("signs")
+    print(f"a contribution of {SIZE:,} values, skellam  {cpu(lambda: contribution(plan, x, signs, fresh())):.3f}")
+    print(f"its rotation alone  {cpu(lambda: rotate(x, signs)):.3f}")
+    total = np.ones(plan.dimension, dtype=np.int64)
+    print(f"the mean out of the sum  {cpu(lambda: mean(plan, total, 100, signs)):.3f}")
 
 
 if __name__ == "__main__":

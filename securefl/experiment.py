@@ -214,7 +214,7 @@ def scale(
     total = totals(1, moments.specs(), [moments.sums(x) for x in rows])
     which = "training rows" if folds == 1 else "rows"
     opened.append(opened_in_scaling("rows, means and variances of each column", f"for scaling, over the {which} of all sites"))
-    return [moments.read(total.sums, len(loaded.sites))] * folds, opened
+    return [moments.scaler(total.sums, len(loaded.sites))] * folds, opened
 
 
 def baselines(

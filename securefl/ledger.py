@@ -57,3 +57,18 @@ def opened_in_training(
 def opened_in_scaling(what: str, note: str) -> Opened:
     """The event of one exact sum of feature statistics before training."""
     return Opened(what, 1, EXACT, note)
+
+
+def opened_in_statistics(what: str, sums: int, note: str, *, hidden: bool = True) -> list[Opened]:
+    """The events of ``sums`` exact sums for one statistic, without any training.
+
+    Args:
+        what: which sums.
+        sums: how many.
+        note: what they can show.
+        hidden: whether the protocol hides every site's own values.
+    """
+    events = [Opened(what, sums, EXACT, note)]
+    if hidden:
+        return events
+    return [Opened("every site's values in these sums", sums, EXACT, "in clear: no protocol hides them"), *events]

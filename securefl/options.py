@@ -154,7 +154,7 @@ def _value(full: str, value: Any, before: Any) -> Any:
         return [*(before if isinstance(before, list) else []), *value]
     if full != "data.ranges":
         return value
-    pairs = [_range(text) for text in value]
+    pairs = [range_of(text) for text in value]
     columns = [column for column, _ in pairs]
     twice = next((column for column in columns if columns.count(column) > 1), None)
     if twice is not None:
@@ -162,7 +162,12 @@ def _value(full: str, value: Any, before: Any) -> Any:
     return {**(before if isinstance(before, dict) else {}), **dict(pairs)}
 
 
-def _range(text: str) -> tuple[str, tuple[float, float]]:
+def range_of(text: str) -> tuple[str, tuple[float, float]]:
+    """Column, lower and upper bound of ``COLUMN=LOW:HIGH``.
+
+    Raises:
+        UserError: for another form.
+    """
     number = r"[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?"
     match = re.fullmatch(rf"(.+)=({number}):({number})", text, re.DOTALL)
     try:

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from protocols.errors import Abort
 from securefl.encode import SumSpec
 from securefl.errors import UserError, quoted
-from securefl.fixed import Fixed
+from securefl.statistics.moments import Moments as ColumnMoments
 
 RANGE_DIVISOR = 4.0
 """Parts of a public range that make one unit of a scaled feature: the range becomes [−2, 2].
@@ -125,8 +125,8 @@ class Exponents:
         return np.stack([-bound, bound], axis=1)
 
 
-class Moments:
-    """Second secure sum: rows, Σ u and Σ u² of every feature, u = (x − middle) / half width of its range, divided by ``rows_max``.
+class Moments(ColumnMoments):
+    """Second secure sum: rows, Σ u and Σ u² of every feature, as `securefl.statistics.moments`, without missing values.
 
     Fixed point of 45 bits or more, so that mean and deviation are exact to far below 10^-6 of the range.
 
@@ -140,21 +140,7 @@ class Moments:
     """
 
     def __init__(self, ranges: ArrayLike, *, limit: int = 2**15 - 1, rows_max: int = 2**16) -> None:
-        low, high = _ranges(ranges).T
-        if not 1 <= rows_max <= 2**30:
-            raise UserError(f"rows_max must be 1 to {2**30}, not {rows_max}")
-        self.low, self.high, self.rows_max = low, high, rows_max
-        self.middle = (low + high) / 2
-        self.half = np.where(high > low, (high - low) / 2, 1.0)
-        self._parts = (
-            Fixed("moments.rows", 1, rows_max, limit, 45),
-            Fixed("moments.first", len(low), 1.0, limit, 45),
-            Fixed("moments.second", len(low), 1.0, limit, 45),
-        )
-
-    def specs(self) -> tuple[SumSpec, ...]:
-        """The coordinates for a plan."""
-        return tuple(spec for part in self._parts for spec in part.specs())
+        super().__init__(_ranges(ranges), limit=limit, rows_max=rows_max)
 
     def sums(self, x: ArrayLike) -> dict[str, NDArray[np.int64]]:
         """What one party adds.
@@ -165,17 +151,9 @@ class Moments:
         Raises:
             UserError: wrong shape, NaN or inf, more than ``rows_max`` rows.
         """
-        rows = _rows(x, len(self.middle))
-        if len(rows) > self.rows_max:
-            raise UserError(f"a table of {len(rows)} rows is larger than rows_max = {self.rows_max}")
-        # Clipped again, as the middle of a range is rounded; then no sum of n values is above n.
-        u = np.clip((np.clip(rows, self.low, self.high) - self.middle) / self.half, -1, 1)
-        columns = np.ascontiguousarray(u.T)  # summed pairwise: a constant feature must not seem to vary
-        first, second = (np.sum(v, axis=1) / self.rows_max for v in (columns, columns * columns))
-        count, one, two = self._parts
-        return {**count.split([len(rows)]), **one.split(first), **two.split(second)}
+        return super().sums(_rows(x, len(self.middle)))
 
-    def read(self, sums: Mapping[str, NDArray[Any]], contributors: int) -> Scaler:
+    def scaler(self, sums: Mapping[str, NDArray[Any]], contributors: int) -> Scaler:
         """Mean and standard deviation over all contributors' rows; the deviation of a constant feature counts as 1.
 
         A feature is constant where its variance is below what the fixed point can tell from 0.
@@ -187,16 +165,12 @@ class Moments:
         Raises:
             Abort: ``weight-total`` where no contributor has rows.
         """
-        count, one, two = self._parts
-        rows = float(np.rint(count.join(sums)[0]))
-        if rows < 1:
+        means = self.read(sums, contributors)
+        if not means.count.all():
             raise Abort("weight-total", "no rows in the feature statistics")
-        mean = one.join(sums) * self.rows_max / rows
-        variance = two.join(sums) * self.rows_max / rows - mean**2
-        off = contributors * one.unit / 2 * self.rows_max / rows + 2.0**-48
-        known = variance > 4 * off
-        deviation = np.sqrt(np.where(known, variance, 1.0)) * self.half
-        return Scaler(self.middle + mean * self.half, np.where(known, deviation, 1.0))
+        known = means.variance > 4 * means.off
+        deviation = np.sqrt(np.where(known, means.variance, 1.0)) * self.half
+        return Scaler(self.middle + means.first * self.half, np.where(known, deviation, 1.0))
 
 
 def _rows(x: ArrayLike, features: int) -> NDArray[np.float64]:

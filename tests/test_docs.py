@@ -219,6 +219,15 @@ def test_library_examples():
     assert "policy-epsilon" in policy.warnings[0]
 
 
+def test_statistics_example():
+    (source,) = blocks(text("docs/statistics.md"), "python")
+    _, out = executed(source)
+    assert "south: 1 of 6 values of age lie outside 0 to 90 and are clipped to it" in out
+    assert re.search(r"^age +<NA> +56\.0+ +\d", out, re.MULTILINE), "one value is missing: fewer than 3"
+    assert re.search(r"^m +6$", out, re.MULTILINE)
+    assert re.search(r"^missing +<NA>$", out, re.MULTILINE)
+
+
 def test_audit_examples():
     first, fixture, own = blocks(text("docs/audit.md"), "python")
     space, _ = executed(first)

@@ -165,6 +165,22 @@ def evidence(folder: Path) -> None:
     assert "evidence-roster" in others.stderr
 
 
+def statistics(folder: Path) -> None:
+    """Sums of 569 rows; the mean is that of all rows in one place, and nothing below 5 is shown."""
+    out = start("10_statistics.py", folder)
+    bound, pooled = map(float, re.search(r"off by at most (\S+); pooled, pandas has (\S+)", out).groups())
+    assert bound < 1e-6
+    count, missing, mean, _ = map(float, re.search(r"^mean area +(\d.*)", out, re.MULTILINE).group(1).split())
+    assert (count, missing) == (569, 0)
+    assert abs(mean - pooled) < 1e-5
+    assert re.search(r"^mean texture +505 +64 ", out, re.MULTILINE)
+    (withheld,) = re.search(r"^(\d+) cells are not released", out, re.MULTILINE).groups()
+    table = out[out.index("grade") : out.index("cells are not released")]
+    assert table.count("<NA>") == int(withheld) > 0
+    assert not re.search(r" [1-4]( |$)", table.partition("grade")[2].partition("\n")[2], re.MULTILINE)
+    assert "opened (exact): screening of the cells of grade by target" in out
+
+
 FACTS = {
     "01_sum_without_ml.py": sums,
     "02_watch_masks_cancel.py": picture,
@@ -179,6 +195,7 @@ FACTS = {
     "07_audit_your_own.py": audited,
     "08_branching_flow.py": branching,
     "09_evidence.py": evidence,
+    "10_statistics.py": statistics,
     "cracking.py": views,
     "lying_server.py": honest_server,
 }

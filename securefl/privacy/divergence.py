@@ -1,6 +1,6 @@
 """Rényi differential privacy of integer noise: events as data, and what they cost together.
 
-Sources: Skellam by Agarwal, Kairouz and Liu (NeurIPS 2021, arXiv 2110.04995, corollary 3.6); sums of discrete Gaussians by Kairouz,
+Sources: Skellam by Agarwal, Kairouz and Liu (NeurIPS 2021, arXiv 2110.04995, section 3); sums of discrete Gaussians by Kairouz,
 Liu and Steinke (ICML 2021, arXiv 2102.06387, theorem 1 and proposition 14); Poisson sampling by Zhu and Wang (ICML 2019, general
 bound for integer orders); conversion to (ε, δ) by Balle et al. 2020 (arXiv 1905.09982, theorem 21), as in Opacus.
 

@@ -86,7 +86,7 @@ class DiscreteGaussian:
 
     def exact(self, k: int) -> Decimal:
         """−k²/(2σ²)."""
-        return CONTEXT.divide(Decimal(-k * k), 2 * Decimal(self.variance))
+        return CONTEXT.divide(Decimal(-k * k), CONTEXT.multiply(Decimal(2), Decimal(self.variance)))
 
     def near(self, offset: NDArray[np.int64]) -> NDArray[np.float64]:
         """At most 24.5, with three roundings."""

@@ -167,7 +167,7 @@ def calibrate_distributed(
 
     Args:
         epsilon: ε over all rounds, > 0 and finite.
-        delta: δ in (0, 1).
+        delta: δ in (0, 1/n): with more, giving away a party now and then would pass for private.
         cohort: who takes part.
         rounds: sums that are opened, at least 1.
         size: coordinates of an update, at least 1.
@@ -180,7 +180,7 @@ def calibrate_distributed(
         UserError: for a value out of range, an ε that cannot be reached, or a width in which a value would wrap around with a
             probability above `WRAP`.
     """
-    _check(epsilon, delta, rounds, size, clip, kind)
+    _check(epsilon, delta, cohort.clients, rounds, size, clip, kind)
     draft = NoisePlan(kind, cohort, epsilon, delta, rounds, size, clip, 1.0, 1.0)
     try:
         plan = _on_grid(draft, granularity) if granularity is not None else _coarsest(draft)
@@ -192,11 +192,11 @@ def calibrate_distributed(
     return _wide_enough(plan, bits)
 
 
-def _check(epsilon: float, delta: float, rounds: int, size: int, clip: float, kind: str) -> None:
+def _check(epsilon: float, delta: float, clients: int, rounds: int, size: int, clip: float, kind: str) -> None:
     if not (math.isfinite(epsilon) and epsilon > 0):
         raise UserError(f"epsilon is {epsilon}: it must be finite and above 0")
-    if not 0 < delta < 1:
-        raise UserError(f"delta is {delta}: it must lie in (0, 1), both ends excluded")
+    if not 0 < delta < 1 / clients:
+        raise UserError(f"delta is {delta}: it must lie below 1 over the number of parties, {1 / clients:g}, and above 0")
     if rounds < 1:
         raise UserError(f"rounds is {rounds}: it must be at least 1")
     if not 1 <= size <= 1 << 30:

@@ -1,7 +1,7 @@
 """Clip → rotate → scale → round: an update as a vector of integers whose L2 norm is bounded exactly, and back.
 
-Source: Kairouz, Liu and Steinke (ICML 2021, arXiv 2102.06387), section 4: random signs and a Walsh–Hadamard transform spread an
-update evenly over the coordinates, conditional stochastic rounding is repeated until the norm bound holds.
+Source: Kairouz, Liu and Steinke (ICML 2021, arXiv 2102.06387), proposition 22 for the norm: random signs and a Walsh–Hadamard
+transform spread an update evenly over the coordinates, conditional stochastic rounding is repeated until the norm bound holds.
 
 What is exact: the norm of the integers is compared with its bound in integers, so the sensitivity of the sum to one party is what
 the accountant is told, whatever the floating-point steps before it did.  What is not: clipping, rotation and scaling are in
@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives import hashes
 from numpy.typing import NDArray
 
 from protocols.errors import Misuse
@@ -79,6 +80,13 @@ def clip(update: NDArray[np.float64], bound: float) -> NDArray[np.float64]:
     unit = update / largest  # squares of the update may overflow or vanish
     norm = math.sqrt(float(np.vdot(unit, unit)))
     return unit * (bound / norm) if norm * largest > bound else update
+
+
+def round_signs(context: bytes) -> Seed:
+    """Public seed of a round's signs: SHA-256 of what names the round, such as its ``sid``."""
+    digest = hashes.Hash(hashes.SHA256())
+    digest.update(b"securefl rotation\0" + context)
+    return Seed(digest.finalize())
 
 
 def rotate(update: NDArray[np.float64], signs: Seed) -> NDArray[np.float64]:

@@ -61,6 +61,13 @@ def test_a_rotation_spreads_a_peak_evenly_and_other_signs_turn_another_way() -> 
     assert not np.allclose(rounding.rotate_back(rounding.rotate(x, signs()), signs(1), 1000), x)
 
 
+def test_the_signs_follow_from_the_name_of_the_round() -> None:
+    x = normal(100)
+    turned = rounding.rotate(x, rounding.round_signs(b"sid 1"))
+    assert (turned == rounding.rotate(x, rounding.round_signs(b"sid 1"))).all()
+    assert not np.allclose(turned, rounding.rotate(x, rounding.round_signs(b"sid 2")))
+
+
 @given(st.lists(st.floats(-1e300, 1e300), min_size=1, max_size=8), st.floats(1e-3, 1e3))
 def test_clipping(values: list[float], bound: float) -> None:
     x = np.array(values)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from decimal import Decimal
+from decimal import Context, Decimal, localcontext
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -175,9 +176,36 @@ def test_the_float_law_is_as_near_as_it_says(law: Law, data: st.DataObject) -> N
         assert abs(Decimal(float(value)) - exact) < NEAR_ERROR
 
 
+def wide(law: Law, k: int) -> Decimal:
+    """`Law.exact` with 160 digits, factorials one logarithm after the other."""
+    c = Context(prec=160)
+    if isinstance(law, DiscreteGaussian):
+        ratio = Fraction(-k * k) / (2 * Fraction(law.variance))
+        return c.divide(Decimal(ratio.numerator), Decimal(ratio.denominator))
+    assert isinstance(law, Poisson)
+    low, high = sorted((k, law.mode))
+    steps = Decimal(0)
+    for i in range(low + 1, high + 1):
+        steps = c.add(steps, c.ln(Decimal(i)))
+    return c.subtract(c.multiply(Decimal(k - law.mode), c.ln(Decimal(law.mean))), steps if k > law.mode else steps.copy_negate())
+
+
+@given(LAWS.filter(lambda law: law.spread < 2000), st.integers(-100, 100))
+@settings(deadline=None)
+def test_the_precision_is_not_that_of_the_thread(law: Law, away: int) -> None:
+    k = law.mode + away
+    usual = law.exact(k)
+    with localcontext(Context(prec=5)):
+        assert law.exact(k) == usual
+    if usual is not None:
+        assert Context(prec=160).subtract(usual, wide(law, k)).copy_abs() < Decimal("1e-60")
+
+
 @pytest.mark.parametrize("k", [0, 1, 511, 512, 513, 3000])
 def test_log_factorials(k: int) -> None:
-    assert abs(log_factorial(k) - Decimal(math.factorial(k)).ln(samplers.CONTEXT)) < Decimal("1e-60")
+    assert samplers.CONTEXT.subtract(log_factorial(k), Decimal(math.factorial(k)).ln(samplers.CONTEXT)).copy_abs() < Decimal(
+        "1e-60"
+    )
 
 
 @pytest.fixture
@@ -237,6 +265,11 @@ def test_variances_out_of_range_are_refused(variance: float) -> None:
     for sampler in (skellam, discrete_gaussian):
         with pytest.raises(Misuse, match="lies in"):
             sampler(replay(), "x", 3, variance)
+
+
+def test_hardly_any_variance() -> None:
+    assert not discrete_gaussian(replay(), "x", 50, 1e-300).any()
+    assert not skellam(replay(), "x", 50, 1e-300).any()
 
 
 @pytest.mark.parametrize("sampler", [skellam, discrete_gaussian])

@@ -29,7 +29,7 @@ def securely(sites: list[np.ndarray], precision: int = 16, ranges: np.ndarray | 
         exponents = Exponents(sites[0].shape[1])
         ranges = exponents.read(opened(exponents, sites, precision))
     moments = Moments(ranges, limit=limit_of(precision))
-    return moments.read(opened(moments, sites, precision), len(sites)), ranges
+    return moments.scaler(opened(moments, sites, precision), len(sites)), ranges
 
 
 @st.composite
@@ -96,7 +96,7 @@ def test_a_full_table_of_extreme_values_fits():
     moments = Moments(ranges, rows_max=7)
     for end in ranges.T:
         x = np.tile(end, (7, 1))
-        scaler = moments.read(opened(moments, [x, x]), 2)
+        scaler = moments.scaler(opened(moments, [x, x]), 2)
         assert scaler.shift == pytest.approx(end)
         assert (scaler.scale == 1).all()
     with pytest.raises(UserError, match="8 rows is larger than rows_max = 7"):
@@ -106,7 +106,7 @@ def test_a_full_table_of_extreme_values_fits():
 def test_no_rows_at_all_abort():
     moments = Moments([[0.0, 1.0]])
     with pytest.raises(Abort, match="weight-total"):
-        moments.read(opened(moments, [np.zeros((0, 1))] * 2), 2)
+        moments.scaler(opened(moments, [np.zeros((0, 1))] * 2), 2)
 
 
 @given(st.floats(2.0**-30, 2.0**40, exclude_max=True), st.sampled_from([-1, 1]))

@@ -31,6 +31,7 @@ def secure_totals(
     precision: int = 16,
     threshold: int | None = None,
     watch: simulate.Watch | None = None,
+    network: simulate.Network | None = None,
     entropy: Entropy = fresh,
     recording: Recording | None = None,
 ) -> Decoded:
@@ -45,6 +46,7 @@ def secure_totals(
         precision: bits of one party's coordinate.
         threshold: parties needed to open the sum; by default the least that is safe.
         watch: called on every delivery.
+        network: what happens to letters, such as `protocols.simulate.vanish`; by default all arrive.
         entropy: where stochastic rounding takes its randomness from.
         recording: writes down what the server and each party saw.
 
@@ -64,7 +66,7 @@ def secure_totals(
     }
     if recording is not None:
         recording.begin(protocol, terms, consortium.parties)
-    outcome = simulate.run(sessions, inputs, watch=beside(watch, recording))
+    outcome = simulate.run(sessions, inputs, network=network, watch=beside(watch, recording))
     if recording is not None:
         recording.end(outcome, outcome.outputs[0].contributors if outcome.outputs else None)
     if outcome.reason is not None:

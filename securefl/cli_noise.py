@@ -1,0 +1,60 @@
+"""The command ``securefl noise``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def noise(
+    epsilon: Annotated[float, typer.Option(metavar="ε", help="Privacy loss of a party over all rounds.")],
+    clients: Annotated[int, typer.Option(metavar="N", help="Number of parties.")],
+    rounds: Annotated[int, typer.Option(metavar="R", help="Number of sums that are opened.")],
+    delta: Annotated[float, typer.Option(metavar="δ", help="Below 1 over the number of parties.")] = 1e-5,
+    mechanism: Annotated[Literal["distributed-party"], typer.Option(help="Whose noise.")] = "distributed-party",
+    law: Annotated[Literal["skellam", "discrete-gaussian"], typer.Option("--noise", help="Law of the noise.")] = "skellam",
+    dimension: Annotated[int, typer.Option(metavar="D", help="Values of an update.")] = 1000,
+    clip: Annotated[float, typer.Option(metavar="C", help="L2 bound of an update.")] = 1.0,
+    corrupt: Annotated[
+        int | None, typer.Option(metavar="K", help="Parties that may omit their noise (default: ⌈N/3⌉ − 1, as in the protocols).")
+    ] = None,
+    dropouts: Annotated[
+        int | None, typer.Option(metavar="K", help="Parties that may vanish (default: as many as the threshold allows).")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,  # noqa: FBT002
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw error and bits against parties: .svg, .png or .pdf.")
+    ] = None,
+) -> None:
+    """Compute the noise inside the sum for a privacy loss: a party's share, bits of a value, error of the mean, against parties."""
+    from json import dumps  # noqa: PLC0415
+
+    from rich.console import Console  # noqa: PLC0415
+
+    from securefl import console, params_noise  # noqa: PLC0415
+
+    picture = None if plot is None else params_noise.picture_file(plot)
+    found = params_noise.answer(
+        epsilon,
+        delta,
+        clients,
+        rounds,
+        mechanism=mechanism,
+        kind=law,
+        size=dimension,
+        clip=clip,
+        corrupt=corrupt,
+        dropouts=dropouts,
+    )
+    if picture is not None:
+        params_noise.draw(found, picture)
+    if json:
+        typer.echo(dumps(found.as_json(), ensure_ascii=False))
+    else:
+        for sheet in params_noise.sheets(found):
+            console.show_sheet(Console(highlight=False), sheet)
+    if picture is not None:
+        typer.echo(f"written: {picture}", file=sys.stderr if json else None)

@@ -1,0 +1,188 @@
+"""The command ``securefl stats``: statistics over all sites, without any training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from securefl.errors import UserError
+
+if TYPE_CHECKING:
+    from securefl.statistics import SecureStatistics
+    from securefl.statistics.results import Released
+    from securefl.statistics.sources import Source
+
+CSV = "For a CSV"
+ASKED = "What is asked"
+
+
+def stats(
+    data: Annotated[
+        str, typer.Option(metavar="NAME|FILE.csv", help="breast-cancer, heart, or a CSV of one's own.")
+    ] = "breast-cancer",
+    data_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder with the files of heart.")] = None,
+    clients: Annotated[int | None, typer.Option(metavar="N", help="Number of sites, for breast-cancer.")] = None,
+    site: Annotated[str | None, typer.Option(metavar="COLUMN", help="Names each row's site.", rich_help_panel=CSV)] = None,
+    ranges: Annotated[
+        list[str] | None,
+        typer.Option("--range", metavar="COLUMN=LOW:HIGH", help="Public range of a column of numbers.", rich_help_panel=CSV),
+    ] = None,
+    levels: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN=A,B,C", help="Public values of a column of classes.", rich_help_panel=CSV)
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN,COLUMN", help="Columns to describe (default: all with a range).", rich_help_panel=ASKED),
+    ] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Count its classes (default: the label, or all with levels).", rich_help_panel=ASKED),
+    ] = None,
+    histogram: Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="A histogram of it.", rich_help_panel=ASKED)] = None,
+    bins: Annotated[int, typer.Option(metavar="N", help="Bins of a histogram.", rich_help_panel=ASKED)] = 10,
+    correlation: Annotated[bool, typer.Option("--correlation", help="The correlation matrix.", rich_help_panel=ASKED)] = False,  # noqa: FBT002
+    protocol: Annotated[str, typer.Option(metavar="NAME", help="How sums are formed.")] = "secagg",
+    min_cell: Annotated[int, typer.Option(metavar="K", help="Cells with fewer records, but some, are not released.")] = 5,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,  # noqa: FBT002
+) -> None:
+    """Describe columns over all sites by secure sums: counts, means, quartiles, classes; no row leaves its site."""
+    from rich.console import Console  # noqa: PLC0415
+
+    with Console(stderr=True, highlight=False).status("opening sums"):
+        source = _source(data, data_dir, clients, site, ranges or [], levels or [])
+        notices = list[str]()
+        statistics = _statistics(source, protocol, min_cell, notices)
+        asked = {"classes": _classes(source, classes), "histograms": histogram or []}
+        parts = _results(statistics, _names(source, columns), asked, bins, correlation)
+    if json:
+        _print_json(source, statistics, parts, notices)
+    else:
+        _show(source, statistics, parts, notices)
+
+
+def _source(
+    data: str, directory: Path | None, clients: int | None, site: str | None, ranges: Sequence[str], levels: Sequence[str]
+) -> Source:
+    from securefl.data import load  # noqa: PLC0415
+    from securefl.options import range_of  # noqa: PLC0415
+    from securefl.statistics import sources  # noqa: PLC0415
+
+    if data.lower().endswith(".csv"):
+        if clients is not None or directory is not None:
+            raise UserError("--clients and --data-dir are for named data: the site column of a CSV gives its sites")
+        known = [
+            _once(pairs, option) for pairs, option in (([*map(range_of, ranges)], "--range"), ([*map(_levels, levels)], "--levels"))
+        ]
+        return sources.of_csv(Path(data), site, *known)
+    for option, given in {"--site": site, "--range": ranges, "--levels": levels}.items():
+        if given:
+            raise UserError(f"{option} is given, but goes with a .csv file only: {data} has its own")
+    return sources.of_dataset(load(data, clients=clients, directory=directory))
+
+
+def _once(pairs: Sequence[tuple[str, Any]], option: str) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"{option} is refused twice for the column {twice!r}")
+    return dict(pairs)
+
+
+def _levels(text: str) -> tuple[str, tuple[str, ...]]:
+    column, equals, values = text.rpartition("=")
+    if not (column and equals and all(values.split(","))):
+        raise UserError(f"--levels {text!r} is refused; allowed: COLUMN=VALUE,VALUE, such as sex=f,m")
+    return column, tuple(values.split(","))
+
+
+def _names(source: Source, given: Sequence[str] | None) -> list[str]:
+    """The columns to describe.  A name with commas in it goes by ``--columns`` of its own."""
+    known = source.columns.ranges
+    return [name for text in given or known for name in ([text] if text in known else text.split(","))]
+
+
+def _classes(source: Source, given: Sequence[str] | None) -> list[str]:
+    from securefl.statistics.sources import LABEL  # noqa: PLC0415
+
+    known = source.columns.levels
+    return list(given) if given else [name for name in known if name == LABEL or LABEL not in known]
+
+
+def _statistics(source: Source, protocol: str, min_cell: int, notices: list[str]) -> SecureStatistics:
+    from securefl.statistics import SecureStatistics  # noqa: PLC0415
+
+    return SecureStatistics.simulated(source.tables, source.columns, protocol, min_cell=min_cell, on_notice=notices.append)
+
+
+def _results(
+    statistics: SecureStatistics,
+    names: Sequence[str],
+    cells: dict[str, list[str]],
+    bins: int,
+    correlation: bool,  # noqa: FBT001  (as the option is)
+) -> dict[str, Any]:
+    """All that was asked, in the order in which it is shown; what cannot be is refused before the first sum."""
+    from securefl.statistics.axes import bins_of  # noqa: PLC0415
+
+    for column in names:
+        statistics.columns.range(column)
+    for column in cells["histograms"]:
+        bins_of(column, bins, statistics.columns.range(column))
+    for column in cells["classes"]:
+        statistics.columns.level(column)
+    parts: dict[str, Any] = {}
+    if names:
+        parts["description"] = statistics.describe(names)
+    numbers = [name for name in names if name not in statistics.columns.levels]
+    if numbers:
+        parts["quantiles"] = statistics.quantile(numbers)
+    parts["classes"] = {column: statistics.class_counts(column) for column in cells["classes"]}
+    parts["histograms"] = {column: statistics.histogram(column, bins) for column in cells["histograms"]}
+    if correlation:
+        parts["correlation"] = statistics.correlation(names)
+    return parts
+
+
+def _flat(parts: dict[str, Any]) -> list[Released]:
+    return [one for part in parts.values() for one in (part.values() if isinstance(part, dict) else [part])]
+
+
+def _print_json(source: Source, statistics: SecureStatistics, parts: dict[str, Any], notices: list[str]) -> None:
+    from json import dumps  # noqa: PLC0415
+
+    from securefl.statistics.results import by_name  # noqa: PLC0415
+
+    tree = {name: by_name(part) if isinstance(part, dict) else part.as_json() for name, part in parts.items()}
+    head = {
+        "data": source.name,
+        "sites": list(source.tables),
+        "protocol": statistics.protocol.name,
+        "min_cell": statistics.min_cell,
+    }
+    typer.echo(dumps({**head, **tree, "notices": notices}, allow_nan=False))
+
+
+def _show(source: Source, statistics: SecureStatistics, parts: dict[str, Any], notices: list[str]) -> None:
+    from rich.console import Console  # noqa: PLC0415
+
+    from protocols.sums import foreign  # noqa: PLC0415
+    from securefl import console  # noqa: PLC0415
+    from securefl.statistics.sheets import sheets  # noqa: PLC0415
+    from securefl.tables import counted  # noqa: PLC0415
+
+    screen, protocol, results = Console(highlight=False), statistics.protocol, _flat(parts)
+    for note in source.notes:
+        screen.print(note, style="dim", markup=False)
+    for sheet in sheets(results):
+        console.show_sheet(screen, sheet)
+    sums = sum(event.rounds for result in results for event in result.opened if "in clear" not in event.note)
+    screen.print(f"\n{source.name}: {counted(sums, 'sum')} over {len(source.tables)} sites by {protocol.name}", markup=False)
+    if not protocol.hides:
+        console.show_warning(screen, f"{protocol.name}: the server sees every site's own values")
+    if protocol.shared_key:
+        console.show_warning(screen, "all sites share one key: one that helps the server opens every site's values")
+    for line in (*filter(None, [foreign(protocol)]), *notices):
+        console.show_warning(screen, line)

@@ -1,0 +1,304 @@
+"""Statistics over many sites, in the field's terms; `SecureStatistics.total` is the one place where anything is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from protocols import simulate
+from protocols.errors import Abort
+from protocols.rand import Entropy, fresh
+from protocols.suite import Occasion
+from protocols.sums import Scheme, scheme
+from securefl.encode import SumSpec, limit_of
+from securefl.errors import UserError, quoted
+from securefl.ledger import opened_in_statistics
+from securefl.parties import Consortium
+from securefl.results import Opened
+from securefl.statistics import cells, quantiles
+from securefl.statistics.axes import Axis, bins_of, count
+from securefl.statistics.columns import Columns, Tell, named, site_tables
+from securefl.statistics.description import described
+from securefl.statistics.moments import MOST_ROWS, Moments, Products
+from securefl.statistics.results import Cells, Correlation, Description, Quantiles
+from securefl.statistics.totals import secure_totals
+
+if TYPE_CHECKING:
+    from securefl.audit.recording import Recording
+
+PRECISION = 48
+"""Bits of one coordinate: each value travels whole."""
+LIMIT = limit_of(PRECISION)
+ROWS_MAX = 2**20
+"""Public bound of a site's rows unless another is given."""
+
+Sums = Mapping[str, NDArray[Any]]
+Values = Sequence[Mapping[str, ArrayLike]]
+
+
+class SecureStatistics:
+    """Statistics of tables that stay at their sites.
+
+    Args:
+        consortium: the sites.
+        protocol: how sums are formed, or its name: any but ``auto``, whose choice depends on the size of each sum.
+        tables: for each site, by its name in the roster, a DataFrame, or one-dimensional arrays by column name.  NaN, None and
+            pandas' NA are missing values.  The sites need not have the same columns beside those that are asked for.
+        columns: public ranges and levels.  Values outside a range are clipped to it, and their number is told to the site alone.
+        min_cell: the minimum cell count k, at least 1; see `securefl.statistics.cells`.
+        rows_max: public bound of a site's rows, 1 to 2^30; a larger one rounds means more coarsely.
+        threshold: sites needed to open a sum; by default the least that is safe.
+        on_notice: takes what the operator of a site must see (clipped values, a column without any), once.
+        watch: called on every delivery.
+        network: what happens to letters; by default all arrive.
+        entropy: randomness of the run's name and of the rounding.
+        recording: writes down what the server and each party saw.
+
+    Every method opens exact sums and none of a site's own; what it opened stands in its result.  Raised by each: `UserError` for
+    bad input, before anything leaves, and where there is nothing to describe; `Abort` where a sum cannot be opened, or other sites
+    than before are in it (``statistics-cohort``).
+    """
+
+    def __init__(
+        self,
+        consortium: Consortium,
+        protocol: Scheme | str,
+        tables: Mapping[str, Any],
+        columns: Columns,
+        *,
+        min_cell: int = cells.DEFAULT,
+        rows_max: int = ROWS_MAX,
+        threshold: int | None = None,
+        on_notice: Tell | None = None,
+        watch: simulate.Watch | None = None,
+        network: simulate.Network | None = None,
+        entropy: Entropy = fresh,
+        recording: Recording | None = None,
+    ) -> None:
+        if not 1 <= rows_max <= MOST_ROWS:
+            raise UserError(f"rows_max must be 1 to {MOST_ROWS}, not {rows_max}")
+        self.consortium, self.columns, self.min_cell, self.rows_max = consortium, columns, cells.minimum(min_cell), rows_max
+        self.protocol = scheme(protocol) if isinstance(protocol, str) else protocol
+        self._sites = site_tables(tables, [member.name for member in consortium.roster.members])
+        large = next((site for site in self._sites if site.rows > rows_max), None)
+        if large is not None:
+            raise UserError(f"{quoted(large.name)}: a table of {large.rows} rows is larger than rows_max = {rows_max}")
+        self._threshold, self._watch, self._network = threshold, watch, network
+        self._entropy, self._recording = entropy, recording
+        self._told, self._on_notice = set[str](), on_notice
+        self._run, self._sums = f"statistics-{entropy().bytes('run', 8).hex()}", 0
+
+    @classmethod
+    def simulated(cls, tables: Mapping[str, Any], columns: Columns, protocol: str = "secagg", **options: Any) -> SecureStatistics:
+        """The same with made-up identities for the sites of ``tables``; ``options`` as for the class.
+
+        Raises:
+            UserError: also for fewer than two sites.
+        """
+        found = scheme(protocol)
+        return cls(Consortium.of(list(tables), found.policy), found, tables, columns, **options)
+
+    def total(self, specs: Iterable[SumSpec], values: Values, *, with_sites: int | None = None) -> tuple[Sums, int]:
+        """Open one secure sum; nothing of this class is opened elsewhere.
+
+        Args:
+            specs: names, sizes and public bounds of the sums.
+            values: for each site, in the order of the roster, what it adds.
+            with_sites: of how many sites the sum must be, if an earlier one belongs to the same statistic.
+
+        Returns:
+            The sums by name, and how many sites are in them.
+
+        Raises:
+            Abort: ``statistics-cohort`` where their number is another; else as `secure_totals`.
+        """
+        counted = (*specs, SumSpec("sites", 1, 1, integer=True))
+        own = [{**value, "sites": [1]} for value in values]
+        occasion, self._sums = Occasion(self._run, self._sums), self._sums + 1
+        decoded = secure_totals(
+            self.consortium,
+            self.protocol,
+            occasion,
+            counted,
+            own,
+            precision=PRECISION,
+            threshold=self._threshold,
+            watch=self._watch,
+            network=self._network,
+            entropy=self._entropy,
+            recording=self._recording,
+        )
+        sites = int(decoded.sums["sites"][0])
+        if with_sites is not None and sites != with_sites:
+            raise Abort("statistics-cohort", f"{sites} sites are in a sum that belongs to one of {with_sites}")
+        return decoded.sums, sites
+
+    def describe(self, columns: Sequence[str] | None = None) -> Description:
+        """Rows, counts, missing values, means and variances of columns with a range (all of them unless named): one secure sum.
+
+        Where a column has two levels that are numbers, its mean is withheld if it tells a cell below the minimum.
+
+        Raises:
+            UserError: also where the sites have fewer rows than the minimum together, or a column has no value.
+        """
+        names = named(self.columns.ranges if columns is None else columns, "a description")
+        moments = Moments(self._ranges(names), limit=LIMIT, rows_max=self.rows_max)
+        rows = SumSpec("rows", 1, self.rows_max, integer=True)
+        values: list[dict[str, ArrayLike]] = [
+            {"rows": [site.rows], **moments.sums(own)} for site, own in zip(self._sites, self._numbers(names), strict=True)
+        ]
+        sums, sites = self.total((rows, *moments.specs()), values)
+        total, means = int(sums["rows"][0]), moments.read(sums, sites)
+        if total < self.min_cell:
+            raise UserError(f"the sites have fewer than {self.min_cell} rows together: nothing is released")
+        self._refuse_empty(names, means.count)
+        what = f"rows, counts, sums and sums of squares of {', '.join(map(quoted, names))}"
+        note = "a cell below the minimum is left out of the result, not of the sum"
+        return described(self.columns, names, total, means, moments, self._released(sites, what, 1, note))
+
+    def class_counts(self, column: str) -> Cells:
+        """Rows of each level of a column, and missing values: two secure sums, or one where the minimum is 1."""
+        return self._count((self._classes(column),))
+
+    def crosstab(self, first: str, second: str) -> Cells:
+        """Rows of each pair of levels of two columns, missing values included: two secure sums, or one."""
+        named((first, second), "a table")
+        return self._count((self._classes(first), self._classes(second)))
+
+    def histogram(self, column: str, bins: int | Sequence[float] = 10) -> Cells:
+        """Values of a column in bins, as numpy's histogram counts them, and missing values: two secure sums, or one.
+
+        Args:
+            column: one with a range.
+            bins: how many equal ones over the range, 1 to 1000; or edges, ascending, from the lower to the upper end of the range.
+        """
+        edges = bins_of(column, bins, self.columns.range(column))
+        axis = Axis.binned(column, edges, [own[:, 0] for own in self._numbers((column,))])
+        return self._count((axis,), edges)
+
+    def quantile(
+        self,
+        columns: Sequence[str] | None = None,
+        probabilities: Sequence[float] = (0.25, 0.5, 0.75),
+        *,
+        bits: int = 12,
+        method: Literal["bisection", "grid"] = "bisection",
+    ) -> Quantiles:
+        """Quantiles of columns with a range (all of them unless named), to a 2^-bits-th of the range; see `quantiles`.
+
+        Args:
+            columns: names.
+            probabilities: which, from 0 to 1.
+            bits: of the public grid, 1 to 16.
+            method: ``bisection`` takes at most ``bits`` secure sums of a few counts, whatever the number of columns and quantiles;
+                ``grid`` opens the counts of all cells of the grid in one.  Both give the same intervals.
+
+        Raises:
+            UserError: also where a column has no value.
+        """
+        names = named(self.columns.ranges if columns is None else columns, "a quantile")
+        wanted = tuple(quantiles.probability(p) for p in probabilities)
+        if method not in {"bisection", "grid"} or not wanted:
+            raise UserError(
+                f"quantiles are found by bisection or grid, for at least one probability, not by {method!r} for {wanted}"
+            )
+        edges = [quantiles.grid(self.columns.range(name), bits) for name in names]
+        own, every, top = self._numbers(names), range(len(names)), 2**bits
+        below = [[quantiles.at_most(table[:, at], edges[at]) for at in every] for table in own]
+        ask = quantiles.Asking(self.total, below, self.rows_max)
+        ask([(c, e) for c in every for e in (range(top + 1) if method == "grid" else (top // 2, top))])
+        counts = ask([(c, top) for c in every])
+        self._refuse_empty(names, counts)
+        found = quantiles.search(ask, counts, wanted, bits, self.min_cell)
+        low, high = np.full((2, len(names), len(wanted)), np.nan)
+        for (column, place), interval in found.items():
+            low[column, place], high[column, place] = edges[column][interval.lo], edges[column][interval.hi]
+        asked = "every one" if method == "grid" else "some"
+        what = f"counts of values at most {asked} of {top} points of the range of {', '.join(map(quoted, names))}"
+        return Quantiles(
+            **self._released(ask.sites, what, ask.sums, "differences of counts may be below the minimum"),
+            columns=names,
+            probabilities=wanted,
+            low=low,
+            high=high,
+            rounds=ask.sums,
+        )
+
+    def correlation(self, columns: Sequence[str] | None = None) -> Correlation:
+        """Pearson's correlation of each pair of columns with a range (all of them unless named), over the rows that have both.
+
+        One secure sum.  A pair with fewer rows than the minimum has none.
+
+        Raises:
+            UserError: also for fewer than two columns.
+        """
+        names = named(self.columns.ranges if columns is None else columns, "a correlation")
+        if len(names) < 2:
+            raise UserError(f"a correlation needs at least two columns, not {quoted(names[0])} alone")
+        products = Products(self._ranges(names), limit=LIMIT, rows_max=self.rows_max)
+        sums, sites = self.total(products.specs(), [products.sums(own) for own in self._numbers(names)])
+        counts, r, off = products.correlation(sums, sites)
+        matrix, error = np.eye(len(names)), np.zeros((len(names), len(names)))
+        i, j = products.pairs
+        matrix[i, j] = matrix[j, i] = np.where(counts < self.min_cell, np.nan, r)
+        error[i, j] = error[j, i] = np.where(counts < self.min_cell, np.nan, off)
+        what = f"counts, sums, sums of squares and of products of each pair of {', '.join(map(quoted, names))}"
+        note = "a pair below the minimum is left out of the result, not of the sum"
+        return Correlation(**self._released(sites, what, 1, note), columns=names, matrix=matrix, error=error)
+
+    def _count(self, axes: tuple[Axis, ...], edges: NDArray[np.float64] | None = None) -> Cells:
+        """Screen the cells, then count those that may be released."""
+        shape = tuple(len(axis.labels) for axis in axes)
+        own = [count(shape, [axis.places[at] for axis in axes]) for at in range(len(self._sites))]
+        names, k, sites, opened = tuple(axis.column for axis in axes), self.min_cell, None, list[Opened]()
+        table, of = np.full(shape, None, dtype=object), f"of {' by '.join(map(quoted, names))}"
+        shown = np.ones(shape, dtype=bool)
+        if k > 1:
+            screen = cells.Screen(shape, k)
+            sums, sites = self.total(screen.specs(), [screen.sums(mine) for mine in own])
+            least = screen.least(sums)
+            hidden = cells.withheld(least, k)
+            table[least == 0], shown = 0, (least > 0) & ~hidden
+            note = "how many sites have any record there, and how many have the minimum"
+            opened += self._opened(f"screening of the cells {of}", 1, note)
+        if shown.any():
+            spec = SumSpec("cells", int(shown.sum()), self.rows_max, integer=True)
+            sums, sites = self.total((spec,), [{spec.name: mine[shown]} for mine in own], with_sites=sites)
+            table[shown] = sums[spec.name].tolist()
+            opened += self._opened(f"counts of {spec.size} of {shown.size} cells {of}", 1, f"each is {k} or more" if k > 1 else "")
+        labels = tuple(axis.labels for axis in axes)
+        return Cells(sites=sites or 0, min_cell=k, opened=tuple(opened), columns=names, labels=labels, counts=table, edges=edges)
+
+    def _ranges(self, names: Sequence[str]) -> NDArray[np.float64]:
+        return np.array([self.columns.range(name) for name in names], dtype=np.float64)
+
+    def _numbers(self, names: Sequence[str]) -> list[NDArray[np.float64]]:
+        """For each site its columns within their ranges, shape (rows, columns)."""
+        bounds = [self.columns.range(name) for name in names]
+        return [
+            np.column_stack([site.numbers(name, bound, self._tell) for name, bound in zip(names, bounds, strict=True)])
+            for site in self._sites
+        ]
+
+    def _classes(self, column: str) -> Axis:
+        levels = self.columns.level(column)
+        return Axis.of_levels(column, levels, [site.places(column, levels) for site in self._sites])
+
+    def _refuse_empty(self, names: Sequence[str], counts: Iterable[float]) -> None:
+        for name, number in zip(names, counts, strict=True):
+            if not number:
+                raise UserError(f"every value of {quoted(name)} is missing at every site")
+
+    def _tell(self, line: str) -> None:
+        if self._on_notice is not None and line not in self._told:
+            self._told.add(line)
+            self._on_notice(line)
+
+    def _opened(self, what: str, sums: int, note: str) -> list[Opened]:
+        return opened_in_statistics(what, sums, note, hidden=self.protocol.hides)
+
+    def _released(self, sites: int, what: str, sums: int, note: str) -> dict[str, Any]:
+        return {"sites": sites, "min_cell": self.min_cell, "opened": tuple(self._opened(what, sums, note))}

@@ -1,0 +1,101 @@
+"""Results as tables of plain text, for a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from securefl.results import Opened
+from securefl.statistics.results import Cells, Correlation, Description, Quantiles, Released
+from securefl.tables import Sheet
+
+WITHHELD = "*"
+"""Stands for a cell that is not released: below the minimum, or hiding one that is."""
+
+MOST_COLUMNS, STRONGEST = 6, 10
+"""Columns of the largest matrix that is shown whole, and pairs that are shown of a larger one."""
+
+
+def sheets(results: Sequence[Released]) -> list[Sheet]:
+    """Every table, in reading order; quantiles of described columns stand beside their means."""
+    found = {type(result): result for result in results}
+    description, quantiles = found.get(Description), found.get(Quantiles)
+    out = list[Sheet]()
+    if isinstance(description, Description):
+        out.append(_columns(description, quantiles if isinstance(quantiles, Quantiles) else None))
+    out += [_cells(result) for result in results if isinstance(result, Cells)]
+    out += [_correlation(result) for result in results if isinstance(result, Correlation)]
+    return [*out, opened(event for result in results for event in result.opened)]
+
+
+def _columns(found: Description, quantiles: Quantiles | None) -> Sheet:
+    headings, note = ["column", "values", "missing", "mean", "std"], ""
+    middles = dict[str, list[float]]()
+    if quantiles is not None:
+        headings += [f"{p:.0%}" for p in quantiles.probabilities]
+        middles = dict(zip(quantiles.columns, quantiles.value.tolist(), strict=True))
+        note = f" Quantiles are middles of intervals that hold them and {found.min_cell} values or more."
+    rows = list[list[str]]()
+    for at, name in enumerate(found.columns):
+        counts = [_count(found.count[at]), _count(found.missing[at])]
+        figures = [_number(float(found.mean[at])), _number(float(found.std[at])), *map(_number, middles.get(name, []))]
+        rows.append([name, *counts, *figures, *[""] * (len(headings) - 3 - len(figures))])
+    relative = found.mean_error / np.maximum(np.abs(found.mean), found.mean_error)
+    off = f" Rounding moved no mean by more than {np.nanmax(relative):.0e} of it." if np.isfinite(relative).any() else ""
+    first = f"{found.rows} rows of {found.sites} sites. Std has divisor n − 1.{off}{note}"
+    return Sheet(
+        "Columns over all sites", headings, rows, first + _legend(rows, found.min_cell), frozenset(range(1, len(headings)))
+    )
+
+
+def _cells(found: Cells) -> Sheet:
+    title = f"Rows by {' and '.join(found.columns)}"
+    if len(found.columns) == 1:
+        rows = [[str(label), _count(count)] for label, count in zip(found.labels[0], found.counts.tolist(), strict=True)]
+        return Sheet(title, [found.columns[0], "rows"], rows, _legend(rows, found.min_cell).strip(), frozenset({1}))
+    rows = [[str(label), *map(_count, counts)] for label, counts in zip(found.labels[0], found.counts.tolist(), strict=True)]
+    headings = [found.columns[0], *map(str, found.labels[1])]
+    return Sheet(title, headings, rows, _legend(rows, found.min_cell).strip(), frozenset(range(1, len(headings))))
+
+
+def _correlation(found: Correlation) -> Sheet:
+    note = f"A dash: fewer than {found.min_cell} rows have both, or one does not vary."
+    if len(found.columns) > MOST_COLUMNS:
+        return _strongest(found)
+    rows = [[name, *(_rounded(r) for r in line)] for name, line in zip(found.columns, found.matrix.tolist(), strict=True)]
+    return Sheet("Correlation", ["", *found.columns], rows, note, frozenset(range(1, len(found.columns) + 1)))
+
+
+def _strongest(found: Correlation) -> Sheet:
+    pairs = [(first, second) for second in range(len(found.columns)) for first in range(second)]
+    known = [pair for pair in pairs if np.isfinite(found.matrix[pair])]
+    known.sort(key=lambda pair: -abs(found.matrix[pair]))
+    rows = [[found.columns[i], found.columns[j], _rounded(float(found.matrix[i, j]))] for i, j in known[:STRONGEST]]
+    note = f"The strongest of {len(pairs)} pairs; all are in the JSON object."
+    return Sheet("Correlation", ["column", "column", "r"], rows, note, frozenset({2}))
+
+
+def opened(events: Iterable[Opened]) -> Sheet:
+    """What was opened."""
+    rows = [[event.what, str(event.rounds), event.coverage, event.note] for event in events]
+    return Sheet("What was opened", ["what", "sums", "covered", "note"], rows, figures=frozenset({1}))
+
+
+def _legend(rows: Sequence[Sequence[str]], k: int) -> str:
+    if not any(cell == WITHHELD for row in rows for cell in row[1:]):
+        return ""
+    return f" {WITHHELD} is not released: fewer than {k}, or a cell that would give away one of fewer than {k}."
+
+
+def _count(count: int | None) -> str:
+    return WITHHELD if count is None else str(count)
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else "–"
+
+
+def _rounded(r: float) -> str:
+    return f"{r:.2f}" if math.isfinite(r) else "–"
