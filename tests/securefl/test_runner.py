@@ -27,7 +27,7 @@ from securefl.errors import UserError
 from securefl.parties import Consortium
 from securefl.privacy.models import ModelUnsupported
 from securefl.results import RunResult
-from securefl.round import Contribution, Joined, Fold, Task, local_update
+from securefl.round import Contribution, Fold, Joined, Task, local_update
 
 
 def run(data: Mapping[str, Fold], dropouts: Mapping[int, Mapping[str, str]] | None = None, **privacy: object) -> RunResult:
