@@ -12,7 +12,6 @@ against a server that also knows the noise of more than |C| parties, less does.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -30,7 +29,7 @@ from securefl.errors import UserError
 from securefl.privacy.divergence import epsilon_of_events
 from securefl.privacy.noise_plan import NoisePlan
 from securefl.privacy.noised import contribution, mean
-from securefl.privacy.rounding import clip
+from securefl.privacy.rounding import clip, round_signs
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ class PartyLevel:
 def rotation(occasion: Occasion) -> Seed:
     """The public seed of a round's rotation: all parties have it, and none could choose it."""
     o = occasion
-    return Seed(hashlib.sha256(canonical(["securefl rotation", o.run, o.round, o.attempt, o.model])).digest())
+    return round_signs(canonical([o.run, o.round, o.attempt, o.model]))
 
 
 @dataclass
