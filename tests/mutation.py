@@ -35,7 +35,8 @@ TEXTS = {"require": 2, "Misuse": 0, "UserError": 0, "Refused": 1, "Abort": 1, "T
 """Which argument of a call is the text of an error."""
 LOADED = ("cbor2", "numpy", "scipy.fft", "scipy.stats", "hypothesis.strategies", "pytest")
 """What every mutant needs and none changes is loaded once."""
-SECONDS, MEMORY = 60, 6 << 30
+SECONDS, MEMORY = 90, 6 << 30
+"""Of computing, so that a busy machine kills nothing; ten times that on the clock."""
 
 
 class _Bare(ast.NodeTransformer):
@@ -109,6 +110,7 @@ def run(name: str, source: str, path: Path, tests: list[str]) -> int:
     code = 1
     try:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
         sys.meta_path.insert(0, _Instead(name, source, path))
         import hypothesis
         import pytest
@@ -130,7 +132,7 @@ def judge(name: str, mutants: dict[int, str], tests: list[str], workers: int) ->
     while queue or running:
         while queue and len(running) < workers:
             number, source = queue.pop(0)
-            running[run(name, source, path, tests)] = (number, time.monotonic() + SECONDS)
+            running[run(name, source, path, tests)] = (number, time.monotonic() + 10 * SECONDS)
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid:
             number, _ = running.pop(pid)

@@ -125,7 +125,11 @@ def redealt(secret: str, value: bytes | None) -> Flow:
     return redealing(secagg.flow, secret, value)
 
 
-@pytest.mark.parametrize("value", [None, bytes(33), b"\xff" * 33], ids=["another secret", "zero", "outside of the field"])
+@pytest.mark.parametrize(
+    "value",
+    [None, bytes(33), b"\xff" * 33, b"\x01" + bytes(32)],
+    ids=["another secret", "zero", "outside of the field", "more than 32 bytes hold"],
+)
 @pytest.mark.parametrize("secret", ["s", "b"])
 def test_a_dealer_whose_secret_is_another_than_it_committed_to_is_named(secret: str, value: bytes | None) -> None:
     fed = federation()

@@ -14,9 +14,10 @@ from adversary import EVERYBODY, LyingServer, ending, federation, pair_keys, reb
 
 from protocols.agreement import Agree, Dropped
 from protocols.errors import Misuse
+from protocols.once import shared_work
 from protocols.primitives.agree import KeyPair
 from protocols.schema import schema
-from protocols.secagg_types import Advert, Masked, Openings
+from protocols.secagg_types import Advert, Boxes, Masked, Openings
 from protocols.suite import Terms
 from protocols.wire import Limits, canonical, encode
 from securefl.audit.attacks.secagg import VIEWS, earlier_agreements
@@ -116,6 +117,23 @@ def test_agreements_of_another_occasion_are_refused(occasion: dict[str, object])
     assert stolen == []
 
 
+@pytest.mark.parametrize("occasion", [{"round": 9}, {"attempt": 1}, {"run": "another"}])
+def test_agreements_that_another_party_of_the_process_found_good_serve_no_other_session(occasion: dict[str, object]) -> None:
+    """What parties of one process share, they share within one session."""
+    fed = federation()
+    old, server = LyingServer(fed), LyingServer(fed.at(**occasion))
+    with shared_work():
+        for each in (old, server):
+            each.up_to_masks()
+            each.agree_on()
+        agreed = old.agreed()
+        old.tell(2, agreed)
+        server.tell(VICTIM, agreed)
+    assert set(old.all(Openings)) == {2}
+    assert ending(server.sessions[VICTIM]) == ("agreed-signature", "open_shares")
+    assert server.all(Openings) == {}
+
+
 def test_control_with_signatures_that_bind_no_session_old_agreements_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     bound = Terms.statement
 
@@ -146,6 +164,20 @@ def test_the_advert_of_another_occasion_is_refused_by_the_other_parties() -> Non
     listed = server.listed(p2=old.all(Advert)[2])
     server.tell(VICTIM, listed)
     assert ending(server.sessions[VICTIM]) == ("listed-signature", "share")
+
+
+@pytest.mark.parametrize("occasion", [{"round": 1}, {"attempt": 1}, {"run": "another"}])
+def test_a_list_that_another_party_of_the_process_found_good_serves_no_other_session(occasion: dict[str, object]) -> None:
+    """A restored machine makes the keys of the earlier session again, so that the list of that session holds its own."""
+    fed = federation()
+    old, server = LyingServer(fed), LyingServer(replace(fed.at(**occasion), salt=fed.salt))
+    assert server.all(Advert)[VICTIM].c_pk == old.all(Advert)[VICTIM].c_pk
+    with shared_work():
+        old.tell(2, old.listed())
+        server.tell(VICTIM, old.listed())
+    assert set(old.all(Boxes)) == {2}
+    assert ending(server.sessions[VICTIM]) == ("listed-signature", "share")
+    assert server.all(Boxes) == {}
 
 
 # Swapped keys

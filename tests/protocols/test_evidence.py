@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -198,7 +199,24 @@ def test_what_the_accused_did_not_sign_is_refused() -> None:
         assert error.value.check == "evidence-signature"
 
 
-@pytest.mark.parametrize("content", [b"", b"\x01", b"\x83\x01\x02\x03", b"\xff" * 20, b"\x84ckeysB00\x03\x9f\xff"])
+def test_a_statement_is_known_by_its_hash() -> None:
+    said = HONEST[Advert]
+    assert said.digest == hashlib.sha256(said.statement).digest()
+
+
+NO_STATEMENTS = {
+    "nothing": b"",
+    "no list": b"\x01",
+    "no tag": b"\x83\x01\x02\x03",
+    "not CBOR": b"\xff" * 20,
+    "a list without a length": b"\x84dkeysB00\x03\x9f\xff",
+    "a number in two bytes where one would do": b"\x84dkeysB00\x18\x03\x80",
+    "a key twice": b"\x84dkeysB00\x03\xa2\x01\x02\x01\x03",
+    "lists in lists": b"\x84dkeysB00\x03\x81\x81\x81\x81\x80",
+}
+
+
+@pytest.mark.parametrize("content", list(NO_STATEMENTS.values()), ids=list(NO_STATEMENTS))
 def test_bytes_that_are_no_statement_are_refused(content: bytes) -> None:
     with pytest.raises(Refused) as error:
         check_evidence(keys_refused(3, Said(content, FED.parties[3].identity.sign(content))), FED.terms)

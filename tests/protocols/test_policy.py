@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -57,6 +58,15 @@ def test_each_bound_is_checked_and_named(policy: dict[str, Any], check: str | No
     assert refusal(Policy(**policy)) == check
 
 
+def test_the_default_policy_takes_80_bits_of_security_and_trusts_no_server() -> None:
+    sparse = partial(Parameters.sparse, 200, 3, 100, corrupt=2, dropouts=4)
+    few = {"min_corrupt": 0, "min_threshold": 0.1}
+    assert refusal(Policy(**few), sparse(security=80)) is None
+    assert refusal(Policy(**few), sparse(security=79)) == "policy-security"
+    assert refusal(Policy(**few), sparse(security=80, semi_honest=True)) == "policy-server"
+    assert refusal(Policy(**few, semi_honest=True), sparse(security=80, semi_honest=True)) is None
+
+
 @given(st.lists(st.sampled_from([2, 10, 11, 12]), min_size=2, max_size=8))
 def test_terms_that_one_party_takes_are_refused_by_another_of_this_process_with_a_policy_of_its_own(bounds: list[int]) -> None:
     """The answer is kept for each policy and for the very terms."""
@@ -90,8 +100,9 @@ def test_the_largest_epsilon_and_delta_are_the_partys_own(
 ) -> None:
     policy = Policy(**bounds)
     if refused:
-        with pytest.raises(Refused, match="policy-epsilon"):
+        with pytest.raises(Refused) as told:
             policy.check_epsilon(epsilon, delta)
+        assert told.value.check == "policy-epsilon"
     else:
         policy.check_epsilon(epsilon, delta)
 

@@ -15,11 +15,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from published import cases
 
-from protocols.errors import Refused
+from protocols.errors import Misuse, Refused
 from protocols.once import shared_work
 from protocols.primitives import seal, sign
 from protocols.primitives.agree import KeyPair, SharedSecret, check_public_key, derive
-from protocols.primitives.prg import expand
+from protocols.primitives.prg import apply_masks, expand
 from protocols.primitives.sign import SigningKey, verify
 from protocols.rand import Key, Replay, Seed
 
@@ -261,3 +261,24 @@ def test_masks_are_aes256_counter_streams_from_zero(raw: bytes, size: int) -> No
     stream = counter_mode(raw, 0, 8 * size)
     np.testing.assert_array_equal(expand(Key(raw), size), np.frombuffer(stream, "<u4")[:size])
     np.testing.assert_array_equal(expand(Key(raw), size, np.uint64), np.frombuffer(stream, "<u8"))
+
+
+@given(st.lists(SECRETS, max_size=3), st.lists(SECRETS, max_size=3), st.sampled_from([np.uint32, np.uint64]), st.integers(1, 50))
+def test_masks_add_and_subtract(plus: list[bytes], minus: list[bytes], dtype: type[np.uint32 | np.uint64], size: int) -> None:
+    """The streams of all keys, in a ring that wraps around."""
+    vector = expand(Key(bytes(32)), size, dtype)
+    expected = vector.copy()
+    for raw in plus:
+        expected += expand(Key(raw), size, dtype)
+    for raw in minus:
+        expected -= expand(Key(raw), size, dtype)
+    apply_masks(vector, [Key(raw) for raw in plus], [Key(raw) for raw in minus])
+    np.testing.assert_array_equal(vector, expected)
+
+
+@pytest.mark.parametrize("vector", [np.zeros(8, np.int64), np.zeros(8), np.zeros(8, np.uint16), np.zeros(8, np.uint32)[::2]])
+def test_masks_are_for_contiguous_words_of_32_or_64_bits(vector: np.ndarray) -> None:
+    before = vector.copy()
+    with pytest.raises(Misuse):
+        apply_masks(vector, [Key(bytes(32))], [])
+    np.testing.assert_array_equal(vector, before)

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from strategies import SEEDS, Case, play, wire_of
 
 from protocols import reference, secagg, simulate, sums
-from protocols.agreement import Agreed, Covering, Dropped
-from protocols.errors import Misuse
+from protocols.agreement import Agreed, Covering, Dropped, check_coverings, masked_statement
+from protocols.errors import Misuse, Refused
+from protocols.once import shared_work
 from protocols.policy import Policy
 from protocols.primitives.graph import Complete, Harary
 from protocols.primitives.shamir import SHARE_SIZE
@@ -240,6 +241,20 @@ def test_a_set_of_survivors_with_a_thin_place_is_not_signed() -> None:
     server.sessions.pop(far)
 
 
+def test_the_server_ends_a_round_whose_survivors_left_a_thin_place() -> None:
+    """As they would all refuse to sign, it says so itself, by the name of the check."""
+    world = fed()
+    seed = world.terms.sid + secagg.list_hash(LyingServer(world).up_to_boxes())
+    graph, most = world.terms.parameters.graph, world.terms.parameters.parties - world.terms.parameters.threshold
+    order = [int(u) + 1 for u in _ring(graph.parties, seed)]
+    gone = order[1 : 1 + most]
+    assert graph.thin_place([u for u in order if u not in gone], seed) == order[0]
+    outcome = run(world, network=simulate.vanish({client(u): "Masked" for u in gone}))
+    assert outcome.abort is not None
+    assert (outcome.abort.check, outcome.abort.step) == ("dropped-ring", "survey")
+    assert f"after party {order[0]} " in outcome.abort.detail
+
+
 def _ring(parties: int, seed: bytes) -> Any:
     from protocols.primitives.graph import ring_order
 
@@ -275,6 +290,30 @@ def test_what_the_survivors_masked_for_is_shown_to_everybody() -> None:
         outcome = run(fed(), network=bent(change), sessions=sessions)
         assert ending(sessions[client(1)]) == (check, "open_shares")
         assert outcome.abort is None
+
+
+def test_what_was_found_good_vouches_for_no_other_session_list_or_set() -> None:
+    """Parties of one process that share their work: each holds what is shown to it to its own view."""
+    world = fed()
+    terms, L, u2, u3 = world.terms, bytes(32), tuple(world.parties), tuple(world.parties)[:-2]
+
+    def covering(u: int) -> Covering:
+        vector, receipt = bytes(32), bytes(32)
+        signature = world.parties[u].identity.sign(masked_statement(terms, u, L, u2, vector, receipt))
+        return Covering(vector, receipt, signature)
+
+    shown = tuple(map(covering, u3))
+    with shared_work():
+        check_coverings(terms, L, u2, u3, shown)
+        for view in (
+            (world.at(attempt=1).terms, L, u2, u3),
+            (terms, b"\1" * 32, u2, u3),
+            (terms, L, u2[:-1], u3),
+            (terms, L, u2, (*u3[:-1], u2[-1])),
+        ):
+            with pytest.raises(Refused) as told:
+                check_coverings(*view, shown)
+            assert told.value.check == "agreed-masked"
 
 
 def test_nothing_is_shown_of_round_2_on_the_complete_graph() -> None:

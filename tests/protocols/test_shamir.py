@@ -148,6 +148,33 @@ def test_weights_are_those_of_the_definition(xs: list[int]) -> None:
         assert weight * prod([other - x for other in others]) % P == prod(others) % P
 
 
+@given(st.lists(st.lists(st.integers(1, 300) | st.integers(1, P - 1), min_size=1, max_size=8, unique=True).map(tuple), max_size=6))
+@settings(deadline=None)
+def test_interpolations_made_together_are_those_made_one_by_one(point_sets: list[tuple[int, ...]]) -> None:
+    made = Lagrange.for_each([*point_sets, *point_sets])
+    assert set(made) == set(point_sets)
+    for xs, lagrange in made.items():
+        shares = [x.to_bytes(33, "big") for x in xs]
+        each = np.frombuffer(b"".join(shares), dtype=np.uint8).reshape(len(xs), 1, 33)
+        assert lagrange.combine_each(each) == Lagrange(xs).combine_each(each)
+
+
+def test_the_most_points_are_exact_where_all_limbs_are_largest() -> None:
+    """One point more is refused."""
+    most, weight = 2**16 - 1, 2**256 - 1
+    shares = np.full((most + 1, 2, 33), 255, dtype=np.uint8)
+    expected = most * weight * (2**264 - 1) % P
+    assert Lagrange([], [weight] * most).combine_each(shares[1:]) == [expected.to_bytes(32, "big")] * 2
+    with pytest.raises(Misuse):
+        Lagrange([], [weight] * (most + 1)).combine_each(shares)
+
+
+@pytest.mark.parametrize("value", [2**256 - 1, 2**256, P - 1])
+def test_a_value_above_256_bits_is_no_secret(value: int) -> None:
+    share_of = np.array(list(value.to_bytes(33, "big")), dtype=np.uint8).reshape(1, 1, 33)
+    assert Lagrange([1]).combine_each(share_of) == [value.to_bytes(32, "big") if value < 2**256 else None]
+
+
 def test_shares_in_another_shape_are_misuse() -> None:
     for shape in ((1, 2, 33), (2, 2, 32), (3, 2, 33)):
         with pytest.raises(Misuse):
@@ -164,8 +191,9 @@ def test_shares_outside_the_field_are_refused() -> None:
 
 @pytest.mark.parametrize("value", [2**256, P - 1])
 def test_a_rebuilt_value_above_256_bits_is_refused(value: int) -> None:
-    with pytest.raises(Refused, match="share-range"):
+    with pytest.raises(Refused) as refused:
         Lagrange([1]).combine([value.to_bytes(33, "big")])
+    assert refused.value.check == "share-range"
 
 
 def test_the_largest_secret_is_rebuilt() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import cbor2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -133,6 +137,47 @@ def test_exactly_the_safe_thresholds_are_allowed(parties: int, threshold: int, c
     assert allowed == safe
 
 
+@pytest.mark.parametrize(
+    ("make", "n"),
+    [
+        (Parameters.sparse, 400),
+        (Parameters.preferably_sparse, 400),
+        (Parameters.preferably_sparse, 20),
+        (Parameters.cheapest, 400),
+        (Parameters.cheapest, 20),
+    ],
+)
+@given(data=st.data())
+def test_what_was_asked_for_is_kept(make: Callable[..., Parameters], n: int, data: st.DataObject) -> None:
+    """Ring, colluders, threshold and the tail of the noise; what was not asked for is as for the complete graph."""
+    corrupt = data.draw(st.none() | st.integers(1, 6))
+    least = default_threshold(n, default_corrupt(n) if corrupt is None else corrupt)
+    asked = {
+        "bits": data.draw(st.none() | st.integers(40, 60)),
+        "threshold": data.draw(st.none() | st.integers(least, n - n // 10)),
+        "corrupt": corrupt,
+        "tail": data.draw(st.integers(0, 2**30)),
+    }
+    got, plain = make(n, 3, 100, **asked), Parameters.of(n, 3, 100, **asked)
+    assert replace(got, graph=Complete()) == plain
+    assert isinstance(got.graph, Harary) == (n == 400 and (make != Parameters.cheapest or asked["threshold"] is None))
+
+
+def test_a_sparse_graph_is_for_the_dropouts_that_were_asked_for_and_for_a_tenth_else() -> None:
+    sparse = partial(Parameters.sparse, 110, 3, 100, corrupt=2)
+    assert sparse() == sparse(dropouts=11)
+    assert sparse(dropouts=30).graph != sparse().graph
+    assert (sparse(semi_honest=True).threshold, sparse(semi_honest=True, dropouts=30).threshold) == (99, 80)
+
+
+def test_the_sparse_graph_is_cheaper_up_to_half_of_all_as_neighbours() -> None:
+    for n, corrupt, degree in ((64, 10, 32), (65, 10, 32), (66, 11, 34), (67, 11, 34), (68, 11, 34)):
+        found = Parameters.preferably_sparse(n, 3, 100, corrupt=corrupt)
+        assert isinstance(found.graph, Harary)
+        assert found.graph.degree == degree
+        assert isinstance(Parameters.cheapest(n, 3, 100, corrupt=corrupt).graph, Harary) == (degree <= n // 2)
+
+
 # Rosters and occasions
 
 
@@ -145,6 +190,8 @@ def test_exactly_the_safe_thresholds_are_allowed(parties: int, threshold: int, c
         ((Member("a", bytes(32)), Member("b", bytes(32))), "share a key"),
         ((Member("", bytes(32)), Member("b", b"x" * 32)), "name of 1 to 64 bytes"),
         ((Member("é" * 33, bytes(32)), Member("b", b"x" * 32)), "name of 1 to 64 bytes"),
+        ((Member("a" * 65, bytes(32)), Member("b", b"x" * 32)), "name of 1 to 64 bytes"),
+        (tuple(Member(f"{i}", i.to_bytes(32, "big")) for i in range(MAX_PARTIES + 1)), "2 to 16384 parties, not 16385"),
         ((Member("a", bytes(31)), Member("b", b"x" * 32)), "a key of 32"),
         ((Member("a", bytes(33)), Member("b", b"x" * 32)), "a key of 32"),
     ],
@@ -153,6 +200,19 @@ def test_a_malformed_roster_is_refused(members: tuple[Member, ...], says: str) -
     with pytest.raises(Misuse) as misuse:
         Roster(members)
     assert says in str(misuse.value)
+
+
+def test_the_largest_roster_and_the_longest_names_are_allowed() -> None:
+    members = tuple(Member(f"{i:064}", i.to_bytes(32, "big")) for i in range(MAX_PARTIES))
+    everybody = Roster(members)
+    for index in (1, 2, MAX_PARTIES):
+        assert (everybody.name(index), everybody.identity(index)) == (members[index - 1].name, members[index - 1].identity)
+    assert Parameters.of(MAX_PARTIES, 1, 1).parties == len(everybody)
+
+
+def test_the_last_occasion_is_allowed() -> None:
+    last = Occasion("é" * 32, 2**32 - 1, 2**32 - 1)
+    assert (last.round, last.attempt) == (2**32 - 1, 2**32 - 1)
 
 
 @pytest.mark.parametrize(
@@ -223,6 +283,13 @@ def test_the_session_identity_changes_with_every_ingredient() -> None:
     assert set(Occasion.__dataclass_fields__) == {"run", "round", "attempt", "model"}
     assert set(Member.__dataclass_fields__) == {"name", "identity"}
     assert set(Terms.__dataclass_fields__) == {"suite", "occasion", "roster", "parameters"}
+
+
+def test_the_session_identity_is_a_hash_of_one_list() -> None:
+    """As another implementer would compute it."""
+    members = [[member.name, member.identity] for member in BASE.roster.members]
+    content = ["securefl sid", f"{SECAGG}23", "run", 3, 1, members, GOOD.content, b"m" * 32]
+    assert BASE.sid == hashlib.sha256(cbor2.dumps(content, canonical=True)).digest()
 
 
 def test_equal_terms_have_equal_identities() -> None:
