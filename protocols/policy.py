@@ -155,7 +155,7 @@ class OccasionGuard:
     """
 
     def __init__(self, journal: Journal, occasion: Occasion | None = None) -> None:
-        self._journal, self._occasion, self._joined = journal, occasion, False
+        self._journal, self._occasion, self._joined, self._spent = journal, occasion, False, False
 
     def bind(self, occasion: Occasion) -> None:
         """Say what is joined, once.
@@ -172,10 +172,16 @@ class OccasionGuard:
             self._journal.join(self._bound())
             self._joined = True
 
+    @property
+    def spent(self) -> bool:
+        """Whether the masked input has left, or was about to."""
+        return self._spent
+
     def spend(self) -> None:
         """Before the masked input."""
         self.join()
         self._journal.spend(self._bound())
+        self._spent = True
 
     def _bound(self) -> Occasion:
         if self._occasion is None:

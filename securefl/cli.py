@@ -19,7 +19,7 @@ import typer
 from protocols.errors import Misuse, SecureSumError
 from securefl import cli_audit, cli_noise, cli_statistics, terminal
 from securefl.errors import UserError, printable
-from securefl.options import read_job, with_job_options
+from securefl.options import NO_DP, PANELS, read_job, with_job_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,6 +109,7 @@ def _run(
     evidence: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write what convicts a party, if one is named.", rich_help_panel=RECORDS)
     ] = None,
+    no_dp: Annotated[bool, typer.Option(NO_DP, help="Short for --mechanism none.", rich_help_panel=PANELS["privacy"])] = False,
     given: dict[str, Any],
 ) -> None:
     """Train over all sites in one process and print what came out, what it cost, and what the server saw."""
@@ -117,6 +118,8 @@ def _run(
     from securefl import console, files, report  # noqa: PLC0415
     from securefl.audit.recording import Recording  # noqa: PLC0415
 
+    if no_dp and given.setdefault("privacy.mechanism", "none") != "none":
+        raise UserError(f"{NO_DP} and --mechanism {given['privacy.mechanism']} clash: give one of them")
     checked = read_job(job, given)
     out, json = checked.output.dir, checked.output.json
     if out:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from securefl.errors import UserError
+from securefl.errors import UserError, quoted
 
 if TYPE_CHECKING:
     from securefl.statistics import SecureStatistics
@@ -127,6 +127,8 @@ def _results(
     """All that was asked, in the order in which it is shown; what cannot be is refused before the first sum."""
     from securefl.statistics.axes import bins_of  # noqa: PLC0415
 
+    if correlation and len(names) < 2:
+        raise UserError(f"--correlation needs at least two columns, not {', '.join(map(quoted, names)) or 'none'}")
     for column in names:
         statistics.columns.range(column)
     for column in cells["histograms"]:

@@ -75,6 +75,13 @@ def show_plan(console: Console, job: Job, *, parties: int) -> None:
             _say(console, "", line, "dim")
     if knobs.mechanism == "none":
         _say(console, "Privacy", "no differential privacy: the model may show single records", "yellow")
+    elif knobs.mechanism == "distributed-party":
+        _say(
+            console,
+            "Privacy",
+            f"{knobs.noise} noise inside the sum: ε = {knobs.epsilon:g}, δ = {knobs.delta:g} for one party over all rounds; "
+            f"clip {knobs.update_clip:g}",
+        )
     else:
         _say(
             console,
@@ -83,7 +90,7 @@ def show_plan(console: Console, job: Job, *, parties: int) -> None:
             f"clip {knobs.clip:g}, sampling rate {knobs.sample_rate:g}, accountant {knobs.accountant}",
         )
     if job.simulation.dropout > 0:
-        after = "it leaves the model as it was" + (", and its training is charged to ε" if knobs.mechanism != "none" else "")
+        after = "it leaves the model as it was" + (", and is charged to ε" if knobs.mechanism != "none" else "")
         _say(
             console,
             "Dropout",

@@ -20,18 +20,73 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from protocols.errors import Abort, Misuse
 from protocols.rand import Rand
+from protocols.suite import Occasion
 from securefl.errors import UserError
 
 _ELEVEN = np.uint64(11)
 PRECISIONS = range(8, 49)
 """Bits of one party's signed coordinate that a plan accepts.  Above 48 a float64 has too few bits left to round without bias."""
+
+
+class Encoding(Protocol):
+    """How updates become the integers of a sum, and the sum their mean: `Plan`, or with noise `privacy.party.PartyLevel`."""
+
+    @property
+    def parties(self) -> int:
+        """Parties invited."""
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Length of each update block."""
+
+    @property
+    def sums(self) -> tuple[SumSpec, ...]:
+        """Named coordinates that are opened beside the updates."""
+
+    @property
+    def clip(self) -> float:
+        """Bound of the L2 norm of an update."""
+
+    @property
+    def w_max(self) -> int:
+        """Largest weight of a party."""
+
+    @property
+    def size(self) -> int:
+        """Integers of a party."""
+
+    @property
+    def limit(self) -> int:
+        """Largest absolute value of one, where no noise is in it."""
+
+    @property
+    def bits(self) -> int:
+        """Width of the ring of their sum."""
+
+    @property
+    def tail(self) -> int:
+        """Bound of the noise in the sum; 0 where there is none."""
+
+    def encode(
+        self,
+        updates: Sequence[ArrayLike],
+        weights: Sequence[int],
+        sums: Mapping[str, ArrayLike],
+        occasion: Occasion,
+        rand: Rand,
+        /,
+    ) -> Encoded:
+        """One party's integers for the sum of this occasion."""
+
+    def decode(self, total: NDArray[np.int64], contributors: int, occasion: Occasion, /) -> Decoded:
+        """What the opened sum says."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +186,21 @@ class Plan:
     def step(self) -> float:
         """What one unit of a block's coordinate is worth, in units of weight × update."""
         return self.w_max * self.clip / self.limit
+
+    @property
+    def tail(self) -> int:
+        """0: no noise is in the sum."""
+        return 0
+
+    def encode(
+        self, updates: Sequence[ArrayLike], weights: Sequence[int], sums: Mapping[str, ArrayLike], _occasion: Occasion, rand: Rand
+    ) -> Encoded:
+        """`encode`, whatever the occasion."""
+        return encode(self, updates, weights, sums, rand)
+
+    def decode(self, total: NDArray[np.int64], contributors: int, _occasion: Occasion) -> Decoded:
+        """`decode`, whatever the occasion."""
+        return decode(self, total, contributors)
 
     @cached_property
     def layout(self) -> tuple[tuple[str, slice], ...]:

@@ -198,6 +198,11 @@ def scale(
 
     if job.data.is_table:
         opened.append(opened_in_scaling("columns of the table", "names, kinds, values of text columns and which are constant"))
+    if bounds is None and job.privacy.mechanism == "distributed-party":
+        raise UserError(
+            "distributed-party needs public ranges of all columns (--range COLUMN=LOW:HIGH): scaling by what the sites hold would "
+            "open exact sums, which no ε covers"
+        )
     if bounds is None:
         exponents = Exponents(len(loaded.features), loaded.features)
         bounds = exponents.read(totals(0, exponents.specs(), [exponents.sums(s.x) for s in loaded.sites]).sums)

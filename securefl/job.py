@@ -133,9 +133,11 @@ class PrivacyKnobs(Knobs):
         "server, bfv and ckks to one that a site helps",
         json_schema_extra={"enum": [plugins.AUTO, *plugins.BUILT_IN]},
     )
-    mechanism: Literal["local-record", "none"] = Field(
-        default="local-record", description="differential privacy: DP-SGD on every site, or none"
+    mechanism: Literal["local-record", "distributed-party", "none"] = Field(
+        default="local-record",
+        description="differential privacy: of a record, by DP-SGD on every site; of a party, by noise inside the sum; or none",
     )
+    noise: Literal["skellam", "discrete-gaussian"] = Field(default="skellam", description="law of the noise inside the sum")
     epsilon: float = Field(default=3.0, gt=0, le=1e6, description="ε over all rounds")
     delta: Unit = Field(default=1e-5, description="δ over all rounds")
     accountant: Literal["rdp", "prv"] = Field(default="rdp", description="how ε is accounted; prv is a little tighter, and slower")
@@ -298,6 +300,18 @@ IDLE = (
         ("privacy.mechanism",),
         lambda job: job.privacy.mechanism == "none",
         lambda _: 'without differential privacy (--no-dp, mechanism = "none"), to which it belongs',
+    ),
+    Idle(
+        ("privacy.accountant", "privacy.clip", "privacy.rows", "privacy.w_max", "privacy.precision"),
+        ("privacy.mechanism",),
+        lambda job: job.privacy.mechanism == "distributed-party",
+        lambda _: "with distributed-party, which clips whole updates, weighs all parties alike and computes its own grid",
+    ),
+    Idle(
+        ("privacy.noise",),
+        ("privacy.mechanism",),
+        lambda job: job.privacy.mechanism != "distributed-party",
+        lambda _: "without noise inside the sum (--mechanism distributed-party), to which it belongs",
     ),
 )
 

@@ -14,17 +14,23 @@ COVERED, EXACT = "covered by ε", "exact"
 
 
 def opened_in_training(
-    rounds: int, *, private: bool, sums: Sequence[str], hidden: bool = True, public_rows: bool = False
+    rounds: int, *, mechanism: str, sums: Sequence[str], hidden: bool = True, public_rows: bool = False
 ) -> list[Opened]:
     """The events of ``rounds`` finished rounds of training.
 
     Args:
         rounds: in which a sum was opened.
-        private: whether updates are covered by ε.
+        mechanism: of the job: ``local-record``, ``distributed-party`` or ``none``.
         sums: names of the metrics.
         hidden: whether the protocol hides every site's own values.
         public_rows: whether weights and noise follow a public number, the same for all sites, in place of a site's rows.
     """
+    if mechanism == "distributed-party":
+        return [
+            Opened("sum of updates, all parties alike", rounds, COVERED, "noise of every party inside the sum; ε of a party"),
+            Opened("number of parties in the sum", rounds, EXACT, "public, like the roster"),
+        ]
+    private = mechanism == "local-record"
     how = COVERED if private else EXACT
     events = [
         Opened("sum of weighted updates", rounds, how, "DP-SGD on every site" if private else "an exact sum can betray a member")

@@ -23,12 +23,14 @@ FLAGS = {
     "data.ranges": "--range",
     "model.name": "--model",
     "model.fix": "--fix-model/--no-fix-model",
-    "privacy.mechanism": "--dp/--no-dp",
     "simulation.baselines": "--baselines/--no-baselines",
     "output.dir": "--out",
     "output.json": "--json/--no-json",
 }
 """Options whose names are not just the key's."""
+
+NO_DP = "--no-dp"
+"""Short for ``--mechanism none``."""
 
 PANELS = {
     "data": "Data",
@@ -81,7 +83,7 @@ def _parameter(section: str, key: str) -> inspect.Parameter:
         text += f" [dim](default {default})[/dim]" if default is not None else ""
     elif kind is bool:
         first, second = flag(section, key).split("/")
-        text += f" [dim](default {first if field.default in (True, 'local-record') else second})[/dim]"
+        text += f" [dim](default {first if field.default else second})[/dim]"
     option = typer.Option(flag(section, key), help=text, metavar=metavar, rich_help_panel=PANELS[section], show_default=False)
     return inspect.Parameter(
         f"{section}_{key}", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
@@ -148,8 +150,6 @@ def _unicode(text: str) -> bool:
 
 def _value(full: str, value: Any, before: Any) -> Any:
     """The value of a key out of its option; ``before`` is the job file's."""
-    if full == "privacy.mechanism":
-        return value if isinstance(value, str) else ("local-record" if value else "none")
     if full == "data.drop":
         return [*(before if isinstance(before, list) else []), *value]
     if full != "data.ranges":
@@ -185,9 +185,11 @@ def command(job: Job) -> list[str]:
             value = getattr(getattr(job, section), key)
             if value == getattr(getattr(default, section), key):
                 continue
-            name = flag(section, key)
-            if "/" in name:
-                words.append(name.split("/")[0 if value in (True, "local-record") else 1])
+            name, full = flag(section, key), f"{section}.{key}"
+            if full == "privacy.mechanism" and value == "none":
+                words.append(NO_DP)
+            elif "/" in name:
+                words.append(name.split("/")[0 if value else 1])
             elif key == "ranges":
                 words += [f"{name}={column}={low!r}:{high!r}" for column, (low, high) in value.items()]
             elif key == "drop":

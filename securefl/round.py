@@ -28,7 +28,7 @@ from protocols.suite import Occasion, Terms
 from protocols.sums import Party
 from protocols.vector import Sum, Vector
 from securefl.aggregator import Aggregate, ServerAggregator
-from securefl.encode import Plan, all_finite, decode, encode
+from securefl.encode import Encoding, all_finite
 from securefl.errors import UserError
 from securefl.models import ModelFactory, to_vector
 from securefl.privacy.plain import LocalTraining, watched
@@ -57,7 +57,7 @@ class Site:
         trainer: how it trains.
         training: for each model, where batches come from; keeps the site's ε over all rounds.
         model: makes an untrained model, or one with given parameters.
-        plan: the public layout of the vector.
+        plan: how updates become the vector of the sum.
         steps: optimizer steps in a round.
         weight: public weight of every site, or None: its rows.
         epsilon: what all planned rounds together cost by the site's own account, at ``delta``; infinite without an account.
@@ -76,7 +76,7 @@ class Site:
     trainer: ClientTrainer
     training: tuple[LocalTraining, ...]
     model: ModelFactory
-    plan: Plan
+    plan: Encoding
     steps: int
     weight: int | None
     epsilon: float
@@ -98,7 +98,7 @@ class Starting:
     layout: Any
     models: Sequence[NDArray[np.float32]]
     aggregator: ServerAggregator
-    plan: Plan
+    plan: Encoding
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +107,8 @@ class Averaging:
 
     models: Sequence[NDArray[np.float32]]
     aggregator: ServerAggregator
-    plan: Plan
+    plan: Encoding
+    occasion: Occasion
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +135,13 @@ class GlobalModel(Message):
     round: Annotated[int, Span(0, 2**32 - 1)]
     attempt: Annotated[int, Span(0, 2**32 - 1)]
     weights: Annotated[Bulk, Raw("model")]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A party's occasion of this round, by which it encodes."""
+
+    occasion: Occasion
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,17 +201,18 @@ def broadcast(start: Starting) -> tuple[Entering, Averaging, Broadcast[GlobalMod
     weights = Bulk.of(start.layout, np.concatenate(start.models))
     message = GlobalModel(start.occasion.round, start.occasion.attempt, weights)
     parties = tuple(start.terms.roster.indexes)
-    return Entering(start.terms), Averaging(start.models, start.aggregator, start.plan), Broadcast(message, parties)
+    waiting = Averaging(start.models, start.aggregator, start.plan, start.terms.occasion)
+    return Entering(start.terms), waiting, Broadcast(message, parties)
 
 
-def receive(site: Site, model: GlobalModel) -> tuple[Joining, Task]:
+def receive(site: Site, model: GlobalModel) -> tuple[Joining, Joined, Task]:
     """Hold ε to the own policy; take the model; expect a sum that is bound to exactly it."""
     site.party.policy.check_epsilon(site.epsilon, site.delta)
     require(all_finite(model.weights.values), "model-finite", "a weight of the global model is not finite")
     terms = site.terms(Occasion(site.run, model.round, model.attempt, model.weights.digest))
     ends = list(accumulate(site.plan.blocks, initial=0))
     models = tuple(model.weights.values[start:end] for start, end in pairwise(ends))
-    return Joining(site.party, terms, site.guard), Task(site, models)
+    return Joining(site.party, terms, site.guard), Joined(terms.occasion), Task(site, models)
 
 
 def train(task: Task) -> Contribution:
@@ -211,7 +220,7 @@ def train(task: Task) -> Contribution:
     site = task.site
     updates = [local_update(task, number) for number in range(len(site.folds))]
     weights = [len(f.train) if site.weight is None else site.weight for f in site.folds]  # type: ignore[arg-type]
-    return Contribution(site, updates, weights, held_out(task))
+    return Contribution(site, updates, weights, held_out(task) if site.plan.sums else {})
 
 
 def local_update(task: Task, number: int) -> NDArray[np.float64]:
@@ -265,15 +274,15 @@ def held_out(task: Task) -> Sums:
     return total
 
 
-def encode_update(contribution: Contribution) -> Vector:
-    """Clip, weight, scale and round to integers; the weights and metrics are further coordinates."""
+def encode_update(contribution: Contribution, joined: Joined) -> Vector:
+    """Clip, weight, scale and round to integers, with weights and metrics as further coordinates; or clip, rotate, round, noise."""
     site = contribution.site
     with named(site.name):
         check_charged(site)
-        encoded = encode(site.plan, contribution.updates, contribution.weights, contribution.sums, site.entropy())
+        encoded = site.plan.encode(contribution.updates, contribution.weights, contribution.sums, joined.occasion, site.entropy())
     if encoded.cut:
         site.notices(weight_was_cut(site.name, site.plan.w_max))
-    if any(encoded.clipped):
+    if any(encoded.clipped) and not site.plan.tail:  # where noise is sized by the bound, it is meant to cut
         site.notices(
             f"{site.name}: an update was longer than privacy.update_clip = {site.plan.clip:g} and was cut to it; "
             "lower the learning rate, or raise privacy.update_clip"
@@ -317,7 +326,7 @@ def charged(training: LocalTraining) -> int | None:
 
 def decode_sum(averaging: Averaging, total: Input[Sum]) -> Stepping:
     """Read the weighted means, the total weights and the metrics from the opened sum."""
-    decoded = decode(averaging.plan, total.values, total.contributors)
+    decoded = averaging.plan.decode(total.values, total.contributors, averaging.occasion)
     aggregate = Aggregate(decoded.updates, decoded.weights, decoded.sums, total.contributors)
     return Stepping(averaging.models, averaging.aggregator, aggregate)
 

@@ -30,7 +30,7 @@ from protocols.sums import Party, chosen, foreign, notice
 from protocols.wire import Limits
 from securefl.aggregator import ServerAggregator
 from securefl.cohort import expected_aborts, short_sums, smallest_cohort
-from securefl.encode import Plan, limit_of
+from securefl.encode import limit_of
 from securefl.errors import UserError
 from securefl.evaluation import evaluate
 from securefl.inputs import effective, folds_of, hints, look_through, module_of, refuse_kinds
@@ -41,7 +41,7 @@ from securefl.models import ModelFactory, threads_for, to_vector
 from securefl.modules import Copier
 from securefl.parties import Consortium
 from securefl.privacy.plain import LocalTraining
-from securefl.privacy.prepared import local_training, noise_of
+from securefl.privacy.prepared import UNITS, accounts, encoding_of, forecast, local_training, noise_of
 from securefl.results import RoundRecord, RunResult
 from securefl.round import Fold, NextModel, Site, Starting, charged, round_flow, weight_was_cut
 from securefl.secure import secured
@@ -121,11 +121,13 @@ class Runner:
         vector, n = to_vector(self.template), len(self.folds)
         smallest_cohort(knobs, n)
         sums = self.trainer.sums()
-        self.plan = Plan(n, (vector.size,) * self._models, knobs.update_clip, knobs.w_max, sums, knobs.precision)
-        of_sum = {"bits": self.plan.bits, "threshold": knobs.threshold}
+        self.plan = encoding_of(knobs, n, (vector.size,) * self._models, sums)
+        of_sum = {"bits": self.plan.bits, "threshold": knobs.threshold, **({"tail": self.plan.tail} if self.plan.tail else {})}
         lost = self.job.simulation.dropout or EXPECTED
         self.protocol, self.choice = chosen(knobs.protocol, n, self.plan.size, self.plan.limit, dropout=lost, **of_sum)
-        self.parameters = self.protocol.parameters(n, self.plan.size, self.plan.limit, **of_sum)
+        build: Any = self.protocol.noised if self.plan.tail else self.protocol.parameters
+        self.parameters = build(n, self.plan.size, self.plan.limit, **of_sum)
+        self._accounts = accounts(self.plan, self.folds)
         self.warnings += [line for line in (notice(self.protocol.name, self.parameters), foreign(self.protocol)) if line]
         if "model" in self.protocol.layouts(self.parameters):
             raise UserError(f"the protocol {self.protocol.name} has a layout named 'model': that name is the learning flow's")
@@ -139,6 +141,7 @@ class Runner:
         self._timed = self._clock.timed(self.flow)
         self.run_name = f"run-{fresh().bytes('run', 8).hex()}"
         self._entropy, self._dropouts = {name: entropy(name) for name in self.folds}, dropouts or self._random_dropouts
+        self._guards = dict[str, OccasionGuard]()
         self._opened, self._begun, self._wall, self._done, self._records = 0, 0, 0.0, False, list[RoundRecord]()
         self._weight = knobs.w_max if knobs.rows is not None and flow is None else None
         self._training = self._prepare_training()
@@ -152,6 +155,10 @@ class Runner:
     @property
     def _private(self) -> bool:
         return self.job.privacy.mechanism == "local-record"
+
+    @property
+    def _delta(self) -> float | None:
+        return self.job.privacy.delta if self.job.privacy.mechanism != "none" else None
 
     @property
     def _insecure(self) -> bool:
@@ -183,9 +190,11 @@ class Runner:
         if dropout > 0:
             aborts = f"about {expected_aborts(self.job, len(self.folds)):.1f} of {knobs.rounds} round{'s' * (knobs.rounds != 1)}"
             self._notice(f"each party vanishes with probability {dropout:g} in a round: expect {aborts} to abort")
+        if self._accounts:
+            self._notice(forecast(self.plan))
         for name, folds in self.folds.items():
             rows = [len(fold.train) for fold in folds]  # type: ignore[arg-type]
-            if max(rows) > knobs.w_max and self._weight is None:
+            if max(rows) > knobs.w_max and self._weight is None and not self._accounts:
                 self._notice(weight_was_cut(name, knobs.w_max))
             if self._private and knobs.delta * min(rows) >= 1:
                 self._notice(
@@ -212,9 +221,13 @@ class Runner:
 
     def epsilon(self) -> dict[str, float]:
         """ε spent by each site so far; empty without differential privacy."""
+        if self._accounts:
+            return {name: account.epsilon for name, account in self._accounts.items()}
         return {name: self._site_epsilon(name, planned=False) for name in self.folds} if self._private else {}
 
     def _site_epsilon(self, name: str, *, planned: bool) -> float:
+        if planned and self._accounts:
+            return self.job.privacy.epsilon
         if not self._private:
             return math.inf
         from securefl.privacy.dpsgd import site_epsilon  # noqa: PLC0415
@@ -270,31 +283,44 @@ class Runner:
         gone = self._dropouts(number, self.stages)
         index = {name: i for i, name in enumerate(self.folds, 1)}
         network = simulate.vanish({client(index[name]): stage for name, stage in gone.items()})
-        with shared_work():
-            outcome = simulate.run(self._sessions(number), network=network, watch=beside(self._traffic.watch, self._recording))
+        self._guards.clear()
+        contributors = None
+        try:
+            with shared_work():
+                outcome = simulate.run(self._sessions(number), network=network, watch=beside(self._traffic.watch, self._recording))
+            if outcome.abort is None:
+                contributors = outcome.outputs[0].aggregate.contributors
+        finally:
+            self._charge(contributors)
         for name, place in index.items():
             left = outcome.sessions[client(place)].ended
             if left is not None and left.check.startswith("policy-"):
                 self._notice(f"{name} does not take part, by its own policy: {left.check} ({left.detail})")
         abort = outcome.abort
         self._opened += abort is None or (abort.step in self._after_opening and abort.check not in ("quorum", "deadline"))
-        metrics, contributors = dict[str, float](), 0
+        metrics = dict[str, float]()
         if abort is None:
             opened: NextModel = outcome.outputs[0]
-            self.models, contributors = opened.models, opened.aggregate.contributors
-            metrics = self.trainer.read(opened.aggregate.sums)
+            self.models = opened.models
+            metrics = self.trainer.read(opened.aggregate.sums) if self.plan.sums else {}
         if self._recording is not None:
-            self._recording.end(outcome, contributors if abort is None else None)
+            self._recording.end(outcome, contributors)
         return RoundRecord(
             number=number,
             invited=len(self.folds),
-            contributors=contributors,
+            contributors=contributors or 0,
             dropped=dict(gone),
             aborted=None if abort is None else f"{abort.step or 'round'}: {abort.check}",
             metrics=metrics,
             epsilon=self.epsilon(),
             seconds=self._clock.round(),
         )
+
+    def _charge(self, contributors: int | None) -> None:
+        """Charge those whose masked input has left, whatever became of it; ``contributors`` is None where no sum is known of."""
+        for name, account in self._accounts.items():
+            if name in self._guards and self._guards[name].spent:
+                account.charge(contributors)
 
     def _sessions(self, number: int) -> dict[Any, Session]:
         layout = Floats(sum(m.size for m in self.models))
@@ -308,7 +334,7 @@ class Runner:
         model = Copier(self.template)
         sessions = {SERVER: Session(self._timed, SERVER, {"client": terms.roster.indexes}, [start], limits)}
         for party, name in zip(self.consortium.parties, self.folds, strict=True):
-            guard = OccasionGuard(party.journal)
+            guard = self._guards[name] = OccasionGuard(party.journal)
             site = self._site(party, name, guard, model)
             sessions[client(party.index)] = Session(self._timed, client(party.index), {"server": [0]}, [site], limits, guard=guard)
         return sessions
@@ -329,7 +355,7 @@ class Runner:
             steps=self.job.privacy.local_steps,
             weight=self._weight,
             epsilon=self._site_epsilon(name, planned=True),
-            delta=self.job.privacy.delta if self._private else 0.0,
+            delta=self._delta or 0.0,
             run=self.run_name,
             terms=self._terms,
             entropy=self._entropy[name],
@@ -363,12 +389,12 @@ class Runner:
             local=[],
             pooled={},
             epsilon=list(self.epsilon().values()),
-            delta=knobs.delta if self._private else None,
-            unit="record" if self._private else None,
-            accountant=knobs.accountant if self._private else None,
+            delta=self._delta,
+            unit=UNITS.get(knobs.mechanism),
+            accountant="rdp" if self._accounts else knobs.accountant if self._private else None,
             opened=opened_in_training(
                 self._opened,
-                private=self._private,
+                mechanism=knobs.mechanism,
                 sums=[spec.name for spec in self.plan.sums],
                 hidden=not self._insecure,
                 public_rows=self._weight is not None,

@@ -86,15 +86,16 @@ def _of_job(path: Path) -> Configured:
 
 def _protocol(job: Job, sites: int, features: int) -> str:
     """The protocol that a job runs: by name, or what ``auto`` takes for the sum that its model needs."""
-    from securefl.encode import Plan, limit_of  # noqa: PLC0415
+    from securefl.encode import limit_of  # noqa: PLC0415
     from securefl.metrics import BinaryMetrics  # noqa: PLC0415
     from securefl.models import build, to_vector  # noqa: PLC0415
+    from securefl.privacy.prepared import encoding_of  # noqa: PLC0415
 
     knobs, folds = job.privacy, job.data.splits
     specs = BinaryMetrics(limit=limit_of(knobs.precision), folds=folds).specs()
     blocks = (to_vector(build(job.model, features, 0)).size,) * folds
-    plan = Plan(sites, blocks, knobs.update_clip, knobs.w_max, specs, knobs.precision)
-    options = {"bits": plan.bits, "threshold": knobs.threshold}
+    plan = encoding_of(knobs, sites, blocks, tuple(specs))
+    options = {"bits": plan.bits, "threshold": knobs.threshold, **({"tail": plan.tail} if plan.tail else {})}
     lost = job.simulation.dropout or EXPECTED
     return sums.chosen(knobs.protocol, sites, plan.size, plan.limit, dropout=lost, **options)[0].name
 
@@ -118,7 +119,14 @@ def measured(mechanism: str | None, job: Path | None, *, quick: bool) -> Callabl
     if mechanism is None and job is None:
         return lambda _: []
     setting = setting_of(mechanism, job, quick=quick)
+    if setting is None:
+        return _unmeasured
     return lambda tell: [measure_mechanism(setting, tell=tell)]
+
+
+def _unmeasured(tell: Callable[[str], None]) -> list[Measurement]:
+    tell("the job's mechanism: nothing measures noise inside the sum yet")
+    return []
 
 
 def as_json(audits: Sequence[Audit], measurements: Sequence[Measurement] = ()) -> str:

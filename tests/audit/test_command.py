@@ -151,8 +151,8 @@ def test_a_refuted_claim_is_exit_code_1(
     ("words", "said"),
     [
         ([], "say what to audit"),
-        (["--mechanism", "distributed-skellam"], "no such mechanism yet: distributed-skellam"),
-        (["secagg", "--mechanism", "local"], "no such mechanism yet: local"),
+        (["--mechanism", "distributed-skellam"], "nothing measures the mechanism distributed-skellam"),
+        (["secagg", "--mechanism", "local"], "nothing measures the mechanism local"),
         (["secagg", "--all"], "secagg and --all do not go together"),
         (["secagg", "kahe", "--job", "x.toml"], "secagg kahe and --job do not go together"),
         (["--all", "--job", "x.toml"], "--all and --job do not go together"),

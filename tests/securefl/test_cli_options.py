@@ -119,12 +119,11 @@ def jobs(draw: st.DrawFn) -> Job:
             section, key = full.split(".")
             bare[section].pop(key, None)
     first = Job.parse(bare)
-    for rule in IDLE:
-        if not rule.holds(first):
-            for full in rule.keys:
-                section, key = full.split(".")
-                if key in tree[section]:
-                    bare[section][key] = tree[section][key]
+    idle = {full for rule in IDLE if rule.holds(first) for full in rule.keys}
+    for full in {full for rule in IDLE for full in rule.keys} - idle:
+        section, key = full.split(".")
+        if key in tree[section]:
+            bare[section][key] = tree[section][key]
     return Job.parse(bare)
 
 

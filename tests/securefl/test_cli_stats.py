@@ -122,6 +122,7 @@ REFUSED = {
     "min cell": (["--min-cell", "0"], "minimum cell count must be a whole number of at least 1, not 0"),
     "too few rows": (["--min-cell", "41"], "the sites have fewer than 41 rows together: nothing is released"),
     "protocol": (["--protocol", "secag"], "no protocol 'secag'"),
+    "correlation": (["--columns", "age", "--correlation"], "--correlation needs at least two columns, not age"),
     "bins": (["--histogram", "age", "--bins", "0"], "1 to 1000 bins, not 0"),
     "classes": (["--classes", "age"], "the column age has no public levels"),
     "clients": (["--clients", "3"], "--clients and --data-dir are for named data"),

@@ -98,6 +98,13 @@ def test_the_bound_on_wrap_around_is_above_exact_tails() -> None:
     assert wrap_bound(p, 3) == 1
 
 
+def test_the_bound_on_wrap_around_counts_rounds_and_roundings() -> None:
+    p = plan(Cohort.of(300))
+    assert wrap_bound(replace(p, rounds=100), p.bits) == pytest.approx(10 * wrap_bound(p, p.bits))
+    small = replace(p, granularity=2000.0, share=1e-9)  # updates of a thousandth of a step, each of which may be rounded to 1
+    assert wrap_bound(small, 9) == 1 > 2.0**-20 > wrap_bound(small, 10)
+
+
 def test_equal_updates_wrap_no_more_often_than_said() -> None:
     """Every coordinate of the sum at once as large as signs at random make it: among 400 rounds within ALARM of the bound."""
     draft, bits, tries = replace(plan(Cohort.of(4), size=64), rounds=1, share=0.5), 10, 400
@@ -176,6 +183,28 @@ def test_a_contribution_without_its_noise_keeps_the_norm_bound_whatever_the_upda
         whole = noised.contribution(p, update, signs(i), replay(i))
         assert rounding.squared_norm(whole) <= p.bounds[0]
         assert np.abs(whole).sum() <= p.bounds[2]
+
+
+def halves(p: NoisePlan) -> NDArray[np.float64]:
+    """The update that the signs of number 0 turn into ½ in every coordinate: as far from the grid as can be."""
+    return rounding.rotate_back(np.full(p.dimension, p.granularity / 2), signs(), p.size)
+
+
+def test_a_contribution_is_rounded_again_until_the_norm_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One rounding in fifty exceeds the bound here, which lies two standard deviations above the mean squared norm."""
+    p = replace(plan(Cohort.of(5), size=256), granularity=2.0 / 8)  # Δ = 8 = √d/2
+    monkeypatch.setattr(noised, "noise", lambda plan, rand: np.zeros(plan.dimension, dtype=np.int64))
+    norms = [rounding.squared_norm(noised.contribution(p, halves(p), signs(), replay(i))) for i in range(400)]
+    once = [rounding.squared_norm(rounding.round_sum(np.full(256, 0.5), replay(i).child("rounding"))) for i in range(400)]
+    assert max(norms) <= p.bounds[0] < max(once)
+
+
+def test_the_error_holds_what_rounding_adds() -> None:
+    """Hardly any noise: the mean of 16 roundings of ½ has variance 1/64; Σ of squares within ALARM by its fourth moment."""
+    p = replace(plan(Cohort.of(16), size=4096), granularity=2.0 / 100, share=2.0**-60)
+    wrong = opened(p, 16, halves(p)) - halves(p)
+    ratio = float(wrong @ wrong) / p.error(16) ** 2
+    assert abs(ratio - 1) < stats.norm.isf(ALARM / 2) * math.sqrt(2 / 4096)
 
 
 def test_a_contribution_is_its_rounding_and_its_share_of_noise() -> None:

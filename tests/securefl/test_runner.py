@@ -27,7 +27,7 @@ from securefl.errors import UserError
 from securefl.parties import Consortium
 from securefl.privacy.models import ModelUnsupported
 from securefl.results import RunResult
-from securefl.round import Contribution, Fold, Task, local_update
+from securefl.round import Contribution, Fold, Joined, Task, local_update
 
 
 def run(data: Mapping[str, Fold], dropouts: Mapping[int, Mapping[str, str]] | None = None, **privacy: object) -> RunResult:
@@ -306,7 +306,7 @@ def test_a_sum_that_was_opened_counts_as_opened_even_if_the_round_then_aborts() 
     runner = Runner(linear, sites(), job=job(rounds=1))
     flow = runner._timed
 
-    def poison(contribution: Contribution) -> Vector:
+    def poison(contribution: Contribution, joined: Joined) -> Vector:
         values = np.full(runner.plan.size, runner.plan.limit, dtype=np.int64)
         values[dict(runner.plan.layout)["weights"]] = -sum(len(f.train) for f in list(sites().values())[1:]) + 1  # type: ignore[arg-type]
         return Vector(values)

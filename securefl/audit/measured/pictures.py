@@ -129,4 +129,4 @@ def opened(setting: Any) -> list[Opened]:
 
     knobs = setting.job.privacy
     names = [spec.name for spec in ClientTrainer().sums()]
-    return opened_in_training(knobs.rounds, private=setting.private, sums=names, public_rows=knobs.rows is not None)
+    return opened_in_training(knobs.rounds, mechanism=knobs.mechanism, sums=names, public_rows=knobs.rows is not None)

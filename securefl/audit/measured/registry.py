@@ -164,7 +164,7 @@ def known(name: str) -> str:
         UserError: for any other.
     """
     if name not in MECHANISMS:
-        raise UserError(f"no such mechanism yet: {name}; there are {', '.join(MECHANISMS)}")
+        raise UserError(f"nothing measures the mechanism {name}; there are {', '.join(MECHANISMS)}")
     return name
 
 

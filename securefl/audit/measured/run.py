@@ -72,16 +72,17 @@ class Measurement:
 
 
 def setting_of(mechanism: str | None, job: Path | None, *, quick: bool, seed: str = "audit") -> Any:
-    """The mechanism of a job, or a named one with the job's other knobs, or with the defaults.
+    """The mechanism of a job, or a named one with the job's other knobs, or with the defaults; None for a job's that none measures.
 
     Raises:
         UserError: for a mechanism that does not exist yet, or a job that is refused.
     """
-    from securefl.audit.measured.registry import Setting, known  # noqa: PLC0415  (loads torch)
+    from securefl.audit.measured.registry import MECHANISMS, Setting, known  # noqa: PLC0415  (loads torch)
     from securefl.options import read_job  # noqa: PLC0415
 
     given = {} if mechanism is None else {"privacy.mechanism": known(mechanism)}  # of the command line, so it overrides
-    return Setting(read_job(job, given), seed, quick)
+    checked = read_job(job, given)
+    return Setting(checked, seed, quick) if checked.privacy.mechanism in MECHANISMS else None
 
 
 def registered() -> Sequence[Any]:

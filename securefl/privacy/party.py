@@ -1,0 +1,155 @@
+"""Differential privacy of whole parties by noise inside the sum: the encoding of a round, and what it costs each party.
+
+The unit is a party: its whole contribution to every round of the run.  Two neighbouring runs differ in one party's updates, present
+or zero; who takes part is public, like the roster, and so is how many survived.  Nothing exact leaves beside the sum: all parties
+weigh the same, and no metric is summed.
+
+Sources: as in `securefl.privacy.noised` and `securefl.privacy.noise_plan`.
+
+What it does not protect: against the other parties and whoever gets the model, noise of at least `Cohort.honest` parties counts;
+against a server that also knows the noise of more than |C| parties, less does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from protocols.errors import Misuse
+from protocols.rand import Rand, Seed
+from protocols.suite import Occasion
+from protocols.wire import canonical
+from securefl.encode import Decoded, Encoded, SumSpec, finite_vector
+from securefl.errors import UserError
+from securefl.privacy.divergence import epsilon_of_events
+from securefl.privacy.noise_plan import NoisePlan
+from securefl.privacy.noised import contribution, mean
+from securefl.privacy.rounding import clip, round_signs
+
+
+@dataclass(frozen=True)
+class PartyLevel:
+    """An `securefl.encode.Encoding` with noise in the sum.
+
+    Attributes:
+        plan: grid, noise and width.
+        blocks: length of each update block; a party's update is all of them together, clipped as one.
+    """
+
+    plan: NoisePlan
+    blocks: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if sum(self.blocks) != self.plan.size:
+            raise Misuse(f"the blocks {self.blocks} have {sum(self.blocks)} coordinates, the plan {self.plan.size}")
+
+    @property
+    def parties(self) -> int:
+        """Parties invited."""
+        return self.plan.cohort.clients
+
+    @property
+    def sums(self) -> tuple[SumSpec, ...]:
+        """None: nothing exact is opened beside a noised sum."""
+        return ()
+
+    @property
+    def clip(self) -> float:
+        """Bound of the L2 norm of a party's whole update."""
+        return self.plan.clip
+
+    @property
+    def w_max(self) -> int:
+        """1: all parties weigh the same."""
+        return 1
+
+    @property
+    def size(self) -> int:
+        """Coordinates after padding to a power of two."""
+        return self.plan.dimension
+
+    @property
+    def limit(self) -> int:
+        """1: the whole width of the ring belongs to `tail`, as no single value is held to a bound."""
+        return 1
+
+    @property
+    def bits(self) -> int:
+        """Width of the ring."""
+        return self.plan.bits
+
+    @property
+    def tail(self) -> int:
+        """What is left of the ring: a sum past it has wrapped around, with a probability of at most ``plan.wrap`` over the run."""
+        return int(2 ** (self.bits - 1)) - 1 - self.parties
+
+    def encode(
+        self, updates: Sequence[ArrayLike], _weights: Sequence[int], sums: Mapping[str, ArrayLike], occasion: Occasion, rand: Rand
+    ) -> Encoded:
+        """Clip, rotate, scale, round conditionally, add noise.
+
+        Raises:
+            UserError: for another shape, NaN or inf, or sums, which would leave without noise.
+        """
+        if sums:
+            raise UserError(f"{', '.join(sorted(sums))}: nothing exact leaves beside a noised sum")
+        if len(updates) != len(self.blocks):
+            raise UserError(f"{len(self.blocks)} blocks need as many updates, not {len(updates)}")
+        parts = [
+            finite_vector(update, size, f"update of block {i}")
+            for i, (update, size) in enumerate(zip(updates, self.blocks, strict=True))
+        ]
+        whole = np.concatenate(parts)
+        clipped = clip(whole, self.clip) is not whole
+        return Encoded(contribution(self.plan, whole, rotation(occasion), rand), (clipped,), ())
+
+    def decode(self, total: NDArray[np.int64], contributors: int, occasion: Occasion) -> Decoded:
+        """The mean update of each block; every weight is the number of parties."""
+        found = mean(self.plan, total, contributors, rotation(occasion))
+        ends = np.cumsum(self.blocks)[:-1]
+        return Decoded(tuple(np.split(found, ends)), (contributors,) * len(self.blocks), {})
+
+
+def rotation(occasion: Occasion) -> Seed:
+    """The public seed of a round's rotation: all parties have it, and none could choose it."""
+    o = occasion
+    return round_signs(canonical([o.run, o.round, o.attempt, o.model]))
+
+
+@dataclass
+class Account:
+    """What one party has spent.
+
+    Attributes:
+        plan: of the run.
+        survivors: over how many parties each sum went that the party's masked input may be in.
+    """
+
+    plan: NoisePlan
+    survivors: Counter[int] = field(default_factory=Counter)
+
+    def charge(self, survivors: int | None) -> None:
+        """The party's masked input has left; ``survivors`` is None where no sum was opened, or nobody knows."""
+        self.survivors[self.plan.cohort.smallest if survivors is None else survivors] += 1
+
+    @property
+    def epsilon(self) -> float:
+        """ε at the plan's δ, as far as it is spent."""
+        return epsilon_of_events([self.plan.event(s, rounds) for s, rounds in sorted(self.survivors.items())], self.plan.delta)
+
+
+def expectation(plan: NoisePlan) -> str:
+    """One line on what the noise does to a mean update over all parties."""
+    n = plan.cohort.clients
+    error = plan.error(n)
+    line = (
+        f"noise inside the sum: the mean of {n} updates, each of at most {plan.clip:g}, carries an error of norm about {error:.3g}"
+    )
+    if error <= plan.clip:
+        return line
+    return f"{line}, more than any update: it takes about {math.ceil(n * error / plan.clip)} parties, a smaller model or a larger ε"
