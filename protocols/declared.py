@@ -12,7 +12,7 @@ from typing import Any
 from protocols.errors import Misuse
 from protocols.primitives.graph import Complete, Harary
 from protocols.ring import Ring
-from protocols.suite import Parameters, SumParameters
+from protocols.suite import Parameters, SumParameters, tail_of
 from protocols.sums import Scheme
 
 GIVEN = (
@@ -31,7 +31,8 @@ def declaration(parameters: SumParameters) -> dict[str, Any]:
     """What is written down: the arguments as they came out, and all that enters the session identity."""
     p = parameters
     numbers = {"parties": p.parties, "size": p.size, "max_abs": p.max_abs}
-    return {**numbers, "bits": p.ring.bits, "threshold": p.threshold, "corrupt": p.corrupt, "content": p.content}
+    noise = {"tail": tail_of(p)} if tail_of(p) else {}
+    return {**numbers, "bits": p.ring.bits, "threshold": p.threshold, "corrupt": p.corrupt, **noise, "content": p.content}
 
 
 def declared(scheme: Scheme, declaration: dict[str, Any]) -> SumParameters:
@@ -42,17 +43,19 @@ def declared(scheme: Scheme, declaration: dict[str, Any]) -> SumParameters:
     """
     n, size, most, content = (declaration[name] for name in ("parties", "size", "max_abs", "content"))
     numbers = {name: declaration[name] for name in ("parties", "size", "max_abs", "bits", "threshold", "corrupt")}
+    numbers["tail"] = tail = declaration.get("tail", 0)
     if odd := [f"{name} {value!r}" for name, value in numbers.items() if type(value) is not int]:
         raise Misuse(f"parameters are whole numbers, unlike {', '.join(odd)}")
     for names in GIVEN:
         with suppress(Misuse):
-            made = scheme.parameters(n, size, most, **{name: declaration[name] for name in names})
+            given = {name: declaration[name] for name in names}
+            made = scheme.noised(n, size, most, tail=tail, **given) if tail else scheme.parameters(n, size, most, **given)
             if made.content == content:
                 return made
     if scheme.name in ("secagg", "secagg+"):
         with suppress(TypeError, ValueError, IndexError):
-            *_, bits, t, c, graph = content
-            own = Parameters(n, size, most, Ring(bits), t, c, Complete() if graph == ["complete"] else Harary(n, *graph[1:]))
-            if own.content == content:
+            *_, bits, t, c, graph, noise = content
+            own = Parameters(n, size, most, Ring(bits), t, c, Complete() if graph == ["complete"] else Harary(n, *graph[1:]), noise)
+            if own.content == content and own.tail == tail:
                 return own
     raise Misuse(f"{scheme.name} makes no parameters with the content {content}")

@@ -317,6 +317,17 @@ def test_a_run_records_its_tape_and_logs_which_agree(
     assert models == [line["model"] for line in lines if line["kind"] == "session"][1:]
 
 
+def test_a_run_with_noise_in_its_sums_audits_clean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The bound of the noise is among the parameters that the tape declares."""
+    words = ["run", "--mechanism", "distributed-party", "--clients", 6, "--rounds", 1, "--no-baselines", "--json"]
+    code, _, _ = told(capsys, *words, "--tape", tmp_path / "a.tape", "--logs", tmp_path / "logs")
+    assert code == 0
+    logs = [word for path in sorted((tmp_path / "logs").iterdir()) for word in ("--log", path)]
+    code, out, _ = told(capsys, "audit", "--tape", tmp_path / "a.tape", *logs)
+    assert code == 0
+    assert "nothing to object to" in " ".join(out.split())
+
+
 def test_what_was_recorded_is_never_written_over(short: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.tape").write_text("kept", encoding="utf-8")
     code, out, err = told(capsys, *short)
