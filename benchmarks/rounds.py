@@ -141,7 +141,11 @@ class _Run:
         gc.freeze()
         self.mail.reverse()
         while self.mail:
-            self.serve(step := self.mail[-1][0], lambda step=step: self.feed(step))
+            if self.memory.on:  # what a message takes before it is fed is not the server's
+                step, u, chunk = self.mail.pop()
+                self.serve(step, lambda chunk=chunk, u=u: self.server.feed(client(u), chunk, self.now))
+            else:
+                self.serve(step := self.mail[-1][0], lambda step=step: self.feed(step))
 
     def feed(self, step: str) -> list[Letter]:
         """The next messages of one step, up to the first of another: a reading of the clock costs a tenth of a short one."""

@@ -27,12 +27,20 @@ GIVEN = (
 """Which arguments a caller may have given; a protocol computes those that it was not given."""
 
 
+NAMES = ("parties", "size", "max_abs", "bits", "threshold", "corrupt", "tail")
+
+
 def declaration(parameters: SumParameters) -> dict[str, Any]:
     """What is written down: the arguments as they came out, and all that enters the session identity."""
     p = parameters
     numbers = {"parties": p.parties, "size": p.size, "max_abs": p.max_abs}
     noise = {"tail": tail_of(p)} if tail_of(p) else {}
     return {**numbers, "bits": p.ring.bits, "threshold": p.threshold, "corrupt": p.corrupt, **noise, "content": p.content}
+
+
+def _is(made: SumParameters, said: dict[str, Any]) -> bool:
+    """Whether everything that is said holds of these parameters."""
+    return {"tail": 0, **declaration(made)} == {"tail": 0, **{name: said[name] for name in said if name in (*NAMES, "content")}}
 
 
 def declared(scheme: Scheme, declaration: dict[str, Any]) -> SumParameters:
@@ -50,12 +58,12 @@ def declared(scheme: Scheme, declaration: dict[str, Any]) -> SumParameters:
         with suppress(Misuse):
             given = {name: declaration[name] for name in names}
             made = scheme.noised(n, size, most, tail=tail, **given) if tail else scheme.parameters(n, size, most, **given)
-            if made.content == content:
+            if _is(made, declaration):
                 return made
     if scheme.name in ("secagg", "secagg+"):
         with suppress(TypeError, ValueError, IndexError):
             *_, bits, t, c, graph, noise = content
             own = Parameters(n, size, most, Ring(bits), t, c, Complete() if graph == ["complete"] else Harary(n, *graph[1:]), noise)
-            if own.content == content and own.tail == tail:
+            if _is(own, declaration):
                 return own
     raise Misuse(f"{scheme.name} makes no parameters with the content {content}")

@@ -50,3 +50,12 @@ def test_parameters_made_by_hand_come_back(tail: int) -> None:
 def test_a_bound_that_is_none_is_refused(tail: object) -> None:
     with pytest.raises(Misuse):
         again("secagg", sums.scheme("secagg").parameters(**SIZES), tail=tail)
+
+
+@pytest.mark.parametrize("name", NOISY)
+@pytest.mark.parametrize("changed", ["parties", "size", "max_abs", "bits", "threshold", "corrupt"])
+@pytest.mark.parametrize("by", [1, -1])
+def test_a_number_that_the_content_does_not_bear_out_is_refused(name: str, changed: str, by: int) -> None:
+    made = sums.scheme(name).parameters(**SIZES)
+    with pytest.raises(Misuse):
+        again(name, made, **{changed: declaration(made)[changed] + by})
