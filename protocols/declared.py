@@ -27,7 +27,8 @@ GIVEN = (
 """Which arguments a caller may have given; a protocol computes those that it was not given."""
 
 
-NAMES = ("parties", "size", "max_abs", "bits", "threshold", "corrupt", "tail")
+NAMES = ("parties", "size", "max_abs", "bits", "threshold", "corrupt")
+"""The numbers that every declaration has; ``tail`` is there where the sum carries noise."""
 
 
 def declaration(parameters: SumParameters) -> dict[str, Any]:
@@ -40,7 +41,10 @@ def declaration(parameters: SumParameters) -> dict[str, Any]:
 
 def _is(made: SumParameters, said: dict[str, Any]) -> bool:
     """Whether everything that is said holds of these parameters."""
-    return {"tail": 0, **declaration(made)} == {"tail": 0, **{name: said[name] for name in said if name in (*NAMES, "content")}}
+    return {"tail": 0, **declaration(made)} == {
+        "tail": 0,
+        **{name: said[name] for name in said if name in (*NAMES, "tail", "content")},
+    }
 
 
 def declared(scheme: Scheme, declaration: dict[str, Any]) -> SumParameters:
@@ -50,8 +54,8 @@ def declared(scheme: Scheme, declaration: dict[str, Any]) -> SumParameters:
         Misuse: where the protocol makes no such parameters, or refuses them.
     """
     n, size, most, content = (declaration[name] for name in ("parties", "size", "max_abs", "content"))
-    numbers = {name: declaration[name] for name in ("parties", "size", "max_abs", "bits", "threshold", "corrupt")}
-    numbers["tail"] = tail = declaration.get("tail", 0)
+    tail = declaration.get("tail", 0)
+    numbers = {name: declaration[name] for name in NAMES} | {"tail": tail}
     if odd := [f"{name} {value!r}" for name, value in numbers.items() if type(value) is not int]:
         raise Misuse(f"parameters are whole numbers, unlike {', '.join(odd)}")
     for names in GIVEN:
