@@ -59,7 +59,7 @@ class Work:
         return float(sum(amount * rate for amount, rate in zip(astuple(self), astuple(rates), strict=True)))
 
 
-RATES = Work(mask=1.9e-10, send=1.3e-9, take=1.8e-9, encrypt=2.0e-8, decrypt=2.2e-8, message=8.4e-4)
+RATES = Work(mask=1.6e-10, send=1.3e-9, take=1.2e-9, encrypt=1.8e-8, decrypt=2.9e-8, message=2.9e-4)
 """As fitted by ``benchmarks/cost.py`` on one core of an AMD EPYC."""
 
 
