@@ -22,7 +22,7 @@ from protocols.wire import digest
 
 MAX_STEPS = 4096
 """Most sums that one handshake prepares."""
-MAX_SECRETS = 1 << 16
+MAX_SECRETS = 1 << 15
 """Most secrets of one kind that one handshake shares, of all parties together: n·S."""
 
 

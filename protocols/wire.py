@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import cbor2
@@ -25,7 +25,7 @@ from protocols.bulk import Bulk, Layout
 from protocols.errors import Misuse, Refused, require
 from protocols.once import lately, sharing
 from protocols.readers import Reader, read_fields, readers
-from protocols.schema import Message, Record, Sizes, is_raw, max_control, raw_fields, schema
+from protocols.schema import Message, Record, Sizes, is_raw, max_control, max_items, raw_fields, schema
 
 FRAME = 1 << 20
 """Largest frame of vector bytes."""
@@ -318,7 +318,29 @@ def parse_control(data: bytes, kinds: Mapping[str, type[Message]], limits: Limit
     return lately("control", (data, limits.sizes, frozenset(kinds.values())), lambda: _parse_control(data, kinds, limits))
 
 
+def _check_items(data: bytes, most: int) -> None:
+    """Refuse more items than a message may have before anything is decoded: an item of one byte may take 85 in memory.
+
+    Raises:
+        Refused: ``wire-canonical``.
+    """
+    at = items = 0
+    while at < len(data):
+        items += 1
+        major, value = divmod(data[at], 32)
+        at += 1
+        if value > 23:
+            require(value < 28, "wire-canonical", "an item of no or reserved length")
+            size = 1 << value - 24
+            value = int.from_bytes(data[at : at + size], "big")
+            at += size
+        at += value if major in (2, 3) else 0
+        require(items <= most, "wire-canonical", f"more than {most} items")
+
+
 def _parse_control(data: bytes, kinds: Mapping[str, type[Message]], limits: Limits) -> tuple[type[Message], int, dict[str, Any]]:
+    if limits.steps > 1 and len(data) > longest(kinds, replace(limits, steps=1)):
+        _check_items(data, max(max_items(kind, limits.sizes) for kind in kinds.values()))
     try:
         tree = cbor2.loads(data, max_depth=12, allow_indefinite=False, allow_duplicate_keys=False, semantic_decoders=_NO_TAGS)
     except Exception as error:  # noqa: BLE001  (cbor2 lets errors of tag handlers through)
