@@ -564,6 +564,31 @@ def clamped(patch: Patch, _scheme: Scheme) -> None:
     everywhere(patch, "signed", clipping)
 
 
+# Those of many sums after one handshake
+
+FAMILY = ("secagg", "secagg+", "kahe")
+
+
+@mutant("one key for all steps", 25, on=FAMILY)
+def one_key(patch: Patch, scheme: Scheme) -> None:
+    """Honest parties would refuse it, as one key may not stand twice."""
+    without("advert-distinct", "listed-distinct")(patch, scheme)
+    generate = agree.KeyPair.generate.__func__  # type: ignore[attr-defined]
+
+    def same(kind: type[agree.KeyPair], source: rand.Rand, label: str) -> agree.KeyPair:
+        return generate(kind, rand.Rand(source._seed), label.partition(" ")[0])
+
+    patch.setattr(agree.KeyPair, "generate", classmethod(same))
+
+
+@mutant("one seed for all steps", 25, on=FAMILY)
+def one_seed(patch: Patch, _scheme: Scheme) -> None:
+    seed = rand.Rand.seed
+    patch.setattr(
+        rand.Rand, "seed", lambda self, label: seed(rand.Rand(self._seed), "b") if label.startswith("b ") else seed(self, label)
+    )
+
+
 def scheme_of(one: Mutant, patch: Patch) -> Scheme:
     """The mutated protocol; the patches stay until they are undone."""
     scheme = sums.scheme(one.protocol)

@@ -19,6 +19,7 @@ from securefl.audit.attacks import (
     secagg_keys,
     secrets,
     sparse,
+    steps,
     sums,
 )
 
@@ -35,5 +36,6 @@ __all__ = [
     "secagg_keys",
     "secrets",
     "sparse",
+    "steps",
     "sums",
 ]
