@@ -28,7 +28,8 @@ from protocols.suite import Occasion, Terms
 from protocols.sums import Party
 from protocols.vector import Sum, Vector
 from securefl.aggregator import Aggregate, ServerAggregator
-from securefl.encode import Encoding, all_finite
+from securefl.encode import all_finite
+from securefl.encoding import Encoding
 from securefl.errors import UserError
 from securefl.models import ModelFactory, to_vector
 from securefl.privacy.plain import LocalTraining, watched

@@ -24,7 +24,8 @@ from protocols.errors import Misuse
 from protocols.rand import Rand, Seed
 from protocols.suite import Occasion
 from protocols.wire import canonical
-from securefl.encode import Decoded, Encoded, SumSpec, finite_vector
+from securefl.encode import finite_vector
+from securefl.encoding import Decoded, Encoded, SumSpec
 from securefl.errors import UserError
 from securefl.privacy.divergence import epsilon_of_events
 from securefl.privacy.noise_plan import NoisePlan
@@ -34,7 +35,7 @@ from securefl.privacy.rounding import clip, round_signs
 
 @dataclass(frozen=True)
 class PartyLevel:
-    """An `securefl.encode.Encoding` with noise in the sum.
+    """An `securefl.encoding.Encoding` with noise in the sum.
 
     Attributes:
         plan: grid, noise and width.
@@ -136,6 +137,11 @@ class Account:
     def charge(self, survivors: int | None) -> None:
         """The party's masked input has left; ``survivors`` is None where no sum was opened, or nobody knows."""
         self.survivors[self.plan.cohort.smallest if survivors is None else survivors] += 1
+
+    @property
+    def accountant(self) -> str:
+        """What ε is computed with."""
+        return "rdp"
 
     @property
     def epsilon(self) -> float:

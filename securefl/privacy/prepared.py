@@ -12,12 +12,13 @@ from protocols.errors import Misuse
 from protocols.plugins import AUTO
 from protocols.rand import Entropy
 from protocols.sums import scheme
-from securefl.encode import Encoding, Plan, SumSpec
+from securefl.encode import Plan
+from securefl.encoding import Encoding, SumSpec
 from securefl.errors import UserError
 from securefl.privacy.plain import LocalTraining, PlainTraining
 
 if TYPE_CHECKING:
-    from securefl.job import PrivacyKnobs
+    from securefl.knobs import PrivacyKnobs
     from securefl.privacy.party import Account
 
 UNITS = {"local-record": "record", "distributed-party": "party"}

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from securefl.errors import UserError
-from securefl.job import IDLE, SECTIONS, Job, allowed, read_toml
+from securefl.job import IDLE, Job, read_toml
+from securefl.knobs import SECTIONS, allowed
 
 
 def refusal(toml: str, **options: Any) -> str:
