@@ -112,6 +112,15 @@ class Plan:
         """0: no noise is in the sum."""
         return 0
 
+    @property
+    def state(self) -> tuple[float, ...]:
+        """None."""
+        return ()
+
+    def at(self, _state: NDArray[np.float32]) -> Plan:
+        """The same in every round."""
+        return self
+
     def encode(
         self, updates: Sequence[ArrayLike], weights: Sequence[int], sums: Mapping[str, ArrayLike], _occasion: Occasion, rand: Rand
     ) -> Encoded:

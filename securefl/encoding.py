@@ -68,11 +68,13 @@ class Decoded:
         updates: for each block Σ w·x / Σ w, shape (length,), float64, or None where Σ w = 0.
         weights: for each block Σ w.
         sums: by name, shape (size,); int64 where the values travelled exactly, else float64.
+        state: what `Encoding.state` is in the next round.
     """
 
     updates: tuple[NDArray[np.float64] | None, ...]
     weights: tuple[int, ...]
     sums: dict[str, NDArray[Any]]
+    state: tuple[float, ...] = ()
 
 
 class Encoding(Protocol):
@@ -113,6 +115,13 @@ class Encoding(Protocol):
     @property
     def tail(self) -> int:
         """Bound of the noise in the sum; 0 where there is none."""
+
+    @property
+    def state(self) -> tuple[float, ...]:
+        """Public values of the round, which travel with its model and are hashed with it."""
+
+    def at(self, state: NDArray[np.float32], /) -> Encoding:
+        """The encoding of the round whose model came with these values, as many as `state` has."""
 
     def encode(
         self,

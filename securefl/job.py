@@ -130,7 +130,7 @@ IDLE = (
         lambda _: "with distributed-party, which clips whole updates, weighs all parties alike and computes its own grid",
     ),
     Idle(
-        ("privacy.noise",),
+        ("privacy.noise", "privacy.clip_quantile"),
         ("privacy.mechanism",),
         lambda job: job.privacy.mechanism != "distributed-party",
         lambda _: "without noise inside the sum (--mechanism distributed-party), to which it belongs",

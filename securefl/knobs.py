@@ -141,6 +141,12 @@ class PrivacyKnobs(Knobs):
     rounds: int = Field(default=20, ge=1, le=100_000, description="rounds, aborted ones included")
     local_steps: int = Field(default=3, ge=1, le=100_000, description="training steps of a site in a round")
     update_clip: Positive = Field(default=8.0, description="L2 bound of one party's whole update")
+    clip_quantile: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="let the bound of an update follow this quantile of the norms, round by round, beginning with update_clip",
+    )
     w_max: int = Field(
         default=256, ge=1, le=32_767, description="public bound of a site's weight (its rows); larger sites are cut to it"
     )

@@ -43,7 +43,7 @@ from securefl.privacy.plain import LocalTraining
 from securefl.privacy.prepared import encoding_of, forecast, local_training, noise_of
 from securefl.privacy.spending import Spending
 from securefl.results import RoundRecord, RunResult
-from securefl.round import Fold, NextModel, Site, Starting, charged, round_flow, weight_was_cut
+from securefl.round import Fold, NextModel, Site, Starting, charged, model_values, round_flow, weight_was_cut
 from securefl.secure import secured
 from securefl.timing import StepClock, Traffic, beside
 from securefl.trainer import ClientTrainer
@@ -285,7 +285,7 @@ class Runner:
         metrics = dict[str, float]()
         if abort is None:
             opened: NextModel = outcome.outputs[0]
-            self.models = opened.models
+            self.models, self.plan = opened.models, self.plan.at(np.array(opened.state, dtype=np.float32))
             metrics = self.trainer.read(opened.aggregate.sums) if self.plan.sums else {}
         if self._recording is not None:
             self._recording.end(outcome, contributors)
@@ -305,8 +305,9 @@ class Runner:
         self._spending.charge([name for name, guard in self._guards.items() if guard.spent], contributors)
 
     def _sessions(self, number: int) -> dict[Any, Session]:
-        layout = Floats(sum(m.size for m in self.models))
-        weights = Bulk.of(layout, np.concatenate(self.models))
+        values = model_values(self.models, self.plan)
+        layout = Floats(values.size)
+        weights = Bulk.of(layout, values)
         occasion = Occasion(self.run_name, number, 0, weights.digest)
         terms = self._terms(occasion)
         if self._recording is not None:
