@@ -23,10 +23,12 @@ from securefl import data as datasets
 from securefl.cohort import short_sums, smallest_cohort
 from securefl.data import Dataset, Split
 from securefl.data.types import Coding
-from securefl.encode import Decoded, SumSpec, limit_of
+from securefl.encode import limit_of
+from securefl.encoding import Decoded, SumSpec
 from securefl.errors import UserError
 from securefl.evaluation import evaluate
-from securefl.job import DataKnobs, Job, ModelKnobs, SimulationKnobs
+from securefl.job import Job
+from securefl.knobs import DataKnobs, ModelKnobs, SimulationKnobs
 from securefl.ledger import opened_in_scaling
 from securefl.models import build, threads_for
 from securefl.parties import Consortium

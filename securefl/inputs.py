@@ -21,7 +21,8 @@ from torch.utils.data import Dataset, TensorDataset
 
 from securefl.aggregator import ServerAggregator
 from securefl.errors import UserError
-from securefl.job import DataKnobs, Job
+from securefl.job import Job
+from securefl.knobs import DataKnobs
 from securefl.privacy.batches import Batch, beside, count_rows, take
 from securefl.privacy.models import refuse_dead_norms, refuse_mixing, try_model
 from securefl.round import Fold, named

@@ -15,7 +15,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import typer
 
 from securefl.errors import UserError
-from securefl.job import SECTIONS, Job, choices, read_toml
+from securefl.job import Job, read_toml
+from securefl.knobs import SECTIONS, choices
 
 FLAGS = {
     "data.name": "--data",

@@ -7,7 +7,6 @@ bytes, counted.  A round that aborts leaves the model as it was, is not retried,
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -41,9 +40,10 @@ from securefl.models import ModelFactory, threads_for, to_vector
 from securefl.modules import Copier
 from securefl.parties import Consortium
 from securefl.privacy.plain import LocalTraining
-from securefl.privacy.prepared import UNITS, accounts, encoding_of, forecast, local_training, noise_of
+from securefl.privacy.prepared import encoding_of, forecast, local_training, noise_of
+from securefl.privacy.spending import Spending
 from securefl.results import RoundRecord, RunResult
-from securefl.round import Fold, NextModel, Site, Starting, charged, round_flow, weight_was_cut
+from securefl.round import Fold, NextModel, Site, Starting, charged, model_values, round_flow, weight_was_cut
 from securefl.secure import secured
 from securefl.timing import StepClock, Traffic, beside
 from securefl.trainer import ClientTrainer
@@ -127,7 +127,6 @@ class Runner:
         self.protocol, self.choice = chosen(knobs.protocol, n, self.plan.size, self.plan.limit, dropout=lost, **of_sum)
         build: Any = self.protocol.noised if self.plan.tail else self.protocol.parameters
         self.parameters = build(n, self.plan.size, self.plan.limit, **of_sum)
-        self._accounts = accounts(self.plan, self.folds)
         self.warnings += [line for line in (notice(self.protocol.name, self.parameters), foreign(self.protocol)) if line]
         if "model" in self.protocol.layouts(self.parameters):
             raise UserError(f"the protocol {self.protocol.name} has a layout named 'model': that name is the learning flow's")
@@ -145,6 +144,7 @@ class Runner:
         self._opened, self._begun, self._wall, self._done, self._records = 0, 0, 0.0, False, list[RoundRecord]()
         self._weight = knobs.w_max if knobs.rows is not None and flow is None else None
         self._training = self._prepare_training()
+        self._spending = Spending(knobs, self.plan, self._training, self.models_per_record)
         self._trainers = {name: copy.deepcopy(self.trainer) for name in self.folds}
         self._say_beforehand()
 
@@ -155,10 +155,6 @@ class Runner:
     @property
     def _private(self) -> bool:
         return self.job.privacy.mechanism == "local-record"
-
-    @property
-    def _delta(self) -> float | None:
-        return self.job.privacy.delta if self.job.privacy.mechanism != "none" else None
 
     @property
     def _insecure(self) -> bool:
@@ -190,11 +186,11 @@ class Runner:
         if dropout > 0:
             aborts = f"about {expected_aborts(self.job, len(self.folds)):.1f} of {knobs.rounds} round{'s' * (knobs.rounds != 1)}"
             self._notice(f"each party vanishes with probability {dropout:g} in a round: expect {aborts} to abort")
-        if self._accounts:
+        if self.plan.tail:
             self._notice(forecast(self.plan))
         for name, folds in self.folds.items():
             rows = [len(fold.train) for fold in folds]  # type: ignore[arg-type]
-            if max(rows) > knobs.w_max and self._weight is None and not self._accounts:
+            if max(rows) > knobs.w_max and self._weight is None and not self.plan.tail:
                 self._notice(weight_was_cut(name, knobs.w_max))
             if self._private and knobs.delta * min(rows) >= 1:
                 self._notice(
@@ -221,24 +217,12 @@ class Runner:
 
     def epsilon(self) -> dict[str, float]:
         """ε spent by each site so far; empty without differential privacy."""
-        if self._accounts:
-            return {name: account.epsilon for name, account in self._accounts.items()}
-        return {name: self._site_epsilon(name, planned=False) for name in self.folds} if self._private else {}
-
-    def _site_epsilon(self, name: str, *, planned: bool) -> float:
-        if planned and self._accounts:
-            return self.job.privacy.epsilon
-        if not self._private:
-            return math.inf
-        from securefl.privacy.dpsgd import site_epsilon  # noqa: PLC0415
-
-        return site_epsilon(self._training[name], self.models_per_record, planned=planned)  # type: ignore[arg-type]
+        return self._spending.epsilon()
 
     @property
     def noise_multiplier(self) -> float | None:
-        """Standard deviation of the noise on the sum of a step's clipped gradients, divided by the clip; None without noise."""
-        first: Any = next(iter(self._training.values()))[0]
-        return first.noise_multiplier if self._private else None
+        """Standard deviation of a site's own noise on the sum of a step's clipped gradients, divided by the clip; None without."""
+        return self._spending.noise_multiplier
 
     def run(self, on_event: Callable[[RoundRecord], None] | None = None) -> RunResult:
         """Train all rounds and score the final model.  A run that was broken off goes on after the round that broke off.
@@ -301,7 +285,7 @@ class Runner:
         metrics = dict[str, float]()
         if abort is None:
             opened: NextModel = outcome.outputs[0]
-            self.models = opened.models
+            self.models, self.plan = opened.models, self.plan.at(np.array(opened.state, dtype=np.float32))
             metrics = self.trainer.read(opened.aggregate.sums) if self.plan.sums else {}
         if self._recording is not None:
             self._recording.end(outcome, contributors)
@@ -318,13 +302,12 @@ class Runner:
 
     def _charge(self, contributors: int | None) -> None:
         """Charge those whose masked input has left, whatever became of it; ``contributors`` is None where no sum is known of."""
-        for name, account in self._accounts.items():
-            if name in self._guards and self._guards[name].spent:
-                account.charge(contributors)
+        self._spending.charge([name for name, guard in self._guards.items() if guard.spent], contributors)
 
     def _sessions(self, number: int) -> dict[Any, Session]:
-        layout = Floats(sum(m.size for m in self.models))
-        weights = Bulk.of(layout, np.concatenate(self.models))
+        values = model_values(self.models, self.plan)
+        layout = Floats(values.size)
+        weights = Bulk.of(layout, values)
         occasion = Occasion(self.run_name, number, 0, weights.digest)
         terms = self._terms(occasion)
         if self._recording is not None:
@@ -354,8 +337,8 @@ class Runner:
             plan=self.plan,
             steps=self.job.privacy.local_steps,
             weight=self._weight,
-            epsilon=self._site_epsilon(name, planned=True),
-            delta=self._delta or 0.0,
+            epsilon=self._spending.planned(name),
+            delta=self._spending.delta or 0.0,
             run=self.run_name,
             terms=self._terms,
             entropy=self._entropy[name],
@@ -389,9 +372,9 @@ class Runner:
             local=[],
             pooled={},
             epsilon=list(self.epsilon().values()),
-            delta=self._delta,
-            unit=UNITS.get(knobs.mechanism),
-            accountant="rdp" if self._accounts else knobs.accountant if self._private else None,
+            delta=self._spending.delta,
+            unit=self._spending.unit,
+            accountant=self._spending.accountant,
             opened=opened_in_training(
                 self._opened,
                 mechanism=knobs.mechanism,

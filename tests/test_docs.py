@@ -35,7 +35,8 @@ from protocols.vectors_setting import standard
 from protocols.vectors_spoil import WAYS
 from securefl import params
 from securefl.cli import app, main
-from securefl.job import BUILT_IN, SECTIONS, Job, allowed
+from securefl.job import Job
+from securefl.knobs import BUILT_IN, SECTIONS, allowed
 from securefl.options import flag, read_job
 from securefl.secure import flow
 

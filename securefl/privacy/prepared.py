@@ -12,12 +12,13 @@ from protocols.errors import Misuse
 from protocols.plugins import AUTO
 from protocols.rand import Entropy
 from protocols.sums import scheme
-from securefl.encode import Encoding, Plan, SumSpec
+from securefl.encode import Plan
+from securefl.encoding import Encoding, SumSpec
 from securefl.errors import UserError
 from securefl.privacy.plain import LocalTraining, PlainTraining
 
 if TYPE_CHECKING:
-    from securefl.job import PrivacyKnobs
+    from securefl.knobs import PrivacyKnobs
     from securefl.privacy.party import Account
 
 UNITS = {"local-record": "record", "distributed-party": "party"}
@@ -62,6 +63,7 @@ def encoding_of(knobs: PrivacyKnobs, parties: int, blocks: tuple[int, ...], sums
     """
     if knobs.mechanism != "distributed-party":
         return Plan(parties, blocks, knobs.update_clip, knobs.w_max, sums, knobs.precision)
+    from securefl.privacy.adaptive import AdaptiveClip  # noqa: PLC0415
     from securefl.privacy.noise_plan import Cohort, calibrate_distributed  # noqa: PLC0415  (scipy's transforms load with it)
     from securefl.privacy.party import PartyLevel  # noqa: PLC0415
 
@@ -72,16 +74,18 @@ def encoding_of(knobs: PrivacyKnobs, parties: int, blocks: tuple[int, ...], sums
         )
     of_sum = protocol.parameters(parties, 1, 1, threshold=knobs.threshold)
     cohort = Cohort(parties, of_sum.threshold, of_sum.corrupt)
+    quantile = knobs.clip_quantile
+    adaptive = None if quantile is None else AdaptiveClip(knobs.update_clip, quantile)
     plan = calibrate_distributed(
         epsilon=knobs.epsilon,
         delta=knobs.delta,
         cohort=cohort,
         rounds=knobs.rounds,
-        size=sum(blocks),
-        clip=knobs.update_clip,
+        size=sum(blocks) + (adaptive is not None),
+        clip=knobs.update_clip if adaptive is None else 1.0,
         kind=knobs.noise,
     )
-    return PartyLevel(plan, blocks)
+    return PartyLevel(plan, blocks, adaptive)
 
 
 def accounts(encoding: Encoding, parties: Iterable[str]) -> dict[str, Account]:
@@ -99,7 +103,7 @@ def forecast(encoding: Encoding) -> str:
     """One line on what the noise in the sum does to a mean update."""
     from securefl.privacy.party import PartyLevel, expectation  # noqa: PLC0415
 
-    return expectation(encoding.plan) if isinstance(encoding, PartyLevel) else ""
+    return expectation(encoding) if isinstance(encoding, PartyLevel) else ""
 
 
 def local_training(

@@ -13,7 +13,8 @@ from protocols.errors import Abort
 from protocols.rand import Entropy, fresh
 from protocols.suite import Occasion
 from protocols.sums import Scheme, scheme
-from securefl.encode import SumSpec, limit_of
+from securefl.encode import limit_of
+from securefl.encoding import SumSpec
 from securefl.errors import UserError, quoted
 from securefl.ledger import opened_in_statistics
 from securefl.parties import Consortium

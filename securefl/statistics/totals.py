@@ -13,7 +13,8 @@ from protocols.session import SERVER, client
 from protocols.suite import Occasion
 from protocols.sums import Scheme, client_session, server_session
 from protocols.vector import Sum, Vector
-from securefl.encode import Decoded, Plan, SumSpec, decode, encode
+from securefl.encode import Plan, decode, encode
+from securefl.encoding import Decoded, SumSpec
 from securefl.parties import Consortium
 from securefl.timing import beside
 

@@ -18,7 +18,8 @@ from stub_runner import Runner, refused
 
 from securefl import options, report
 from securefl.cli import main
-from securefl.job import IDLE, SECTIONS, Job
+from securefl.job import IDLE, Job
+from securefl.knobs import SECTIONS
 
 
 def test_options_override_the_file_only_where_given(runner: Runner, tmp_path: Path) -> None:
