@@ -200,10 +200,10 @@ def scale(
 
     if job.data.is_table:
         opened.append(opened_in_scaling("columns of the table", "names, kinds, values of text columns and which are constant"))
-    if bounds is None and job.privacy.mechanism == "distributed-party":
+    if bounds is None and job.privacy.mechanism in ("distributed-party", "distributed-record", "central"):
         raise UserError(
-            "distributed-party needs public ranges of all columns (--range COLUMN=LOW:HIGH): scaling by what the sites hold would "
-            "open exact sums, which no ε covers"
+            f"{job.privacy.mechanism} needs public ranges of all columns (--range COLUMN=LOW:HIGH): scaling by what the sites hold "
+            "would open exact sums, which no ε covers"
         )
     if bounds is None:
         exponents = Exponents(len(loaded.features), loaded.features)
@@ -247,6 +247,6 @@ def _pool(parts: Sequence[Fold]) -> Fold:
 
 def _train(job: Job, trainer: ClientTrainer, template: nn.Module, fold: Fold) -> nn.Module:
     model = copy.deepcopy(template)
-    steps = job.privacy.rounds * job.privacy.local_steps
+    steps = job.privacy.rounds * job.privacy.steps
     trainer.train(model, fold.train, PlainTraining(sample_rate=1.0), steps)
     return model

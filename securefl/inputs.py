@@ -56,6 +56,19 @@ def refuse_kinds(job: object, trainer: object, server: object) -> None:
             raise UserError(f"{type(own).__name__}.__init__ must call super().__init__()")
 
 
+def refuse_own_steps(job: Job | None, trainer: ClientTrainer | None, flow: object | None) -> None:
+    """Refuse an optimizer or a local flow of the user's own where the server takes every step, along the sum over all sites."""
+    if job is None or not job.privacy.summed:
+        return
+    if flow is not None:
+        raise UserError(f"{job.privacy.mechanism} sums gradients record by record: a local flow of your own gives updates")
+    if trainer is not None and type(trainer).optimizer is not ClientTrainer.optimizer:
+        raise UserError(
+            f"{type(trainer).__name__}.optimizer would not be used: with {job.privacy.mechanism} the server steps along the sum "
+            "over all sites; momentum and the like belong into the step of a ServerAggregator"
+        )
+
+
 def module_of(model: object) -> nn.Module:
     """A module, or what a callable without arguments makes.
 

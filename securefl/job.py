@@ -130,10 +130,28 @@ IDLE = (
         lambda _: "with distributed-party, which clips whole updates, weighs all parties alike and computes its own grid",
     ),
     Idle(
-        ("privacy.noise", "privacy.clip_quantile"),
+        ("privacy.local_steps", "privacy.update_clip", "privacy.w_max", "privacy.precision"),
+        ("privacy.mechanism",),
+        lambda job: job.privacy.summed,
+        lambda job: f"with {job.privacy.mechanism}: a round is one step over all sites, without weights, on a grid of its own",
+    ),
+    Idle(
+        ("privacy.accountant",),
+        ("privacy.mechanism",),
+        lambda job: job.privacy.mechanism == "distributed-record",
+        lambda _: "with distributed-record, whose noise the rdp accountant alone knows",
+    ),
+    Idle(
+        ("privacy.noise",),
+        ("privacy.mechanism",),
+        lambda job: job.privacy.mechanism not in ("distributed-party", "distributed-record"),
+        lambda _: "without noise inside the sum (--mechanism distributed-party or distributed-record), to which it belongs",
+    ),
+    Idle(
+        ("privacy.clip_quantile",),
         ("privacy.mechanism",),
         lambda job: job.privacy.mechanism != "distributed-party",
-        lambda _: "without noise inside the sum (--mechanism distributed-party), to which it belongs",
+        lambda _: "without noise on whole updates (--mechanism distributed-party), to which it belongs",
     ),
 )
 

@@ -128,9 +128,10 @@ class PrivacyKnobs(Knobs):
         "server, bfv and ckks to one that a site helps",
         json_schema_extra={"enum": [plugins.AUTO, *plugins.BUILT_IN]},
     )
-    mechanism: Literal["local-record", "distributed-party", "none"] = Field(
+    mechanism: Literal["local-record", "distributed-record", "distributed-party", "central", "none"] = Field(
         default="local-record",
-        description="differential privacy: of a record, by DP-SGD on every site; of a party, by noise inside the sum; or none",
+        description="differential privacy: of a record, by DP-SGD on every site, by noise inside the sum of every step, or by a "
+        "server that is trusted (central, for comparison); of a party, by noise inside the sum; or none",
     )
     noise: Literal["skellam", "discrete-gaussian"] = Field(default="skellam", description="law of the noise inside the sum")
     epsilon: float = Field(default=3.0, gt=0, le=1e6, description="ε over all rounds")
@@ -154,7 +155,8 @@ class PrivacyKnobs(Knobs):
         default=None,
         ge=1,
         le=10**9,
-        description="public number of rows a site, for noise and weight (default: each site's own, which they can tell)",
+        description="public number of rows a site, for noise and weight (default: each site's own, which they can tell); steps "
+        "over all sites are divided by it, and need it",
     )
     precision: int = Field(default=16, ge=8, le=24, description="bits of one coordinate of one party")
     threshold: int | None = Field(
@@ -163,6 +165,21 @@ class PrivacyKnobs(Knobs):
     min_cohort: int | None = Field(
         default=None, ge=2, le=10_000, description="smallest cohort that a party joins (default: the threshold)"
     )
+
+    @property
+    def summed(self) -> bool:
+        """Whether a round is one step along the sum of all sites' clipped gradients."""
+        return self.mechanism in ("distributed-record", "central")
+
+    @property
+    def per_record(self) -> bool:
+        """Whether training takes one gradient a record."""
+        return self.summed or self.mechanism == "local-record"
+
+    @property
+    def steps(self) -> int:
+        """Training steps of a site in a round."""
+        return 1 if self.summed else self.local_steps
 
     @field_validator("protocol")
     @classmethod

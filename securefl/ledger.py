@@ -20,11 +20,24 @@ def opened_in_training(
 
     Args:
         rounds: in which a sum was opened.
-        mechanism: of the job: ``local-record``, ``distributed-party`` or ``none``.
+        mechanism: of the job: ``local-record``, ``distributed-record``, ``distributed-party``, ``central`` or ``none``.
         sums: names of the metrics.
         hidden: whether the protocol hides every site's own values.
         public_rows: whether weights and noise follow a public number, the same for all sites, in place of a site's rows.
     """
+    if mechanism == "distributed-record":
+        return [
+            Opened(
+                "sum of clipped gradients over all sites", rounds, COVERED, "noise of every party inside the sum; ε of a record"
+            ),
+            Opened("number of parties in the sum", rounds, EXACT, "public, like the roster"),
+        ]
+    if mechanism == "central":
+        return [
+            Opened("exact sum of clipped gradients over all sites", rounds, EXACT, "to the server alone, which is trusted with it"),
+            Opened("the same with the server's noise", rounds, COVERED, "noise of the trusted server; ε of a record"),
+            Opened("number of parties in the sum", rounds, EXACT, "public, like the roster"),
+        ]
     if mechanism == "distributed-party":
         return [
             Opened("sum of updates, all parties alike", rounds, COVERED, "noise of every party inside the sum; ε of a party"),

@@ -32,11 +32,11 @@ from securefl.encode import all_finite
 from securefl.encoding import Encoding
 from securefl.errors import UserError
 from securefl.models import ModelFactory, to_vector
-from securefl.privacy.plain import LocalTraining, watched
+from securefl.privacy.plain import LocalTraining, summed, watched
 from securefl.secure import Entering, Joining
 from securefl.trainer import ClientTrainer, Sums
 
-Updates = Sequence[NDArray[np.float64]]
+Updates = Sequence[NDArray[np.float64] | NDArray[np.int64]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +162,8 @@ class Contribution:
 
     Attributes:
         site: the site.
-        updates: for each model, new parameters minus global ones, shape (d,), float64.
+        updates: for each model, new parameters minus global ones, shape (d,), float64; or the sum of its clipped gradients in
+            whole numbers, int64, where the step is taken on the sum over all sites.
         weights: for each model, the number of training rows.
         sums: metrics of the global models on held-out rows, as declared by the trainer.
     """
@@ -233,8 +234,8 @@ def train(task: Task) -> Contribution:
     return Contribution(site, updates, weights, held_out(task) if site.plan.sums else {})
 
 
-def local_update(task: Task, number: int) -> NDArray[np.float64]:
-    """Train the model of one fold: new parameters minus global ones, shape (d,).
+def local_update(task: Task, number: int) -> NDArray[np.float64] | NDArray[np.int64]:
+    """Train the model of one fold: new parameters minus global ones, shape (d,); or the sum of one step's clipped gradients.
 
     Raises:
         UserError: where the update is not finite.
@@ -251,6 +252,8 @@ def local_update(task: Task, number: int) -> NDArray[np.float64]:
                 site.notices(
                     f"{site.name}: records whose gradient is not finite were left out of training; look for extreme values"
                 )
+        if summed(training):
+            return training.take()
         update = np.subtract(site.model.read(model), task.models[number], dtype=np.float64)
         if not all_finite(update):
             raise UserError("the update has a value that is not finite: lower the learning rate")

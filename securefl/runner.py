@@ -32,7 +32,7 @@ from securefl.cohort import expected_aborts, short_sums, smallest_cohort
 from securefl.encode import limit_of
 from securefl.errors import UserError
 from securefl.evaluation import evaluate
-from securefl.inputs import effective, folds_of, hints, look_through, module_of, refuse_kinds
+from securefl.inputs import effective, folds_of, hints, look_through, module_of, refuse_kinds, refuse_own_steps
 from securefl.job import Job
 from securefl.ledger import opened_in_training
 from securefl.metrics import BinaryMetrics
@@ -102,6 +102,7 @@ class Runner:
         recording: Recording | None = None,
     ) -> None:
         refuse_kinds(job, trainer, server)
+        refuse_own_steps(job, trainer, flow)
         self.job, self.name = effective(job or Job(), trainer, server, own_dropouts=dropouts is not None), name
         knobs, performance = self.job.privacy, self.job.performance
         self.trainer = copy.deepcopy(trainer) if trainer is not None else ClientTrainer(learning_rate=performance.learning_rate)
@@ -121,7 +122,14 @@ class Runner:
         vector, n = to_vector(self.template), len(self.folds)
         smallest_cohort(knobs, n)
         sums = self.trainer.sums()
-        self.plan = encoding_of(knobs, n, (vector.size,) * self._models, sums)
+        self.plan = encoding_of(
+            knobs,
+            n,
+            (vector.size,) * self._models,
+            sums,
+            models_per_record=self.models_per_record,
+            learning_rate=self.job.performance.learning_rate,
+        )
         of_sum = {"bits": self.plan.bits, "threshold": knobs.threshold, **({"tail": self.plan.tail} if self.plan.tail else {})}
         lost = self.job.simulation.dropout or EXPECTED
         self.protocol, self.choice = chosen(knobs.protocol, n, self.plan.size, self.plan.limit, dropout=lost, **of_sum)
@@ -154,7 +162,7 @@ class Runner:
 
     @property
     def _private(self) -> bool:
-        return self.job.privacy.mechanism == "local-record"
+        return self.job.privacy.per_record
 
     @property
     def _insecure(self) -> bool:
@@ -176,10 +184,11 @@ class Runner:
     def _prepare_training(self) -> dict[str, tuple[LocalTraining, ...]]:
         knobs = self.job.privacy
         sigma = noise_of(knobs, self.models_per_record)
-        return {
-            name: tuple(local_training(knobs, noise_multiplier=sigma, entropy=self._entropy[name]) for _ in folds)
-            for name, folds in self.folds.items()
-        }
+
+        def training(name: str) -> LocalTraining:
+            return local_training(knobs, noise_multiplier=sigma, entropy=self._entropy[name], encoding=self.plan)
+
+        return {name: tuple(training(name) for _ in folds) for name, folds in self.folds.items()}
 
     def _say_beforehand(self) -> None:
         knobs, dropout = self.job.privacy, self.job.simulation.dropout
@@ -335,7 +344,7 @@ class Runner:
             training=self._training[name],
             model=model,
             plan=self.plan,
-            steps=self.job.privacy.local_steps,
+            steps=self.job.privacy.steps,
             weight=self._weight,
             epsilon=self._spending.planned(name),
             delta=self._spending.delta or 0.0,

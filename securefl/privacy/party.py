@@ -16,6 +16,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,8 +29,8 @@ from securefl.encode import finite_vector
 from securefl.encoding import Decoded, Encoded, SumSpec
 from securefl.errors import UserError
 from securefl.privacy.adaptive import SHARE, AdaptiveClip
-from securefl.privacy.divergence import epsilon_of_events
-from securefl.privacy.noise_plan import NoisePlan
+from securefl.privacy.divergence import Event, epsilon_of_events
+from securefl.privacy.noise_plan import Cohort, NoisePlan
 from securefl.privacy.noised import contribution, mean
 from securefl.privacy.rounding import clip, round_signs
 
@@ -130,6 +131,10 @@ class PartyLevel:
             whole, clipped = self.adaptive.packed(whole)
         return Encoded(contribution(self.plan, whole, rotation(occasion), rand), (clipped,), ())
 
+    def forecast(self) -> str:
+        """One line on what the noise does to a mean update over all parties."""
+        return expectation(self)
+
     def decode(self, total: NDArray[np.int64], contributors: int, occasion: Occasion) -> Decoded:
         """The mean update of each block; every weight is the number of parties."""
         found = mean(self.plan, total, contributors, rotation(occasion))
@@ -147,16 +152,31 @@ def rotation(occasion: Occasion) -> Seed:
     return round_signs(canonical([o.run, o.round, o.attempt, o.model]))
 
 
+class Costed(Protocol):
+    """A plan whose sums have a price: `NoisePlan`, `securefl.privacy.record_plan.RecordPlan`."""
+
+    @property
+    def cohort(self) -> Cohort:
+        """Who takes part."""
+
+    @property
+    def delta(self) -> float:
+        """δ over all rounds."""
+
+    def event(self, survivors: int, rounds: int = 1) -> Event:
+        """What ``rounds`` sums over ``survivors`` parties cost."""
+
+
 @dataclass
 class Account:
-    """What one party has spent.
+    """What one party has spent, of its own ε or of each of its records'.
 
     Attributes:
         plan: of the run.
         survivors: over how many parties each sum went that the party's masked input may be in.
     """
 
-    plan: NoisePlan
+    plan: Costed
     survivors: Counter[int] = field(default_factory=Counter)
 
     def charge(self, survivors: int | None) -> None:

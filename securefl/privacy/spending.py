@@ -33,7 +33,7 @@ class Spending:
         self, knobs: PrivacyKnobs, encoding: Encoding, training: Mapping[str, tuple[LocalTraining, ...]], models_per_record: int
     ) -> None:
         self._knobs, self._training, self._models_per_record = knobs, training, models_per_record
-        self._accounts = accounts(encoding, training)
+        self._encoding, self._accounts = encoding, accounts(encoding, training, knobs.accountant)
 
     @property
     def unit(self) -> str | None:
@@ -58,7 +58,12 @@ class Spending:
 
     @property
     def noise_multiplier(self) -> float | None:
-        """Standard deviation of a site's own noise on the sum of a step's clipped gradients, divided by the clip; None without."""
+        """Standard deviation of the noise on the sum of a step's clipped gradients, divided by the clip.
+
+        A site's own, or the server's; None without, and where it depends on how many parties survive.
+        """
+        if (server := getattr(self._encoding, "multiplier", None)) is not None:
+            return float(server)
         first: Any = next(iter(self._training.values()))[0]
         return first.noise_multiplier if self._local else None
 

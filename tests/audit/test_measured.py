@@ -120,7 +120,7 @@ def test_the_document_has_every_check_and_every_mutant() -> None:
     assert ids.keys() == {one.check for one in MEASURES}
     for one in MEASURES:
         assert int(ids[one.check][1]) == one.row
-    
+
     told = {row[0]: tuple(re.findall(r"`([a-z-]+)`", cell) for cell in row[1:]) for row in cells("Mutants of a mechanism")[1:]}
     assert told == {name: (list(flagging), list(blind)) for name, (_, flagging, blind) in MUTANTS.items()}
 

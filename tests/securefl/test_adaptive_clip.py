@@ -138,5 +138,5 @@ def test_every_protocol_gives_the_same_model_and_the_bound_moves() -> None:
 
 
 def test_it_belongs_to_noise_inside_the_sum() -> None:
-    with pytest.raises(UserError, match=r"privacy\.clip_quantile is refused without noise inside the sum"):
+    with pytest.raises(UserError, match=r"privacy\.clip_quantile is refused without noise on whole updates"):
         job(mechanism="local-record", clip_quantile=0.5)

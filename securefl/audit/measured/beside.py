@@ -29,7 +29,7 @@ from securefl.audit.measured.registry import IN_SUM, Setting, compared, flagged,
 from securefl.audit.measured.summed import FALSE_ALARM, Summed, epsilon_of_variance, summed
 from securefl.audit.recording import Recording
 from securefl.audit.verdict import Verdict, combine, harmless, stated
-from securefl.encode import SumSpec
+from securefl.encoding import SumSpec
 from securefl.errors import UserError
 from securefl.job import Job
 from securefl.ledger import EXACT, opened_in_training

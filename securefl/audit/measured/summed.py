@@ -25,7 +25,7 @@ from protocols.session import SERVER, Address, Session, client
 from protocols.suite import Occasion, SumParameters
 from protocols.vector import Vector
 from securefl.audit.measured.registry import Setting
-from securefl.encode import Encoding
+from securefl.encoding import Encoding
 from securefl.errors import UserError
 from securefl.privacy.divergence import DiscreteGaussianEvent, Event, epsilon_of_events
 from securefl.privacy.noise_plan import NoisePlan
