@@ -163,6 +163,13 @@ class PrivacyKnobs(Knobs):
         default=None, ge=2, le=10_000, description="smallest cohort that a party joins (default: the threshold)"
     )
 
+    ledger: Path | None = Field(
+        default=None, strict=False, description="file that keeps what each party has spent and may spend over jobs"
+    )
+    ledger_data: str | None = Field(
+        default=None, min_length=1, description="what the ledger calls the data (default: their name, or the file's)"
+    )
+
     @field_validator("protocol")
     @classmethod
     def _offered(cls, name: str, info: ValidationInfo) -> str:
@@ -308,6 +315,12 @@ IDLE = (
         lambda _: "with distributed-party, which clips whole updates, weighs all parties alike and computes its own grid",
     ),
     Idle(
+        ("privacy.ledger_data",),
+        ("privacy.ledger",),
+        lambda job: job.privacy.ledger is None,
+        lambda _: "without a ledger (--ledger), to which it belongs",
+    ),
+    Idle(
         ("privacy.noise",),
         ("privacy.mechanism",),
         lambda job: job.privacy.mechanism != "distributed-party",
@@ -338,10 +351,10 @@ def read_toml(path: Path) -> dict[str, Any]:
     except ValueError as error:
         reason = " ".join(str(error).split()).replace("at end of document", f"at line {text.count(chr(10)) + 1}, end of file")
         raise UserError(f"{path}: damaged job file: {reason}") from None
-    for section, key in (("data", "name"), ("data", "dir"), ("output", "dir")):
+    for section, key in (("data", "name"), ("data", "dir"), ("output", "dir"), ("privacy", "ledger")):
         knobs = tree.get(section)
         value = knobs.get(key) if isinstance(knobs, dict) else None
-        if isinstance(value, str) and (key == "dir" or value.lower().endswith(".csv")):
+        if isinstance(value, str) and (key in {"dir", "ledger"} or value.lower().endswith(".csv")):
             tree[section][key] = str(path.parent / value)
     return tree
 

@@ -6,7 +6,8 @@ changing cohorts the difference of two exact sums can betray one site's value.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from securefl.results import Opened
 
@@ -14,7 +15,13 @@ COVERED, EXACT = "covered by ε", "exact"
 
 
 def opened_in_training(
-    rounds: int, *, mechanism: str, sums: Sequence[str], hidden: bool = True, public_rows: bool = False
+    rounds: int,
+    *,
+    mechanism: str,
+    sums: Sequence[str],
+    hidden: bool = True,
+    public_rows: bool = False,
+    event: Mapping[str, Any] | None = None,
 ) -> list[Opened]:
     """The events of ``rounds`` finished rounds of training.
 
@@ -24,17 +31,20 @@ def opened_in_training(
         sums: names of the metrics.
         hidden: whether the protocol hides every site's own values.
         public_rows: whether weights and noise follow a public number, the same for all sites, in place of a site's rows.
+        event: of one round, as plain data, for what ε covers.
     """
     if mechanism == "distributed-party":
+        note = "noise of every party inside the sum; ε of a party"
         return [
-            Opened("sum of updates, all parties alike", rounds, COVERED, "noise of every party inside the sum; ε of a party"),
+            Opened("sum of updates, all parties alike", rounds, COVERED, note, "party", event),
             Opened("number of parties in the sum", rounds, EXACT, "public, like the roster"),
         ]
     private = mechanism == "local-record"
     how = COVERED if private else EXACT
-    events = [
-        Opened("sum of weighted updates", rounds, how, "DP-SGD on every site" if private else "an exact sum can betray a member")
-    ]
+    unit, event = ("record", event) if private else (None, None)
+    alone = "the difference of two sums over sites that differ by one is nearly its update"
+    note = "DP-SGD on every site; ε of a record" if private else alone
+    events = [Opened("sum of weighted updates", rounds, how, note, unit, event if hidden else None)]
     if not public_rows:
         note = "differs between rounds by the rows of sites that dropped out"
         events.append(Opened("sum of weights (row total)", rounds, EXACT, note))
@@ -47,7 +57,7 @@ def opened_in_training(
         return events
     bare = "in clear: no protocol hides it from the server or the network"
     return [
-        Opened("every site's update", rounds, how, bare),
+        Opened("every site's update", rounds, how, bare, unit, event),
         *([] if public_rows else [Opened("every site's weight (its rows)", rounds, EXACT, bare)]),
         *([Opened("every site's held-out metrics", rounds, EXACT, bare)] if sums else []),
         *events,

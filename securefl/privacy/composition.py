@@ -3,8 +3,8 @@
 Sources: integer noise as in `securefl.privacy.divergence`; DP-SGD by Opacus' RDP and PRV (`securefl.privacy.accountant`).
 Composition: RDP is added order by order.  PRV is for events of DP-SGD only, as nobody has one for the others here.
 
-What is approximate: where kinds are mixed, the orders are whole numbers, which costs up to 10 % of an ε below 10; above order 512 no
-amplification by sampling is claimed.  Every answer is an upper bound.
+What is approximate: where kinds are mixed, the orders are whole numbers, which costs up to 10 % of an ε below 10; above order 512
+no amplification by sampling is claimed.  Every answer is an upper bound.
 
 What it does not protect: events of two units together have no ε here; the caller keeps them apart.
 """
