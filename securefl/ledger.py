@@ -7,9 +7,12 @@ changing cohorts the difference of two exact sums can betray one site's value.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from securefl.results import Opened
+
+if TYPE_CHECKING:
+    from securefl.privacy.events import Event
 
 COVERED, EXACT = "covered by ε", "exact"
 
@@ -67,6 +70,19 @@ def opened_in_training(
 def opened_in_scaling(what: str, note: str) -> Opened:
     """The event of one exact sum of feature statistics before training."""
     return Opened(what, 1, EXACT, note)
+
+
+def opened_with_noise(names: Sequence[str], event: Event) -> list[Opened]:
+    """The one noised sum of several statistics, none of them exact.
+
+    Args:
+        names: of the questions.
+        event: what it costs a record.
+    """
+    from securefl.privacy.events import plain  # noqa: PLC0415
+
+    note = "noise of every party inside the sum; one ε of a record for all of it"
+    return [Opened(f"noised sums: {'; '.join(names)}", 1, COVERED, note, "record", plain(event))]
 
 
 def opened_in_statistics(what: str, sums: int, note: str, *, hidden: bool = True) -> list[Opened]:

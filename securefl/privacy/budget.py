@@ -217,6 +217,12 @@ class ChargingJournal:
         self._ledger.charge(self._run, self._charges)
         self.left = True
 
+    def settle(self, event: Event) -> None:
+        """What was covered turned out to be ``event``, where the input has left."""
+        first = next((charge for charge in self._charges if charge.unit is not None), None)
+        if self.left and first is not None and event != first.event:
+            self._ledger.settle(self._run, first, event)
+
 
 class RunCharges:
     """What a run charges to its parties, round by round.
@@ -250,12 +256,9 @@ class RunCharges:
     def settle(self, event: Event | None) -> None:
         """After a round: what it turned out to be for those whose input was in it; None leaves what was charged."""
         journals, self._open = self._open, {}
-        first = next((charge for charge in self._charges if charge.unit is not None), None)
-        if event is None or first is None or event == first.event:
-            return
-        for party, journal in journals.items():
-            if journal.left:
-                self._ledgers[party].settle(self._run, first, event)
+        if event is not None:
+            for journal in journals.values():
+                journal.settle(event)
 
 
 def refuse_over(ledgers: Ledgers, charges: Sequence[Charge], times: int = 1) -> None:
@@ -282,6 +285,13 @@ def charging(consortium: Consortium, ledgers: Ledgers, run: str, opened: Sequenc
         for name, party in zip(names, consortium.parties, strict=True)
     )
     return replace(consortium, parties=parties)
+
+
+def settle(consortium: Consortium, event: Event) -> None:
+    """After a sum of `charging` parties: what it turned out to cost those whose input has left."""
+    for party in consortium.parties:
+        if isinstance(party.journal, ChargingJournal):
+            party.journal.settle(event)
 
 
 def ledgers_of(store: Store, tables: Mapping[str, Sequence[NDArray[Any]]], data: str) -> dict[str, PartyLedger]:
