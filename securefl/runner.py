@@ -41,6 +41,7 @@ from securefl.models import ModelFactory, threads_for, to_vector
 from securefl.modules import Copier
 from securefl.parties import Consortium
 from securefl.privacy.budget import Ledgers, RunCharges
+from securefl.privacy.differencing import Cohorts
 from securefl.privacy.plain import LocalTraining
 from securefl.privacy.prepared import UNITS, accounts, encoding_of, event_of, forecast, local_training, noise_of, settled
 from securefl.results import Opened, RoundRecord, RunResult
@@ -144,7 +145,7 @@ class Runner:
         self._timed = self._clock.timed(self.flow)
         self.run_name = f"run-{fresh().bytes('run', 8).hex()}"
         self._entropy, self._dropouts = {name: entropy(name) for name in self.folds}, dropouts or self._random_dropouts
-        self._guards = dict[str, OccasionGuard]()
+        self._guards, self._cohorts = dict[str, OccasionGuard](), Cohorts([*self.folds])
         self._opened, self._begun, self._wall, self._done, self._records = 0, 0, 0.0, False, list[RoundRecord]()
         self._weight = knobs.w_max if knobs.rows is not None and flow is None else None
         self._training = self._prepare_training()
@@ -298,6 +299,7 @@ class Runner:
         finally:
             self._charge(contributors)
             self._charges.settle(settled(self.plan, contributors))
+        self._cohorts.add(number, self.protocol.flow, gone, contributors)
         for name, place in index.items():
             left = outcome.sessions[client(place)].ended
             if left is not None and left.check.startswith(("policy-", "ledger-")):
@@ -409,7 +411,7 @@ class Runner:
             delta=self._delta,
             unit=UNITS.get(knobs.mechanism),
             accountant="rdp" if self._accounts else knobs.accountant if self._private else None,
-            opened=self._opens(self._opened),
+            opened=[*self._opens(self._opened), *(self._cohorts.shown() if not self._accounts else [])],
             up=self._traffic.up,
             down=self._traffic.down,
             seconds=self._clock.total(),
