@@ -35,6 +35,7 @@ BLOCK = 1024
 """Rows of a data set of the user's own that are looked at together."""
 BELONG_TO_THE_COMMAND: dict[str, tuple[str, ...]] = {
     "data": tuple(DataKnobs.model_fields),
+    "privacy": ("ledger", "ledger_data"),
     "model": ("name", "hidden"),
     "simulation": ("seed", "baselines"),
 }

@@ -142,6 +142,12 @@ IDLE = (
         lambda _: "with distributed-record, whose noise the rdp accountant alone knows",
     ),
     Idle(
+        ("privacy.ledger_data",),
+        ("privacy.ledger",),
+        lambda job: job.privacy.ledger is None,
+        lambda _: "without a ledger (--ledger), to which it belongs",
+    ),
+    Idle(
         ("privacy.noise",),
         ("privacy.mechanism",),
         lambda job: job.privacy.mechanism not in ("distributed-party", "distributed-record"),
@@ -178,10 +184,10 @@ def read_toml(path: Path) -> dict[str, Any]:
     except ValueError as error:
         reason = " ".join(str(error).split()).replace("at end of document", f"at line {text.count(chr(10)) + 1}, end of file")
         raise UserError(f"{path}: damaged job file: {reason}") from None
-    for section, key in (("data", "name"), ("data", "dir"), ("output", "dir")):
+    for section, key in (("data", "name"), ("data", "dir"), ("output", "dir"), ("privacy", "ledger")):
         knobs = tree.get(section)
         value = knobs.get(key) if isinstance(knobs, dict) else None
-        if isinstance(value, str) and (key == "dir" or value.lower().endswith(".csv")):
+        if isinstance(value, str) and (key in {"dir", "ledger"} or value.lower().endswith(".csv")):
             tree[section][key] = str(path.parent / value)
     return tree
 

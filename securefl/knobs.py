@@ -165,6 +165,12 @@ class PrivacyKnobs(Knobs):
     min_cohort: int | None = Field(
         default=None, ge=2, le=10_000, description="smallest cohort that a party joins (default: the threshold)"
     )
+    ledger: Path | None = Field(
+        default=None, strict=False, description="file that keeps what each party has spent and may spend over jobs"
+    )
+    ledger_data: str | None = Field(
+        default=None, min_length=1, description="what the ledger calls the data (default: their name, or the file's)"
+    )
 
     @property
     def summed(self) -> bool:

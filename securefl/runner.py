@@ -39,10 +39,12 @@ from securefl.metrics import BinaryMetrics
 from securefl.models import ModelFactory, threads_for, to_vector
 from securefl.modules import Copier
 from securefl.parties import Consortium
+from securefl.privacy.budget import Ledgers, RunCharges
+from securefl.privacy.differencing import Cohorts
 from securefl.privacy.plain import LocalTraining
-from securefl.privacy.prepared import encoding_of, forecast, local_training, noise_of
+from securefl.privacy.prepared import encoding_of, event_of, forecast, local_training, noise_of, settled
 from securefl.privacy.spending import Spending
-from securefl.results import RoundRecord, RunResult
+from securefl.results import Opened, RoundRecord, RunResult
 from securefl.round import Fold, NextModel, Site, Starting, charged, model_values, round_flow, weight_was_cut
 from securefl.secure import secured
 from securefl.timing import StepClock, Traffic, beside
@@ -76,6 +78,7 @@ class Runner:
         dropouts: who vanishes; by default each party with probability ``job.simulation.dropout`` before a random message.
         on_notice: called with each new line of ``warnings``, as it comes up.
         recording: writes down what the server and each party saw (`securefl.audit.recording`).
+        ledgers: by site name, its own `securefl.privacy.budget.PartyLedger`, charged before each of its inputs leaves.
 
     Attributes:
         warnings: lines that the user should see; what is known before training is there before it.
@@ -100,6 +103,7 @@ class Runner:
         dropouts: Dropouts | None = None,
         on_notice: Callable[[str], None] = lambda _line: None,
         recording: Recording | None = None,
+        ledgers: Ledgers | None = None,
     ) -> None:
         refuse_kinds(job, trainer, server)
         refuse_own_steps(job, trainer, flow)
@@ -148,11 +152,13 @@ class Runner:
         self._timed = self._clock.timed(self.flow)
         self.run_name = f"run-{fresh().bytes('run', 8).hex()}"
         self._entropy, self._dropouts = {name: entropy(name) for name in self.folds}, dropouts or self._random_dropouts
-        self._guards = dict[str, OccasionGuard]()
+        self._guards, self._cohorts = dict[str, OccasionGuard](), Cohorts([*self.folds])
         self._opened, self._begun, self._wall, self._done, self._records = 0, 0, 0.0, False, list[RoundRecord]()
         self._weight = knobs.w_max if knobs.rows is not None and flow is None else None
         self._training = self._prepare_training()
         self._spending = Spending(knobs, self.plan, self._training, self.models_per_record)
+        self._charges = RunCharges(ledgers or {}, self.run_name, self._opens(1))
+        self._charges.check(knobs.rounds)
         self._trainers = {name: copy.deepcopy(self.trainer) for name in self.folds}
         self._say_beforehand()
 
@@ -285,10 +291,12 @@ class Runner:
                 contributors = outcome.outputs[0].aggregate.contributors
         finally:
             self._charge(contributors)
+            self._charges.settle(settled(self.plan, contributors))
+        self._cohorts.add(number, self.protocol.flow, gone, contributors)
         for name, place in index.items():
             left = outcome.sessions[client(place)].ended
-            if left is not None and left.check.startswith("policy-"):
-                self._notice(f"{name} does not take part, by its own policy: {left.check} ({left.detail})")
+            if left is not None and left.check.startswith(("policy-", "ledger-")):
+                self._notice(f"{name} does not take part, by its own {left.check.split('-')[0]}: {left.check} ({left.detail})")
         abort = outcome.abort
         self._opened += abort is None or (abort.step in self._after_opening and abort.check not in ("quorum", "deadline"))
         metrics = dict[str, float]()
@@ -326,7 +334,7 @@ class Runner:
         model = Copier(self.template)
         sessions = {SERVER: Session(self._timed, SERVER, {"client": terms.roster.indexes}, [start], limits)}
         for party, name in zip(self.consortium.parties, self.folds, strict=True):
-            guard = self._guards[name] = OccasionGuard(party.journal)
+            guard = self._guards[name] = OccasionGuard(self._charges.journal(name, party.journal))
             site = self._site(party, name, guard, model)
             sessions[client(party.index)] = Session(self._timed, client(party.index), {"server": [0]}, [site], limits, guard=guard)
         return sessions
@@ -356,6 +364,17 @@ class Runner:
             guard=guard,
         )
 
+    def _opens(self, rounds: int) -> list[Opened]:
+        """What so many rounds open."""
+        return opened_in_training(
+            rounds,
+            mechanism=self.job.privacy.mechanism,
+            sums=[spec.name for spec in self.plan.sums],
+            hidden=not self._insecure,
+            public_rows=self._weight is not None,
+            event=event_of(self.job.privacy, self.plan, self.noise_multiplier, self.models_per_record),
+        )
+
     def _notice(self, line: str) -> None:
         if line not in self.warnings:
             self.warnings.append(line)
@@ -367,7 +386,7 @@ class Runner:
         return [model(vector) for vector in self.models]
 
     def _result(self) -> RunResult:
-        models, knobs = self.final_models(), self.job.privacy
+        models = self.final_models()
         if all(record.aborted for record in self._records):
             self._notice("every round was aborted: the model is the one that it began with")
         metrics, site_metrics = evaluate(self.trainer, models, self.folds)
@@ -384,13 +403,7 @@ class Runner:
             delta=self._spending.delta,
             unit=self._spending.unit,
             accountant=self._spending.accountant,
-            opened=opened_in_training(
-                self._opened,
-                mechanism=knobs.mechanism,
-                sums=[spec.name for spec in self.plan.sums],
-                hidden=not self._insecure,
-                public_rows=self._weight is not None,
-            ),
+            opened=[*self._opens(self._opened), *(self._cohorts.shown() if not self.plan.tail else [])],
             up=self._traffic.up,
             down=self._traffic.down,
             seconds=self._clock.total(),

@@ -221,8 +221,10 @@ def test_library_examples():
 
 
 def test_statistics_example():
-    (source,) = blocks(text("docs/statistics.md"), "python")
-    _, out = executed(source)
+    source, noised = blocks(text("docs/statistics.md"), "python")
+    space, out = executed(source + noised)
+    assert 0 < space["release"].epsilon <= 3
+    assert sum(space["release"].split.values()) == pytest.approx(1)
     assert "south: 1 of 6 values of age lie outside 0 to 90 and are clipped to it" in out
     assert re.search(r"^age +<NA> +56\.0+ +\d", out, re.MULTILINE), "one value is missing: fewer than 3"
     assert re.search(r"^m +6$", out, re.MULTILINE)

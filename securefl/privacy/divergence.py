@@ -128,10 +128,15 @@ def _epsilon(events: tuple[Event, ...], delta: float) -> float:
         total += event.rounds * rdp_of(event)
     if not events:
         return 0.0
-    if left <= 0:
+    return epsilon_of_rdp(total, left)
+
+
+def epsilon_of_rdp(total: NDArray[np.float64], delta: float) -> float:
+    """ε at ``delta`` of an RDP at `ORDERS`, as in the module's docstring; infinity where nothing is left of δ."""
+    if delta <= 0:
         return math.inf
     alpha = ORDERS.astype(np.float64)
-    epsilon = total + np.log1p(-1 / alpha) - (math.log(left) + np.log(alpha)) / (alpha - 1)
+    epsilon = total + np.log1p(-1 / alpha) - (math.log(delta) + np.log(alpha)) / (alpha - 1)
     return max(float(epsilon.min()), 0.0)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from protocols.errors import Misuse
 from protocols.plugins import AUTO
@@ -20,6 +20,7 @@ from securefl.privacy.plain import LocalTraining, PlainTraining
 
 if TYPE_CHECKING:
     from securefl.knobs import PrivacyKnobs
+    from securefl.privacy.events import Event
     from securefl.privacy.noise_plan import Cohort
     from securefl.privacy.party import Account
     from securefl.privacy.record import CentralAccount, RecordLevel
@@ -156,6 +157,39 @@ def accounts(encoding: Encoding, parties: Iterable[str], accountant: str = "rdp"
     if not isinstance(encoding, PartyLevel | RecordLevel):
         raise Misuse(f"nobody accounts for the noise of a {type(encoding).__name__}")
     return {name: Account(encoding.plan) for name in parties}
+
+
+def event_of(
+    knobs: PrivacyKnobs, encoding: Encoding, noise_multiplier: float | None, models_per_record: int = 1
+) -> dict[str, Any] | None:
+    """What one round costs a party, as plain data; where that depends on the survivors, as if the fewest did.
+
+    Args:
+        knobs: of the job.
+        encoding: of its rounds.
+        noise_multiplier: from `noise_of`.
+        models_per_record: in how many models one record takes part.
+    """
+    from securefl.privacy.events import DpSgdEvent, plain  # noqa: PLC0415
+
+    if noise_multiplier is not None:
+        return plain(DpSgdEvent(noise_multiplier, knobs.sample_rate, knobs.steps * models_per_record))
+    event = settled(encoding, None)
+    return None if event is None else plain(event)
+
+
+def settled(encoding: Encoding, survivors: int | None) -> Event | None:
+    """What a round over so many cost each party in it, where that depends on them; None for the fewest, or where nobody knows."""
+    if not encoding.tail:
+        return None
+    from securefl.privacy.party import PartyLevel  # noqa: PLC0415
+    from securefl.privacy.record import Central, RecordLevel  # noqa: PLC0415
+
+    if isinstance(encoding, Central):
+        return None
+    if not isinstance(encoding, PartyLevel | RecordLevel):
+        raise Misuse(f"nobody accounts for the noise of a {type(encoding).__name__}")
+    return encoding.plan.event(encoding.plan.cohort.smallest if survivors is None else survivors)
 
 
 def forecast(encoding: Encoding) -> str:

@@ -20,7 +20,18 @@ from functools import cached_property
 
 from securefl.errors import UserError
 from securefl.privacy.divergence import DiscreteGaussianEvent, Event, SkellamEvent, epsilon_of_events
-from securefl.privacy.noise_plan import BITS, KINDS, LARGEST_SHARE, LOSS, WRAP, Cohort, Kind, Unreachable, least, wrap_probability
+from securefl.privacy.noise_plan import (
+    BITS,
+    KINDS,
+    LARGEST_SHARE,
+    LOSS,
+    WRAP,
+    Cohort,
+    Kind,
+    Unreachable,
+    least_variance,
+    wrap_probability,
+)
 from securefl.privacy.rounding import norm_bounds, padded
 
 FIXED = 2.0**22
@@ -232,7 +243,7 @@ def _coarsest(draft: RecordPlan) -> RecordPlan:
         plan = on_radius(draft, start * 2 ** (step / 2))
         if plan.bounds[1] > (1 + LOSS) * plan.radius and step < 59:
             continue  # the noise follows the norm after rounding
-        share = least(lambda share, on=plan: replace(on, share=share).spent(fewest), plan.epsilon)  # type: ignore[misc]
+        share = least_variance(lambda share, on=plan: replace(on, share=share).spent(fewest), plan.epsilon)  # type: ignore[misc]
         plan = replace(plan, share=share)
         if plan.granularity**2 * (share + 0.25) <= (1 + LOSS) ** 2 * continuous:
             break
@@ -243,7 +254,7 @@ def _coarsest(draft: RecordPlan) -> RecordPlan:
 
 def continuous_variance(draft: RecordPlan) -> float:
     """Variance of Gaussian noise for sensitivity 1 at the same (ε, δ), steps and rate, by the same accountant."""
-    return least(
+    return least_variance(
         lambda variance: epsilon_of_events([SkellamEvent(variance, 0.0, 1.0, draft.steps, draft.rate)], draft.delta), draft.epsilon
     )
 

@@ -97,6 +97,8 @@ def value(section: str, key: str) -> st.SearchStrategy[Any]:
         return st.sampled_from(kind["enum"])
     if kind["type"] == "boolean":
         return st.booleans()
+    if kind["type"] == "string":
+        return TEXT
     low, high = kind.get("minimum", kind.get("exclusiveMinimum")), kind.get("maximum", kind.get("exclusiveMaximum"))
     if kind["type"] == "integer":
         return st.integers(low, high - ("exclusiveMaximum" in kind))
