@@ -14,9 +14,12 @@ is one that did not see the agreement.  With too few left a step aborts, and so 
 
 Rounds 2 to 4 are those of `protocols.secagg`, whose symbols, channel and bounds hold, on the complete and the sparse graph.
 
+A server that names two models for one step makes two sessions over the same secrets.  It needs t agreements in each; as
+2t > n + |C|, an honest party would have to run the step twice, which neither what it holds nor its journal allows.
+
 What it does not protect: what SecAgg does not.  On a sparse graph one order, and the one computed failure probability, serve all S
-sums, and dropouts of all of them add up.  A party's machine that is broken into gives away the secrets of all sums that are left,
-and those who hold shares of one that is lost can open its vectors of the step at which it is lost, as ever, and of no other.
+sums, and dropouts of all of them add up.  A party's machine that is broken into between two sums gives away the secrets of all that
+are left.
 """
 
 from __future__ import annotations

@@ -171,9 +171,13 @@ def _max_control(kind: Any, sizes: Sizes) -> int:
     return overhead + sum(_max_field(hint, sizes) for _, hint in schema(kind))
 
 
-@lru_cache(maxsize=1024)
-def max_items(kind: Any, sizes: Sizes) -> int:
+def max_items(kind: type[Record], sizes: Sizes) -> int:
     """Most items of CBOR in the control bytes of a message or record: itself, its name and epoch, and all that is in its fields."""
+    return _max_items(typing.cast("Any", kind), sizes)
+
+
+@lru_cache(maxsize=1024)
+def _max_items(kind: Any, sizes: Sizes) -> int:
     own = 3 if issubclass(kind, Message) else 1
     return own + sum(_items_of(hint, sizes) for _, hint in schema(kind))
 

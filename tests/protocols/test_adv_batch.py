@@ -1,4 +1,4 @@
-"""Lies in a handshake for many sums and in its steps, steps that ran already, and what a thief of a party's memory finds."""
+"""Lies in a handshake for many sums and in its steps: by a party in one message, by a dealer, by a server with two models."""
 
 from __future__ import annotations
 
@@ -7,21 +7,25 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from adversary import pair_keys, rebuild, unmask
 from strategies import identities
-from test_batch import model, small
+from test_batch import Series, model, small
 
 from protocols import batch_sums, simulate
-from protocols.batch_sums import Group, opened
+from protocols.agreement import Agree, Agreed, Dropped, Signed
+from protocols.batch_sums import Group, client_step, opened
 from protocols.batch_types import EMPTY_BOX, PAIR, BatchAdvert, BatchBoxes, BatchListed
 from protocols.errors import Abort, Refused
 from protocols.evidence import check_evidence
 from protocols.handshake import box_aad, box_key
 from protocols.primitives import seal
+from protocols.primitives.agree import KeyPair
 from protocols.primitives.shamir import SHARE_SIZE
 from protocols.schema import Message, strings
 from protocols.secagg_labels import box_content, opening_statement, share_statement
 from protocols.secagg_types import PINS, Masked, Openings
 from protocols.session import SERVER, Address, Letter, Session, client
+from protocols.suite import Parameters
 
 LIAR = 6
 CASE = small(parties=6, steps=3)
@@ -247,3 +251,64 @@ def test_a_masked_vector_of_another_step_is_refused() -> None:
     outcome = group.step(CASE.inputs(1), model(1), network=telling(Masked, lambda _: kept[0]))
     assert [(fault.check, fault.sender) for fault in outcome.sessions[SERVER].faults] == [("masked-receipt", f"client {LIAR}")]
     assert opened(outcome).contributors == 5
+
+
+# Two models for one step: two sessions over the same secrets
+
+
+def two_models(series: Series, left: dict[int, tuple[int, ...]]) -> tuple[dict[int, Session], list[int]]:
+    """Parties 1 to 3 are told one model, 4 and 5 another, the last helps in both; what the server makes of 1's input.
+
+    Args:
+        series: six parties.
+        left: U3 by number of the model.
+    """
+    group = series.start()
+    assert group.server is not None
+    L, publics = group.server.L, {u: group.server.s_pks[u][:32] for u in range(1, 7)}
+    parties, of = group.parties, {1: 0, 2: 0, 3: 0, 4: 1, 5: 1}
+    colluder, _ = group.party(6).take()
+    sessions = {u: client_step(group.made, parties[u], group.party(u), model(number)) for u, number in of.items()}
+    masked, signed, shares = dict[int, Masked](), dict[int, bytes](), dict[str, dict[int, bytes]]({"s": {}, "b": {}})
+
+    def tell(u: int, message: Message) -> list[Any]:
+        frames = Letter(SERVER, (client(u),), message, 0, sessions[u].limits).chunks()
+        return [answer.message for frame in frames for answer in sessions[u].feed(SERVER, frame)]
+
+    for u, session in sessions.items():
+        session.begin()
+        (masked[u],) = (letter.message for letter in session.provide(series.inputs(0)[u]) if isinstance(letter.message, Masked))
+    for u, number in of.items():
+        if u in left[number]:
+            said = tell(u, Dropped(tuple(v for v in range(1, 7) if v not in left[number])))
+            signed.update((u, answer.signature) for answer in said if isinstance(answer, Agree))
+    for number, u3 in left.items():
+        terms = series.terms.at(0, model(number))
+        own = {6: identities(6)[6].sign(terms.statement("agree", 6, L, u3))}
+        shown = {u: signature for u, signature in signed.items() if of[u] == number} | own
+        for u in [u for u in shown if u != 6]:
+            for answer in tell(u, Agreed(tuple(Signed(v, shown[v]) for v in sorted(shown)))):
+                if isinstance(answer, Openings):
+                    shares["b" if 1 in u3 else "s"][u] = strings(answer.shares, SHARE_SIZE)[0]
+    shares["s"][6], shares["b"][6] = colluder.shares[:SHARE_SIZE], colluder.shares[SHARE_SIZE:PAIR]
+    t = series.parameters.threshold
+    s, b = rebuild(shares["s"], t), rebuild(shares["b"], t)
+    if s is None or b is None:
+        return sessions, []
+    terms = series.terms.at(0, model(0))
+    pairs = pair_keys(terms, L, 1, publics, {1: KeyPair.from_secret(s)})
+    return sessions, unmask(terms, L, 1, masked[1], b, pairs)
+
+
+def test_two_models_for_one_step_do_not_open_both_secrets_of_a_party() -> None:
+    sessions, found = two_models(CASE, {0: (1, 2, 3, 6), 1: (3, 4, 5, 6)})
+    assert not found
+    assert {u: session.ended.check for u, session in sessions.items() if session.ended} == dict.fromkeys((4, 5), "agreed-count")
+
+
+def test_control_with_a_threshold_of_one_less_two_models_open_a_party(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2t = 6 is not above n + |C| = 7."""
+    monkeypatch.setattr(Parameters, "__post_init__", lambda _self: None)
+    weak = replace(CASE, parameters=replace(CASE.parameters, threshold=3))
+    _, found = two_models(weak, {0: (1, 2, 3, 6), 1: (4, 5, 6)})
+    assert found == weak.inputs(0)[1].values.tolist()

@@ -17,13 +17,19 @@ from protocols.batch_sums import Group, opened
 from protocols.batch_terms import HandshakeTerms, StepTerms, most_steps
 from protocols.errors import Abort, Misuse
 from protocols.policy import Policy
+from protocols.primitives.agree import derive
 from protocols.primitives.graph import Harary
-from protocols.rand import Replay
+from protocols.primitives.sign import verify
+from protocols.rand import Key, Replay
+from protocols.reference import _add, _stream
 from protocols.ring import Ring
+from protocols.schema import strings
+from protocols.secagg_types import Masked
 from protocols.session import Address, client
 from protocols.suite import Occasion, Parameters, SumParameters
 from protocols.sums import Party
 from protocols.vector import Sum, Vector
+from protocols.wire import canonical, digest
 
 HANDSHAKE = ("BatchAdvert", "BatchBoxes")
 ROUNDS = {"secagg": ("Masked", "Agree", "Openings"), "kahe": ("Enciphered", "Agree", "Openings")}
@@ -187,6 +193,60 @@ def test_a_party_that_missed_the_agreement_is_out_until_the_next_handshake() -> 
     assert second.values.tolist() == sum(x.values for u, x in case.inputs(1).items() if u != 3).tolist()
     assert group.server is not None
     assert group.server.u2 == (1, 2, 4, 5, 6)
+
+
+# The oracle
+
+
+def key(secret: Any, *label: object) -> Key:
+    return derive(secret, canonical(list(label)))
+
+
+@given(series("secagg"))
+@settings(max_examples=25)
+def test_what_a_step_sends_is_what_the_papers_formulas_give(case: Series) -> None:
+    """Bit by bit, with `protocols.reference`'s streams and rings, under identities and labels that are written out here."""
+    p = case.parameters
+    case = case if len(case.lost) <= p.parties - p.threshold else replace(case, lost={})
+    group, terms = case.start(), case.terms
+    o = OCCASION
+    whole = ["securefl sid", p.suite, o.run, o.round, o.attempt, terms.roster.content, p.content, o.model]
+    sid = digest(["securefl handshake sid", digest(whole), case.steps])
+    for step in range(case.steps):
+        assert group.server is not None
+        u2, L, inputs = group.server.u2, group.server.L, case.inputs(step)
+        hashed, sid_i = digest(["securefl step shares", sid, step]), digest(["securefl step sid", sid, step, model(step)])
+        kept = {u: secrets[0] for u, ready in group.ready.items() if (secrets := ready._secrets) is not None}
+        s, b = {u: one.s for u, one in kept.items()}, {u: one.b for u, one in kept.items()}
+        for u, one in kept.items():
+            assert group.server.dealt[u].commitment[32 * step :][:32] == key(b[u], "commit", hashed, L, u).reveal()
+            dealers = group.ready[u].standing.dealers
+            pairs = zip(strings(one.shares, 33), strings(one.pins, 32), ["s", "b"] * len(dealers), strict=True)
+            for at, (share, pin, kind) in enumerate(pairs):
+                assert pin == digest(["share", hashed, L, dealers[at // 2], u, kind, share])
+        sent = dict[int, Masked]()
+
+        def watch(letter: Any, _to: Address, _size: int, sent: dict[int, Masked] = sent) -> None:
+            if isinstance(letter.message, Masked):
+                sent[letter.sender.index] = letter.message
+
+        opened(group.step(inputs, model(step), network=case.network(step), watch=watch))
+        assert sent
+        for u, masked in sent.items():
+            y = _add([*map(int, inputs[u].values), 1], _stream(key(b[u], "self", sid_i, L, u), p.size + 1, p.ring), 1, p.ring)
+            for v in u2:
+                if v != u:
+                    public = {w: group.server.s_pks[w][32 * step :][:32] for w in (u, v)}
+                    low, high = sorted((u, v))
+                    pair = key(s[u].exchange(public[v]), "pair", sid_i, L, low, high, public[low], public[high])
+                    y = _add(y, _stream(pair, p.size + 1, p.ring), 1 if u < v else -1, p.ring)
+            assert masked.y.values.tolist() == y
+            dealers = group.ready[u].standing.dealers if u in group.ready else ()
+            if dealers:
+                pins = [pin for v, pin in zip(dealers, strings(kept[u].pins, 64), strict=True) if v in u2]
+                assert masked.receipt == digest(b"".join(pins))
+                content = canonical(["masked", sid_i, u, L, list(u2), masked.y.digest, masked.receipt])
+                assert verify(terms.roster.identity(u), masked.signature, content)
 
 
 # What is bound to what
