@@ -190,6 +190,9 @@ def charges_of(opened: Sequence[Opened]) -> tuple[Charge, ...]:
             if row.unit not in UNITS:
                 raise Misuse(f"{row.what} is covered by the ε of no known unit")
             covered.append(Charge(row.what, parse(row.event), row.unit))
+    unknown = next((row.what for row in opened if not row.exact), None)
+    if unknown is not None and not covered:
+        raise Misuse(f"{unknown} is covered by ε, and nobody says by which event: it cannot be charged")
     return (*covered, *exact)
 
 

@@ -217,7 +217,7 @@ def _on_grid(draft: NoisePlan, granularity: float) -> NoisePlan:
         raise UserError(f"the granularity is {granularity}: it must lie between {draft.clip * 2.0**-30:g} and infinity")
     plan = replace(draft, granularity=granularity)
     fewest = plan.cohort.smallest
-    share = least_variance(lambda share: replace(plan, share=share).spent(fewest), plan.epsilon)
+    share = least(lambda share: replace(plan, share=share).spent(fewest), plan.epsilon)
     if share > LARGEST_SHARE:
         raise UserError(
             f"every party's noise would have a standard deviation of {math.sqrt(share):.3g} steps, more than "
@@ -239,13 +239,13 @@ def _coarsest(draft: NoisePlan) -> NoisePlan:
 
 def continuous_variance(epsilon: float, delta: float, rounds: int) -> float:
     """Variance of Gaussian noise for sensitivity 1 at the same (ε, δ), by the same accountant."""
-    return least_variance(
+    return least(
         lambda variance: epsilon_of_events([DiscreteGaussianEvent(variance, 1, 1, 1.0, 1.0, rounds)], delta),
         epsilon,
     )
 
 
-def least_variance(cost: Callable[[float], float], epsilon: float) -> float:
+def least(cost: Callable[[float], float], epsilon: float) -> float:
     """The least variance with ``cost`` at most ``epsilon``, to a millionth, never below it.
 
     Raises:

@@ -17,7 +17,7 @@ import numpy as np
 
 from securefl.errors import UserError
 from securefl.privacy.divergence import SkellamEvent, epsilon_of_events
-from securefl.privacy.noise_plan import BITS, LARGEST_SHARE, Cohort, Unreachable, least_variance
+from securefl.privacy.noise_plan import BITS, LARGEST_SHARE, Cohort, Unreachable, least
 from securefl.statistics.questions import Question
 
 FINEST, COARSEST = 2**16, 2**6
@@ -118,9 +118,7 @@ def planned(questions: Sequence[Question], cohort: Cohort, rows_max: int, *, eps
 
 def _share(two: float, one: float, cohort: Cohort, epsilon: float, delta: float) -> float:
     try:
-        variance = least_variance(
-            lambda variance: epsilon_of_events([SkellamEvent(variance, one, two * (1 + 2.0**-50))], delta), epsilon
-        )
+        variance = least(lambda variance: epsilon_of_events([SkellamEvent(variance, one, two * (1 + 2.0**-50))], delta), epsilon)
     except Unreachable:
         raise UserError(f"epsilon {epsilon} with delta {delta} cannot be reached with any noise: choose a larger epsilon") from None
     return variance / cohort.honest * (1 + 2.0**-50)

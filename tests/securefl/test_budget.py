@@ -203,6 +203,8 @@ def test_what_follows_from_another_row_is_charged_with_it() -> None:
     assert charges_of(opened) == (Charge("every site's update", STEP, "record"), Charge("weights", ExactEvent("rows"), None))
     with pytest.raises(Misuse, match="no known unit"):
         charges_of([Opened("sum", 1, "covered by ε", "", "household", plain(STEP))])
+    with pytest.raises(Misuse, match="cannot be charged"):
+        charges_of([Opened("sum", 1, "covered by ε", "", "record", None), Opened("weights", 1, "exact", "rows")])
     with pytest.raises(UserError, match="laplace"):
         RunCharges(
             {"north": PartyLedger(Store(), "north", "heart")},
