@@ -53,7 +53,6 @@ ROWS: dict[int, str] = {
 
 NOT_YET: dict[int, str] = {
     21: "the network port",
-    35: "noise inside the sum",
 }
 """Rows about parts that do not exist yet; a row with a script that applies is taken off by itself."""
 

@@ -29,7 +29,7 @@ from securefl.privacy.noise_plan import (
     Cohort,
     Kind,
     Unreachable,
-    least_variance,
+    least,
     wrap_probability,
 )
 from securefl.privacy.rounding import norm_bounds, padded
@@ -243,7 +243,7 @@ def _coarsest(draft: RecordPlan) -> RecordPlan:
         plan = on_radius(draft, start * 2 ** (step / 2))
         if plan.bounds[1] > (1 + LOSS) * plan.radius and step < 59:
             continue  # the noise follows the norm after rounding
-        share = least_variance(lambda share, on=plan: replace(on, share=share).spent(fewest), plan.epsilon)  # type: ignore[misc]
+        share = least(lambda share, on=plan: replace(on, share=share).spent(fewest), plan.epsilon)  # type: ignore[misc]
         plan = replace(plan, share=share)
         if plan.granularity**2 * (share + 0.25) <= (1 + LOSS) ** 2 * continuous:
             break
@@ -254,7 +254,7 @@ def _coarsest(draft: RecordPlan) -> RecordPlan:
 
 def continuous_variance(draft: RecordPlan) -> float:
     """Variance of Gaussian noise for sensitivity 1 at the same (ε, δ), steps and rate, by the same accountant."""
-    return least_variance(
+    return least(
         lambda variance: epsilon_of_events([SkellamEvent(variance, 0.0, 1.0, draft.steps, draft.rate)], draft.delta), draft.epsilon
     )
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import pytest
+import sum_mutants
 
 from protocols import (
     arrivals,
@@ -516,6 +517,16 @@ def logging_inputs(_patch: Patch, scheme: Scheme) -> Scheme:
 @mutant("a mask or key that no session is part of", 7, on=("lightsecagg", "kahe"))
 def mask_of_no_session(patch: Patch, _scheme: Scheme) -> None:
     everywhere(patch, "for_session", lambda rand, what, _terms, _L: rand.child(what))
+
+
+@mutant("noise sized for all invited", 35, on=("secagg", "lightsecagg", "kahe"))
+def sized_for_all_invited(patch: Patch, _scheme: Scheme) -> None:
+    sum_mutants.sized_for_all_invited(patch)
+
+
+@mutant("metrics taken beside noise", 35)
+def metrics_beside_noise(patch: Patch, _scheme: Scheme) -> None:
+    sum_mutants.metrics_taken(patch)
 
 
 # Those of the ciphertexts of kahe

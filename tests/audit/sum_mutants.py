@@ -41,11 +41,13 @@ def uniform(plan: NoisePlan, rand: Rand) -> Whole:
     """Of the same variance."""
     reach = round(((12 * plan.share + 1) ** 0.5 - 1) / 2)
     values: Whole = np.array(rand.below("noise", 2 * reach + 1, plan.dimension), np.int64)
-    return values - reach
+    centred: Whole = values - reach
+    return centred
 
 
 def half_of_the_values(plan: NoisePlan, rand: Rand) -> Whole:
-    values: Whole = NOISE(plan, rand) * (np.arange(plan.dimension, dtype=np.int64) % 2)
+    values = NOISE(plan, rand)
+    values[::2] = 0
     return values
 
 

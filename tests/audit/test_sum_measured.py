@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -200,3 +202,12 @@ def test_a_threshold_of_all_parties_leaves_no_sums_to_subtract() -> None:
     found = played("sum-differencing", setting(threshold=12))
     assert found.status == "harmless"
     assert found.why == "no sum is opened over fewer than all 12 parties"
+
+
+def test_the_document_has_every_mutant() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text(encoding="utf-8")
+    section = page.partition("\n## Mutants of noise inside the sum\n")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("| ")][1:]
+    told = {row[0]: tuple(re.findall(r"`([a-z-]+)`", cell) for cell in row[1:]) for row in rows}
+    assert told == {name: (list(flagging), list(blind)) for name, (_, flagging, blind) in MUTANTS.items()}
+    assert {check for _, flagging, _ in MUTANTS.values() for check in flagging} == {one.check for one in MEASURES}

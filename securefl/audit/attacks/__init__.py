@@ -1,7 +1,7 @@
 """The scripts of the catalogue.  Importing this package registers them all; another protocol's module joins by being imported here.
 
 `securefl.audit.attacks.traffic` and ``splitting`` hold what black-box attacks are made of; ``network``, ``sums``, ``secrets``,
-``randomness`` and ``inference`` attack any protocol; the others know the messages of one family.
+``randomness``, ``inference`` and ``noised`` attack any protocol; the others know the messages of one family.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from securefl.audit.attacks import (
     kahe_values,
     light,
     network,
+    noised,
     parties,
     randomness,
     secagg,
@@ -30,6 +31,7 @@ __all__ = [
     "kahe_values",
     "light",
     "network",
+    "noised",
     "parties",
     "randomness",
     "secagg",

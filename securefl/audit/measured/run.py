@@ -69,7 +69,7 @@ class Measurement:
         }
 
 
-def setting_of(mechanism: str | None, job: Path | None, *, quick: bool, seed: str = "audit") -> Any:
+def setting_of(mechanism: str | None, job: Path | None, *, quick: bool, seed: str = "audit", noise: str | None = None) -> Any:
     """The mechanism of a job, or a named one with the job's other knobs, or with the defaults; None for a job's that none measures.
 
     Raises:
@@ -79,6 +79,7 @@ def setting_of(mechanism: str | None, job: Path | None, *, quick: bool, seed: st
     from securefl.options import read_job  # noqa: PLC0415
 
     given = {} if mechanism is None else {"privacy.mechanism": known(mechanism)}  # of the command line, so it overrides
+    given |= {} if noise is None else {"privacy.noise": noise}
     checked = read_job(job, given)
     if checked.privacy.mechanism not in MECHANISMS:
         return None
