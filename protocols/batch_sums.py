@@ -239,9 +239,13 @@ class Group:
         sessions = self.sessions(model, flows)
         given = {client(u): [x] for u, x in inputs.items() if u in self.ready}
         outcome = simulate.run(sessions, given, network=network, watch=watch)
+        self.keep(sessions, outcome)
+        return outcome
+
+    def keep(self, sessions: Mapping[Address, Session], outcome: simulate.Outcome) -> None:
+        """Keep what a sum left with those that are not lost; after an abort nothing follows."""
         self.ready = _left(sessions)
         self.server = next(_of(ServerReady, outcome.outputs), None) if outcome.abort is None else None
-        return outcome
 
 
 def handshake(

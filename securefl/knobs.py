@@ -200,6 +200,13 @@ class PerformanceKnobs(Knobs):
 
     learning_rate: Positive = Field(default=0.5, description="step size on the sites")
     server_learning_rate: Positive = Field(default=1.0, description="step size of the server along the mean update")
+    handshake_rounds: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="rounds whose keys one handshake prepares; who drops out is out until the next one (default: 16 where a round "
+        "is one training step and nobody is made to vanish, else 1)",
+    )
 
 
 class SimulationKnobs(Knobs):

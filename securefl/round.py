@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import Dataset
 
+from protocols.batch_types import Ready, ServerReady
 from protocols.bulk import Bulk
 from protocols.errors import require
 from protocols.flow import Broadcast, Flow, Input, Output
@@ -69,6 +70,7 @@ class Site:
         notices: called with a line that the site's operator must see.
         charged: for each model, steps in its account when the round began; None without an account.
         guard: the party's journal, bound when the round is known.
+        ready: what a handshake for several rounds left with the party; None where each round has its own.
     """
 
     name: str
@@ -88,11 +90,12 @@ class Site:
     notices: Callable[[str], None]
     charged: tuple[int | None, ...]
     guard: OccasionGuard
+    ready: Ready | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Starting:
-    """Server: a round begins with these models."""
+    """Server: a round begins with these models, among those that a handshake for several rounds left, or all."""
 
     occasion: Occasion
     terms: Terms[Any]
@@ -100,6 +103,7 @@ class Starting:
     models: Sequence[NDArray[np.float32]]
     aggregator: ServerAggregator
     plan: Encoding
+    ready: ServerReady | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,12 +206,12 @@ def round_flow(local: Flow | None = None) -> Flow:
 
 
 def broadcast(start: Starting) -> tuple[Entering, Averaging, Broadcast[GlobalModel]]:
-    """Send the global model to every invited party."""
+    """Send the global model to every party that is in the round."""
     weights = Bulk.of(start.layout, model_values(start.models, start.plan))
     message = GlobalModel(start.occasion.round, start.occasion.attempt, weights)
-    parties = tuple(start.terms.roster.indexes)
+    parties = tuple(start.terms.roster.indexes) if start.ready is None else start.ready.u2
     waiting = Averaging(start.models, start.aggregator, start.plan, start.terms.occasion)
-    return Entering(start.terms), waiting, Broadcast(message, parties)
+    return Entering(start.terms, start.ready), waiting, Broadcast(message, parties)
 
 
 def model_values(models: Sequence[NDArray[np.float32]], plan: Encoding) -> NDArray[np.float32]:
@@ -223,7 +227,7 @@ def receive(site: Site, model: GlobalModel) -> tuple[Joining, Joined, Task]:
     ends = list(accumulate(site.plan.blocks, initial=0))
     plan = site.plan.at(model.weights.values[ends[-1] :])
     models = tuple(model.weights.values[start:end] for start, end in pairwise(ends))
-    return Joining(site.party, terms, site.guard), Joined(terms.occasion, plan), Task(site, models)
+    return Joining(site.party, terms, site.guard, site.ready), Joined(terms.occasion, plan), Task(site, models)
 
 
 def train(task: Task) -> Contribution:

@@ -20,11 +20,11 @@ from protocols import draw, simulate
 from protocols.bulk import Bulk, Floats
 from protocols.cost import EXPECTED
 from protocols.flow import Flow
-from protocols.once import lately, shared_work
+from protocols.once import shared_work
 from protocols.policy import OccasionGuard
 from protocols.rand import Entropy, fresh
 from protocols.session import SERVER, Session, client
-from protocols.suite import Occasion, Terms
+from protocols.suite import Occasion
 from protocols.sums import Party, chosen, foreign, notice
 from protocols.wire import Limits
 from securefl.aggregator import ServerAggregator
@@ -32,6 +32,7 @@ from securefl.cohort import expected_aborts, short_sums, smallest_cohort
 from securefl.encode import limit_of
 from securefl.errors import UserError
 from securefl.evaluation import evaluate
+from securefl.handshakes import handshakes, rounds_together
 from securefl.inputs import effective, folds_of, hints, look_through, module_of, refuse_kinds, refuse_own_steps
 from securefl.job import Job
 from securefl.ledger import opened_in_training
@@ -52,6 +53,9 @@ from securefl.trainer import ClientTrainer
 
 if TYPE_CHECKING:
     from securefl.audit.recording import Recording
+
+OUT = "out since an earlier round"
+"""Where a party is lost that was lost before, of a handshake that prepares several rounds."""
 
 OWN_DATA = "own data"
 """What a user's data are called where no name is given."""
@@ -148,9 +152,18 @@ class Runner:
                 self._notice(line)
         self.models: list[NDArray[np.float32]] = [vector.copy() for _ in range(self._models)]
         self._clock, self._traffic, self._recording = StepClock(time.perf_counter), Traffic([*self.folds]), recording
-        self.flow = secured(round_flow(flow), self.protocol)
-        self._timed = self._clock.timed(self.flow)
         self.run_name = f"run-{fresh().bytes('run', 8).hex()}"
+        self._keys = handshakes(
+            self.protocol,
+            self.parameters,
+            self.consortium,
+            run=lambda: self.run_name,
+            rounds=knobs.rounds,
+            each=self._together(n, vanishing=dropouts is not None or self.job.simulation.dropout > 0),
+            timed=self._clock.timed,
+        )
+        self.flow = secured(round_flow(flow), self._keys.protocol)
+        self._timed = self._clock.timed(self.flow)
         self._entropy, self._dropouts = {name: entropy(name) for name in self.folds}, dropouts or self._random_dropouts
         self._guards, self._cohorts = dict[str, OccasionGuard](), Cohorts([*self.folds])
         self._opened, self._begun, self._wall, self._done, self._records = 0, 0, 0.0, False, list[RoundRecord]()
@@ -161,6 +174,17 @@ class Runner:
         self._charges.check(knobs.rounds)
         self._trainers = {name: copy.deepcopy(self.trainer) for name in self.folds}
         self._say_beforehand()
+
+    def _together(self, parties: int, *, vanishing: bool) -> int:
+        """Rounds of one handshake."""
+        asked, stepwise = self.job.performance.handshake_rounds, self.job.privacy.summed
+        if self._recording is not None:
+            if asked not in (None, 1):
+                raise UserError(
+                    f"performance.handshake_rounds = {asked} is refused with a tape, a log or evidence: they are of single sums"
+                )
+            return 1
+        return rounds_together(asked, self.protocol, parties=parties, stepwise=stepwise, alone="dropouts" if vanishing else "")
 
     @property
     def _models(self) -> int:
@@ -214,13 +238,13 @@ class Runner:
 
     @property
     def stages(self) -> list[str]:
-        """Names of the messages that a party sends in the secure sum: where it may vanish."""
-        return [kind.__name__ for kind in self.protocol.flow.messages("server")]
+        """Names of the messages that a party sends in the secure sum of the next round: where it may vanish."""
+        return self._keys.stages()
 
     @property
     def _after_opening(self) -> set[str]:
         """Steps of the server in which the sum is open, even if the round then aborts."""
-        flow = self.protocol.flow
+        flow = self._keys.flow
         last, steps = flow.receiver(flow.messages("server")[-1]), flow.of("server")
         return {step.name for step in steps[steps.index(last) :]} | {"decode_sum", "step"}
 
@@ -283,35 +307,52 @@ class Runner:
         index = {name: i for i, name in enumerate(self.folds, 1)}
         network = simulate.vanish({client(index[name]): stage for name, stage in gone.items()})
         self._guards.clear()
-        contributors = None
+        contributors, opened, watch = None, None, beside(self._traffic.watch, self._recording)
         try:
             with shared_work():
-                outcome = simulate.run(self._sessions(number), network=network, watch=beside(self._traffic.watch, self._recording))
+                failed = self._keys.begin(number, network, watch)
+                if failed is not None:
+                    return self._record(number, gone, 0, f"handshake: {failed.check}", {})
+                out = [name for name, place in index.items() if not self._keys.present(place)]
+                sessions = self._sessions(number)
+                outcome = simulate.run(sessions, network=network, watch=watch)
+                self._keys.end(sessions, outcome)
             if outcome.abort is None:
-                contributors = outcome.outputs[0].aggregate.contributors
+                opened = next(found for found in outcome.outputs if isinstance(found, NextModel))
+                contributors = opened.aggregate.contributors
         finally:
             self._charge(contributors)
             self._charges.settle(settled(self.plan, contributors))
-        self._cohorts.add(number, self.protocol.flow, gone, contributors)
-        for name, place in index.items():
-            left = outcome.sessions[client(place)].ended
-            if left is not None and left.check.startswith(("policy-", "ledger-")):
+        flow = self._keys.flow
+        first = flow.messages("server")[0].__name__
+        self._cohorts.add(number, flow, {**gone, **dict.fromkeys(out, first)}, contributors)
+        gone = {**gone, **dict.fromkeys(out, OUT)}
+        for address, session in outcome.sessions.items():
+            left = session.ended
+            name = list(self.folds)[address.index - 1]
+            if address != SERVER and left is not None and left.check.startswith(("policy-", "ledger-")):
                 self._notice(f"{name} does not take part, by its own {left.check.split('-')[0]}: {left.check} ({left.detail})")
         abort = outcome.abort
         self._opened += abort is None or (abort.step in self._after_opening and abort.check not in ("quorum", "deadline"))
         metrics = dict[str, float]()
-        if abort is None:
-            opened: NextModel = outcome.outputs[0]
+        if opened is not None:
             self.models, self.plan = opened.models, self.plan.at(np.array(opened.state, dtype=np.float32))
             metrics = self.trainer.read(opened.aggregate.sums) if self.plan.sums else {}
         if self._recording is not None:
             self._recording.end(outcome, contributors)
+        return self._record(
+            number, gone, contributors or 0, None if abort is None else f"{abort.step or 'round'}: {abort.check}", metrics
+        )
+
+    def _record(
+        self, number: int, gone: Mapping[str, str], contributors: int, aborted: str | None, metrics: dict[str, float]
+    ) -> RoundRecord:
         return RoundRecord(
             number=number,
             invited=len(self.folds),
-            contributors=contributors or 0,
+            contributors=contributors,
             dropped=dict(gone),
-            aborted=None if abort is None else f"{abort.step or 'round'}: {abort.check}",
+            aborted=aborted,
             metrics=metrics,
             epsilon=self.epsilon(),
             seconds=self._clock.round(),
@@ -326,22 +367,22 @@ class Runner:
         layout = Floats(values.size)
         weights = Bulk.of(layout, values)
         occasion = Occasion(self.run_name, number, 0, weights.digest)
-        terms = self._terms(occasion)
+        terms = self._keys.terms(occasion)
         if self._recording is not None:
             self._recording.begin(self.protocol, terms, self.consortium.parties)
         limits = Limits(len(self.folds), {**self.protocol.layouts(self.parameters), "model": layout})
-        start = Starting(occasion, terms, layout, self.models, self.server, self.plan)
+        ready = self._keys.server
+        start = Starting(occasion, terms, layout, self.models, self.server, self.plan, ready)
         model = Copier(self.template)
-        sessions = {SERVER: Session(self._timed, SERVER, {"client": terms.roster.indexes}, [start], limits)}
+        invited = terms.roster.indexes if ready is None else ready.u2
+        sessions = {SERVER: Session(self._timed, SERVER, {"client": invited}, [start], limits)}
         for party, name in zip(self.consortium.parties, self.folds, strict=True):
-            guard = self._guards[name] = OccasionGuard(self._charges.journal(name, party.journal))
+            if not self._keys.present(party.index):
+                continue
+            guard = self._guards[name] = self._keys.guard(self._charges.journal(name, party.journal))
             site = self._site(party, name, guard, model)
             sessions[client(party.index)] = Session(self._timed, client(party.index), {"server": [0]}, [site], limits, guard=guard)
         return sessions
-
-    def _terms(self, occasion: Occasion) -> Terms[Any]:
-        """The terms for an occasion; those of all parties of this process, who expect the same, are made once."""
-        return lately("terms", occasion, lambda: self.protocol.terms(occasion, self.consortium.roster, self.parameters))
 
     def _site(self, party: Party, name: str, guard: OccasionGuard, model: ModelFactory) -> Site:
         return Site(
@@ -357,11 +398,12 @@ class Runner:
             epsilon=self._spending.planned(name),
             delta=self._spending.delta or 0.0,
             run=self.run_name,
-            terms=self._terms,
+            terms=self._keys.terms,
             entropy=self._entropy[name],
             notices=self._notice,
             charged=tuple(charged(training) for training in self._training[name]),
             guard=guard,
+            ready=self._keys.ready(party.index),
         )
 
     def _opens(self, rounds: int) -> list[Opened]:
