@@ -48,8 +48,7 @@ def left_out(target: Target) -> Verdict:
         epsilon=EPSILON, delta=1e-5, cohort=noise_plan.Cohort(n, t, corrupt), rounds=1, size=SIZE, clip=1.0
     )
     encoding, occasion = PartyLevel(plan, (SIZE,)), Occasion("noised", 0)
-    bits, tail = encoding.bits, encoding.tail
-    parameters = scheme.noised(n, encoding.size, encoding.limit, tail=tail, bits=bits, threshold=given)
+    parameters = scheme.noised(n, encoding.size, encoding.limit, tail=encoding.tail, bits=encoding.bits, threshold=given)
     fed = federation(n, encoding.size, parameters=parameters, scheme=scheme, policy=replace(target.own_policy, min_cohort=2))
     zeros = np.zeros(SIZE)
     for u, x in fed.vectors.items():
