@@ -88,19 +88,21 @@ def report(runs: Runs, seeds: range, epsilons: tuple[float, ...]) -> dict[str, A
 
 
 def draw(told: dict[str, Any], epsilons: tuple[float, ...], picture: Path) -> None:
-    """AUROC over ε, one panel a data set."""
-    figure, panels = plt.subplots(1, len(DATA), figsize=(9, 3.6), layout="constrained")
+    """AUROC over ε, one column a data set; below without the mechanism whose unit is a party."""
+    figure, panels = plt.subplots(2, len(DATA), figsize=(9, 6.4), layout="constrained")
     places = range(len(epsilons))
-    for panel, data in zip(panels, DATA, strict=True):
-        for number, mechanism in enumerate(MECHANISMS):
+    for (row, shown), (column, data) in product(enumerate((MECHANISMS, MECHANISMS[:3])), enumerate(DATA)):
+        panel = panels[row][column]
+        for number, mechanism in enumerate(shown):
             cells = [told[data][mechanism][f"{e:g}"] for e in epsilons]
             shifted = [p + 0.06 * (number - 1.5) for p in places]
             means, spread = [c["auroc"] for c in cells], [c["spread"] for c in cells]
             panel.errorbar(shifted, means, spread, marker="o", markersize=4, capsize=2, label=mechanism)
         panel.set_xticks(list(places), ["∞" if e > 100 else f"{e:g}" for e in epsilons])
-        panel.set(title=data, xlabel="ε, δ = 10⁻⁵ (distributed-party: of a whole site)", ylabel="AUROC, held-out rows of all sites")
+        panel.set(title=data if row == 0 else f"{data}, ε of a record alone", ylabel="AUROC, held-out rows of all sites")
+        panel.set_xlabel("ε, δ = 10⁻⁵" + (" (distributed-party: of a whole site)" if row == 0 else ""))
         panel.grid(alpha=0.3)
-    panels[0].legend(fontsize=8)
+    panels[0][0].legend(fontsize=8)
     with mpl.rc_context({"svg.hashsalt": "securefl"}):
         figure.savefig(picture, metadata={"Date": None})
 
