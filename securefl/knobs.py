@@ -198,7 +198,7 @@ class PrivacyKnobs(Knobs):
 class PerformanceKnobs(Knobs):
     """Nothing here can hurt privacy."""
 
-    learning_rate: Positive = Field(default=0.5, description="step size on the sites")
+    learning_rate: Positive = Field(default=0.5, description="step size on the sites, or along the mean gradient over all of them")
     server_learning_rate: Positive = Field(default=1.0, description="step size of the server along the mean update")
     handshake_rounds: int | None = Field(
         default=None,
