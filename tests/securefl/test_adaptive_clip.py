@@ -107,7 +107,7 @@ def test_a_bound_that_is_none_is_refused_by_every_party(bound: float) -> None:
 
 
 def test_a_server_that_sends_such_a_bound_gets_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: a bound within the range is taken, whatever the server chose it for."""
+    """Check ``clip-range`` at every party.  The control: a bound within the range is taken, whatever the server chose it for."""
 
     def run(sent: float) -> set[str | None]:
         runner = Runner(linear, sites(), job=job(**{**PARTY, "rounds": 1}, clip_quantile=0.5), entropy=replayed)
