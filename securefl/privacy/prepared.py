@@ -90,7 +90,10 @@ def encoding_of(
 
     Raises:
         UserError: for a protocol that does not hide single updates, or noise that cannot be.
+        Misuse: for statistics before a mechanism whose ε is of no record.
     """
+    if before.planned and UNITS.get(knobs.mechanism) != "record":
+        raise Misuse(f"the ε of {knobs.mechanism} is of no record: noised sums of records cannot be under it")
     if knobs.mechanism in ("none", "local-record"):
         return Plan(parties, blocks, knobs.update_clip, knobs.w_max, sums, knobs.precision)
     from securefl.privacy.adaptive import AdaptiveClip  # noqa: PLC0415
@@ -105,8 +108,6 @@ def encoding_of(
     cohort = Cohort(parties, of_sum.threshold, of_sum.corrupt)
     if knobs.summed:
         return _of_records(knobs, cohort, blocks, models_per_record or len(blocks), learning_rate, before)
-    if before.planned:
-        raise Misuse("statistics of records are under no ε of a party")
     quantile = knobs.clip_quantile
     adaptive = None if quantile is None else AdaptiveClip(knobs.update_clip, quantile)
     plan = calibrate_distributed(

@@ -12,6 +12,7 @@ import pytest
 from sklearn.preprocessing import StandardScaler
 from stub_runner import refused
 
+from protocols.errors import Misuse
 from protocols.policy import Policy
 from securefl import experiment
 from securefl.data.types import Coding, Dataset, Site
@@ -318,6 +319,8 @@ def test_units_that_are_no_record_are_refused_in_a_job_that_was_not_parsed(mecha
     asked = asked.model_copy(update={"privacy": asked.privacy.model_copy(update={"mechanism": mechanism})})
     with pytest.raises(UserError, match=f"data.scaling = noised is refused with {mechanism}: the noise .* protects a record"):
         prepared(asked)
+    with pytest.raises(Misuse, match=f"the ε of {mechanism} is of no record"):
+        encoding_of(asked.privacy, 4, (4,), (), before=Before((STATISTICS,), (STATISTICS,)))
     with pytest.raises(UserError, match="accountant prv is refused beside noised statistics"):
         noise_of(job().privacy.model_copy(update={"accountant": "prv"}), 1, Before((STATISTICS,), (STATISTICS,)))
 
