@@ -229,8 +229,10 @@ def degree_place(graph: Harary, u: int, seed: bytes) -> int:
 
 
 def test_a_malformed_graph_is_refused() -> None:
-    for arguments in ((10, 3, 2, 40, None), (10, 10, 2, 40, None), (10, 4, 5, 40, None), (10, 4, 1, 40, None), (10, 4, 2, 0, None)):
+    odd, whole, above, below, secure = (10, 3, 2), (7, 6, 2), (10, 4, 5), (10, 4, 1), (10, 4, 2)
+    for arguments in ((*odd, 40), (10, 10, 2, 40), (*whole, 40), (*above, 40), (*below, 40), (*secure, 0), (*secure, 129)):
         with pytest.raises(Misuse):
-            Harary(*arguments)
+            Harary(*arguments, None)
+    assert Harary(*secure, 128, None).degree == 4
     with pytest.raises(Misuse, match="gap"):
         Harary(10, 4, 2, 40, 2)
