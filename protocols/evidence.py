@@ -18,6 +18,7 @@ from typing import Any
 
 import cbor2
 
+from protocols.batch_terms import HandshakeTerms
 from protocols.errors import Refused, require
 from protocols.primitives import agree
 from protocols.primitives.graph import Graph, Harary
@@ -77,7 +78,7 @@ def graph_of(terms: Terms[Any]) -> Graph:
 
 def held_by(terms: Terms[Any], L: bytes, u: int, u2: tuple[int, ...]) -> list[int]:
     """The other dealers whose shares u holds, ascending: in whose order hashes came to it."""
-    holders = graph_of(terms).holders(u, list(u2), terms.sid + L)
+    holders = graph_of(terms).holders(u, list(u2), terms.ordering + L)
     return [v for v in u2 if v != u and v in holders]
 
 
@@ -111,10 +112,10 @@ def _two(evidence: Evidence, _terms: Terms[Any]) -> str:
     return f"signed two different statements {one.parts[0]!r} in one session"
 
 
-def _keys(evidence: Evidence, _terms: Terms[Any]) -> str:
+def _keys(evidence: Evidence, terms: Terms[Any]) -> str:
     (one,) = evidence.said
-    tag, _, _, *keys = one.parts
-    wrong = bad_keys(tuple(keys))
+    tag, _, _, c_pk, *others = one.parts
+    wrong = bad_keys((c_pk, *(strings(b"".join(others), 32) if isinstance(terms, HandshakeTerms) else others)))
     require(tag == "keys" and wrong, "evidence-proof", "keys that nothing is wrong with")
     return f"signed public keys that are refused: {wrong}"
 

@@ -85,7 +85,12 @@ def check_invitation(invited: Invited[Any], suite: str) -> None:
 
 def sign_keys(invited: Invited[Any], keys: Sequence[bytes]) -> bytes:
     """The party's signature over its fresh keys."""
-    return invited.identity.sign(invited.terms.statement("keys", invited.me, *keys))
+    return invited.identity.sign(_keys_statement(invited.terms, invited.me, keys))
+
+
+def _keys_statement(terms: Terms[Any], u: int, keys: Sequence[bytes]) -> bytes:
+    """What a party signs in round 0; keys beyond the second stand in one string with it."""
+    return terms.statement("keys", u, *keys[:1], *([b"".join(keys[1:])] if keys[1:] else []))
 
 
 class Register(dict[int, K]):
@@ -150,7 +155,7 @@ def _check_keys(terms: Terms[Any], u: int, signed: Keyed, check: str) -> None:
     for key in keys:
         agree.check_public_key(key)
     require(len(set(keys)) == len(keys), "advert-distinct", "one key advertised twice")
-    statement = terms.statement("keys", u, *keys)
+    statement = _keys_statement(terms, u, keys)
     require(verify(terms.roster.identity(u), signed.signature, statement), check, f"keys of party {u}")
 
 
@@ -158,7 +163,7 @@ def _signed_nonetheless(terms: Terms[Any], u: int, advert: Keyed) -> Evidence | 
     """Evidence that party u signed keys which are refused; None where the signature is what is wrong."""
     from protocols.evidence import keys_refused  # noqa: PLC0415  (it reads messages that are built on this module)
 
-    said = Said(terms.statement("keys", u, *advert.keys), advert.signature)
+    said = Said(_keys_statement(terms, u, advert.keys), advert.signature)
     return keys_refused(u, said) if said.holds(terms.roster.identity(u)) else None
 
 

@@ -37,7 +37,7 @@ from protocols.kahe_types import Adding, Enciphered, Folded, KeyParameters, KeyS
 from protocols.primitives import rlwe
 from protocols.rand import Rand
 from protocols.ring import Accumulator
-from protocols.secagg_types import Asking, Covered, Masked, Sealed, Shared, Summing
+from protocols.secagg_types import Asking, Covered, Masked, Sealed, Shared, Summing, Unsealed
 from protocols.suite import Parameters, Terms
 from protocols.vector import Sum, Vector, checked_sum, signed
 
@@ -55,12 +55,17 @@ def of_vectors(terms: Terms[Parameters]) -> KaheParameters:
 @_own.client(spends=True)
 def encrypt(shared: Shared, sealed: Sealed, x: Input[Vector], rand: Rand) -> tuple[Covered, Enciphered]:
     """Encrypt the input under a fresh key, mask the key as SecAgg does, sign both; forget keys, seed and input."""
-    terms = shared.invited.terms
-    own = for_session(rand, "key", terms, shared.L)
+    return enciphered(secagg.unseal(shared, sealed), x, rand)
+
+
+def enciphered(unsealed: Unsealed, x: Vector, rand: Rand) -> tuple[Covered, Enciphered]:
+    """Round 2 of a party whose boxes are open."""
+    terms = unsealed.invited.terms
+    own = for_session(rand, "key", terms, unsealed.L)
     p, key = of_vectors(terms), rlwe.Key.draw(own)
     write = rlwe.encrypt(p.shape, rlwe.elements(terms.suite), key, signed(x, p.size, None if p.tail else p.max_abs), own)
     c = Bulk.by(Packed(p.shape.ring, p.shape.coefficients), write)
-    covered, masked = secagg.masked(shared, sealed, Vector(key.coefficients), beside=c.digest)
+    covered, masked = secagg.cover(unsealed, Vector(key.coefficients), beside=c.digest)
     return covered, Enciphered(c, masked.y, masked.receipt, masked.signature)
 
 

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from protocols.batch_terms import HandshakeTerms
 from protocols.errors import Misuse, require
 from protocols.once import once
 from protocols.primitives.graph import Harary
@@ -35,6 +36,7 @@ class Policy:
         max_epsilon: largest ε that one record may cost over all rounds of a run, by the party's own account; None accepts any ε,
             and training without differential privacy.
         max_delta: largest δ at which that ε may be stated; None accepts any.
+        max_steps: most sums for which one handshake may prepare; None accepts as many as there can be.
 
     Raises:
         Misuse: for a bound that nothing could keep.
@@ -50,6 +52,7 @@ class Policy:
     models: frozenset[bytes] | None = None
     max_epsilon: float | None = None
     max_delta: float | None = None
+    max_steps: int | None = None
 
     def __post_init__(self) -> None:
         for name, bound in (("max_epsilon", self.max_epsilon), ("max_delta", self.max_delta)):
@@ -61,7 +64,7 @@ class Policy:
 
         Raises:
             Refused: ``policy-suite``, ``policy-cohort``, ``policy-threshold``, ``policy-corrupt``, ``policy-security``,
-                ``policy-server``, ``policy-roster`` or ``policy-model``.
+                ``policy-server``, ``policy-roster``, ``policy-model`` or ``policy-steps``.
         """
         once(("policy", self), lambda: self._check(terms), of=terms)
 
@@ -80,7 +83,11 @@ class Policy:
         require(sigma >= self.min_security, "policy-security", f"σ = {sigma} bits, own least {self.min_security}")
         require(not trusted or self.semi_honest, "policy-server", "the parameters trust the server to follow the protocol")
         require(known, "policy-roster", "a party that is not registered is invited")
-        require(self.models is None or terms.occasion.model in self.models, "policy-model", "a model that was not approved")
+        if isinstance(terms, HandshakeTerms):  # of no model: each of its sums is asked for its own
+            most = terms.steps if self.max_steps is None else self.max_steps
+            require(terms.steps <= most, "policy-steps", f"a handshake for {terms.steps} sums, own most {most}")
+        else:
+            require(self.models is None or terms.occasion.model in self.models, "policy-model", "a model that was not approved")
 
     def check_epsilon(self, epsilon: float, delta: float) -> None:
         """Refuse to train at a price above the own bound.  No sum knows its ε: who trains calls this before anything leaves.
@@ -187,6 +194,17 @@ class OccasionGuard:
         if self._occasion is None:
             raise Misuse("something would leave before the session knows what it joins")
         return self._occasion
+
+
+class StepGuard(OccasionGuard):
+    """An `OccasionGuard` of one of many sums after one handshake, which was joined by the handshake's own guard.
+
+    Steps go upwards: the journal refuses to spend the input of a round that is not after the last one spent, so no step runs twice,
+    nor one that is before another that ran, in this process or after a restart.
+    """
+
+    def join(self) -> None:
+        """Nothing is joined anew."""
 
 
 class PolicyGuard(OccasionGuard):

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 from protocols.errors import Misuse, Refused
-from protocols.schema import PARTIES, Count, Record, Size, Span, Strings, is_raw, schema
+from protocols.schema import Count, Record, Size, Sizes, Span, Strings, actual, is_raw, schema
 
-Reader = Callable[[Any, int], Any]
-"""Checks one field against its bound, given the number of parties, and gives its value."""
+Reader = Callable[[Any, Sizes], Any]
+"""Checks one field against its bound, given the sizes of the session, and gives its value."""
 
 
-def read_fields(kind: type[Record], values: list[Any], parties: int) -> dict[str, Any]:
+def read_fields(kind: type[Record], values: list[Any], sizes: Sizes) -> dict[str, Any]:
     """The control fields of a message by name, from what was decoded.
 
     Raises:
@@ -24,7 +24,7 @@ def read_fields(kind: type[Record], values: list[Any], parties: int) -> dict[str
     named = readers(kind)
     if len(values) != len(named):
         raise Refused("wire-field", f"{kind.__name__} has {len(named)} fields, not {len(values)}")
-    return {name: read(value, parties) for (name, read), value in zip(named, values, strict=True)}
+    return {name: read(value, sizes) for (name, read), value in zip(named, values, strict=True)}
 
 
 _READERS: dict[type[Record], tuple[tuple[str, Reader], ...]] = {}
@@ -45,8 +45,8 @@ def _reader(hint: Any, where: str) -> Reader:
     match mark:
         case Size(low, high):
             return _sized(base, low, low if high is None else high, where)
-        case Strings(size, low, high):
-            return _strings(size, low, high, where)
+        case Strings():
+            return _strings(mark, where)
         case Span(low, high):
             return _span(low, high, where)
         case Count(low, high):
@@ -57,16 +57,16 @@ def _reader(hint: Any, where: str) -> Reader:
 def _record(kind: type[Record], where: str) -> Reader:
     parts = [reader for _, reader in readers(kind)]
 
-    def read(value: Any, parties: int) -> Any:
+    def read(value: Any, sizes: Sizes) -> Any:
         if type(value) is not list or len(value) != len(parts):
             raise Refused("wire-field", f"{where} is no record of {len(parts)} fields")
-        return kind(*[reader(part, parties) for reader, part in zip(parts, value)])  # noqa: B905  (of equal lengths)
+        return kind(*[reader(part, sizes) for reader, part in zip(parts, value)])  # noqa: B905  (of equal lengths)
 
     return read
 
 
 def _sized(base: type, low: int, most: int, where: str) -> Reader:
-    def read(value: Any, _parties: int) -> Any:
+    def read(value: Any, _sizes: Sizes) -> Any:
         kind = type(value)
         if kind is not base:
             raise Refused("wire-field", f"{where} has the wrong type")
@@ -78,9 +78,9 @@ def _sized(base: type, low: int, most: int, where: str) -> Reader:
     return read
 
 
-def _strings(size: int, low: int, high: int, where: str) -> Reader:
-    def read(value: Any, parties: int) -> Any:
-        most = parties if high == PARTIES else high
+def _strings(mark: Strings, where: str) -> Reader:
+    def read(value: Any, sizes: Sizes) -> Any:
+        size, low, most = mark.of(sizes)
         if type(value) is not bytes or len(value) % size or not low <= len(value) // size <= most:
             raise Refused("wire-field", f"{where} is no run of {low} to {most} strings of {size} bytes")
         return value
@@ -89,7 +89,7 @@ def _strings(size: int, low: int, high: int, where: str) -> Reader:
 
 
 def _span(low: int, high: int, where: str) -> Reader:
-    def read(value: Any, _parties: int) -> Any:
+    def read(value: Any, _sizes: Sizes) -> Any:
         if type(value) is not int or not low <= value <= high:
             raise Refused("wire-field", f"{where} is no integer in [{low}, {high}]")
         return value
@@ -98,10 +98,10 @@ def _span(low: int, high: int, where: str) -> Reader:
 
 
 def _items(read_one: Reader, low: int, high: int, where: str) -> Reader:
-    def read(value: Any, parties: int) -> Any:
-        most = parties if high == PARTIES else high
+    def read(value: Any, sizes: Sizes) -> Any:
+        most = actual(high, sizes)
         if type(value) is not list or not low <= len(value) <= most:
             raise Refused("wire-field", f"{where} is no list of {low} to {most}")
-        return tuple([read_one(part, parties) for part in value])
+        return tuple([read_one(part, sizes) for part in value])
 
     return read

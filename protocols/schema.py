@@ -19,7 +19,11 @@ from protocols.errors import Misuse
 
 MAX_PARTIES = 16384
 PARTIES = -1
-"""As an upper bound of `Count`: the number of invited parties of the session."""
+"""As an upper bound of `Count` or `Strings`: the number of invited parties of the session."""
+STEPS = -2
+"""As a bound of `Strings`: the number of sums that the session prepares."""
+Sizes = tuple[int, int]
+"""What stands behind `PARTIES` and `STEPS` in one session."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,19 @@ class Count:
 
 @dataclass(frozen=True)
 class Strings:
-    """Bytes: ``low`` to ``high`` strings of ``size`` bytes each, one after the other; ``high`` may be `PARTIES`."""
+    """Bytes: ``low`` to ``high`` strings of one length, one after the other; bounds may be `PARTIES` or `STEPS`.
+
+    A string has ``size`` bytes, and ``each`` more for every sum that the session prepares.
+    """
 
     size: int
     low: int
     high: int
+    each: int = 0
+
+    def of(self, sizes: Sizes) -> tuple[int, int, int]:
+        """Bytes of a string, and fewest and most strings, in a session of these sizes."""
+        return self.size + self.each * sizes[1], actual(self.low, sizes), actual(self.high, sizes)
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,11 @@ class Raw:
     """A vector outside the codec, described by the entry ``key`` of `Limits.vectors`."""
 
     key: str
+
+
+def actual(value: int, sizes: Sizes) -> int:
+    """A bound as a number: what stands behind `PARTIES` or `STEPS` in a session of these sizes."""
+    return {PARTIES: sizes[0], STEPS: sizes[1]}.get(value, value)
 
 
 Index = Annotated[int, Span(1, MAX_PARTIES)]
@@ -143,29 +160,47 @@ def _raw_fields(kind: Any) -> tuple[tuple[str, str], ...]:
     return tuple((name, get_args(hint)[1].key) for name, hint in schema(kind) if is_raw(hint))
 
 
-def max_control(kind: type[Record], parties: int) -> int:
-    """Largest number of control bytes that a message of this kind may have in a session of ``parties``."""
-    return _max_control(typing.cast("Any", kind), parties)
+def max_control(kind: type[Record], parties: int, steps: int = 1) -> int:
+    """Largest number of control bytes that a message of this kind may have in a session of ``parties`` for ``steps`` sums."""
+    return _max_control(typing.cast("Any", kind), (parties, steps))
 
 
 @lru_cache(maxsize=1024)
-def _max_control(kind: Any, parties: int) -> int:
+def _max_control(kind: Any, sizes: Sizes) -> int:
     overhead = 64 if issubclass(kind, Message) else 9
-    return overhead + sum(_max_field(hint, parties) for _, hint in schema(kind))
+    return overhead + sum(_max_field(hint, sizes) for _, hint in schema(kind))
 
 
-def _max_field(hint: Any, parties: int) -> int:
+def max_items(kind: type[Record], sizes: Sizes) -> int:
+    """Most items of CBOR in the control bytes of a message or record: itself, its name and epoch, and all that is in its fields."""
+    return _max_items(typing.cast("Any", kind), sizes)
+
+
+@lru_cache(maxsize=1024)
+def _max_items(kind: Any, sizes: Sizes) -> int:
+    own = 3 if issubclass(kind, Message) else 1
+    return own + sum(_items_of(hint, sizes) for _, hint in schema(kind))
+
+
+def _items_of(hint: Any, sizes: Sizes) -> int:
     if isinstance(hint, type):
-        return max_control(hint, parties)
+        return max_items(hint, sizes)
+    base, mark = get_args(hint)
+    return 1 + actual(mark.high, sizes) * _items_of(get_args(base)[0], sizes) if isinstance(mark, Count) else int(not is_raw(hint))
+
+
+def _max_field(hint: Any, sizes: Sizes) -> int:
+    if isinstance(hint, type):
+        return _max_control(typing.cast("Any", hint), sizes)
     base, mark = get_args(hint)
     match mark:
         case Size(low, high):
             return 9 + (low if high is None else high)
-        case Strings(size, _, high):
-            return 9 + (parties if high == PARTIES else high) * size
+        case Strings():
+            size, _, most = mark.of(sizes)
+            return 9 + most * size
         case Count(_, high):
-            most = parties if high == PARTIES else high
-            return 9 + most * _max_field(get_args(base)[0], parties)
+            return 9 + actual(high, sizes) * _max_field(get_args(base)[0], sizes)
         case Raw():
             return 0
         case _:

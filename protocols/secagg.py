@@ -90,6 +90,7 @@ from protocols.secagg_types import (
     Sealed,
     Shared,
     Summing,
+    Unsealed,
 )
 from protocols.suite import Parameters, Terms
 from protocols.vector import Sum, Vector, checked_sum, counted
@@ -126,7 +127,7 @@ def collect(srv: Collecting, arrived: Arrived[Advert]) -> tuple[Relaying, Broadc
     adverts = {u: srv.adverts[u] for u in arrived}
     listed = list_of(adverts)
     L = list_hash(listed)
-    near = srv.terms.parameters.graph.others(list(adverts), srv.terms.sid + L)
+    near = srv.terms.parameters.graph.others(list(adverts), srv.terms.ordering + L)
     return Relaying(srv.terms, L, adverts, near), Broadcast(listed, arrived)
 
 
@@ -158,7 +159,7 @@ def share(adv: Advertised, listed: Listed, rand: Rand) -> tuple[Shared, Boxes]:
 
 def holders_of(terms: Terms, L: bytes, u: int, members: Iterable[int]) -> tuple[int, ...]:
     """Who of ``members`` holds shares of the secrets of u, ascending; on the complete graph u is one of them."""
-    return terms.parameters.graph.holders(u, sorted(members), terms.sid + L)
+    return terms.parameters.graph.holders(u, sorted(members), terms.ordering + L)
 
 
 def accept_boxes(srv: Relaying, u: int, sent: Boxes) -> None:
@@ -184,7 +185,8 @@ def relay(srv: Relaying, dealt: Inbox[Boxes]) -> tuple[Summing, Fanout[Sealed]]:
     mail = {v: Sealed(u2, boxes[v], hashes[v]) for v in u2}
     kept = {u: Pledge(x.commitment, x.own_hash, hashlib.sha256(x.hashes).digest(), x.signature) for u, x in dealt.items()}
     total = Accumulator(terms.parameters.ring, terms.parameters.size + 1)
-    return Summing(terms, srv.L, srv.adverts, u2, kept, near, hashes, {}, total), Fanout(mail)
+    s_pks = {u: advert.s_pk for u, advert in srv.adverts.items()}
+    return Summing(terms, srv.L, s_pks, u2, kept, near, hashes, {}, total), Fanout(mail)
 
 
 # Round 2 · Mask the input:  y = x + PRG(b) ± Σ PRG(s_uv)
@@ -198,15 +200,24 @@ def mask(shared: Shared, sealed: Sealed, x: Input[Vector]) -> tuple[Covered, Mas
 
 def masked(shared: Shared, sealed: Sealed, x: Vector, beside: bytes = b"") -> tuple[Covered, Masked]:
     """Round 2 of a party; the signature covers ``beside`` too, the hash of what travels with the masked vector in one message."""
-    invited, L = shared.invited, shared.L
+    return cover(unseal(shared, sealed), x, beside)
+
+
+def unseal(shared: Shared, sealed: Sealed) -> Unsealed:
+    """Open the boxes of one sum."""
+    held, receipt = open_boxes(shared, sealed)
+    s_pks = {v: shared.entries[v].s_pk for v in held if v != shared.invited.me}
+    return Unsealed(shared.invited, shared.L, sealed.u2, shared.s, shared.b, s_pks, held, receipt)
+
+
+def cover(unsealed: Unsealed, x: Vector, beside: bytes = b"") -> tuple[Covered, Masked]:
+    """The masked vector, signed; as `masked`."""
+    invited, L, u2 = unsealed.invited, unsealed.L, unsealed.u2
     me, terms = invited.me, invited.terms
     parameters = terms.parameters
-    held, receipt = open_boxes(shared, sealed)
-    plus, minus = [agree.derive(shared.b, canonical(["self", terms.sid, L, me]))], list[Key]()
-    for v in held:
-        if v != me:
-            pair_mask = pair_key(terms, L, shared.s, shared.entries[v].s_pk, me, v)
-            (plus if me < v else minus).append(pair_mask)
+    plus, minus = [agree.derive(unsealed.b, canonical(["self", terms.sid, L, me]))], list[Key]()
+    for v, s_pk in unsealed.s_pks.items():
+        (plus if me < v else minus).append(pair_key(terms, L, unsealed.s, s_pk, me, v))
     fill, masks = counted(x, parameters), Masks(plus, minus, parameters.ring.dtype)
 
     def write(start: int, y: NDArray[Any]) -> None:
@@ -214,8 +225,8 @@ def masked(shared: Shared, sealed: Sealed, x: Vector, beside: bytes = b"") -> tu
         masks.apply(y)
 
     bulk = Bulk.by(Packed(parameters.ring, parameters.size + 1), write)
-    signature = invited.identity.sign(masked_statement(terms, me, L, sealed.u2, joint_hash(bulk.digest, beside), receipt))
-    return Covered(invited, L, sealed.u2, held), Masked(bulk, receipt, signature)
+    signature = invited.identity.sign(masked_statement(terms, me, L, u2, joint_hash(bulk.digest, beside), unsealed.receipt))
+    return Covered(invited, L, u2, unsealed.held), Masked(bulk, unsealed.receipt, signature)
 
 
 def open_boxes(shared: Shared, sealed: Sealed) -> tuple[dict[int, Held], bytes]:
@@ -298,7 +309,7 @@ def check_ring(terms: Terms, L: bytes, u3: Sequence[int]) -> None:
         Refused: ``dropped-ring``.
     """
     graph = terms.parameters.graph
-    thin = graph.thin_place(u3, terms.sid + L) if isinstance(graph, Harary) else None
+    thin = graph.thin_place(u3, terms.ordering + L) if isinstance(graph, Harary) else None
     require(thin is None, "dropped-ring", f"after party {thin} too few of the next places on the ring survived")
 
 
@@ -360,7 +371,7 @@ def reveal(srv: Opened, said: Inbox[Openings]) -> Output[Sum]:
             continue
         for u in summing.near[v].tolist():
             if u in u3:
-                (plus if v < u else minus).append(pair_key(terms, L, secret, summing.adverts[u].s_pk, v, u))
+                (plus if v < u else minus).append(pair_key(terms, L, secret, summing.s_pks[u], v, u))
     total: NDArray[Any] = summing.total.total()
     apply_masks(total, plus, minus)
     try:

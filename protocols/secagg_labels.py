@@ -17,7 +17,7 @@ from protocols.wire import canonical, digest
 
 def share_hash(terms: Terms, L: bytes, dealer: int, holder: int, secret: str, value: bytes) -> bytes:
     """Hash that pins one share: of ``"s"`` (s_sk) or ``"b"``."""
-    parts = (_share_tag(terms.sid, L), _integer(dealer), _integer(holder), canonical(secret), canonical(value))
+    parts = (_share_tag(terms.dealing, L), _integer(dealer), _integer(holder), canonical(secret), canonical(value))
     return hashlib.sha256(b"".join(parts)).digest()
 
 
@@ -38,12 +38,12 @@ def own_hash(terms: Terms, L: bytes, u: int, value: bytes | None) -> bytes:
 
 def commit(terms: Terms, L: bytes, u: int, b: Seed) -> bytes:
     """Commitment to the seed b of u."""
-    return agree.derive(b, canonical(["commit", terms.sid, L, u])).reveal()
+    return agree.derive(b, canonical(["commit", terms.dealing, L, u])).reveal()
 
 
-def box_content(u: int, v: int, s_share: bytes, b_share: bytes) -> bytes:
-    """What is sealed for v by u: both ids, both shares."""
-    return u.to_bytes(4, "big") + v.to_bytes(4, "big") + s_share + b_share
+def box_content(u: int, v: int, *shares: bytes) -> bytes:
+    """What is sealed for v by u: both ids, a share of s_sk, one of b; for many sums these two once more for each."""
+    return b"".join([u.to_bytes(4, "big"), v.to_bytes(4, "big"), *shares])
 
 
 def share_statement(terms: Terms, u: int, L: bytes, commitment: bytes, own: bytes, hashes: bytes) -> bytes:

@@ -13,11 +13,13 @@ What it does not protect: a wrong share that no secret was made of goes unnotice
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from protocols.agreement import masked_statement
+from protocols.batch_terms import StepTerms
 from protocols.errors import Abort, Refused
 from protocols.evidence import Evidence, bad_dealing, dealing_refused, other_share
 from protocols.primitives.agree import KeyPair
@@ -33,12 +35,28 @@ from protocols.wire import control_bytes
 Near = Mapping[int, NDArray[np.int16]]
 
 
-def delivered(near: Near, dealt: Mapping[int, Boxes]) -> tuple[dict[int, bytes], dict[int, bytes], dict[int, NDArray[np.int16]]]:
+class Dealing(Protocol):
+    """Boxes one after the other, and the hashes of the shares in them."""
+
+    @property
+    def boxes(self) -> bytes:
+        """One for each other holder, ascending."""
+
+    @property
+    def hashes(self) -> bytes:
+        """As many bytes for each box, in the same order."""
+
+
+def delivered(
+    near: Near, dealt: Mapping[int, Dealing], box: int = BOX, pins: int = PINS
+) -> tuple[dict[int, bytes], dict[int, bytes], dict[int, NDArray[np.int16]]]:
     """Boxes by addressee: for each who dealt the boxes for it, the share hashes, and their dealers, all ascending.
 
     Args:
         near: for each member of the list the others with whom it exchanges shares, ascending.
         dealt: what came, one box for each of ``near``.
+        box: bytes of a box.
+        pins: bytes of the share hashes that belong to a box.
     """
     u2 = np.array(list(dealt), dtype=np.int16)
     present = np.zeros(1 + max(near), dtype=bool)
@@ -48,8 +66,8 @@ def delivered(near: Near, dealt: Mapping[int, Boxes]) -> tuple[dict[int, bytes],
     order = order[present[to[order]]]
     ends = np.searchsorted(to[order], u2, side="right").tolist()
     dealer = np.repeat(u2, [len(near[u]) for u in dealt])[order]
-    boxes = _gathered([sent.boxes for sent in dealt.values()], BOX, order)
-    hashes = _gathered([sent.hashes for sent in dealt.values()], PINS, order)
+    boxes = _gathered([sent.boxes for sent in dealt.values()], box, order)
+    hashes = _gathered([sent.hashes for sent in dealt.values()], pins, order)
     out_boxes, out_hashes, out_near, start = dict[int, bytes](), dict[int, bytes](), dict[int, NDArray[np.int16]](), 0
     for v, end in zip(dealt, ends, strict=True):
         out_boxes[v], out_hashes[v] = boxes[start:end].tobytes(), hashes[start:end].tobytes()
@@ -116,7 +134,7 @@ def _put_together(
         if len(known) < t:
             detail = f"{len(known)} shares of party {v}'s secret where {t} are needed"
             raise Abort("openings-few", detail, faults=list(faults.values()))
-    order = terms.parameters.graph.along(list(openers), terms.sid + srv.summing.L)
+    order = terms.parameters.graph.along(list(openers), terms.ordering + srv.summing.L)
     found, misfits, survivors = dict[int, Seed | KeyPair](), list[int](), set(srv.u3)
     groups = list(_groups(order, openers, t))
     weights = Lagrange.for_each([helpers for _, helpers in groups])
@@ -166,7 +184,7 @@ def _fitting(summing: Summing, v: int, secret: Seed, *, survived: bool) -> Seed 
 
 def _fits(summing: Summing, v: int, secret: Seed | KeyPair) -> bool:
     if isinstance(secret, KeyPair):
-        return secret.public == summing.adverts[v].s_pk
+        return secret.public == summing.s_pks[v]
     return commit(summing.terms, summing.L, v, secret) == summing.dealt[v].commitment
 
 
@@ -188,13 +206,15 @@ def _fault(srv: Opened, v: int, u: int, sent: Openings) -> Refused | None:
     return Refused("openings-share-hash", f"the share of party {v}'s secret", sender=f"client {u}", evidence=evidence)
 
 
-def _convicting(srv: Opened, v: int, u: int, opening: Said) -> Evidence:
-    """What u signed of the share of v's secret before it opened another one."""
+def _convicting(srv: Opened, v: int, u: int, opening: Said) -> Evidence | None:
+    """What u signed of the share of v's secret before it opened another one; None for its own where it dealt for many sums."""
     summing, covering = srv.summing, srv.summing.coverings[u]
     terms, L, dealt = summing.terms, summing.L, summing.dealt[u]
     statement = masked_statement(terms, u, L, summing.u2, covering.vector, covering.receipt)
     masked = Said(statement, covering.signature)
     if u != v:
         return other_share(u, v, masked, opening, hashes=summing.mail[u])
+    if isinstance(terms, StepTerms):  # what it signed when it dealt is of another session than what it opens
+        return None
     dealing = Said(terms.statement("share", u, L, dealt.commitment, dealt.own_hash, dealt.hashed), dealt.signature)
     return other_share(u, v, masked, opening, dealing=dealing)

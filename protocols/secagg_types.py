@@ -151,6 +151,31 @@ class Shared:
 
 
 @dataclass(frozen=True)
+class Unsealed:
+    """The boxes are open: all that one mask needs.
+
+    Attributes:
+        invited: who masks, under the terms of the one sum.
+        L: hash of the list.
+        u2: who dealt, and is to be in the sum.
+        s: the pair for the masks of this sum.
+        b: the seed of the second mask.
+        s_pks: public keys for masks, of each member of U2 with whom it exchanged shares.
+        held: shares of the secrets of this sum, by dealer.
+        receipt: hash of the share hashes that they matched.
+    """
+
+    invited: Invited
+    L: bytes
+    u2: tuple[int, ...]
+    s: agree.KeyPair
+    b: Seed
+    s_pks: Mapping[int, bytes]
+    held: Mapping[int, Held]
+    receipt: bytes
+
+
+@dataclass(frozen=True)
 class Held:
     """Shares held for one dealer; never both are opened, and never one's own s_sk (it is not kept).
 
@@ -228,7 +253,7 @@ class Summing:
     Attributes:
         terms: of the sum.
         L: hash of the list.
-        adverts: of its members.
+        s_pks: public keys for masks, of its members.
         u2: who dealt.
         dealt: what each of them pledged.
         near: for each of them the others of U2 with whom it exchanged shares, ascending.
@@ -239,7 +264,7 @@ class Summing:
 
     terms: Terms
     L: bytes
-    adverts: Mapping[int, Advert]
+    s_pks: Mapping[int, bytes]
     u2: tuple[int, ...]
     dealt: Mapping[int, Pledge]
     near: Mapping[int, NDArray[np.int16]]

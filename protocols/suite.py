@@ -416,6 +416,16 @@ class Terms(Generic[P]):
         """Session identity, 32 bytes."""
         return session_id(self.suite, self.occasion, self.roster, self.parameters)
 
+    @property
+    def dealing(self) -> bytes:
+        """Identity under which shares and commitments are hashed, 32 bytes; that of the sum, if it is known when they are dealt."""
+        return self.sid
+
+    @property
+    def ordering(self) -> bytes:
+        """Identity of the session from which a sparse graph's order is drawn, 32 bytes."""
+        return self.sid
+
     def statement(self, tag: str, signer: int, *content: object) -> bytes:
         """What a party signs: CBOR of the round's tag, sid, the signer and the content."""
         return array([tag, self.sid, signer, *content])

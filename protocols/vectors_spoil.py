@@ -19,14 +19,15 @@ from protocols.errors import Misuse
 from protocols.ring import Ring
 from protocols.schema import (
     MAX_PARTIES,
-    PARTIES,
     Count,
     Message,
     Record,
     Signature,
     Size,
+    Sizes,
     Span,
     Strings,
+    actual,
     has_vector,
     is_raw,
     schema,
@@ -128,7 +129,7 @@ def bound(good: Good) -> Iterator[Spoilt]:
     named = [(name, hint) for name, hint in schema(kind) if not is_raw(hint)]
     tree = cbor2.loads(good.control)
     for place, (name, hint) in enumerate(named, 2):
-        if (value := _beyond(hint, tree[place], limits.parties)) is not None:
+        if (value := _beyond(hint, tree[place], limits.sizes)) is not None:
             changed = canonical([*tree[:place], value, *tree[place + 1 :]])
             yield Spoilt(f"{name} is past its bound", good.framed(changed))
     for name, hint in [(name, hint) for name, hint in schema(kind) if is_raw(hint)]:
@@ -137,19 +138,21 @@ def bound(good: Good) -> Iterator[Spoilt]:
             yield Spoilt(f"every bit of {name} is 1", good.encoded(_with(good.letter.message, name, _ones(layout))))
 
 
-def _beyond(hint: Any, value: Any, parties: int) -> Any:
+def _beyond(hint: Any, value: Any, sizes: Sizes) -> Any:
     if isinstance(hint, type):
         return []
-    match get_args(hint)[1]:
+    mark = get_args(hint)[1]
+    match mark:
         case Size(low, high):
             longer = (low if high is None else high) + 1 - len(value)
             return value + (b"\0" * longer if isinstance(value, bytes) else "x" * longer)
-        case Strings(size, _, high):
-            return bytes(size) * (1 + (parties if high == PARTIES else high))
+        case Strings():
+            size, _, most = mark.of(sizes)
+            return bytes(size) * (1 + most)
         case Span(_, high):
             return high + 1
         case Count(_, high):
-            most = parties if high == PARTIES else high
+            most = actual(high, sizes)
             return [*value, *[value[-1] if value else 1] * (most + 1 - len(value))] if most <= MAX_PARTIES else None
     return None
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import cbor2
@@ -25,7 +25,7 @@ from protocols.bulk import Bulk, Layout
 from protocols.errors import Misuse, Refused, require
 from protocols.once import lately, sharing
 from protocols.readers import Reader, read_fields, readers
-from protocols.schema import Message, Record, is_raw, max_control, raw_fields, schema
+from protocols.schema import Message, Record, Sizes, is_raw, max_control, max_items, raw_fields, schema
 
 FRAME = 1 << 20
 """Largest frame of vector bytes."""
@@ -38,10 +38,17 @@ class Limits:
     Attributes:
         parties: number of invited parties; the bound behind `PARTIES`.
         vectors: layout of every raw field, by the key in its `Raw`.
+        steps: number of sums that the session prepares; the bound behind `STEPS`.
     """
 
     parties: int
     vectors: Mapping[str, Layout]
+    steps: int = 1
+
+    @property
+    def sizes(self) -> Sizes:
+        """What the bounds of control fields depend on."""
+        return self.parties, self.steps
 
 
 def canonical(value: Any) -> bytes:
@@ -98,7 +105,7 @@ def encode(message: Message, epoch: int, limits: Limits) -> Iterator[bytes | mem
     """
     kind = type(message)
     try:
-        fields = [_field(read, getattr(message, name), limits.parties) for name, read in readers(kind)]
+        fields = [_field(read, getattr(message, name), limits.sizes) for name, read in readers(kind)]
     except Refused as error:
         raise Misuse(f"our own message breaks a bound: {error.detail}") from None
     control = b"".join([_head(2 + len(fields)), canonical(kind.__name__), canonical(epoch), *fields])
@@ -107,17 +114,17 @@ def encode(message: Message, epoch: int, limits: Limits) -> Iterator[bytes | mem
         yield from getattr(message, name).frames(FRAME)
 
 
-def _field(read: Reader, value: Any, parties: int) -> bytes:
+def _field(read: Reader, value: Any, sizes: Sizes) -> bytes:
     """One field, checked and encoded; a set of parties that stands in many messages once for all of them."""
     if type(value) is not tuple or not value or type(value[0]) is not int:
         plain = _plain(value)
-        read(plain, parties)
+        read(plain, sizes)
         return canonical(plain)
-    at = read, parties
+    at = read, sizes
     for known, checked, encoded in _LATELY:
         if known is value and checked == at:
             return encoded
-    read(list(value), parties)
+    read(list(value), sizes)
     encoded = canonical(value)
     _LATELY.append((value, at, encoded))
     return encoded
@@ -168,7 +175,7 @@ def _take(_kind: type[Message], _epoch: int) -> Verdict:
 
 def longest(kinds: Mapping[str, type[Message]], limits: Limits) -> int:
     """Most control bytes that a message of these kinds may have."""
-    return max((max_control(kind, limits.parties) for kind in kinds.values()), default=0)
+    return max((max_control(kind, *limits.sizes) for kind in kinds.values()), default=0)
 
 
 class Decoder:
@@ -308,10 +315,32 @@ def parse_control(data: bytes, kinds: Mapping[str, type[Message]], limits: Limit
     """
     if not sharing():
         return _parse_control(data, kinds, limits)
-    return lately("control", (data, limits.parties, frozenset(kinds.values())), lambda: _parse_control(data, kinds, limits))
+    return lately("control", (data, limits.sizes, frozenset(kinds.values())), lambda: _parse_control(data, kinds, limits))
+
+
+def _check_items(data: bytes, most: int) -> None:
+    """Refuse more items than a message may have before anything is decoded: an item of one byte may take 85 in memory.
+
+    Raises:
+        Refused: ``wire-canonical``.
+    """
+    at = items = 0
+    while at < len(data):
+        items += 1
+        major, value = divmod(data[at], 32)
+        at += 1
+        if value > 23:
+            require(value < 28, "wire-canonical", "an item of no or reserved length")
+            size = 1 << value - 24
+            value = int.from_bytes(data[at : at + size], "big")
+            at += size
+        at += value if major in (2, 3) else 0
+        require(items <= most, "wire-canonical", f"more than {most} items")
 
 
 def _parse_control(data: bytes, kinds: Mapping[str, type[Message]], limits: Limits) -> tuple[type[Message], int, dict[str, Any]]:
+    if limits.steps > 1 and len(data) > longest(kinds, replace(limits, steps=1)):
+        _check_items(data, max(max_items(kind, limits.sizes) for kind in kinds.values()))
     try:
         tree = cbor2.loads(data, max_depth=12, allow_indefinite=False, allow_duplicate_keys=False, semantic_decoders=_NO_TAGS)
     except Exception as error:  # noqa: BLE001  (cbor2 lets errors of tag handlers through)
@@ -320,8 +349,6 @@ def _parse_control(data: bytes, kinds: Mapping[str, type[Message]], limits: Limi
         raise Refused("wire-kind", "no message")
     name, epoch, *values = tree
     require(name in kinds and 0 <= epoch < 2**32, "wire-kind", "a message that may not come here")
-    fields = read_fields(
-        kinds[name], values, limits.parties
-    )  # before the second encoding, which is slow where a tree has odd shapes
+    fields = read_fields(kinds[name], values, limits.sizes)  # before the second encoding, which is slow where a tree has odd shapes
     require(canonical(tree) == data, "wire-canonical", "not the deterministic encoding, or trailing bytes")
     return kinds[name], epoch, fields

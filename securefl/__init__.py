@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from securefl.aggregator import Aggregate, ServerAggregator
-    from securefl.encode import SumSpec
+    from securefl.encoding import SumSpec
     from securefl.errors import UserError
     from securefl.job import Job
     from securefl.round import Fold
@@ -33,7 +33,7 @@ _HOMES = {
     "Job": "securefl.job",
     "Runner": "securefl.runner",
     "ServerAggregator": "securefl.aggregator",
-    "SumSpec": "securefl.encode",
+    "SumSpec": "securefl.encoding",
     "UserError": "securefl.errors",
     "load_model": "securefl.saved",
 }

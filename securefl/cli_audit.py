@@ -23,7 +23,12 @@ def audit(
     ] = None,
     mechanism: Annotated[
         str | None,
-        typer.Option(metavar="M", help="Measure what a mechanism gives away: local-record or none (default: the job's)."),
+        typer.Option(
+            metavar="M", help="Measure what a mechanism gives away: local-record, distributed-party or none (default: the job's)."
+        ),
+    ] = None,
+    noise: Annotated[
+        str | None, typer.Option(metavar="LAW", help="Law of the noise inside the sum: skellam or discrete-gaussian.")
     ] = None,
     full: Annotated[bool, typer.Option("--full/--quick", help="Try everything, or what fits in a minute a protocol.")] = False,  # noqa: FBT002
     report: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for a report; made where it does not exist.")] = None,
@@ -41,13 +46,15 @@ def audit(
 ) -> None:
     """Play the cheating server, the cheating party and the curious reader; exit code 1 where one of them succeeds."""
     if tape is not None:
-        if protocols or every or job is not None or mechanism is not None or full or report is not None or junit is not None:
+        if protocols or every or job is not None or mechanism or noise or full or report is not None or junit is not None:
             raise UserError("--tape looks at a run that has been: it goes with --log, --evidence and --json alone")
         _of_tape(tape, log or [], evidence, json=json)
         return
     if log or evidence is not None:
         raise UserError("--log and --evidence are about a tape: name it with --tape FILE")
-    _of_protocols(protocols or [], every, job, mechanism, full, report, junit, json)
+    if noise is not None and mechanism is None and job is None:
+        raise UserError("--noise is about a mechanism: name it with --mechanism distributed-party, or a job with --job")
+    _of_protocols(protocols or [], every, job, mechanism, noise, full, report, junit, json)
 
 
 def _of_protocols(
@@ -55,6 +62,7 @@ def _of_protocols(
     every: bool,  # noqa: FBT001  (as the options are)
     job: Path | None,
     mechanism: str | None,
+    noise: str | None,
     full: bool,  # noqa: FBT001
     report: Path | None,
     junit: Path | None,
@@ -65,7 +73,7 @@ def _of_protocols(
     from securefl.audit import command  # noqa: PLC0415
 
     configured = command.chosen(protocols, every=every, job=job, mechanism=mechanism)
-    measure = command.measured(mechanism, job, quick=not full)
+    measure = command.measured(mechanism, job, quick=not full, noise=noise)
     command.check_outputs(report, junit)
     with Console(stderr=True, highlight=False).status("auditing") as status, redirect_stdout(sys.stderr if json else sys.stdout):
         audits = command.run(configured, quick=not full, tell=status.update)
@@ -104,9 +112,11 @@ def replay(
     from rich.console import Console  # noqa: PLC0415
 
     from securefl.audit import replay as story  # noqa: PLC0415
+    from securefl.audit.kinds import expect  # noqa: PLC0415
 
     if not tape.is_file():
         raise UserError(f"{tape} is no file")
+    expect(tape, "tape")
     story.replay(tape, number, Console(highlight=False))
 
 
@@ -118,11 +128,13 @@ def verify(
 ) -> None:
     """Check evidence against a party, with the public roster alone; exit code 1 where it proves nothing."""
     from securefl.audit import evidence as proof  # noqa: PLC0415
+    from securefl.audit.kinds import expect  # noqa: PLC0415
     from securefl.audit.tape import fingerprint  # noqa: PLC0415
 
     for path in (evidence, roster):
         if path is not None and not path.is_file():
             raise UserError(f"{path} is no file")
+    expect(evidence, "evidence")
     known = None if roster is None else proof.read_roster(roster)
     typer.echo(printable(proof.proven(evidence, known)))
     if known is None:

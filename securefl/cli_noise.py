@@ -10,20 +10,26 @@ import typer
 
 
 def noise(
-    epsilon: Annotated[float, typer.Option(metavar="ε", help="Privacy loss of a party over all rounds.")],
+    epsilon: Annotated[float, typer.Option(metavar="ε", help="Privacy loss of a party, or a record, over all rounds.")],
     clients: Annotated[int, typer.Option(metavar="N", help="Number of parties.")],
     rounds: Annotated[int, typer.Option(metavar="R", help="Number of sums that are opened.")],
-    delta: Annotated[float, typer.Option(metavar="δ", help="Below 1 over the number of parties.")] = 1e-5,
-    mechanism: Annotated[Literal["distributed-party"], typer.Option(help="Whose noise.")] = "distributed-party",
+    delta: Annotated[float, typer.Option(metavar="δ", help="Below 1 over the number of parties, or of records.")] = 1e-5,
+    mechanism: Annotated[
+        Literal["distributed-party", "distributed-record"], typer.Option(help="Whose noise.")
+    ] = "distributed-party",
     law: Annotated[Literal["skellam", "discrete-gaussian"], typer.Option("--noise", help="Law of the noise.")] = "skellam",
-    dimension: Annotated[int, typer.Option(metavar="D", help="Values of an update.")] = 1000,
-    clip: Annotated[float, typer.Option(metavar="C", help="L2 bound of an update.")] = 1.0,
+    dimension: Annotated[int, typer.Option(metavar="D", help="Values of an update or gradient.")] = 1000,
+    clip: Annotated[float, typer.Option(metavar="C", help="L2 bound of an update, or of a record's gradient.")] = 1.0,
     corrupt: Annotated[
         int | None, typer.Option(metavar="K", help="Parties that may omit their noise (default: ⌈N/3⌉ − 1, as in the protocols).")
     ] = None,
     dropouts: Annotated[
         int | None, typer.Option(metavar="K", help="Parties that may vanish (default: as many as the threshold allows).")
     ] = None,
+    rate: Annotated[
+        float | None, typer.Option("--sample-rate", metavar="Q", help="For records: probability to be in a step (default: 1).")
+    ] = None,
+    rows: Annotated[int | None, typer.Option(metavar="K", help="For records: public number of rows a party.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,  # noqa: FBT002
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw error and bits against parties: .svg, .png or .pdf.")
@@ -48,6 +54,8 @@ def noise(
         clip=clip,
         corrupt=corrupt,
         dropouts=dropouts,
+        rate=rate,
+        rows=rows,
     )
     if picture is not None:
         params_noise.draw(found, picture)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,12 +12,16 @@ import typer
 from securefl.errors import UserError, quoted
 
 if TYPE_CHECKING:
+    from securefl.privacy.budget import Ledgers
     from securefl.statistics import SecureStatistics
+    from securefl.statistics.noised import Asked
     from securefl.statistics.results import Released
+    from securefl.statistics.results_noised import Release
     from securefl.statistics.sources import Source
 
 CSV = "For a CSV"
 ASKED = "What is asked"
+NOISE = "Differential privacy"
 
 
 def stats(
@@ -46,21 +51,80 @@ def stats(
     correlation: Annotated[bool, typer.Option("--correlation", help="The correlation matrix.", rich_help_panel=ASKED)] = False,  # noqa: FBT002
     protocol: Annotated[str, typer.Option(metavar="NAME", help="How sums are formed.")] = "secagg",
     min_cell: Annotated[int, typer.Option(metavar="K", help="Cells with fewer records, but some, are not released.")] = 5,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(metavar="ε", help="Noise in every sum: ε of a record for all that is asked.", rich_help_panel=NOISE),
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option(metavar="δ", help="Below 1 over the rows of each site.", rich_help_panel=NOISE)
+    ] = None,
+    ledger: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keeps what each site has spent and may spend.", rich_help_panel=NOISE)
+    ] = None,
+    ledger_data: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="What the ledger calls the data (default: their name).", rich_help_panel=NOISE),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,  # noqa: FBT002
 ) -> None:
     """Describe columns over all sites by secure sums: counts, means, quartiles, classes; no row leaves its site."""
     from rich.console import Console  # noqa: PLC0415
 
+    if (epsilon is None) != (delta is None):
+        raise UserError("--epsilon and --delta belong together: give both, or neither for exact sums")
+    if ledger is None and ledger_data is not None:
+        raise UserError("--ledger-data is refused without a ledger (--ledger), to which it belongs")
     with Console(stderr=True, highlight=False).status("opening sums"):
         source = _source(data, data_dir, clients, site, ranges or [], levels or [])
         notices = list[str]()
-        statistics = _statistics(source, protocol, min_cell, notices)
-        asked = {"classes": _classes(source, classes), "histograms": histogram or []}
-        parts = _results(statistics, _names(source, columns), asked, bins, correlation)
+        with _ledgers(source, ledger, ledger_data, notices) as ledgers:
+            statistics = _statistics(source, protocol, min_cell, notices, ledgers)
+            asked, names = {"classes": _classes(source, classes), "histograms": histogram or []}, _names(source, columns)
+            release = None
+            if epsilon is None or delta is None:
+                parts = _results(statistics, names, asked, bins, correlation)
+            else:
+                release = statistics.noised(_asked(statistics, names, asked, bins, correlation), epsilon=epsilon, delta=delta)
+                parts = dict(release.parts)
     if json:
-        _print_json(source, statistics, parts, notices)
+        _print_json(source, statistics, parts, notices, release)
     else:
-        _show(source, statistics, parts, notices)
+        _show(source, statistics, parts, notices, release)
+
+
+@contextmanager
+def _ledgers(source: Source, path: Path | None, name: str | None, notices: list[str]) -> Iterator[Ledgers]:
+    """Each site's own ledger, where a file is named."""
+    if path is None:
+        yield {}
+        return
+    from securefl.privacy.budget import ledgers_of, strangers  # noqa: PLC0415
+    from securefl.privacy.store import Store  # noqa: PLC0415
+
+    with Store(path) as store:
+        data = name or source.name
+        found = ledgers_of(store, {site: [*table.values()] for site, table in source.tables.items()}, data)
+        notices += filter(None, [strangers(store, data, list(found))])
+        yield found
+
+
+def _asked(
+    statistics: SecureStatistics,
+    names: Sequence[str],
+    cells: dict[str, list[str]],
+    bins: int,
+    correlation: bool,  # noqa: FBT001  (as the option is)
+) -> Asked:
+    """The same questions as without noise."""
+    from securefl.statistics.noised import Asked  # noqa: PLC0415
+
+    return Asked(
+        describe=names,
+        quantiles=[name for name in names if name not in statistics.columns.levels],
+        classes=cells["classes"],
+        histograms=dict.fromkeys(cells["histograms"], bins),
+        correlation=names if correlation else (),
+    )
 
 
 def _source(
@@ -111,10 +175,12 @@ def _classes(source: Source, given: Sequence[str] | None) -> list[str]:
     return list(given) if given else [name for name in known if name == LABEL or LABEL not in known]
 
 
-def _statistics(source: Source, protocol: str, min_cell: int, notices: list[str]) -> SecureStatistics:
+def _statistics(source: Source, protocol: str, min_cell: int, notices: list[str], ledgers: Ledgers) -> SecureStatistics:
     from securefl.statistics import SecureStatistics  # noqa: PLC0415
 
-    return SecureStatistics.simulated(source.tables, source.columns, protocol, min_cell=min_cell, on_notice=notices.append)
+    return SecureStatistics.simulated(
+        source.tables, source.columns, protocol, min_cell=min_cell, on_notice=notices.append, ledgers=ledgers
+    )
 
 
 def _results(
@@ -152,7 +218,9 @@ def _flat(parts: dict[str, Any]) -> list[Released]:
     return [one for part in parts.values() for one in (part.values() if isinstance(part, dict) else [part])]
 
 
-def _print_json(source: Source, statistics: SecureStatistics, parts: dict[str, Any], notices: list[str]) -> None:
+def _print_json(
+    source: Source, statistics: SecureStatistics, parts: dict[str, Any], notices: list[str], release: Release | None
+) -> None:
     from json import dumps  # noqa: PLC0415
 
     from securefl.statistics.results import by_name  # noqa: PLC0415
@@ -163,11 +231,12 @@ def _print_json(source: Source, statistics: SecureStatistics, parts: dict[str, A
         "sites": list(source.tables),
         "protocol": statistics.protocol.name,
         "min_cell": statistics.min_cell,
+        "privacy": None if release is None else release.as_json(),
     }
     typer.echo(dumps({**head, **tree, "notices": notices}, allow_nan=False))
 
 
-def _show(source: Source, statistics: SecureStatistics, parts: dict[str, Any], notices: list[str]) -> None:
+def _show(source: Source, statistics: SecureStatistics, parts: dict[str, Any], notices: list[str], release: Release | None) -> None:
     from rich.console import Console  # noqa: PLC0415
 
     from protocols.sums import foreign  # noqa: PLC0415
@@ -180,8 +249,18 @@ def _show(source: Source, statistics: SecureStatistics, parts: dict[str, Any], n
         screen.print(note, style="dim", markup=False)
     for sheet in sheets(results):
         console.show_sheet(screen, sheet)
-    sums = sum(event.rounds for result in results for event in result.opened if "in clear" not in event.note)
+    sums = (
+        1
+        if release is not None
+        else sum(event.rounds for result in results for event in result.opened if "in clear" not in event.note)
+    )
     screen.print(f"\n{source.name}: {counted(sums, 'sum')} over {len(source.tables)} sites by {protocol.name}", markup=False)
+    if release is not None:
+        share = f"each of {counted(len(release.split), 'question')} has {1 / len(release.split):.1%} of the squared sensitivity"
+        screen.print(
+            f"ε = {release.epsilon:.4g} of {release.planned:g} for one record, δ = {release.delta:g}, accountant rdp; {share}",
+            markup=False,
+        )
     if not protocol.hides:
         console.show_warning(screen, f"{protocol.name}: the server sees every site's own values")
     if protocol.shared_key:

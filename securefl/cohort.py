@@ -8,7 +8,8 @@ from protocols.primitives.graph import Harary
 from protocols.suite import SumParameters
 from protocols.sums import Scheme, scheme
 from securefl.errors import UserError
-from securefl.job import Job, PrivacyKnobs
+from securefl.job import Job
+from securefl.knobs import PrivacyKnobs
 
 
 def smallest_cohort(knobs: PrivacyKnobs, parties: int) -> int:

@@ -55,7 +55,8 @@ def show_plan(console: Console, job: Job, *, parties: int) -> None:
     knobs, splits = job.privacy, job.data.splits
     model = "logistic regression" if job.model.name == "logistic" else f"MLP with {counted(job.model.hidden, 'hidden unit')}"
     score = f"{splits}-fold cross-validation inside each site" if splits > 1 else f"{job.data.holdout:.0%} of the rows held out"
-    work = f"{counted(knobs.rounds, 'round')} × {counted(knobs.local_steps, 'local step')} on {counted(parties, 'site')}"
+    each = "1 step over all sites" if knobs.summed else counted(knobs.local_steps, "local step")
+    work = f"{counted(knobs.rounds, 'round')} × {each} on {counted(parties, 'site')}"
     _say(console, "Training", f"{model}, {work}; {score}; scores shown meanwhile are of the model before the round")
     chosen = short_sums(knobs)
     if not chosen.hides:
@@ -75,6 +76,16 @@ def show_plan(console: Console, job: Job, *, parties: int) -> None:
             _say(console, "", line, "dim")
     if knobs.mechanism == "none":
         _say(console, "Privacy", "no differential privacy: the model may show single records", "yellow")
+    elif knobs.summed:
+        central = knobs.mechanism == "central"
+        who = "noise of the server, which is trusted with exact sums" if central else f"{knobs.noise} noise inside the sum"
+        _say(
+            console,
+            "Privacy",
+            f"{who}: ε = {knobs.epsilon:g}, δ = {knobs.delta:g} for one record over all rounds; clip {knobs.clip:g}, sampling rate "
+            f"{knobs.sample_rate:g}, {knobs.rows} rows a site expected",
+            "yellow" if central else "",
+        )
     elif knobs.mechanism == "distributed-party":
         _say(
             console,

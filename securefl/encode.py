@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,92 +28,12 @@ from numpy.typing import ArrayLike, NDArray
 from protocols.errors import Abort, Misuse
 from protocols.rand import Rand
 from protocols.suite import Occasion
+from securefl.encoding import Decoded, Encoded, SumSpec
 from securefl.errors import UserError
 
 _ELEVEN = np.uint64(11)
 PRECISIONS = range(8, 49)
 """Bits of one party's signed coordinate that a plan accepts.  Above 48 a float64 has too few bits left to round without bias."""
-
-
-class Encoding(Protocol):
-    """How updates become the integers of a sum, and the sum their mean: `Plan`, or with noise `privacy.party.PartyLevel`."""
-
-    @property
-    def parties(self) -> int:
-        """Parties invited."""
-
-    @property
-    def blocks(self) -> tuple[int, ...]:
-        """Length of each update block."""
-
-    @property
-    def sums(self) -> tuple[SumSpec, ...]:
-        """Named coordinates that are opened beside the updates."""
-
-    @property
-    def clip(self) -> float:
-        """Bound of the L2 norm of an update."""
-
-    @property
-    def w_max(self) -> int:
-        """Largest weight of a party."""
-
-    @property
-    def size(self) -> int:
-        """Integers of a party."""
-
-    @property
-    def limit(self) -> int:
-        """Largest absolute value of one, where no noise is in it."""
-
-    @property
-    def bits(self) -> int:
-        """Width of the ring of their sum."""
-
-    @property
-    def tail(self) -> int:
-        """Bound of the noise in the sum; 0 where there is none."""
-
-    def encode(
-        self,
-        updates: Sequence[ArrayLike],
-        weights: Sequence[int],
-        sums: Mapping[str, ArrayLike],
-        occasion: Occasion,
-        rand: Rand,
-        /,
-    ) -> Encoded:
-        """One party's integers for the sum of this occasion."""
-
-    def decode(self, total: NDArray[np.int64], contributors: int, occasion: Occasion, /) -> Decoded:
-        """What the opened sum says."""
-
-
-@dataclass(frozen=True)
-class SumSpec:
-    """One named group of coordinates whose sum over the parties is opened.
-
-    Attributes:
-        name: unique within a plan.
-        size: coordinates, ≥ 1.
-        max: public bound of the absolute value of each party's coordinate, > 0, finite.
-        integer: whole numbers; they travel exactly where ``max`` ≤ `Plan.limit`, else scaled and rounded like real numbers.
-    """
-
-    name: str
-    size: int
-    max: float
-    integer: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.name or self.size < 1:
-            raise UserError(f"a sum needs a name and at least one coordinate, not {self.name!r} with {self.size}")
-        if not 0 < self.max < math.inf:
-            raise UserError(f"the bound of sum {self.name!r} must be positive and finite, not {self.max}")
-
-    def exact(self, limit: int) -> bool:
-        """Whether the values travel as they are."""
-        return self.integer and self.max <= limit
 
 
 @dataclass(frozen=True)
@@ -192,6 +112,15 @@ class Plan:
         """0: no noise is in the sum."""
         return 0
 
+    @property
+    def state(self) -> tuple[float, ...]:
+        """None."""
+        return ()
+
+    def at(self, _state: NDArray[np.float32]) -> Plan:
+        """The same in every round."""
+        return self
+
     def encode(
         self, updates: Sequence[ArrayLike], weights: Sequence[int], sums: Mapping[str, ArrayLike], _occasion: Occasion, rand: Rand
     ) -> Encoded:
@@ -213,36 +142,6 @@ class Plan:
             places.append((name, slice(start, start + length)))
             start += length
         return tuple(places)
-
-
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """One party's input of the secure sum.
-
-    Attributes:
-        vector: shape (plan.size,), int64, absolute values ≤ ``plan.limit``.  Private.
-        clipped: for each block, whether its L2 norm was above the bound.
-        cut: blocks whose weight was above ``w_max`` and was lowered to it.
-    """
-
-    vector: NDArray[np.int64] = field(repr=False)
-    clipped: tuple[bool, ...]
-    cut: tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Decoded:
-    """What the sum says.
-
-    Attributes:
-        updates: for each block Σ w·x / Σ w, shape (length,), float64, or None where Σ w = 0.
-        weights: for each block Σ w.
-        sums: by name, shape (size,); int64 where the values travelled exactly, else float64.
-    """
-
-    updates: tuple[NDArray[np.float64] | None, ...]
-    weights: tuple[int, ...]
-    sums: dict[str, NDArray[Any]]
 
 
 def limit_of(precision: int) -> int:

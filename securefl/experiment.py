@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,14 +24,18 @@ from securefl import data as datasets
 from securefl.cohort import short_sums, smallest_cohort
 from securefl.data import Dataset, Split
 from securefl.data.types import Coding
-from securefl.encode import Decoded, SumSpec, limit_of
+from securefl.encode import limit_of
+from securefl.encoding import Decoded, SumSpec
 from securefl.errors import UserError
 from securefl.evaluation import evaluate
-from securefl.job import DataKnobs, Job, ModelKnobs, SimulationKnobs
+from securefl.job import Job
+from securefl.knobs import DataKnobs, ModelKnobs, SimulationKnobs
 from securefl.ledger import opened_in_scaling
 from securefl.models import build, threads_for
 from securefl.parties import Consortium
+from securefl.privacy.budget import Ledgers, charging, ledgers_of, strangers
 from securefl.privacy.plain import PlainTraining
+from securefl.privacy.store import Store
 from securefl.results import DataSummary, Opened, Preparation, RoundRecord, RunResult, SiteBaseline
 from securefl.round import Fold
 from securefl.runner import Runner
@@ -88,13 +93,40 @@ def run_job(
     with _timed(spent, "load_data"):
         loaded = dataset or datasets.of_job(job)
     smallest_cohort(job.privacy, len(loaded.sites))
+    with _ledgers(job, loaded) as ledgers:
+        result = _run(job, loaded, spent, ledgers, on_event, on_notice, on_start, recording)
+    return replace(result, wall=time.perf_counter() - began)
+
+
+@contextmanager
+def _ledgers(job: Job, loaded: Dataset) -> Iterator[Ledgers]:
+    """Each site's own ledger, where the job names a file."""
+    knobs = job.privacy
+    if knobs.ledger is None:
+        yield {}
+        return
+    data = knobs.ledger_data or Path(job.data.name).name
+    with Store(knobs.ledger) as store:
+        yield ledgers_of(store, {s.name: (s.x, s.y) for s in loaded.sites}, data)
+
+
+def _run(
+    job: Job,
+    loaded: Dataset,
+    spent: dict[str, float],
+    ledgers: Ledgers,
+    on_event: Callable[[RoundRecord], None] | None,
+    on_notice: Callable[[str], None],
+    on_start: Callable[[], None],
+    recording: Recording | None,
+) -> RunResult:
     splits, names = split(job, loaded), [s.name for s in loaded.sites]
     short = short_sums(job.privacy)
     policy = replace(short.policy, min_cohort=job.privacy.min_cohort or 2)
     consortium = Consortium.of(names, policy)
     gauge = Gauge(names)
     with _timed(spent, "scale_features"):
-        scalers, opened = scale(job, loaded, splits, consortium, gauge, recording)
+        scalers, opened = scale(job, loaded, splits, consortium, gauge, recording, ledgers)
     spent["scale_features"] -= sum(gauge.clock.total().values())  # the steps of its secure sums stand for themselves
     folds = {
         s.name: tuple(
@@ -106,6 +138,7 @@ def run_job(
     model = build(job.model, len(loaded.features), job.simulation.seed)
     simulation = SimulationKnobs(dropout=job.simulation.dropout)
     done = {"data": DataKnobs(), "model": ModelKnobs(fix=job.model.fix), "simulation": simulation}
+    done["privacy"] = job.privacy.model_copy(update={"ledger": None, "ledger_data": None})
     with _timed(spent, "prepare_training"):
         runner = Runner(
             model,
@@ -116,13 +149,15 @@ def run_job(
             consortium=consortium,
             on_notice=on_notice,
             recording=recording,
+            ledgers=ledgers,
         )
     lonely = [
         f"{name} trains on 1 row: what it sends is about that row alone"
         for name, parts in splits.items()
         if min(len(part.train) for part in parts) == 1
     ]
-    for line in (*loaded.warnings, *lonely):
+    unknown = {strangers(ledger.store, ledger.data, names) for ledger in ledgers.values()}
+    for line in (*loaded.warnings, *lonely, *filter(None, unknown)):
         runner.warnings.append(line)
         on_notice(line)
     on_start()
@@ -138,7 +173,6 @@ def run_job(
         pooled=pooled,
         local=local,
         opened=[*opened, *result.opened],
-        wall=time.perf_counter() - began,
         data=DataSummary(
             loaded.source,
             loaded.notes,
@@ -169,7 +203,13 @@ def _rows(scaler: Scaler, x: NDArray[Any], y: NDArray[Any]) -> TensorDataset:
 
 
 def scale(
-    job: Job, loaded: Dataset, splits: Splits, consortium: Consortium, gauge: Gauge, recording: Recording | None = None
+    job: Job,
+    loaded: Dataset,
+    splits: Splits,
+    consortium: Consortium,
+    gauge: Gauge,
+    recording: Recording | None = None,
+    ledgers: Ledgers | None = None,
 ) -> tuple[list[Scaler], list[Opened]]:
     """The same scaler for each fold, and what was opened for it; ``gauge`` measures the secure sums.
 
@@ -181,11 +221,12 @@ def scale(
     run, protocol = f"scaling-{fresh().bytes('run', 8).hex()}", short_sums(job.privacy)
     protocol = replace(protocol, flow=gauge.clock.timed(protocol.flow))
 
-    def totals(number: int, specs: Sequence[SumSpec], values: Sequence[Mapping[str, ArrayLike]]) -> Decoded:
+    def totals(number: int, what: Opened, specs: Sequence[SumSpec], values: Sequence[Mapping[str, ArrayLike]]) -> Decoded:
         threshold, watch = job.privacy.threshold, gauge.traffic.watch
         gauge.sizes.append(sum(spec.size for spec in specs))
+        opened.append(what)
         return secure_totals(
-            consortium,
+            charging(consortium, ledgers or {}, run, [what]),
             protocol,
             Occasion(run, number),
             specs,
@@ -198,22 +239,22 @@ def scale(
 
     if job.data.is_table:
         opened.append(opened_in_scaling("columns of the table", "names, kinds, values of text columns and which are constant"))
-    if bounds is None and job.privacy.mechanism == "distributed-party":
+    if bounds is None and job.privacy.mechanism in ("distributed-party", "distributed-record", "central"):
         raise UserError(
-            "distributed-party needs public ranges of all columns (--range COLUMN=LOW:HIGH): scaling by what the sites hold would "
-            "open exact sums, which no ε covers"
+            f"{job.privacy.mechanism} needs public ranges of all columns (--range COLUMN=LOW:HIGH): scaling by what the sites hold "
+            "would open exact sums, which no ε covers"
         )
     if bounds is None:
         exponents = Exponents(len(loaded.features), loaded.features)
-        bounds = exponents.read(totals(0, exponents.specs(), [exponents.sums(s.x) for s in loaded.sites]).sums)
-        opened.append(opened_in_scaling("binary exponents of each column", "sites by power of two: the table has no public ranges"))
+        what = opened_in_scaling("binary exponents of each column", "sites by power of two: the table has no public ranges")
+        bounds = exponents.read(totals(0, what, exponents.specs(), [exponents.sums(s.x) for s in loaded.sites]).sums)
     if job.privacy.mechanism != "none":
         return [from_ranges(bounds)] * folds, opened
     moments = Moments(bounds, limit=limit_of(PRECISION), rows_max=ROWS_MAX)
     rows = [s.x[splits[s.name][0].train] if folds == 1 else s.x for s in loaded.sites]
-    total = totals(1, moments.specs(), [moments.sums(x) for x in rows])
     which = "training rows" if folds == 1 else "rows"
-    opened.append(opened_in_scaling("rows, means and variances of each column", f"for scaling, over the {which} of all sites"))
+    what = opened_in_scaling("rows, means and variances of each column", f"for scaling, over the {which} of all sites")
+    total = totals(1, what, moments.specs(), [moments.sums(x) for x in rows])
     return [moments.scaler(total.sums, len(loaded.sites))] * folds, opened
 
 
@@ -245,6 +286,6 @@ def _pool(parts: Sequence[Fold]) -> Fold:
 
 def _train(job: Job, trainer: ClientTrainer, template: nn.Module, fold: Fold) -> nn.Module:
     model = copy.deepcopy(template)
-    steps = job.privacy.rounds * job.privacy.local_steps
+    steps = job.privacy.rounds * job.privacy.steps
     trainer.train(model, fold.train, PlainTraining(sample_rate=1.0), steps)
     return model

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from securefl.encode import SumSpec, finite_vector, within_bound
+from securefl.encode import finite_vector, within_bound
+from securefl.encoding import SumSpec
 from securefl.errors import UserError
 
 WIDEST = 48
@@ -88,7 +89,7 @@ class Fixed:
         }
 
     def join(self, sums: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
-        """Σ v, shape (size,), float64, out of `securefl.encode.Decoded.sums`."""
+        """Σ v, shape (size,), float64, out of `securefl.encoding.Decoded.sums`."""
         total = np.zeros(self.size, dtype=np.int64)
         for j in range(self.limbs):
             total += sums[f"{self.name}.{j}"].astype(np.int64) << np.int64(j * self.digit_bits)

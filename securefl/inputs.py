@@ -21,7 +21,8 @@ from torch.utils.data import Dataset, TensorDataset
 
 from securefl.aggregator import ServerAggregator
 from securefl.errors import UserError
-from securefl.job import DataKnobs, Job
+from securefl.job import Job
+from securefl.knobs import DataKnobs
 from securefl.privacy.batches import Batch, beside, count_rows, take
 from securefl.privacy.models import refuse_dead_norms, refuse_mixing, try_model
 from securefl.round import Fold, named
@@ -34,6 +35,7 @@ BLOCK = 1024
 """Rows of a data set of the user's own that are looked at together."""
 BELONG_TO_THE_COMMAND: dict[str, tuple[str, ...]] = {
     "data": tuple(DataKnobs.model_fields),
+    "privacy": ("ledger", "ledger_data"),
     "model": ("name", "hidden"),
     "simulation": ("seed", "baselines"),
 }
@@ -53,6 +55,19 @@ def refuse_kinds(job: object, trainer: object, server: object) -> None:
     for own in (trainer, server):
         if own is not None and not hasattr(own, "learning_rate"):
             raise UserError(f"{type(own).__name__}.__init__ must call super().__init__()")
+
+
+def refuse_own_steps(job: Job | None, trainer: ClientTrainer | None, flow: object | None) -> None:
+    """Refuse an optimizer or a local flow of the user's own where the server takes every step, along the sum over all sites."""
+    if job is None or not job.privacy.summed:
+        return
+    if flow is not None:
+        raise UserError(f"{job.privacy.mechanism} sums gradients record by record: a local flow of your own gives updates")
+    if trainer is not None and type(trainer).optimizer is not ClientTrainer.optimizer:
+        raise UserError(
+            f"{type(trainer).__name__}.optimizer would not be used: with {job.privacy.mechanism} the server steps along the sum "
+            "over all sites; momentum and the like belong into the step of a ServerAggregator"
+        )
 
 
 def module_of(model: object) -> nn.Module:

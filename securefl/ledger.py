@@ -6,35 +6,62 @@ changing cohorts the difference of two exact sums can betray one site's value.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from securefl.results import Opened
 
+if TYPE_CHECKING:
+    from securefl.privacy.events import Event
+
 COVERED, EXACT = "covered by ε", "exact"
+NOISED = {
+    "distributed-party": ("sum of updates, all parties alike", "noise of every party inside the sum; ε of a party", "party"),
+    "distributed-record": (
+        "sum of clipped gradients over all sites",
+        "noise of every party inside the sum; ε of a record",
+        "record",
+    ),
+    "central": ("the same with the server's noise", "noise of the trusted server; ε of a record", "record"),
+}
+"""By mechanism, where noise is in what is opened: what that is, whose noise, and what ε protects."""
 
 
 def opened_in_training(
-    rounds: int, *, mechanism: str, sums: Sequence[str], hidden: bool = True, public_rows: bool = False
+    rounds: int,
+    *,
+    mechanism: str,
+    sums: Sequence[str],
+    hidden: bool = True,
+    public_rows: bool = False,
+    event: Mapping[str, Any] | None = None,
 ) -> list[Opened]:
     """The events of ``rounds`` finished rounds of training.
 
     Args:
         rounds: in which a sum was opened.
-        mechanism: of the job: ``local-record``, ``distributed-party`` or ``none``.
+        mechanism: of the job: ``local-record``, ``distributed-record``, ``distributed-party``, ``central`` or ``none``.
         sums: names of the metrics.
         hidden: whether the protocol hides every site's own values.
         public_rows: whether weights and noise follow a public number, the same for all sites, in place of a site's rows.
+        event: of one round, as plain data, for what ε covers.
     """
-    if mechanism == "distributed-party":
+    if mechanism in NOISED:
+        what, note, whose = NOISED[mechanism]
+        exact = Opened(
+            "exact sum of clipped gradients over all sites", rounds, EXACT, "to the server alone, which is trusted with it"
+        )
         return [
-            Opened("sum of updates, all parties alike", rounds, COVERED, "noise of every party inside the sum; ε of a party"),
+            *([exact] if mechanism == "central" else []),
+            Opened(what, rounds, COVERED, note, whose, event),
             Opened("number of parties in the sum", rounds, EXACT, "public, like the roster"),
         ]
     private = mechanism == "local-record"
     how = COVERED if private else EXACT
-    events = [
-        Opened("sum of weighted updates", rounds, how, "DP-SGD on every site" if private else "an exact sum can betray a member")
-    ]
+    unit, event = ("record", event) if private else (None, None)
+    alone = "the difference of two sums over sites that differ by one is nearly its update"
+    note = "DP-SGD on every site; ε of a record" if private else alone
+    events = [Opened("sum of weighted updates", rounds, how, note, unit, event if hidden else None)]
     if not public_rows:
         note = "differs between rounds by the rows of sites that dropped out"
         events.append(Opened("sum of weights (row total)", rounds, EXACT, note))
@@ -47,7 +74,7 @@ def opened_in_training(
         return events
     bare = "in clear: no protocol hides it from the server or the network"
     return [
-        Opened("every site's update", rounds, how, bare),
+        Opened("every site's update", rounds, how, bare, unit, event),
         *([] if public_rows else [Opened("every site's weight (its rows)", rounds, EXACT, bare)]),
         *([Opened("every site's held-out metrics", rounds, EXACT, bare)] if sums else []),
         *events,
@@ -57,6 +84,19 @@ def opened_in_training(
 def opened_in_scaling(what: str, note: str) -> Opened:
     """The event of one exact sum of feature statistics before training."""
     return Opened(what, 1, EXACT, note)
+
+
+def opened_with_noise(names: Sequence[str], event: Event) -> list[Opened]:
+    """The one noised sum of several statistics, none of them exact.
+
+    Args:
+        names: of the questions.
+        event: what it costs a record.
+    """
+    from securefl.privacy.events import plain  # noqa: PLC0415
+
+    note = "noise of every party inside the sum; one ε of a record for all of it"
+    return [Opened(f"noised sums: {'; '.join(names)}", 1, COVERED, note, "record", plain(event))]
 
 
 def opened_in_statistics(what: str, sums: int, note: str, *, hidden: bool = True) -> list[Opened]:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from securefl.encode import SumSpec
+from securefl.encoding import SumSpec
 from securefl.errors import UserError
 
 LOSS_CAP = 16.0

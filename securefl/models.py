@@ -18,7 +18,7 @@ from torch import nn
 
 from protocols.rand import Rand, Seed
 from securefl.errors import UserError
-from securefl.job import ModelKnobs
+from securefl.knobs import ModelKnobs
 from securefl.recycled import arrays_of
 
 

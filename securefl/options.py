@@ -15,7 +15,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import typer
 
 from securefl.errors import UserError
-from securefl.job import SECTIONS, Job, choices, read_toml
+from securefl.job import Job, read_toml
+from securefl.knobs import SECTIONS, choices
 
 FLAGS = {
     "data.name": "--data",
@@ -99,6 +100,7 @@ def _kind(section: str, key: str, annotation: Any) -> tuple[Any, str | None]:
     if key in {"ranges", "drop"}:
         return list[str], "COLUMN=LOW:HIGH" if key == "ranges" else "COLUMN"
     metavars = {"name": "NAME|FILE.csv", "dir": "DIR", "label": "COLUMN", "site": "COLUMN", "dropout": "P"}
+    metavars |= {"ledger": "FILE", "ledger_data": "NAME"}
     return (annotation if annotation in (int, float, str) else str), metavars.get(key)
 
 

@@ -1,7 +1,7 @@
 """``securefl noise``: what noise inside the sum costs for a privacy loss, and how that changes with the number of parties.
 
-The figures are those of `securefl.privacy.noise_plan`.  What they do not say: what a clipped update is worth, or how training copes
-with the error.
+The figures are those of `securefl.privacy.noise_plan`, and of `securefl.privacy.record_plan` for sums over records.  What they do
+not say: what a clipped update or gradient is worth, or how training copes with the error.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from protocols.suite import default_corrupt, default_threshold
 from securefl.errors import UserError
 from securefl.files import atomic_write
 from securefl.privacy.noise_plan import Cohort, Kind, NoisePlan, calibrate_distributed
+from securefl.privacy.record_plan import RecordPlan, calibrate_records
 from securefl.tables import Sheet
 
 PICTURES = (".svg", ".png", ".pdf")
@@ -32,7 +33,7 @@ class Row:
 
     Attributes:
         clients, corrupt, smallest: parties, corrupt ones, least survivors.
-        party_deviation: standard deviation of one party's noise a value, in units of the update.
+        party_deviation: standard deviation of one party's noise a value, in units of the update; for records, of the gradient.
         sum_deviation: the same of the sum where all survive.
         bits: of a value.
         mean_deviation: standard deviation of a value of the mean where all survive, with rounding.
@@ -67,6 +68,7 @@ class Answer:
         rows: smaller and larger ones beside it.
         useful: least number of parties whose mean has an error below the clipping bound; None above a million or 1/δ.
         corrupt_share, dropout_share: what all cohorts have in common; None for the protocols' own rules.
+        rate, rows_a_party: sampling rate, and public number of rows a party; None for a unit other than the record.
     """
 
     mechanism: str
@@ -88,6 +90,13 @@ class Answer:
     useful: int | None
     corrupt_share: float | None
     dropout_share: float | None
+    rate: float | None = None
+    rows_a_party: int | None = None
+
+    @property
+    def what(self) -> str:
+        """What a party, or a record, adds to a sum."""
+        return "update" if self.rate is None else "gradient"
 
     def as_json(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -107,6 +116,13 @@ class _Setting:
     corrupt: float | None
     """Share of the parties; None for the protocols' own."""
     dropouts: float | None
+    rate: float = 1.0
+    rows: int | None = None
+
+    @property
+    def most(self) -> float:
+        """Above this many parties δ is not below one over the units, or nobody looks."""
+        return min(1 / self.delta / (self.rows or 1), MOST + 1)
 
     def cohort(self, n: int) -> Cohort:
         corrupt = default_corrupt(n) if self.corrupt is None else math.floor(self.corrupt * n + 1e-9)
@@ -114,7 +130,19 @@ class _Setting:
             return Cohort(n, max(default_threshold(n, corrupt), 1), corrupt)
         return Cohort.of(n, corrupt=corrupt, dropouts=math.floor(self.dropouts * n + 1e-9))
 
-    def plan(self, n: int) -> NoisePlan:
+    def plan(self, n: int) -> NoisePlan | RecordPlan:
+        if self.rows is not None:
+            return calibrate_records(
+                epsilon=self.epsilon,
+                delta=self.delta,
+                cohort=self.cohort(n),
+                rounds=self.rounds,
+                size=self.size,
+                clip=self.clip,
+                rate=self.rate,
+                rows=self.rows,
+                kind=self.kind,
+            )
         return calibrate_distributed(
             epsilon=self.epsilon,
             delta=self.delta,
@@ -125,10 +153,10 @@ class _Setting:
             kind=self.kind,
         )
 
-    def plans(self, cohorts: Iterator[int]) -> Iterator[NoisePlan]:
+    def plans(self, cohorts: Iterator[int]) -> Iterator[NoisePlan | RecordPlan]:
         """Those of the cohorts that there are plans for."""
         for n in cohorts:
-            if 2 <= n < min(1 / self.delta, MOST + 1):
+            if 2 <= n < self.most:
                 try:
                     yield self.plan(n)
                 except UserError:
@@ -147,38 +175,48 @@ def answer(
     clip: float = 1.0,
     corrupt: int | None = None,
     dropouts: int | None = None,
+    rate: float | None = None,
+    rows: int | None = None,
 ) -> Answer:
     """Compute it.
 
     Args:
-        epsilon: of a party over all rounds.
-        delta: of a party over all rounds, below 1/n.
+        epsilon: of a party, or a record, over all rounds.
+        delta: the same, below one over the number of parties, or of records.
         clients: n.
         rounds: sums that are opened.
-        mechanism: ``distributed-party``.
+        mechanism: ``distributed-party``, or ``distributed-record`` with ``rows``.
         kind: law of the noise.
         size: values of an update.
         clip: L2 bound of an update.
         corrupt: |C|; by default as in the protocols.  Other cohorts of the table have the same share of them, and of dropouts.
         dropouts: parties that may vanish; by default as many as the protocols' threshold allows.
+        rate: for records, the sampling rate; by default 1.
+        rows: for records, the public number of rows a party.
 
     Raises:
-        UserError: for numbers out of their ranges.
+        UserError: for numbers out of their ranges, or that belong to the other mechanism.
     """
+    records = mechanism == "distributed-record"
+    if records and rows is None:
+        raise UserError("distributed-record needs the public number of rows a party (--rows)")
+    if not records and (rows is not None or rate is not None):
+        raise UserError(f"--rows and --sample-rate are refused with {mechanism}: they belong to distributed-record")
     if not 2 <= clients <= MOST:
         raise UserError(f"the number of parties is {clients}: it must be 2 to {MOST}")
     setting = _Setting(
         epsilon, delta, rounds, size, clip, kind,
         None if corrupt is None else corrupt / clients,
         None if dropouts is None else dropouts / clients,
+        1.0 if rate is None else rate, rows,
     )  # fmt: skip
     plan = setting.plan(clients)
     others = setting.plans(round(clients * times) for times in TIMES)
-    rows = {p.cohort.clients: _row(p) for p in others}
+    beside = {p.cohort.clients: _row(p) for p in others}
     _, delta2, delta1 = plan.bounds
     return Answer(
         mechanism=mechanism,
-        unit="party",
+        unit="record" if records else "party",
         epsilon=epsilon,
         delta=delta,
         rounds=rounds,
@@ -192,14 +230,16 @@ def answer(
         delta2=delta2,
         wrap=plan.wrap,
         asked=_row(plan),
-        rows=tuple(rows[n] for n in sorted(rows)),
+        rows=tuple(beside[n] for n in sorted(beside)),
         useful=_useful(setting),
         corrupt_share=setting.corrupt,
         dropout_share=setting.dropouts,
+        rate=setting.rate if records else None,
+        rows_a_party=rows,
     )
 
 
-def _row(plan: NoisePlan) -> Row:
+def _row(plan: NoisePlan | RecordPlan) -> Row:
     n, party = plan.cohort.clients, plan.granularity * math.sqrt(plan.share)
     return Row(
         clients=n,
@@ -217,7 +257,7 @@ def _row(plan: NoisePlan) -> Row:
 
 def _useful(setting: _Setting) -> int | None:
     """The least cohort, to 5 %, whose mean is closer to the true one than the clipping bound."""
-    cohorts = [n for n in sorted({round(2 * 1.05**step) for step in range(270)}) if n < min(1 / setting.delta, MOST + 1)]
+    cohorts = [n for n in sorted({round(2 * 1.05**step) for step in range(270)}) if n < setting.most]
     low, high = 0, len(cohorts)
     while low < high:  # the error falls with the parties, but for the rounding of shares
         middle = (low + high) // 2
@@ -235,10 +275,10 @@ def sheets(a: Answer) -> list[Sheet]:
         ["noise of a party", f"{a.asked.party_deviation:.4g}", f"{math.sqrt(a.share):.4g} steps, standard deviation of a value"],
         ["noise of the sum", f"{a.asked.sum_deviation:.4g}", f"{a.asked.sum_deviation / a.granularity:.4g} steps, if all survive"],
         ["a value of the mean", f"{a.asked.mean_deviation:.4g}", "standard deviation, with rounding"],
-        ["error of the mean", f"{a.asked.error:.4g}", f"L2; {a.asked.error / a.clip:.4g} times the bound of an update"],
+        ["error of the mean", f"{a.asked.error:.4g}", f"L2; {a.asked.error / a.clip:.4g} times the bound of {_a(a)}"],
         ["", f"{a.asked.worst_error:.4g}", f"if only {a.asked.smallest} survive"],
-        ["step of the grid", f"{a.granularity:.4g}", f"the bound of an update is {a.clip / a.granularity:.4g} steps"],
-        ["after rounding", f"{a.delta2 * a.granularity:.5g}", f"{a.delta2:.5g} steps, L2, checked"],
+        ["step of the grid", f"{a.granularity:.4g}", f"the bound of {_a(a)} is {a.clip / a.granularity:.4g} steps"],
+        ["after rounding", f"{a.delta2 * a.granularity:.5g}", f"{a.delta2:.5g} steps, L2{', checked' if a.rate is None else ''}"],
         ["values, padded", str(a.dimension), f"of {a.size}"],
         ["bits of a value", str(a.asked.bits), f"wrap-around in any round below {_probability(a.wrap)}"],
         ["ε if all survive", f"{a.asked.spent:.4g}", f"{a.epsilon:g} if {a.asked.smallest} do"],
@@ -246,6 +286,7 @@ def sheets(a: Answer) -> list[Sheet]:
     title = (
         f"{a.mechanism}: ε = {a.epsilon:g}, δ = {a.delta:g} for every {a.unit} over {a.rounds} rounds of {a.noise} noise, "
         f"{a.asked.clients} parties, {a.asked.corrupt} of them corrupt, at least {a.asked.smallest} survive"
+        + ("" if a.rate is None else f"; {a.rows_a_party} rows a party expected, sampled at {a.rate:g}")
     )
     cells = [
         [str(r.clients), str(r.corrupt), str(r.smallest), f"{r.party_deviation:.3g}", str(r.bits), f"{r.mean_deviation:.3g}",
@@ -262,7 +303,7 @@ def sheets(a: Answer) -> list[Sheet]:
 
 def _explained(a: Answer) -> str:
     lines = [
-        f"In units of the update, whose L2 norm is at most {a.clip:g}. A party's own noise protects nobody: it is to be masked.",
+        f"In units of the {a.what}, whose L2 norm is at most {a.clip:g}. A party's own noise protects nobody: it is to be masked.",
         f"Sized for {a.asked.smallest - a.asked.corrupt} honest survivors; with fewer the noise is less and ε above {a.epsilon:g}.",
     ]
     return "\n".join(lines)
@@ -271,9 +312,13 @@ def _explained(a: Answer) -> str:
 def _verdict(a: Answer) -> str:
     where = f"{a.size} values at ε = {a.epsilon:g} over {a.rounds} rounds"
     if a.useful is None:
-        most = min(MOST, math.ceil(1 / a.delta) - 1)
-        return f"{where}: no number of parties up to {most} brings the error of the mean below the bound of an update."
-    return f"{where}: the error of the mean is below the bound of an update from about {a.useful} parties on."
+        most = min(MOST, math.ceil(1 / a.delta / (a.rows_a_party or 1)) - 1)
+        return f"{where}: no number of parties up to {most} brings the error of the mean below the bound of {_a(a)}."
+    return f"{where}: the error of the mean is below the bound of {_a(a)} from about {a.useful} parties on."
+
+
+def _a(a: Answer) -> str:
+    return "an update" if a.rate is None else "a gradient"
 
 
 def _probability(value: float) -> str:
@@ -300,7 +345,9 @@ def draw(a: Answer, path: Path) -> None:
     from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
 
     n = a.asked.clients
-    setting = _Setting(a.epsilon, a.delta, a.rounds, a.size, a.clip, a.noise, a.corrupt_share, a.dropout_share)
+    setting = _Setting(
+        a.epsilon, a.delta, a.rounds, a.size, a.clip, a.noise, a.corrupt_share, a.dropout_share, a.rate or 1.0, a.rows_a_party
+    )
     plans = list(setting.plans(iter(sorted({round(n * 10 ** (step / 8)) for step in range(-12, 17)}))))
     parties = [p.cohort.clients for p in plans]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -308,12 +355,14 @@ def draw(a: Answer, path: Path) -> None:
     left.loglog(parties, [p.error(p.cohort.clients) / p.clip for p in plans], marker=".", label="all survive")
     left.loglog(parties, [p.error(p.cohort.smallest) / p.clip for p in plans], ":", label="the fewest survive")
     left.axhline(1, color="gray", linewidth=0.8)
-    left.set(xlabel="parties", ylabel="error of the mean / bound of an update (L2)")
+    left.set(xlabel="parties", ylabel=f"error of the mean / bound of {_a(a)} (L2)")
     left.legend()
     right.semilogx(parties, [p.bits for p in plans], marker=".")
     right.set(xlabel="parties", ylabel="bits of a value")
     right.yaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.suptitle(f"{a.noise} noise, ε = {a.epsilon:g}, δ = {a.delta:g} a party, {a.rounds} rounds, {a.size} values", fontsize=10)
+    figure.suptitle(
+        f"{a.noise} noise, ε = {a.epsilon:g}, δ = {a.delta:g} a {a.unit}, {a.rounds} rounds, {a.size} values", fontsize=10
+    )
     out = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "securefl"}):
         figure.savefig(

@@ -67,13 +67,23 @@ class Opened:
         what: ``update``, ``weight``, ``metrics``, ``feature statistics`` …
         rounds: in how many rounds.
         coverage: ``covered by ε`` or ``exact``.
-        note: one line for the report.
+        note: one line for the report; of what is exact, what it can show.
+        unit: what the ε protects, ``record`` or ``party``; None for what is exact.
+        event: the numbers of one such event for an accountant (`securefl.privacy.events`); None for what is exact, and for what
+            follows from another row.
     """
 
     what: str
     rounds: int
     coverage: str
     note: str = ""
+    unit: str | None = None
+    event: Mapping[str, Any] | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether no ε covers it."""
+        return self.coverage == "exact"
 
 
 @dataclass(frozen=True)
@@ -239,7 +249,7 @@ class RunResult:
                 "delta": self.delta,
                 "accountant": self.accountant,
                 "noise_multiplier": self.noise_multiplier,
-                "opened": [{"what": o.what, "rounds": o.rounds, "coverage": o.coverage, "note": o.note} for o in self.opened],
+                "opened": [asdict(event) for event in self.opened],
             },
             "bytes": {
                 "up_per_client": round(sum(self.up.values()) / max(1, len(self.up))),

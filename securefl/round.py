@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import Dataset
 
+from protocols.batch_types import Ready, ServerReady
 from protocols.bulk import Bulk
 from protocols.errors import require
 from protocols.flow import Broadcast, Flow, Input, Output
@@ -28,14 +29,15 @@ from protocols.suite import Occasion, Terms
 from protocols.sums import Party
 from protocols.vector import Sum, Vector
 from securefl.aggregator import Aggregate, ServerAggregator
-from securefl.encode import Encoding, all_finite
+from securefl.encode import all_finite
+from securefl.encoding import Encoding
 from securefl.errors import UserError
 from securefl.models import ModelFactory, to_vector
-from securefl.privacy.plain import LocalTraining, watched
+from securefl.privacy.plain import LocalTraining, summed, watched
 from securefl.secure import Entering, Joining
 from securefl.trainer import ClientTrainer, Sums
 
-Updates = Sequence[NDArray[np.float64]]
+Updates = Sequence[NDArray[np.float64] | NDArray[np.int64]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +70,7 @@ class Site:
         notices: called with a line that the site's operator must see.
         charged: for each model, steps in its account when the round began; None without an account.
         guard: the party's journal, bound when the round is known.
+        ready: what a handshake for several rounds left with the party; None where each round has its own.
     """
 
     name: str
@@ -87,11 +90,12 @@ class Site:
     notices: Callable[[str], None]
     charged: tuple[int | None, ...]
     guard: OccasionGuard
+    ready: Ready | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Starting:
-    """Server: a round begins with these models."""
+    """Server: a round begins with these models, among those that a handshake for several rounds left, or all."""
 
     occasion: Occasion
     terms: Terms[Any]
@@ -99,6 +103,7 @@ class Starting:
     models: Sequence[NDArray[np.float32]]
     aggregator: ServerAggregator
     plan: Encoding
+    ready: ServerReady | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,19 +123,21 @@ class Stepping:
     models: Sequence[NDArray[np.float32]]
     aggregator: ServerAggregator
     aggregate: Aggregate
+    state: tuple[float, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class NextModel:
-    """The result of a round."""
+    """The result of a round, and the public values of the next."""
 
     models: list[NDArray[np.float32]]
     aggregate: Aggregate
+    state: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class GlobalModel(Message):
-    """Server → every party: the global model, whose hash enters the session identity of this round's sum."""
+    """Server → every party: the global model and the encoding's public values, whose hash enters this sum's session identity."""
 
     round: Annotated[int, Span(0, 2**32 - 1)]
     attempt: Annotated[int, Span(0, 2**32 - 1)]
@@ -139,9 +146,10 @@ class GlobalModel(Message):
 
 @dataclass(frozen=True)
 class Joined:
-    """A party's occasion of this round, by which it encodes."""
+    """A party's occasion of this round, and how it encodes in it."""
 
     occasion: Occasion
+    plan: Encoding
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +166,8 @@ class Contribution:
 
     Attributes:
         site: the site.
-        updates: for each model, new parameters minus global ones, shape (d,), float64.
+        updates: for each model, new parameters minus global ones, shape (d,), float64; or the sum of its clipped gradients in
+            whole numbers, int64, where the step is taken on the sum over all sites.
         weights: for each model, the number of training rows.
         sums: metrics of the global models on held-out rows, as declared by the trainer.
     """
@@ -197,12 +206,17 @@ def round_flow(local: Flow | None = None) -> Flow:
 
 
 def broadcast(start: Starting) -> tuple[Entering, Averaging, Broadcast[GlobalModel]]:
-    """Send the global model to every invited party."""
-    weights = Bulk.of(start.layout, np.concatenate(start.models))
+    """Send the global model to every party that is in the round."""
+    weights = Bulk.of(start.layout, model_values(start.models, start.plan))
     message = GlobalModel(start.occasion.round, start.occasion.attempt, weights)
-    parties = tuple(start.terms.roster.indexes)
+    parties = tuple(start.terms.roster.indexes) if start.ready is None else start.ready.u2
     waiting = Averaging(start.models, start.aggregator, start.plan, start.terms.occasion)
-    return Entering(start.terms), waiting, Broadcast(message, parties)
+    return Entering(start.terms, start.ready), waiting, Broadcast(message, parties)
+
+
+def model_values(models: Sequence[NDArray[np.float32]], plan: Encoding) -> NDArray[np.float32]:
+    """What a global model's message carries: all models, then the encoding's public values of this round; float32."""
+    return np.concatenate([*models, np.array(plan.state, dtype=np.float32)])
 
 
 def receive(site: Site, model: GlobalModel) -> tuple[Joining, Joined, Task]:
@@ -211,8 +225,9 @@ def receive(site: Site, model: GlobalModel) -> tuple[Joining, Joined, Task]:
     require(all_finite(model.weights.values), "model-finite", "a weight of the global model is not finite")
     terms = site.terms(Occasion(site.run, model.round, model.attempt, model.weights.digest))
     ends = list(accumulate(site.plan.blocks, initial=0))
+    plan = site.plan.at(model.weights.values[ends[-1] :])
     models = tuple(model.weights.values[start:end] for start, end in pairwise(ends))
-    return Joining(site.party, terms, site.guard), Joined(terms.occasion), Task(site, models)
+    return Joining(site.party, terms, site.guard, site.ready), Joined(terms.occasion, plan), Task(site, models)
 
 
 def train(task: Task) -> Contribution:
@@ -223,8 +238,8 @@ def train(task: Task) -> Contribution:
     return Contribution(site, updates, weights, held_out(task) if site.plan.sums else {})
 
 
-def local_update(task: Task, number: int) -> NDArray[np.float64]:
-    """Train the model of one fold: new parameters minus global ones, shape (d,).
+def local_update(task: Task, number: int) -> NDArray[np.float64] | NDArray[np.int64]:
+    """Train the model of one fold: new parameters minus global ones, shape (d,); or the sum of one step's clipped gradients.
 
     Raises:
         UserError: where the update is not finite.
@@ -241,6 +256,8 @@ def local_update(task: Task, number: int) -> NDArray[np.float64]:
                 site.notices(
                     f"{site.name}: records whose gradient is not finite were left out of training; look for extreme values"
                 )
+        if summed(training):
+            return training.take()
         update = np.subtract(site.model.read(model), task.models[number], dtype=np.float64)
         if not all_finite(update):
             raise UserError("the update has a value that is not finite: lower the learning rate")
@@ -276,15 +293,15 @@ def held_out(task: Task) -> Sums:
 
 def encode_update(contribution: Contribution, joined: Joined) -> Vector:
     """Clip, weight, scale and round to integers, with weights and metrics as further coordinates; or clip, rotate, round, noise."""
-    site = contribution.site
+    site, plan = contribution.site, joined.plan
     with named(site.name):
         check_charged(site)
-        encoded = site.plan.encode(contribution.updates, contribution.weights, contribution.sums, joined.occasion, site.entropy())
+        encoded = plan.encode(contribution.updates, contribution.weights, contribution.sums, joined.occasion, site.entropy())
     if encoded.cut:
-        site.notices(weight_was_cut(site.name, site.plan.w_max))
-    if any(encoded.clipped) and not site.plan.tail:  # where noise is sized by the bound, it is meant to cut
+        site.notices(weight_was_cut(site.name, plan.w_max))
+    if any(encoded.clipped) and not plan.tail:  # where noise is sized by the bound, it is meant to cut
         site.notices(
-            f"{site.name}: an update was longer than privacy.update_clip = {site.plan.clip:g} and was cut to it; "
+            f"{site.name}: an update was longer than privacy.update_clip = {plan.clip:g} and was cut to it; "
             "lower the learning rate, or raise privacy.update_clip"
         )
     return Vector(encoded.vector)
@@ -328,7 +345,7 @@ def decode_sum(averaging: Averaging, total: Input[Sum]) -> Stepping:
     """Read the weighted means, the total weights and the metrics from the opened sum."""
     decoded = averaging.plan.decode(total.values, total.contributors, averaging.occasion)
     aggregate = Aggregate(decoded.updates, decoded.weights, decoded.sums, total.contributors)
-    return Stepping(averaging.models, averaging.aggregator, aggregate)
+    return Stepping(averaging.models, averaging.aggregator, aggregate, decoded.state)
 
 
 def _kind(value: object) -> str:
@@ -347,4 +364,4 @@ def step(stepping: Stepping) -> Output[NextModel]:
     if [np.shape(model) for model in models] != shapes or not all(np.isfinite(model).all() for model in models):
         raise UserError(f"the server's step must give finite parameters of shapes {shapes}: the model was left as it was")
     stepping.aggregator.on_after_step(models, aggregate)
-    return Output(NextModel(models, aggregate))
+    return Output(NextModel(models, aggregate, stepping.state))

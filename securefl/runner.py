@@ -7,7 +7,6 @@ bytes, counted.  A round that aborts leaves the model as it was, is not retried,
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -21,11 +20,11 @@ from protocols import draw, simulate
 from protocols.bulk import Bulk, Floats
 from protocols.cost import EXPECTED
 from protocols.flow import Flow
-from protocols.once import lately, shared_work
+from protocols.once import shared_work
 from protocols.policy import OccasionGuard
 from protocols.rand import Entropy, fresh
 from protocols.session import SERVER, Session, client
-from protocols.suite import Occasion, Terms
+from protocols.suite import Occasion
 from protocols.sums import Party, chosen, foreign, notice
 from protocols.wire import Limits
 from securefl.aggregator import ServerAggregator
@@ -33,23 +32,30 @@ from securefl.cohort import expected_aborts, short_sums, smallest_cohort
 from securefl.encode import limit_of
 from securefl.errors import UserError
 from securefl.evaluation import evaluate
-from securefl.inputs import effective, folds_of, hints, look_through, module_of, refuse_kinds
+from securefl.handshakes import handshakes, rounds_together
+from securefl.inputs import effective, folds_of, hints, look_through, module_of, refuse_kinds, refuse_own_steps
 from securefl.job import Job
 from securefl.ledger import opened_in_training
 from securefl.metrics import BinaryMetrics
 from securefl.models import ModelFactory, threads_for, to_vector
 from securefl.modules import Copier
 from securefl.parties import Consortium
+from securefl.privacy.budget import Ledgers, RunCharges
+from securefl.privacy.differencing import Cohorts
 from securefl.privacy.plain import LocalTraining
-from securefl.privacy.prepared import UNITS, accounts, encoding_of, forecast, local_training, noise_of
-from securefl.results import RoundRecord, RunResult
-from securefl.round import Fold, NextModel, Site, Starting, charged, round_flow, weight_was_cut
+from securefl.privacy.prepared import encoding_of, event_of, forecast, local_training, noise_of, settled
+from securefl.privacy.spending import Spending
+from securefl.results import Opened, RoundRecord, RunResult
+from securefl.round import Fold, NextModel, Site, Starting, charged, model_values, round_flow, weight_was_cut
 from securefl.secure import secured
 from securefl.timing import StepClock, Traffic, beside
 from securefl.trainer import ClientTrainer
 
 if TYPE_CHECKING:
     from securefl.audit.recording import Recording
+
+OUT = "out since an earlier round"
+"""Where a party is lost that was lost before, of a handshake that prepares several rounds."""
 
 OWN_DATA = "own data"
 """What a user's data are called where no name is given."""
@@ -76,6 +82,7 @@ class Runner:
         dropouts: who vanishes; by default each party with probability ``job.simulation.dropout`` before a random message.
         on_notice: called with each new line of ``warnings``, as it comes up.
         recording: writes down what the server and each party saw (`securefl.audit.recording`).
+        ledgers: by site name, its own `securefl.privacy.budget.PartyLedger`, charged before each of its inputs leaves.
 
     Attributes:
         warnings: lines that the user should see; what is known before training is there before it.
@@ -100,8 +107,10 @@ class Runner:
         dropouts: Dropouts | None = None,
         on_notice: Callable[[str], None] = lambda _line: None,
         recording: Recording | None = None,
+        ledgers: Ledgers | None = None,
     ) -> None:
         refuse_kinds(job, trainer, server)
+        refuse_own_steps(job, trainer, flow)
         self.job, self.name = effective(job or Job(), trainer, server, own_dropouts=dropouts is not None), name
         knobs, performance = self.job.privacy, self.job.performance
         self.trainer = copy.deepcopy(trainer) if trainer is not None else ClientTrainer(learning_rate=performance.learning_rate)
@@ -121,13 +130,19 @@ class Runner:
         vector, n = to_vector(self.template), len(self.folds)
         smallest_cohort(knobs, n)
         sums = self.trainer.sums()
-        self.plan = encoding_of(knobs, n, (vector.size,) * self._models, sums)
+        self.plan = encoding_of(
+            knobs,
+            n,
+            (vector.size,) * self._models,
+            sums,
+            models_per_record=self.models_per_record,
+            learning_rate=self.job.performance.learning_rate,
+        )
         of_sum = {"bits": self.plan.bits, "threshold": knobs.threshold, **({"tail": self.plan.tail} if self.plan.tail else {})}
         lost = self.job.simulation.dropout or EXPECTED
         self.protocol, self.choice = chosen(knobs.protocol, n, self.plan.size, self.plan.limit, dropout=lost, **of_sum)
         build: Any = self.protocol.noised if self.plan.tail else self.protocol.parameters
         self.parameters = build(n, self.plan.size, self.plan.limit, **of_sum)
-        self._accounts = accounts(self.plan, self.folds)
         self.warnings += [line for line in (notice(self.protocol.name, self.parameters), foreign(self.protocol)) if line]
         if "model" in self.protocol.layouts(self.parameters):
             raise UserError(f"the protocol {self.protocol.name} has a layout named 'model': that name is the learning flow's")
@@ -137,16 +152,39 @@ class Runner:
                 self._notice(line)
         self.models: list[NDArray[np.float32]] = [vector.copy() for _ in range(self._models)]
         self._clock, self._traffic, self._recording = StepClock(time.perf_counter), Traffic([*self.folds]), recording
-        self.flow = secured(round_flow(flow), self.protocol)
-        self._timed = self._clock.timed(self.flow)
         self.run_name = f"run-{fresh().bytes('run', 8).hex()}"
+        self._keys = handshakes(
+            self.protocol,
+            self.parameters,
+            self.consortium,
+            run=lambda: self.run_name,
+            rounds=knobs.rounds,
+            each=self._together(n, vanishing=dropouts is not None or self.job.simulation.dropout > 0),
+            timed=self._clock.timed,
+        )
+        self.flow = secured(round_flow(flow), self._keys.protocol)
+        self._timed = self._clock.timed(self.flow)
         self._entropy, self._dropouts = {name: entropy(name) for name in self.folds}, dropouts or self._random_dropouts
-        self._guards = dict[str, OccasionGuard]()
+        self._guards, self._cohorts = dict[str, OccasionGuard](), Cohorts([*self.folds])
         self._opened, self._begun, self._wall, self._done, self._records = 0, 0, 0.0, False, list[RoundRecord]()
         self._weight = knobs.w_max if knobs.rows is not None and flow is None else None
         self._training = self._prepare_training()
+        self._spending = Spending(knobs, self.plan, self._training, self.models_per_record)
+        self._charges = RunCharges(ledgers or {}, self.run_name, self._opens(1))
+        self._charges.check(knobs.rounds)
         self._trainers = {name: copy.deepcopy(self.trainer) for name in self.folds}
         self._say_beforehand()
+
+    def _together(self, parties: int, *, vanishing: bool) -> int:
+        """Rounds of one handshake."""
+        asked, stepwise = self.job.performance.handshake_rounds, self.job.privacy.summed
+        if self._recording is not None:
+            if asked not in (None, 1):
+                raise UserError(
+                    f"performance.handshake_rounds = {asked} is refused with a tape, a log or evidence: they are of single sums"
+                )
+            return 1
+        return rounds_together(asked, self.protocol, parties=parties, stepwise=stepwise, alone="dropouts" if vanishing else "")
 
     @property
     def _models(self) -> int:
@@ -154,11 +192,7 @@ class Runner:
 
     @property
     def _private(self) -> bool:
-        return self.job.privacy.mechanism == "local-record"
-
-    @property
-    def _delta(self) -> float | None:
-        return self.job.privacy.delta if self.job.privacy.mechanism != "none" else None
+        return self.job.privacy.per_record
 
     @property
     def _insecure(self) -> bool:
@@ -180,21 +214,22 @@ class Runner:
     def _prepare_training(self) -> dict[str, tuple[LocalTraining, ...]]:
         knobs = self.job.privacy
         sigma = noise_of(knobs, self.models_per_record)
-        return {
-            name: tuple(local_training(knobs, noise_multiplier=sigma, entropy=self._entropy[name]) for _ in folds)
-            for name, folds in self.folds.items()
-        }
+
+        def training(name: str) -> LocalTraining:
+            return local_training(knobs, noise_multiplier=sigma, entropy=self._entropy[name], encoding=self.plan)
+
+        return {name: tuple(training(name) for _ in folds) for name, folds in self.folds.items()}
 
     def _say_beforehand(self) -> None:
         knobs, dropout = self.job.privacy, self.job.simulation.dropout
         if dropout > 0:
             aborts = f"about {expected_aborts(self.job, len(self.folds)):.1f} of {knobs.rounds} round{'s' * (knobs.rounds != 1)}"
             self._notice(f"each party vanishes with probability {dropout:g} in a round: expect {aborts} to abort")
-        if self._accounts:
+        if self.plan.tail:
             self._notice(forecast(self.plan))
         for name, folds in self.folds.items():
             rows = [len(fold.train) for fold in folds]  # type: ignore[arg-type]
-            if max(rows) > knobs.w_max and self._weight is None and not self._accounts:
+            if max(rows) > knobs.w_max and self._weight is None and not self.plan.tail:
                 self._notice(weight_was_cut(name, knobs.w_max))
             if self._private and knobs.delta * min(rows) >= 1:
                 self._notice(
@@ -203,13 +238,13 @@ class Runner:
 
     @property
     def stages(self) -> list[str]:
-        """Names of the messages that a party sends in the secure sum: where it may vanish."""
-        return [kind.__name__ for kind in self.protocol.flow.messages("server")]
+        """Names of the messages that a party sends in the secure sum of the next round: where it may vanish."""
+        return self._keys.stages()
 
     @property
     def _after_opening(self) -> set[str]:
         """Steps of the server in which the sum is open, even if the round then aborts."""
-        flow = self.protocol.flow
+        flow = self._keys.flow
         last, steps = flow.receiver(flow.messages("server")[-1]), flow.of("server")
         return {step.name for step in steps[steps.index(last) :]} | {"decode_sum", "step"}
 
@@ -221,24 +256,12 @@ class Runner:
 
     def epsilon(self) -> dict[str, float]:
         """ε spent by each site so far; empty without differential privacy."""
-        if self._accounts:
-            return {name: account.epsilon for name, account in self._accounts.items()}
-        return {name: self._site_epsilon(name, planned=False) for name in self.folds} if self._private else {}
-
-    def _site_epsilon(self, name: str, *, planned: bool) -> float:
-        if planned and self._accounts:
-            return self.job.privacy.epsilon
-        if not self._private:
-            return math.inf
-        from securefl.privacy.dpsgd import site_epsilon  # noqa: PLC0415
-
-        return site_epsilon(self._training[name], self.models_per_record, planned=planned)  # type: ignore[arg-type]
+        return self._spending.epsilon()
 
     @property
     def noise_multiplier(self) -> float | None:
-        """Standard deviation of the noise on the sum of a step's clipped gradients, divided by the clip; None without noise."""
-        first: Any = next(iter(self._training.values()))[0]
-        return first.noise_multiplier if self._private else None
+        """Standard deviation of a site's own noise on the sum of a step's clipped gradients, divided by the clip; None without."""
+        return self._spending.noise_multiplier
 
     def run(self, on_event: Callable[[RoundRecord], None] | None = None) -> RunResult:
         """Train all rounds and score the final model.  A run that was broken off goes on after the round that broke off.
@@ -284,33 +307,52 @@ class Runner:
         index = {name: i for i, name in enumerate(self.folds, 1)}
         network = simulate.vanish({client(index[name]): stage for name, stage in gone.items()})
         self._guards.clear()
-        contributors = None
+        contributors, opened, watch = None, None, beside(self._traffic.watch, self._recording)
         try:
             with shared_work():
-                outcome = simulate.run(self._sessions(number), network=network, watch=beside(self._traffic.watch, self._recording))
+                failed = self._keys.begin(number, network, watch)
+                if failed is not None:
+                    return self._record(number, gone, 0, f"handshake: {failed.check}", {})
+                out = [name for name, place in index.items() if not self._keys.present(place)]
+                sessions = self._sessions(number)
+                outcome = simulate.run(sessions, network=network, watch=watch)
+                self._keys.end(sessions, outcome)
             if outcome.abort is None:
-                contributors = outcome.outputs[0].aggregate.contributors
+                opened = next(found for found in outcome.outputs if isinstance(found, NextModel))
+                contributors = opened.aggregate.contributors
         finally:
             self._charge(contributors)
-        for name, place in index.items():
-            left = outcome.sessions[client(place)].ended
-            if left is not None and left.check.startswith("policy-"):
-                self._notice(f"{name} does not take part, by its own policy: {left.check} ({left.detail})")
+            self._charges.settle(settled(self.plan, contributors))
+        flow = self._keys.flow
+        first = flow.messages("server")[0].__name__
+        self._cohorts.add(number, flow, {**gone, **dict.fromkeys(out, first)}, contributors)
+        gone = {**gone, **dict.fromkeys(out, OUT)}
+        for address, session in outcome.sessions.items():
+            left = session.ended
+            name = list(self.folds)[address.index - 1]
+            if address != SERVER and left is not None and left.check.startswith(("policy-", "ledger-")):
+                self._notice(f"{name} does not take part, by its own {left.check.split('-')[0]}: {left.check} ({left.detail})")
         abort = outcome.abort
         self._opened += abort is None or (abort.step in self._after_opening and abort.check not in ("quorum", "deadline"))
         metrics = dict[str, float]()
-        if abort is None:
-            opened: NextModel = outcome.outputs[0]
-            self.models = opened.models
+        if opened is not None:
+            self.models, self.plan = opened.models, self.plan.at(np.array(opened.state, dtype=np.float32))
             metrics = self.trainer.read(opened.aggregate.sums) if self.plan.sums else {}
         if self._recording is not None:
             self._recording.end(outcome, contributors)
+        return self._record(
+            number, gone, contributors or 0, None if abort is None else f"{abort.step or 'round'}: {abort.check}", metrics
+        )
+
+    def _record(
+        self, number: int, gone: Mapping[str, str], contributors: int, aborted: str | None, metrics: dict[str, float]
+    ) -> RoundRecord:
         return RoundRecord(
             number=number,
             invited=len(self.folds),
-            contributors=contributors or 0,
+            contributors=contributors,
             dropped=dict(gone),
-            aborted=None if abort is None else f"{abort.step or 'round'}: {abort.check}",
+            aborted=aborted,
             metrics=metrics,
             epsilon=self.epsilon(),
             seconds=self._clock.round(),
@@ -318,30 +360,29 @@ class Runner:
 
     def _charge(self, contributors: int | None) -> None:
         """Charge those whose masked input has left, whatever became of it; ``contributors`` is None where no sum is known of."""
-        for name, account in self._accounts.items():
-            if name in self._guards and self._guards[name].spent:
-                account.charge(contributors)
+        self._spending.charge([name for name, guard in self._guards.items() if guard.spent], contributors)
 
     def _sessions(self, number: int) -> dict[Any, Session]:
-        layout = Floats(sum(m.size for m in self.models))
-        weights = Bulk.of(layout, np.concatenate(self.models))
+        values = model_values(self.models, self.plan)
+        layout = Floats(values.size)
+        weights = Bulk.of(layout, values)
         occasion = Occasion(self.run_name, number, 0, weights.digest)
-        terms = self._terms(occasion)
+        terms = self._keys.terms(occasion)
         if self._recording is not None:
             self._recording.begin(self.protocol, terms, self.consortium.parties)
         limits = Limits(len(self.folds), {**self.protocol.layouts(self.parameters), "model": layout})
-        start = Starting(occasion, terms, layout, self.models, self.server, self.plan)
+        ready = self._keys.server
+        start = Starting(occasion, terms, layout, self.models, self.server, self.plan, ready)
         model = Copier(self.template)
-        sessions = {SERVER: Session(self._timed, SERVER, {"client": terms.roster.indexes}, [start], limits)}
+        invited = terms.roster.indexes if ready is None else ready.u2
+        sessions = {SERVER: Session(self._timed, SERVER, {"client": invited}, [start], limits)}
         for party, name in zip(self.consortium.parties, self.folds, strict=True):
-            guard = self._guards[name] = OccasionGuard(party.journal)
+            if not self._keys.present(party.index):
+                continue
+            guard = self._guards[name] = self._keys.guard(self._charges.journal(name, party.journal))
             site = self._site(party, name, guard, model)
             sessions[client(party.index)] = Session(self._timed, client(party.index), {"server": [0]}, [site], limits, guard=guard)
         return sessions
-
-    def _terms(self, occasion: Occasion) -> Terms[Any]:
-        """The terms for an occasion; those of all parties of this process, who expect the same, are made once."""
-        return lately("terms", occasion, lambda: self.protocol.terms(occasion, self.consortium.roster, self.parameters))
 
     def _site(self, party: Party, name: str, guard: OccasionGuard, model: ModelFactory) -> Site:
         return Site(
@@ -352,16 +393,28 @@ class Runner:
             training=self._training[name],
             model=model,
             plan=self.plan,
-            steps=self.job.privacy.local_steps,
+            steps=self.job.privacy.steps,
             weight=self._weight,
-            epsilon=self._site_epsilon(name, planned=True),
-            delta=self._delta or 0.0,
+            epsilon=self._spending.planned(name),
+            delta=self._spending.delta or 0.0,
             run=self.run_name,
-            terms=self._terms,
+            terms=self._keys.terms,
             entropy=self._entropy[name],
             notices=self._notice,
             charged=tuple(charged(training) for training in self._training[name]),
             guard=guard,
+            ready=self._keys.ready(party.index),
+        )
+
+    def _opens(self, rounds: int) -> list[Opened]:
+        """What so many rounds open."""
+        return opened_in_training(
+            rounds,
+            mechanism=self.job.privacy.mechanism,
+            sums=[spec.name for spec in self.plan.sums],
+            hidden=not self._insecure,
+            public_rows=self._weight is not None,
+            event=event_of(self.job.privacy, self.plan, self.noise_multiplier, self.models_per_record),
         )
 
     def _notice(self, line: str) -> None:
@@ -375,7 +428,7 @@ class Runner:
         return [model(vector) for vector in self.models]
 
     def _result(self) -> RunResult:
-        models, knobs = self.final_models(), self.job.privacy
+        models = self.final_models()
         if all(record.aborted for record in self._records):
             self._notice("every round was aborted: the model is the one that it began with")
         metrics, site_metrics = evaluate(self.trainer, models, self.folds)
@@ -389,16 +442,10 @@ class Runner:
             local=[],
             pooled={},
             epsilon=list(self.epsilon().values()),
-            delta=self._delta,
-            unit=UNITS.get(knobs.mechanism),
-            accountant="rdp" if self._accounts else knobs.accountant if self._private else None,
-            opened=opened_in_training(
-                self._opened,
-                mechanism=knobs.mechanism,
-                sums=[spec.name for spec in self.plan.sums],
-                hidden=not self._insecure,
-                public_rows=self._weight is not None,
-            ),
+            delta=self._spending.delta,
+            unit=self._spending.unit,
+            accountant=self._spending.accountant,
+            opened=[*self._opens(self._opened), *(self._cohorts.shown() if not self.plan.tail else [])],
             up=self._traffic.up,
             down=self._traffic.down,
             seconds=self._clock.total(),

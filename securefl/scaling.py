@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from protocols.errors import Abort
-from securefl.encode import SumSpec
+from securefl.encoding import SumSpec
 from securefl.errors import UserError, quoted
 from securefl.statistics.moments import Moments as ColumnMoments
 

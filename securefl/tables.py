@@ -136,6 +136,8 @@ def _privacy(result: RunResult) -> Sheet:
     note = "Spent over all rounds, aborted ones included. What ε leaves out is called exact under What was opened."
     if result.noise_multiplier is not None:
         note += f" Noise on the sum of a step's gradients: {result.noise_multiplier:.3f} times the clip."
+    if result.job["privacy"]["mechanism"] == "central":
+        note += " The server is trusted: it sees the exact sums, and ε holds against whoever gets the model."
     return Sheet(title, ["site", "ε", "δ", "protects", "accountant"], rows, note, frozenset({1, 2}))
 
 

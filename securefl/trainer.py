@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from securefl.encode import SumSpec
+from securefl.encoding import SumSpec
 from securefl.errors import UserError
 from securefl.metrics import BinaryMetrics
 from securefl.privacy.batches import beside

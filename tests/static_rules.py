@@ -24,6 +24,7 @@ DOORS = (
     "protocols/primitives/",
     "protocols/secagg.py",
     "protocols/secagg_labels.py",
+    "protocols/batch.py",
     "protocols/he.py",
     "protocols/reference.py",  # the oracles: the arithmetic of a whole sum, every secret in view
     "protocols/he_reference.py",

@@ -35,9 +35,10 @@ from protocols.vectors_setting import standard
 from protocols.vectors_spoil import WAYS
 from securefl import params
 from securefl.cli import app, main
-from securefl.job import BUILT_IN, SECTIONS, Job, allowed
+from securefl.job import Job
+from securefl.knobs import BUILT_IN, SECTIONS, allowed
 from securefl.options import flag, read_job
-from securefl.secure import flow
+from securefl.secure import MANY, flow
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")], key=lambda page: page.name)
@@ -126,7 +127,7 @@ def test_check_ids_stand_in_the_table_of_checks(page):
         w for knobs in SECTIONS.values() for f in knobs.model_fields.values() for w in get_args(f.annotation) if isinstance(w, str)
     }
     names = {word for word in code(page.read_text(encoding="utf-8")) if re.fullmatch(r"[a-z]+(-[a-z]+)+", word)}
-    assert names <= ids | values | {*BUILT_IN, *PROTOCOLS}
+    assert names <= ids | values | {*BUILT_IN, *PROTOCOLS, *MANY}
     if page.name == "SECURITY.md":
         carried = [
             cells[2]
@@ -220,8 +221,10 @@ def test_library_examples():
 
 
 def test_statistics_example():
-    (source,) = blocks(text("docs/statistics.md"), "python")
-    _, out = executed(source)
+    source, noised = blocks(text("docs/statistics.md"), "python")
+    space, out = executed(source + noised)
+    assert 0 < space["release"].epsilon <= 3
+    assert sum(space["release"].split.values()) == pytest.approx(1)
     assert "south: 1 of 6 values of age lie outside 0 to 90 and are clipped to it" in out
     assert re.search(r"^age +<NA> +56\.0+ +\d", out, re.MULTILINE), "one value is missing: fewer than 3"
     assert re.search(r"^m +6$", out, re.MULTILINE)

@@ -25,6 +25,7 @@ P = 2**256 + 297
 SECRET_SIZE = 32
 SHARE_SIZE = 33
 _LIMBS = 17  # of 16 bits, for a share or a weight
+_AT_ONCE = 1 << 12  # shares that are made in one product: some 10 MB
 _LAZY = 32  # Horner steps between reductions: x is small, so an intermediate value grows by few bits a step
 
 
@@ -53,6 +54,96 @@ def share(secret: bytes, threshold: int, xs: Sequence[int], rand: Rand, label: s
     coefficients = [*rand.below(label, P, threshold - 1), int.from_bytes(secret, "big")]
     chunks = [coefficients[i : i + _LAZY] for i in range(0, threshold, _LAZY)]
     return [_evaluate(chunks, x).to_bytes(SHARE_SIZE, "big") for x in xs]
+
+
+def share_each(secrets: NDArray[np.uint8], threshold: int, xs: Sequence[int], rand: Rand, label: str) -> NDArray[np.uint8]:
+    """As `share`, for many secrets among the same holders; every secret has coefficients of its own.
+
+    One product of floats on limbs of 16 bits for some secrets at a time, exact: 17 of its entries add up to less than
+    2^32 · 17 · t < 2^53.
+
+    Args:
+        secrets: shape (secrets, 32).
+        threshold: as for `share`, below 2^16.
+        xs: as for `share`.
+        rand: where the coefficients come from.
+        label: the label of that draw.
+
+    Returns:
+        The shares, shape (secrets, len(xs), `SHARE_SIZE`).
+
+    Raises:
+        Misuse: as `share`.
+    """
+    if secrets.ndim != 2 or secrets.shape[1] != SECRET_SIZE:
+        raise Misuse(f"shared secrets have shape (secrets, {SECRET_SIZE}), not {secrets.shape}")
+    if not 1 <= threshold <= min(len(xs), 2**16 - 1):
+        raise Misuse(f"the threshold {threshold} is outside 1..{min(len(xs), 2**16 - 1)}, the number of shares or 2^16 - 1")
+    _check_points(xs)
+    count, holders = len(secrets), len(xs)
+    coefficients = np.zeros((_LIMBS, count, threshold), dtype=np.float64)  # lowest limb and lowest degree first
+    coefficients[: SECRET_SIZE // 2, :, 0] = np.ascontiguousarray(secrets).view(">u2")[:, ::-1].T
+    coefficients[:, :, 1:] = (
+        uniform(rand.child(label), (threshold - 1) * count).reshape(count, threshold - 1, _LIMBS).transpose(2, 0, 1)
+    )
+    powers = b"".join([pow(x, j, P).to_bytes(2 * _LIMBS, "little") for j in range(threshold) for x in xs])
+    weights = np.moveaxis(np.frombuffer(powers, dtype="<u2").reshape(threshold, holders, _LIMBS), 2, 0).astype(np.float64)
+    out, at_once = np.empty((count, holders, SHARE_SIZE), dtype=np.uint8), max(1, _AT_ONCE // holders)
+    for start in range(0, count, at_once):
+        part = coefficients[:, start : start + at_once].reshape(-1, threshold)
+        columns = np.zeros((2 * _LIMBS, len(part) // _LIMBS, holders))
+        for i in range(_LIMBS):
+            columns[i : i + _LIMBS] += (part @ weights[i]).reshape(_LIMBS, -1, holders)
+        limbs = np.moveaxis(_reduced(columns.astype(np.int64)), 0, -1)[..., ::-1].astype(">u2", order="C")
+        out[start : start + at_once] = limbs.view(np.uint8)[..., 2 * _LIMBS - SHARE_SIZE :]
+    return out
+
+
+def uniform(rand: Rand, count: int) -> NDArray[np.uint16]:
+    """``count`` uniform field elements as limbs of 16 bits, the lowest first; shape (count, 17).
+
+    Of words of 257 bits those of P or more are refused.
+    """
+    stream, found, missing = rand.stream("candidates"), list[NDArray[np.uint16]](), count
+    while missing:
+        words = np.empty((2 * missing + 64, 5), dtype=np.uint64)
+        stream.fill(words)
+        words[:, 4] &= np.uint64(1)
+        good = (words[:, 4] == 0) | ((words[:, 0] < P - 2**256) & ~words[:, 1:4].any(axis=1))
+        limbs = words[good][:missing].astype("<u8").view("<u2")[:, :_LIMBS]
+        found.append(limbs)
+        missing -= len(limbs)
+    return np.concatenate([np.empty((0, _LIMBS), dtype=np.uint16), *found])
+
+
+def _reduced(columns: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Values mod P as 17 limbs of 16 bits from 34 entries of the weights 2^(16·i), at most 2^530 in all; the lowest first.
+
+    2^256 is −297 mod P: what lies above is folded down twice, with a multiple of P added that keeps it above zero.
+    """
+    folded = _carried(columns)
+    for multiple, size in ((2**28, _LIMBS + 1), (1, _LIMBS)):
+        low = _constant(multiple * P, size, columns.ndim)
+        low = np.repeat(np.repeat(low, columns.shape[1], axis=1), columns.shape[2], axis=2)
+        low[:16] += folded[:16]
+        low[: len(folded) - 16] -= 297 * folded[16:][: len(low)]
+        folded = _carried(low)
+    less = _carried(folded - _constant(P, _LIMBS, columns.ndim))
+    return np.where(less[-1] < 0, folded, less)
+
+
+def _constant(value: int, limbs: int, dimensions: int) -> NDArray[np.int64]:
+    """A number as limbs along the first of so many axes; what is too large for 16 bits stays in the highest."""
+    low = [value >> 16 * i & 0xFFFF for i in range(limbs - 1)]
+    return np.array([*low, value >> 16 * (limbs - 1)], dtype=np.int64).reshape(-1, *[1] * (dimensions - 1))
+
+
+def _carried(limbs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The same values with limbs of 16 bits but for the highest, which has the sign."""
+    for i in range(len(limbs) - 1):
+        limbs[i + 1] += limbs[i] >> 16
+        limbs[i] &= 0xFFFF
+    return limbs
 
 
 class Lagrange:

@@ -27,6 +27,7 @@ from securefl.audit.cheating import CheatingServer
 from securefl.audit.federation import Federation, run
 from securefl.audit.judging import by_party, judge
 from securefl.audit.registry import Attack, Play
+from securefl.audit.seen import a
 from securefl.audit.target import PAYLOAD, Target
 from securefl.audit.verdict import AdversaryFault, Verdict, broken
 
@@ -152,7 +153,7 @@ def _rewritten(name: str, target: Target, rewrite: Callable[[Letter], Iterable[L
         with _own_code(name, "rewrite"):
             given = rewrite(letter)
         need = "rewrite must return an iterable of letters: (letter,) lets one through, () swallows it"
-        _must(isinstance(given, Iterable), name, f"{need}; it returned {_short(given)} for a {type(letter.message).__name__}")
+        _must(isinstance(given, Iterable), name, f"{need}; it returned {_short(given)} for {a(type(letter.message).__name__)}")
         letters = iter(given)
         while True:
             try:

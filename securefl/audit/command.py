@@ -110,22 +110,24 @@ def run(configured: Iterable[Configured], *, quick: bool, tell: Callable[[str], 
     return audits
 
 
-def measured(mechanism: str | None, job: Path | None, *, quick: bool) -> Callable[[Callable[[str], None]], list[Measurement]]:
-    """What measures a named mechanism, or a job's own; nothing where neither is given.
+def measured(
+    mechanism: str | None, job: Path | None, *, quick: bool, noise: str | None = None
+) -> Callable[[Callable[[str], None]], list[Measurement]]:
+    """What measures a named mechanism, or a job's own, with a law of its noise; nothing where neither is given.
 
     Raises:
-        UserError: for a mechanism that does not exist yet, before anything is tried.
+        UserError: for a mechanism that does not exist yet, or a noise that cannot be, before anything is tried.
     """
     if mechanism is None and job is None:
         return lambda _: []
-    setting = setting_of(mechanism, job, quick=quick)
+    setting = setting_of(mechanism, job, quick=quick, noise=noise)
     if setting is None:
         return _unmeasured
     return lambda tell: [measure_mechanism(setting, tell=tell)]
 
 
 def _unmeasured(tell: Callable[[str], None]) -> list[Measurement]:
-    tell("the job's mechanism: nothing measures noise inside the sum yet")
+    tell("the job's mechanism: nothing measures it yet")
     return []
 
 

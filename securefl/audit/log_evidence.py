@@ -17,6 +17,7 @@ from protocols.primitives.sign import verify
 from protocols.said import Said
 from protocols.suite import Terms
 from securefl.audit.chain import Line, dump, load, signed_part
+from securefl.audit.seen import a
 
 TAGS: Mapping[str, str] = {
     **dict.fromkeys(("Advert", "KeyAdvert"), "keys"),
@@ -58,7 +59,7 @@ def contradicts(tree: Mapping[str, Any], said: Said, terms: Terms[Any], masked: 
         return ""
     if tree["kind"] == "sent":
         ours = TAGS.get(tree["type"]) == tag and tree["statement"] is not None
-        return f"it sent a {tree['type']} that says another thing" if ours and tree["statement"] != said.digest.hex() else ""
+        return f"it sent {a(tree['type'])} that says another thing" if ours and tree["statement"] != said.digest.hex() else ""
     sets = tree.get("sets", {}) if tree["kind"] == "told" else {}
     lies = {
         "it was told another list": "L" in sets and tag != "keys" and sets["L"] != content[0].hex(),

@@ -26,6 +26,7 @@ from securefl.audit.chain import Line
 from securefl.audit.findings import Findings
 from securefl.audit.log_evidence import collide, contradicts, line_against_message, two_lines
 from securefl.audit.log_file import LogFile, LoggedSum, read_log
+from securefl.audit.seen import a
 from securefl.audit.sitting import Entry, Walk
 from securefl.audit.tape_audit import TapeAudit
 
@@ -159,7 +160,7 @@ class _Against:
         name, line = kind.__name__, logged.sent.get((kind.__name__, 0))
         if line is None:
             if not entry.signed:
-                detail = f"a {name} in line {entry.line} of the tape that it did not sign, and that its log lacks; {UNSAID}"
+                detail = f"{a(name)} in line {entry.line} of the tape that it did not sign, and that its log lacks; {UNSAID}"
                 self._report("log-sent", "open", logged.line, detail)
             elif self.log.complete(logged.last) or any(self._answers(walk, kind, later) for _, later in logged.order):
                 detail = f"its log lacks the {name} that it signed in line {entry.line} of the tape; its log is false"
@@ -200,7 +201,7 @@ class _Against:
         firsts = {line.number for line in logged.told.values()}
         for key, line in logged.received():
             if key not in served or line.number not in firsts:
-                detail = f"it says that it was told a {key[0]} that the tape has not; {UNSAID}, as the server signs nothing"
+                detail = f"it says that it was told {a(key[0])} that the tape has not; {UNSAID}, as the server signs nothing"
                 self._report("log-told", "open", line.number, detail)
 
     def _untold(self, walk: Walk, logged: LoggedSum, name: str, number: int) -> None:

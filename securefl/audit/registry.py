@@ -53,8 +53,6 @@ ROWS: dict[int, str] = {
 
 NOT_YET: dict[int, str] = {
     21: "the network port",
-    25: "many sums after one handshake",
-    35: "noise inside the sum",
 }
 """Rows about parts that do not exist yet; a row with a script that applies is taken off by itself."""
 
@@ -66,6 +64,7 @@ MISSING: dict[int, str] = {
     17: "it has no public keys and no signatures",
     22: "it has no sparse graph",
     23: "it has no sparse graph",
+    25: "each of its handshakes serves one sum",
     27: "it is not LightSecAgg",
     28: "it is not homomorphic",
     29: "no script knows its keys: write an Adversary",

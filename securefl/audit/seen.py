@@ -154,3 +154,8 @@ def why_bad(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"it lacks {error.args[0]!r}"
     return "a part of it is of another type" if isinstance(error, AttributeError | TypeError) else str(error)
+
+
+def a(name: str) -> str:
+    """The name of a kind of message with its article."""
+    return f"{'an' if name[:1] in 'AEIOU' else 'a'} {name}"

@@ -26,7 +26,7 @@ from protocols.statements import SETS, STAGE, Told, statement
 from protocols.wire import Limits, control_bytes
 from securefl.audit.findings import Findings
 from securefl.audit.openings import other_shares
-from securefl.audit.seen import Print, Seen, print_of
+from securefl.audit.seen import Print, Seen, a, print_of
 from securefl.audit.tape import Sitting
 from securefl.audit.turns import Turns
 
@@ -102,7 +102,7 @@ class Walk:
         """One message to the server."""
         kind = self.up.get(seen.name)
         if u > len(self.terms.roster) or kind is None:
-            self.findings.report("tape-order", "noted", line, f"a {seen.name} of client {u}, who has none to send here")
+            self.findings.report("tape-order", "noted", line, f"{a(seen.name)} of client {u}, who has none to send here")
             return
         if not self.turns.fits(line, seen):
             return
@@ -208,7 +208,7 @@ class Walk:
         kind = self.down.get(seen.name)
         if kind is None:
             self.findings.report(
-                "tape-order", "broken", line, f"the server sent a {seen.name}, which {self.sitting.scheme.name} has not"
+                "tape-order", "broken", line, f"the server sent {a(seen.name)}, which {self.sitting.scheme.name} has not"
             )
             return
         self._size(line, seen, kind)
@@ -252,7 +252,7 @@ class Walk:
             entry = self.entries.get((u, needed))
             if entry is None:
                 self.findings.report(
-                    "tape-order", "broken", line, f"a {seen.name} for client {u}, of whom no {needed.__name__} had come"
+                    "tape-order", "broken", line, f"{a(seen.name)} for client {u}, of whom no {needed.__name__} had come"
                 )
 
     def _set(self, line: int, to: tuple[int, ...], kind: type[Message], told: Told) -> None:
@@ -304,7 +304,7 @@ class Walk:
         if len(seen.control) > most or given != known:
             status = "noted" if seen.name in self.up else "broken"
             detail = (
-                f"a {seen.name} of {len(seen.control)} control bytes and vectors of {given}, where {most} and {known} are declared"
+                f"{a(seen.name)} of {len(seen.control)} control bytes and vectors of {given}, where {most} and {known} are declared"
             )
             self.findings.report("tape-size", status, line, detail)  # type: ignore[arg-type]
 

@@ -165,6 +165,7 @@ class Sitting:
             raise TypeError("a sum has a run, a round and an attempt")
         occasion = Occasion(tree["run"], tree["round"], tree["attempt"], bytes.fromhex(tree["model"]))
         terms = chosen.terms(occasion, roster, declared(chosen, tree["parameters"]))
+        _ = terms.sid  # there is none where roster and parameters do not fit
         return cls(chosen, terms, bytes.fromhex(tree["sid"]), str(tree["suite"]))
 
 

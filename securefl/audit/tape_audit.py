@@ -15,7 +15,7 @@ from protocols.sums import scheme
 from securefl.audit.chain import Line, Unreadable, lines
 from securefl.audit.findings import Findings
 from securefl.audit.participation import Participation
-from securefl.audit.seen import BAD, Seen, why_bad
+from securefl.audit.seen import BAD, Seen, a, why_bad
 from securefl.audit.sitting import Walk, to_text
 from securefl.audit.tape import Ending, Sitting, ending, from_client, header, message, to_clients
 
@@ -93,6 +93,7 @@ class TapeAudit:
             case "end":
                 self._end(line)
             case "seal":
+                self._unended(line.number)
                 self._sealed = line.number
                 if line.tree.get("messages") != self.messages and not self.doubtful:
                     detail = f"the seal is over {line.tree.get('messages')} messages, and there are {self.messages}"
@@ -131,6 +132,7 @@ class TapeAudit:
 
     def _begin(self, line: Line) -> None:
         f, at = self.findings, line.number
+        self._unended(at)
         self._close(at)
         self.sums += 1
         try:
@@ -170,7 +172,7 @@ class TapeAudit:
         walk, u, to = self._walk, from_client(seen), to_clients(seen)
         if walk is None:
             if not self._impossible:
-                self.findings.report("tape-order", "broken", line.number, f"a {seen.name} outside of any sum")
+                self.findings.report("tape-order", "broken", line.number, f"{a(seen.name)} outside of any sum")
         elif u is not None:
             walk.from_party(line.number, u, seen)
             if u <= len(walk.terms.roster) and any(k.__name__ == seen.name for k in walk.spends):
@@ -180,7 +182,7 @@ class TapeAudit:
             walk.to_parties(line.number, to, seen)
         else:
             self.findings.report(
-                "tape-order", "broken", line.number, f"a {seen.name} from {seen.sender} that the server has no part in"
+                "tape-order", "broken", line.number, f"{a(seen.name)} from {seen.sender} that the server has no part in"
             )
 
     def _end(self, line: Line) -> None:
@@ -213,6 +215,12 @@ class TapeAudit:
             p = walk.terms.parameters
             rows, _ = self._rows.setdefault((walk.terms.occasion.run, p.size), (Participation(), p.threshold))
             rows.add(u3, at)
+
+    def _unended(self, at: int) -> None:
+        """A sum that another one, or the seal, cuts off: a run that is broken off and goes on leaves one as well."""
+        if self._walk is not None:
+            detail = f"the sum of line {self._walk.line} has no end: the tape does not say what became of it"
+            self.findings.report("tape-order", "noted", at, detail)
 
     def _fresh(self, walk: Walk, at: int) -> None:
         for u, key in walk.listed_keys():

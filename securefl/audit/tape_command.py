@@ -14,6 +14,7 @@ from rich.text import Text
 from securefl import files
 from securefl.audit.evidence import write_evidence
 from securefl.audit.findings import Finding, Status
+from securefl.audit.kinds import expect
 from securefl.audit.reconcile import checks_of, reconcile
 from securefl.audit.tape_audit import CHECKS, TapeAudit, audit_tape
 from securefl.errors import UserError, printable
@@ -40,6 +41,7 @@ def look(tape: Path, logs: Sequence[Path], evidence: Path | None) -> tuple[TapeA
     for path in (tape, *logs):
         if not path.is_file():
             raise UserError(f"{path} is no file")
+        expect(path, "tape" if path is tape else "log")
     if evidence is not None:
         files.check_folder(evidence)
     audit = audit_tape(tape, keep=bool(logs))

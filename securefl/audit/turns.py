@@ -8,7 +8,7 @@ from __future__ import annotations
 from protocols.flow import Flow, Step
 from protocols.statements import Told
 from securefl.audit.findings import Findings
-from securefl.audit.seen import Print, Seen, print_of
+from securefl.audit.seen import Print, Seen, a, print_of
 
 MOST = 64
 """Different answers beside the first by which a second message of a party is read, at most."""
@@ -38,7 +38,7 @@ class Turns:
     def fits(self, line: int, seen: Seen) -> bool:
         """Whether the control bytes in a line are those of the message that it names."""
         if not seen.fits:
-            detail = f"its control bytes are not those of a {seen.name} of turn {seen.epoch + 1}"
+            detail = f"its control bytes are not those of {a(seen.name)} of turn {seen.epoch + 1}"
             self.findings.report("tape-order", "broken", line, detail)
         return seen.fits
 
@@ -57,7 +57,7 @@ class Turns:
             what = f"a second {seen.name} for client {u}, after that of line {lines[0]}"
             self.findings.report("tape-order", "broken", line, what)
         elif not fits:
-            what = f"a {seen.name} for client {u} of turn {seen.epoch + 1}, where turn {turn + 1} is due"
+            what = f"{a(seen.name)} for client {u} of turn {seen.epoch + 1}, where turn {turn + 1} is due"
             self.findings.report("tape-order", "broken", line, what)
         lines.append(line)
         self._taken[at] = turn + fits

@@ -30,6 +30,7 @@ LARGE: tuple[float, ...] = (63, 72, 80, 96, 112, 128, 160, 192, 224, 256, 320, 3
 """Rényi orders: Opacus' own, continued at both ends.  1000 is near the last whose binomials fit a float64."""
 
 
+@lru_cache(maxsize=256)
 def calibrate(
     *, epsilon: float, delta: float, sample_rate: float, steps: int, accountant: str, models_per_record: int = 1
 ) -> float:

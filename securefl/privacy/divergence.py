@@ -1,8 +1,8 @@
 """Rényi differential privacy of integer noise: events as data, and what they cost together.
 
 Sources: Skellam by Agarwal, Kairouz and Liu (NeurIPS 2021, arXiv 2110.04995, section 3); sums of discrete Gaussians by Kairouz,
-Liu and Steinke (ICML 2021, arXiv 2102.06387, theorem 1 and proposition 14); Poisson sampling by Zhu and Wang (ICML 2019, general
-bound for integer orders); conversion to (ε, δ) by Balle et al. 2020 (arXiv 1905.09982, theorem 21), as in Opacus.
+Liu and Steinke (ICML 2021, arXiv 2102.06387, theorem 1 and proposition 14); Poisson sampling by Zhu and Wang (ICML 2019, for
+integer orders; see `sampled_rdp`); conversion to (ε, δ) by Balle et al. 2020 (arXiv 1905.09982, theorem 21), as in Opacus.
 
 Units: variances and norms are in steps of the grid.  Neighbours differ by one party's (or record's) vector being there or not; to
 replace one by another doubles both norms.  Only noise of honest survivors counts: an event is told how much that was.
@@ -128,10 +128,15 @@ def _epsilon(events: tuple[Event, ...], delta: float) -> float:
         total += event.rounds * rdp_of(event)
     if not events:
         return 0.0
-    if left <= 0:
+    return epsilon_of_rdp(total, left)
+
+
+def epsilon_of_rdp(total: NDArray[np.float64], delta: float) -> float:
+    """ε at ``delta`` of an RDP at `ORDERS`, as in the module's docstring; infinity where nothing is left of δ."""
+    if delta <= 0:
         return math.inf
     alpha = ORDERS.astype(np.float64)
-    epsilon = total + np.log1p(-1 / alpha) - (math.log(left) + np.log(alpha)) / (alpha - 1)
+    epsilon = total + np.log1p(-1 / alpha) - (math.log(delta) + np.log(alpha)) / (alpha - 1)
     return max(float(epsilon.min()), 0.0)
 
 
@@ -149,28 +154,45 @@ def rdp_of(event: Event, orders: NDArray[np.int64] = ORDERS) -> NDArray[np.float
         return whole
     low = orders <= SAMPLED_ORDERS
     sampled = whole.copy()
-    sampled[low] = [sampled_rdp(steps, int(order), event.rate) for order in orders[low]]
+    sampled[low] = sampled_rdp(steps, tuple(orders[low].tolist()), event.rate)
     return np.minimum(sampled, whole)
 
 
-def sampled_rdp(steps: NDArray[np.float64], order: int, rate: float) -> float:
-    """RDP under Poisson sampling, by Zhu and Wang's general bound.
+def sampled_rdp(steps: NDArray[np.float64], orders: tuple[int, ...], rate: float) -> NDArray[np.float64]:
+    """RDP under Poisson sampling of symmetric additive noise.
+
+    Zhu and Wang's bound without its factor 3.  With Q the noise and P the noise moved by one contribution, the mixture
+    (1−γ)·Q + γ·P against Q has exactly the moments below, with D_l(P‖Q) for ε(l).  The factor pays for the other direction, Q
+    against the mixture, and that is never more where a reflection swaps P and Q (as Mironov, Talwar and Zhang 2019 have it for
+    Gaussian noise; docs/privacy.md has the proof for whole numbers).  Symmetric noise has one: k ↦ v − k.
 
     Args:
-        steps: RDP without sampling at orders 2, 3, …, at least to ``order``.
-        order: α, a whole number of at least 2.
+        steps: RDP without sampling at orders 2, 3, …, at least to the largest of ``orders``.
+        orders: whole numbers α of at least 2.
         rate: γ in (0, 1).
 
     Returns:
-        log( (1−γ)^(α−1)·(αγ−γ+1) + C(α,2)·γ²·(1−γ)^(α−2)·e^ε(2) + 3·Σ_{l=3}^α C(α,l)·γ^l·(1−γ)^(α−l)·e^((l−1)·ε(l)) ) / (α − 1).
+        For each α: log( (1−γ)^(α−1)·(αγ−γ+1) + Σ_{l=2}^α C(α,l)·γ^l·(1−γ)^(α−l)·e^((l−1)·ε(l)) ) / (α − 1).
     """
+    none, some = _binomial_logs(orders, rate)
+    size = np.arange(2, max(orders) + 1, dtype=np.float64)
+    terms = np.column_stack([none, some + (size - 1) * steps[: len(size)]])
+    found: NDArray[np.float64] = np.maximum(logsumexp(terms, axis=1), 0.0) / (np.asarray(orders) - 1)
+    return found
+
+
+@lru_cache(maxsize=16)
+def _binomial_logs(orders: tuple[int, ...], rate: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """For each α, logs of P[Bin(α, γ) = l] summed over l = 0, 1, and for l = 2, 3, …, shape (orders, largest − 1)."""
     drawn, not_drawn = math.log(rate), math.log1p(-rate)
-    none = (order - 1) * not_drawn + math.log1p((order - 1) * rate)
-    size = np.arange(2, order + 1, dtype=np.float64)
-    binomial = gammaln(order + 1) - gammaln(size + 1) - gammaln(order - size + 1)
-    terms = binomial + size * drawn + (order - size) * not_drawn + (size - 1) * steps[: order - 1]
-    terms[1:] += math.log(3)
-    return max(float(logsumexp(np.append(terms, none))), 0.0) / (order - 1)
+    alpha = np.asarray(orders, dtype=np.float64)[:, None]
+    size = np.arange(2, max(orders) + 1, dtype=np.float64)[None, :]
+    inside = size <= alpha
+    left = np.where(inside, alpha - size, 0.0)
+    binomial = gammaln(alpha + 1) - gammaln(size + 1) - gammaln(left + 1)
+    some = np.where(inside, binomial + size * drawn + left * not_drawn, -math.inf)
+    none = (alpha - 1) * not_drawn + np.log1p((alpha - 1) * rate)
+    return none[:, 0], some
 
 
 def check(event: Any) -> None:

@@ -4,10 +4,6 @@ Source: Abadi et al., CCS 2016 (arXiv 1607.00133); per-example gradients, clippi
 sampling come from AES-CTR (`securefl.privacy.noise`): torch's generators, which Opacus falls back to, can be predicted from
 their output.
 
-Opacus cannot see three mistakes that void ε, so they are refused here: a step without a batch of its own, a batch without a
-step (an empty batch has no loss, but its noise must be released), and layers that see something else than records in
-dimension 0, whose gradients would be clipped piecewise.
-
 What it does not protect: ε covers the trained weights against adding or removing one record.  It does not cover the number of rows,
 the loss that a trainer prints, or a forward pass or loss of the user's own that mixes records.  The clipping of norms and the sums
 are in floating point, and their timing is not constant.
@@ -16,39 +12,20 @@ are in floating point, and their timing is not constant.
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from opacus import GradSampleModule
 from opacus.accountants import create_accountant
 from opacus.optimizers import DPOptimizer
 from torch import nn
 from torch.optim import Optimizer
-from torch.utils.data import Dataset
 
-from protocols.rand import Entropy, Rand, fresh
+from protocols.rand import Entropy, fresh
 from securefl.errors import UserError
 from securefl.privacy.accountant import History, check_accountant, epsilon_of_history
-from securefl.privacy.batches import Batch, count_rows, sample
-from securefl.privacy.models import check_model
 from securefl.privacy.noise import gaussian
-from securefl.privacy.plain import Trained, check_steps
-
-
-class Observer(Protocol):
-    """Watches the steps of a `SecureDPOptimizer`."""
-
-    def admit(self) -> int:
-        """Before a step: the number of records in its batch; raises where the step must not be taken."""
-
-    def left_out(self, records: int) -> None:
-        """So many records of the batch were left out, as their gradients are not finite."""
-
-    def stepped(self) -> None:
-        """After a step."""
+from securefl.privacy.per_record import Observer, PerRecord
 
 
 class SecureDPOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no types
@@ -88,13 +65,17 @@ class SecureDPOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no t
         Raises:
             UserError: for gradients that were not cleared, come from several batches, or are not one a record.
         """
+        self.admit()
+        prepared: bool | None = super().pre_step(closure)
+        return prepared
+
+    def admit(self) -> None:
+        """Check the gradients of a batch, and leave out records whose gradient is not finite."""
         seen = [len(p.grad_sample) for p in self.params if isinstance(p.grad_sample, torch.Tensor)]
         rows = self._observer.admit() if self._observer else max(seen, default=0)
         for number, parameter in enumerate(self.params):
             self._check_gradient(f"parameter {number} of shape {tuple(parameter.shape)}", parameter, rows)
         self._drop_unbounded()
-        prepared: bool | None = super().pre_step(closure)
-        return prepared
 
     def _drop_unbounded(self) -> None:
         """Leave out records whose gradient is not finite: no factor clips them, and whether they were there would show."""
@@ -146,7 +127,7 @@ class SecureDPOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no t
             )
 
 
-class LocalRecordDP:
+class LocalRecordDP(PerRecord):
     """Record-level DP-SGD of one model at one site, over all rounds: keep the instance, its account goes on.
 
     A step is charged when it happens, so an aborted round stays charged.
@@ -185,24 +166,34 @@ class LocalRecordDP:
         for name, value in (("noise_multiplier", noise_multiplier), ("clip", clip)):
             if not (math.isfinite(value) and value > 0):
                 raise UserError(f"{name} is {value}: it must be finite and above 0")
-        if not 0 < sample_rate <= 1:
-            raise UserError(f"sample_rate is {sample_rate}: it must lie in (0, 1]")
+        super().__init__(sample_rate=sample_rate, planned_steps=planned_steps, entropy=entropy)
         if not 0 < delta < 1:
             raise UserError(f"delta is {delta}: it must lie in (0, 1), both ends excluded")
-        check_steps(planned_steps)
         if expected_rows is not None and expected_rows < 1:
             raise UserError(f"expected_rows is {expected_rows}: it must be at least 1")
-        self.noise_multiplier, self.sample_rate, self.clip, self.delta = noise_multiplier, sample_rate, clip, delta
-        self.accountant, self.planned_steps, self.expected_rows = accountant, planned_steps, expected_rows
+        self.noise_multiplier, self.clip, self.delta = noise_multiplier, clip, delta
+        self.accountant, self.expected_rows = accountant, expected_rows
         self.account = create_accountant(mechanism=accountant)
-        self.left_out = 0
-        self._entropy = entropy
-        self._blocks: list[_Block] = []
 
     @property
     def steps_taken(self) -> int:
         """Steps charged so far."""
         return _steps(self.history)
+
+    def wrap(self, optimizer: Optimizer, model: nn.Module, rows: int, observer: Observer) -> SecureDPOptimizer:  # noqa: ARG002
+        """The optimizer that clips, adds noise and scales."""
+        return SecureDPOptimizer(
+            optimizer,
+            noise_multiplier=self.noise_multiplier,
+            max_grad_norm=self.clip,
+            expected_batch_size=self.sample_rate * (self.expected_rows or rows),
+            entropy=self._entropy,
+            observer=observer,
+        )
+
+    def charge(self, optimizer: DPOptimizer) -> None:
+        """A step is taken with the optimizer's noise."""
+        self.account.step(noise_multiplier=optimizer.noise_multiplier, sample_rate=self.sample_rate)
 
     @property
     def history(self) -> History:
@@ -214,124 +205,6 @@ class LocalRecordDP:
         """What will have happened once all planned steps are taken."""
         left = self.planned_steps - self.steps_taken
         return (*self.history, (self.noise_multiplier, self.sample_rate, left)) if left else self.history
-
-    @contextmanager
-    def private(self, model: nn.Module, optimizer: Optimizer, data: Dataset[Any], steps: int) -> Iterator[Trained]:
-        """Wrapped model and optimizer and exactly ``steps`` Poisson batches, empty ones included.
-
-        Every batch is followed by one ``optimizer.step()``; the loss is a mean over the batch.  Afterwards ``model`` is
-        trained, in its earlier mode, without hooks or gradients.
-
-        Args:
-            model: model to train in place.
-            optimizer: optimizer over parameters of ``model``.
-            data: map-style data set of pairs (features, label).
-            steps: optimizer steps, at least 1.
-
-        Raises:
-            UserError: for no rows, a model that DP-SGD cannot train, parameters of another model, more steps than planned, or a
-                batch without its step.
-        """
-        check_steps(steps)
-        if self.steps_taken + steps > self.planned_steps:
-            raise self.over_plan(self.steps_taken + steps)
-        check_model(model)
-        _check_parameters(model, optimizer)
-        narrow = {str(p.dtype) for p in model.parameters() if p.dtype not in (torch.float32, torch.float64)}
-        if narrow:
-            raise UserError(f"the model has {', '.join(sorted(narrow))} weights: sums of clipped gradients need float32 or float64")
-        rows, was_training = count_rows(data), model.training
-        optimizer.zero_grad(set_to_none=True)
-        model.train()
-        before = {id(layer) for layer in model.modules() if "activations" in vars(layer)}
-        block = _Block(self, model)
-        wrapped = GradSampleModule(model, loss_reduction="mean")
-        wrapped.forbid_grad_accumulation()
-        noisy = SecureDPOptimizer(
-            optimizer,
-            noise_multiplier=self.noise_multiplier,
-            max_grad_norm=self.clip,
-            expected_batch_size=self.sample_rate * (self.expected_rows or rows),
-            entropy=self._entropy,
-            observer=block,
-        )
-        noisy.attach_step_hook(block.charge)
-        self._blocks = [*(earlier for earlier in self._blocks if earlier.open), block]
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Full backward hook is firing")
-                yield wrapped, noisy, block.batches(data, self._entropy(), steps)
-            block.check_stepped()
-            self.check_untouched(model)
-        finally:
-            block.open = False
-            wrapped.to_standard_module()
-            _drop_records(model, before)
-            model.train(was_training)
-
-    def check_untouched(self, model: nn.Module) -> None:
-        """The weights of ``model`` are those that the last noised step gave; a model that was not trained here passes.
-
-        Raises:
-            UserError: where something else changed them: ε would not cover that.
-        """
-        for block in self._blocks:
-            if block.model is model:
-                block.check_untouched()
-
-    def over_plan(self, wanted: int) -> UserError:
-        """The error for a step that the noise was not calibrated for."""
-        return UserError(
-            f"step {wanted} is beyond the plan: the noise was calibrated for {self.planned_steps} steps (rounds × local steps) "
-            f"and {self.steps_taken} are taken"
-        )
-
-
-class _Block:
-    """One ``with training.private(…)``: watches that every batch gets its one step, and that nothing else moves the weights."""
-
-    def __init__(self, training: LocalRecordDP, model: nn.Module) -> None:
-        self.training, self.model, self.open = training, model, True
-        self._waiting: int | None = None
-        self.stepped()
-
-    def admit(self) -> int:
-        self.check_untouched()
-        if self.training.steps_taken >= self.training.planned_steps:
-            raise self.training.over_plan(self.training.steps_taken + 1)
-        if self._waiting is None:
-            raise UserError("an optimizer step without a new batch: every step needs a Poisson batch of its own")
-        return self._waiting
-
-    def left_out(self, records: int) -> None:
-        self.training.left_out += records
-
-    def charge(self, optimizer: SecureDPOptimizer) -> None:
-        self.training.account.step(noise_multiplier=optimizer.noise_multiplier, sample_rate=self.training.sample_rate)
-        self._waiting = None
-
-    def stepped(self) -> None:
-        self._weights = [parameter.detach().clone() for parameter in self.model.parameters()]
-
-    def batches(self, data: Dataset[Any], rand: Rand, steps: int) -> Iterator[Batch]:
-        for number in range(steps):
-            self.check_stepped()
-            batch = sample(data, rand, f"batch {number}", self.training.sample_rate, self.model)
-            self._waiting = len(batch[0])
-            yield batch
-        self.check_stepped()
-
-    def check_stepped(self) -> None:
-        if self._waiting is not None:
-            raise UserError(f"a batch of {self._waiting} records got no optimizer step: every batch needs one, the empty one too")
-
-    def check_untouched(self) -> None:
-        same = (
-            torch.allclose(now, then, rtol=0, atol=0, equal_nan=True)
-            for now, then in zip(self.model.parameters(), self._weights, strict=True)
-        )
-        if not all(same):
-            raise UserError("the weights were changed beside the noised steps: ε would not cover that change")
 
 
 def site_epsilon(models: Sequence[LocalRecordDP], models_per_record: int, *, planned: bool = False) -> float:
@@ -361,28 +234,3 @@ def site_epsilon(models: Sequence[LocalRecordDP], models_per_record: int, *, pla
 
 def _steps(history: History) -> int:
     return sum(steps for _, _, steps in history)
-
-
-def _check_parameters(model: nn.Module, optimizer: Optimizer) -> None:
-    if isinstance(optimizer, DPOptimizer):
-        raise UserError("the optimizer is wrapped for DP already: pass the plain torch optimizer")
-    own = {id(parameter) for parameter in model.parameters()}
-    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    foreign = sum(id(parameter) not in own for parameter in held)
-    if foreign or not any(parameter.requires_grad for parameter in held):
-        raise UserError(
-            f"the optimizer holds {foreign} parameters that are not the model's: build it over this model's parameters"
-            if foreign
-            else "the optimizer holds no trainable parameter: build it over this model's parameters"
-        )
-
-
-def _drop_records(model: nn.Module, before: set[int]) -> None:
-    """Remove gradients without noise, and the inputs that a forward pass without a backward pass left in the layers."""
-    for parameter in model.parameters():
-        parameter.grad = None
-        vars(parameter).pop("summed_grad", None)
-    for layer in model.modules():
-        for name in ("activations", "max_batch_len"):
-            if name in vars(layer) and id(layer) not in before:
-                delattr(layer, name)

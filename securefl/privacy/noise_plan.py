@@ -184,7 +184,7 @@ def calibrate_distributed(
     draft = NoisePlan(kind, cohort, epsilon, delta, rounds, size, clip, 1.0, 1.0)
     try:
         plan = _on_grid(draft, granularity) if granularity is not None else _coarsest(draft)
-    except _Unreachable:
+    except Unreachable:
         raise UserError(
             f"epsilon {epsilon} with delta {delta} cannot be reached over {rounds} rounds of {kind} noise: "
             f"choose a larger epsilon or fewer rounds"
@@ -207,7 +207,7 @@ def _check(epsilon: float, delta: float, clients: int, rounds: int, size: int, c
         raise UserError(f"the noise is {kind!r}: it must be one of {', '.join(KINDS)}")
 
 
-class _Unreachable(Exception):
+class Unreachable(Exception):
     """No amount of noise does."""
 
 
@@ -217,7 +217,7 @@ def _on_grid(draft: NoisePlan, granularity: float) -> NoisePlan:
         raise UserError(f"the granularity is {granularity}: it must lie between {draft.clip * 2.0**-30:g} and infinity")
     plan = replace(draft, granularity=granularity)
     fewest = plan.cohort.smallest
-    share = _least(lambda share: replace(plan, share=share).spent(fewest), plan.epsilon)
+    share = least(lambda share: replace(plan, share=share).spent(fewest), plan.epsilon)
     if share > LARGEST_SHARE:
         raise UserError(
             f"every party's noise would have a standard deviation of {math.sqrt(share):.3g} steps, more than "
@@ -239,17 +239,21 @@ def _coarsest(draft: NoisePlan) -> NoisePlan:
 
 def continuous_variance(epsilon: float, delta: float, rounds: int) -> float:
     """Variance of Gaussian noise for sensitivity 1 at the same (ε, δ), by the same accountant."""
-    return _least(
+    return least(
         lambda variance: epsilon_of_events([DiscreteGaussianEvent(variance, 1, 1, 1.0, 1.0, rounds)], delta),
         epsilon,
     )
 
 
-def _least(cost: Callable[[float], float], epsilon: float) -> float:
-    """The least variance with ``cost`` at most ``epsilon``, to a millionth, never below it."""
+def least(cost: Callable[[float], float], epsilon: float) -> float:
+    """The least variance with ``cost`` at most ``epsilon``, to a millionth, never below it.
+
+    Raises:
+        Unreachable: where no noise does.
+    """
     low, high = -60.0, 200.0  # log2
     if not cost(2.0**high) <= epsilon:
-        raise _Unreachable
+        raise Unreachable
     while high - low > 2.0**-20:
         middle = (low + high) / 2
         low, high = (low, middle) if cost(2.0**middle) <= epsilon else (middle, high)
@@ -271,17 +275,31 @@ def _wide_enough(plan: NoisePlan, bits: int | None) -> NoisePlan:
 
 
 def wrap_bound(plan: NoisePlan, bits: int) -> float:
-    """Bound of the probability that any of all rounds' values leaves ±2^(bits−1), where all parties survive.
+    """Bound of the probability that any of all rounds' values leaves ±2^(bits−1), where all parties survive."""
+    n = plan.cohort.clients
+    return wrap_probability(plan.kind, n, n * plan.share, n * plan.radius, plan.dimension, plan.rounds, bits)
+
+
+def wrap_probability(kind: Kind, parties: int, noise: float, signal: float, dimension: int, sums: int, bits: int) -> float:
+    """Bound of the probability that any value of any sum leaves ±2^(bits−1).
 
     Chernoff, over the random signs of the rotation (which make a coordinate of the rotated sum sub-Gaussian with variance
-    (nΔ)²/d, and at most nΔ) and the noise of all n parties; rounding moves a sum by less than n.
+    signal²/d, and at most signal) and the noise of all parties; rounding moves a sum by less than their number.
+
+    Args:
+        kind: law of the noise.
+        parties: n.
+        noise: variance of all noise in a value.
+        signal: L2 norm of what is added up, in steps.
+        dimension: values of a sum, after padding.
+        sums: how many.
+        bits: width of a value.
     """
-    n, room = plan.cohort.clients, 2.0 ** (bits - 1) - 1 - plan.cohort.clients
+    room = 2.0 ** (bits - 1) - 1 - parties
     if room <= 0:
         return 1.0
     s = np.geomspace(2.0**-70, 30.0, 8000)
-    total = n * plan.share
-    signal = np.minimum(s * n * plan.radius, (s * n * plan.radius) ** 2 / (2 * plan.dimension))
-    noise = total * 2 * np.sinh(s / 2) ** 2 if plan.kind == "skellam" else total * s**2 / 2  # cosh s − 1 = 2 sinh²(s/2)
-    exponent = float((signal + noise - s * room).min())
-    return min(1.0, math.exp(min(exponent + math.log(2.0 * plan.dimension * plan.rounds), 0.0)))
+    grown = np.minimum(s * signal, (s * signal) ** 2 / (2 * dimension))
+    spread = noise * 2 * np.sinh(s / 2) ** 2 if kind == "skellam" else noise * s**2 / 2  # cosh s − 1 = 2 sinh²(s/2)
+    exponent = float((grown + spread - s * room).min())
+    return min(1.0, math.exp(min(exponent + math.log(2.0 * dimension * sums), 0.0)))

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, TypeGuard
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
@@ -52,6 +54,18 @@ class Watched(Protocol):
 def watched(training: LocalTraining) -> TypeGuard[Watched]:
     """Whether this training knows which weights it gave."""
     return hasattr(training, "check_untouched")
+
+
+class Summed(Protocol):
+    """Training that moves no weights, and gives the sum of its clipped gradients instead."""
+
+    def take(self) -> NDArray[np.int64]:
+        """The sum of the last step, in whole numbers, shape (d,); once."""
+
+
+def summed(training: LocalTraining) -> TypeGuard[Summed]:
+    """Whether this training gives sums of gradients."""
+    return hasattr(training, "take")
 
 
 class PlainTraining:

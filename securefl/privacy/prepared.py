@@ -5,27 +5,32 @@ What it does not protect: see `securefl.privacy.dpsgd`; without a mechanism, not
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from protocols.errors import Misuse
 from protocols.plugins import AUTO
 from protocols.rand import Entropy
 from protocols.sums import scheme
-from securefl.encode import Encoding, Plan, SumSpec
+from securefl.encode import Plan
+from securefl.encoding import Encoding, SumSpec
 from securefl.errors import UserError
 from securefl.privacy.plain import LocalTraining, PlainTraining
 
 if TYPE_CHECKING:
-    from securefl.job import PrivacyKnobs
+    from securefl.knobs import PrivacyKnobs
+    from securefl.privacy.events import Event
+    from securefl.privacy.noise_plan import Cohort
     from securefl.privacy.party import Account
+    from securefl.privacy.record import CentralAccount, RecordLevel
 
-UNITS = {"local-record": "record", "distributed-party": "party"}
+UNITS = {"local-record": "record", "distributed-party": "party", "distributed-record": "record", "central": "record"}
 """What one ε protects, by mechanism."""
 
 
 def noise_of(knobs: PrivacyKnobs, models_per_record: int = 1) -> float | None:
-    """The noise multiplier that the job's ε asks for over all its steps; None where training itself adds no noise.
+    """The noise multiplier that the job's ε asks for over all its steps; None where nobody adds Gaussian noise.
 
     Args:
         knobs: of the job.
@@ -34,7 +39,7 @@ def noise_of(knobs: PrivacyKnobs, models_per_record: int = 1) -> float | None:
     Raises:
         UserError: for an ε that the accountant cannot prove with any noise.
     """
-    if knobs.mechanism != "local-record":
+    if knobs.mechanism not in ("local-record", "central"):
         return None
     from securefl.privacy.accountant import calibrate  # noqa: PLC0415  (Opacus loads in 3 s)
 
@@ -42,68 +47,166 @@ def noise_of(knobs: PrivacyKnobs, models_per_record: int = 1) -> float | None:
         epsilon=knobs.epsilon,
         delta=knobs.delta,
         sample_rate=knobs.sample_rate,
-        steps=knobs.rounds * knobs.local_steps,
+        steps=knobs.rounds * knobs.steps,
         accountant=knobs.accountant,
         models_per_record=models_per_record,
     )
 
 
-def encoding_of(knobs: PrivacyKnobs, parties: int, blocks: tuple[int, ...], sums: tuple[SumSpec, ...]) -> Encoding:
-    """How updates become the integers of a sum: with noise in it for ``distributed-party``.
+def encoding_of(
+    knobs: PrivacyKnobs,
+    parties: int,
+    blocks: tuple[int, ...],
+    sums: tuple[SumSpec, ...],
+    *,
+    models_per_record: int | None = None,
+    learning_rate: float = 1.0,
+) -> Encoding:
+    """How updates become the integers of a sum: with noise in it for ``distributed-party`` and ``distributed-record``.
 
     Args:
         knobs: of the job.
         parties: parties invited.
         blocks: length of each update block.
         sums: metrics that are opened beside the updates where no noise is in the sum.
+        models_per_record: in how many of the blocks one record takes part; by default in all.
+        learning_rate: step size along a mean gradient over all sites.
 
     Raises:
         UserError: for a protocol that does not hide single updates, or noise that cannot be.
     """
-    if knobs.mechanism != "distributed-party":
+    if knobs.mechanism in ("none", "local-record"):
         return Plan(parties, blocks, knobs.update_clip, knobs.w_max, sums, knobs.precision)
+    from securefl.privacy.adaptive import AdaptiveClip  # noqa: PLC0415
     from securefl.privacy.noise_plan import Cohort, calibrate_distributed  # noqa: PLC0415  (scipy's transforms load with it)
     from securefl.privacy.party import PartyLevel  # noqa: PLC0415
 
     protocol = scheme("secagg" if knobs.protocol == AUTO else knobs.protocol)
     if not protocol.hides:
-        raise UserError(
-            f"{protocol.name} shows every update with a share of the noise alone: distributed-party needs one that hides them"
-        )
+        shown = "exactly" if knobs.mechanism == "central" else "with a share of the noise alone"
+        raise UserError(f"{protocol.name} shows every update {shown}: {knobs.mechanism} needs one that hides them")
     of_sum = protocol.parameters(parties, 1, 1, threshold=knobs.threshold)
     cohort = Cohort(parties, of_sum.threshold, of_sum.corrupt)
+    if knobs.summed:
+        return _of_records(knobs, cohort, blocks, models_per_record or len(blocks), learning_rate)
+    quantile = knobs.clip_quantile
+    adaptive = None if quantile is None else AdaptiveClip(knobs.update_clip, quantile)
     plan = calibrate_distributed(
         epsilon=knobs.epsilon,
         delta=knobs.delta,
         cohort=cohort,
         rounds=knobs.rounds,
-        size=sum(blocks),
-        clip=knobs.update_clip,
+        size=sum(blocks) + (adaptive is not None),
+        clip=knobs.update_clip if adaptive is None else 1.0,
         kind=knobs.noise,
     )
-    return PartyLevel(plan, blocks)
+    return PartyLevel(plan, blocks, adaptive)
 
 
-def accounts(encoding: Encoding, parties: Iterable[str]) -> dict[str, Account]:
-    """An account for every party where noise is in the sum; else none."""
+def _of_records(
+    knobs: PrivacyKnobs, cohort: Cohort, blocks: tuple[int, ...], models_per_record: int, learning_rate: float
+) -> RecordLevel:
+    from securefl.privacy.record import Central, RecordLevel, central_plan  # noqa: PLC0415
+    from securefl.privacy.record_plan import RecordPlan, calibrate_records  # noqa: PLC0415
+
+    if knobs.rows is None:
+        raise UserError(
+            f"privacy.rows is missing: {knobs.mechanism} divides the sum over all sites by the public number of rows that a site "
+            "is expected to have (--rows)"
+        )
+    if len(set(blocks)) != 1:
+        raise Misuse(f"models trained side by side have one size, not {sorted(set(blocks))}")
+    if knobs.mechanism == "central":
+        draft = RecordPlan(
+            knobs.noise, cohort, knobs.epsilon, knobs.delta, knobs.rounds, blocks[0], knobs.clip, knobs.sample_rate, knobs.rows,
+            len(blocks), models_per_record,
+        )  # fmt: skip
+        plan, multiplier = central_plan(draft), noise_of(knobs, models_per_record)
+        return Central(plan, learning_rate, multiplier or math.inf)
+    plan = calibrate_records(
+        epsilon=knobs.epsilon,
+        delta=knobs.delta,
+        cohort=cohort,
+        rounds=knobs.rounds,
+        size=blocks[0],
+        clip=knobs.clip,
+        rate=knobs.sample_rate,
+        rows=knobs.rows,
+        models=len(blocks),
+        models_per_record=models_per_record,
+        kind=knobs.noise,
+    )
+    return RecordLevel(plan, learning_rate)
+
+
+def accounts(encoding: Encoding, parties: Iterable[str], accountant: str = "rdp") -> dict[str, Account | CentralAccount]:
+    """An account for every party where the noise is not its own training's; else none.
+
+    Args:
+        encoding: of the run.
+        parties: by name.
+        accountant: of the job, for noise of a server.
+    """
     if not encoding.tail:
         return {}
     from securefl.privacy.party import Account, PartyLevel  # noqa: PLC0415
+    from securefl.privacy.record import Central, CentralAccount, RecordLevel  # noqa: PLC0415
 
-    if not isinstance(encoding, PartyLevel):
+    if isinstance(encoding, Central):
+        return {name: CentralAccount(encoding, accountant) for name in parties}
+    if not isinstance(encoding, PartyLevel | RecordLevel):
         raise Misuse(f"nobody accounts for the noise of a {type(encoding).__name__}")
     return {name: Account(encoding.plan) for name in parties}
 
 
-def forecast(encoding: Encoding) -> str:
-    """One line on what the noise in the sum does to a mean update."""
-    from securefl.privacy.party import PartyLevel, expectation  # noqa: PLC0415
+def event_of(
+    knobs: PrivacyKnobs, encoding: Encoding, noise_multiplier: float | None, models_per_record: int = 1
+) -> dict[str, Any] | None:
+    """What one round costs a party, as plain data; where that depends on the survivors, as if the fewest did.
 
-    return expectation(encoding.plan) if isinstance(encoding, PartyLevel) else ""
+    Args:
+        knobs: of the job.
+        encoding: of its rounds.
+        noise_multiplier: from `noise_of`.
+        models_per_record: in how many models one record takes part.
+    """
+    from securefl.privacy.events import DpSgdEvent, plain  # noqa: PLC0415
+
+    if noise_multiplier is not None:
+        return plain(DpSgdEvent(noise_multiplier, knobs.sample_rate, knobs.steps * models_per_record))
+    event = settled(encoding, None)
+    return None if event is None else plain(event)
+
+
+def settled(encoding: Encoding, survivors: int | None) -> Event | None:
+    """What a round over so many cost each party in it, where that depends on them; None for the fewest, or where nobody knows."""
+    if not encoding.tail:
+        return None
+    from securefl.privacy.party import PartyLevel  # noqa: PLC0415
+    from securefl.privacy.record import Central, RecordLevel  # noqa: PLC0415
+
+    if isinstance(encoding, Central):
+        return None
+    if not isinstance(encoding, PartyLevel | RecordLevel):
+        raise Misuse(f"nobody accounts for the noise of a {type(encoding).__name__}")
+    return encoding.plan.event(encoding.plan.cohort.smallest if survivors is None else survivors)
+
+
+def forecast(encoding: Encoding) -> str:
+    """One line on what the noise in the sum does, and who is trusted."""
+    from securefl.privacy.party import PartyLevel  # noqa: PLC0415
+    from securefl.privacy.record import RecordLevel  # noqa: PLC0415
+
+    return encoding.forecast() if isinstance(encoding, PartyLevel | RecordLevel) else ""
 
 
 def local_training(
-    knobs: PrivacyKnobs, *, noise_multiplier: float | None, entropy: Entropy, planned_steps: int | None = None
+    knobs: PrivacyKnobs,
+    *,
+    noise_multiplier: float | None,
+    entropy: Entropy,
+    planned_steps: int | None = None,
+    encoding: Encoding | None = None,
 ) -> LocalTraining:
     """How one site trains one model.
 
@@ -112,7 +215,15 @@ def local_training(
         noise_multiplier: from `noise_of`; None trains without noise.
         entropy: gives fresh randomness for each round's sampling and each step's noise.
         planned_steps: steps over all rounds; by default the job's.
+        encoding: of the run; where its sums are over records, training gives those.
     """
+    if knobs.summed:
+        from securefl.privacy.gradients import GradientSums  # noqa: PLC0415
+        from securefl.privacy.record import RecordLevel  # noqa: PLC0415
+
+        if not isinstance(encoding, RecordLevel):
+            raise Misuse(f"{knobs.mechanism} trains for sums over records, not for {type(encoding).__name__}")
+        return GradientSums(encoding.plan, entropy)
     if noise_multiplier is None:
         return PlainTraining(sample_rate=knobs.sample_rate, entropy=entropy)
     from securefl.privacy.dpsgd import LocalRecordDP  # noqa: PLC0415
@@ -123,7 +234,7 @@ def local_training(
         clip=knobs.clip,
         delta=knobs.delta,
         accountant=knobs.accountant,
-        planned_steps=knobs.rounds * knobs.local_steps if planned_steps is None else planned_steps,
+        planned_steps=knobs.rounds * knobs.steps if planned_steps is None else planned_steps,
         expected_rows=knobs.rows,
         entropy=entropy,
     )

@@ -114,8 +114,37 @@ def rotate_back(rotated: NDArray[np.float64], signs: Seed, size: int) -> NDArray
     return out[:size]
 
 
+def rotate_whole(whole: NDArray[np.int64], signs: Seed) -> NDArray[np.float64]:
+    """√d times `rotate`, exactly: whole numbers, held in float64.
+
+    What one vector adds to a sum it adds to the result, whatever else is in the sum.
+
+    Args:
+        whole: shape (size,), int64, Σ|v| below 2^53.
+        signs: seed of the round.
+
+    Returns:
+        Shape (padded(size),), float64.
+
+    Raises:
+        Misuse: for larger sums.
+    """
+    out = np.zeros(padded(whole.size))
+    out[: whole.size] = whole
+    if not float(np.abs(out).sum()) < 2.0**52:  # a sum of floats, which may be a little off
+        raise Misuse("the values add up to 2^52 or more: float64 would round them")
+    out *= _signs(signs, out.size)
+    return _walsh_times(out)
+
+
 def hadamard(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """H·x/√d with the Walsh–Hadamard matrix H in natural order, its own inverse; x has shape (d,), d a power of two."""
+    scaled: NDArray[np.float64] = _walsh_times(x) * 2.0 ** (-(x.size.bit_length() - 1) / 2)
+    return scaled
+
+
+def _walsh_times(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """H·x: additions and subtractions alone, hence exact for whole numbers whose sums a float64 holds."""
     bits = x.size.bit_length() - 1
     if x.size != 1 << bits:
         raise Misuse(f"a Walsh–Hadamard transform takes a power of two of values, not {x.size}")
@@ -123,8 +152,7 @@ def hadamard(x: NDArray[np.float64]) -> NDArray[np.float64]:
     for at in range(0, bits, _RADIX):
         width = min(_RADIX, bits - at)
         out = np.matmul(_walsh(width), out.reshape(-1, 1 << width, 1 << at))
-    scaled: NDArray[np.float64] = out.reshape(-1) * 2.0 ** (-bits / 2)
-    return scaled
+    return out.reshape(-1)
 
 
 def round_within(scaled: NDArray[np.float64], square: int, rand: Rand) -> NDArray[np.int64]:

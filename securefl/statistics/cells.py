@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from securefl.encode import SumSpec
+from securefl.encoding import SumSpec
 from securefl.errors import UserError
 
 DEFAULT = 5

@@ -13,18 +13,25 @@ from protocols.errors import Abort
 from protocols.rand import Entropy, fresh
 from protocols.suite import Occasion
 from protocols.sums import Scheme, scheme
-from securefl.encode import SumSpec, limit_of
+from securefl.encode import limit_of
+from securefl.encoding import SumSpec
 from securefl.errors import UserError, quoted
-from securefl.ledger import opened_in_statistics
+from securefl.ledger import opened_in_statistics, opened_with_noise
 from securefl.parties import Consortium
+from securefl.privacy.budget import Ledgers, charging, settle
+from securefl.privacy.noise_plan import Cohort
 from securefl.results import Opened
 from securefl.statistics import cells, quantiles
+from securefl.statistics.asking import Book
 from securefl.statistics.axes import Axis, bins_of, count
 from securefl.statistics.columns import Columns, Tell, named, site_tables
 from securefl.statistics.description import described
 from securefl.statistics.moments import MOST_ROWS, Moments, Products
+from securefl.statistics.noise import planned
+from securefl.statistics.noised import Asked
 from securefl.statistics.results import Cells, Correlation, Description, Quantiles
-from securefl.statistics.totals import secure_totals
+from securefl.statistics.results_noised import Release
+from securefl.statistics.totals import noised_totals, secure_totals
 
 if TYPE_CHECKING:
     from securefl.audit.recording import Recording
@@ -56,10 +63,11 @@ class SecureStatistics:
         network: what happens to letters; by default all arrive.
         entropy: randomness of the run's name and of the rounding.
         recording: writes down what the server and each party saw.
+        ledgers: by site name, its own `securefl.privacy.budget.PartyLedger`, charged before each of its inputs leaves.
 
-    Every method opens exact sums and none of a site's own; what it opened stands in its result.  Raised by each: `UserError` for
-    bad input, before anything leaves, and where there is nothing to describe; `Abort` where a sum cannot be opened, or other sites
-    than before are in it (``statistics-cohort``).
+    Every method but `noised` opens exact sums, and none of a site's own; what it opened stands in its result.  Raised by each:
+    `UserError` for bad input, before anything leaves, and where there is nothing to describe; `Abort` where a sum cannot be
+    opened, or other sites than before are in it (``statistics-cohort``).
     """
 
     def __init__(
@@ -77,6 +85,7 @@ class SecureStatistics:
         network: simulate.Network | None = None,
         entropy: Entropy = fresh,
         recording: Recording | None = None,
+        ledgers: Ledgers | None = None,
     ) -> None:
         if not 1 <= rows_max <= MOST_ROWS:
             raise UserError(f"rows_max must be 1 to {MOST_ROWS}, not {rows_max}")
@@ -87,7 +96,7 @@ class SecureStatistics:
         if large is not None:
             raise UserError(f"{quoted(large.name)}: a table of {large.rows} rows is larger than rows_max = {rows_max}")
         self._threshold, self._watch, self._network = threshold, watch, network
-        self._entropy, self._recording = entropy, recording
+        self._entropy, self._recording, self._ledgers = entropy, recording, ledgers or {}
         self._told, self._on_notice = set[str](), on_notice
         self._run, self._sums = f"statistics-{entropy().bytes('run', 8).hex()}", 0
 
@@ -115,11 +124,14 @@ class SecureStatistics:
         Raises:
             Abort: ``statistics-cohort`` where their number is another; else as `secure_totals`.
         """
+        specs = tuple(specs)
         counted = (*specs, SumSpec("sites", 1, 1, integer=True))
         own = [{**value, "sites": [1]} for value in values]
         occasion, self._sums = Occasion(self._run, self._sums), self._sums + 1
+        note = "the difference of two such sums over cohorts or tables that differ by one tells about that one"
+        what = opened_in_statistics(f"sums for statistics ({', '.join(spec.name for spec in specs)})", 1, note)
         decoded = secure_totals(
-            self.consortium,
+            charging(self.consortium, self._ledgers, self._run, what),
             self.protocol,
             occasion,
             counted,
@@ -135,6 +147,51 @@ class SecureStatistics:
         if with_sites is not None and sites != with_sites:
             raise Abort("statistics-cohort", f"{sites} sites are in a sum that belongs to one of {with_sites}")
         return decoded.sums, sites
+
+    def noised(self, asked: Asked, *, epsilon: float, delta: float) -> Release:
+        """Everything that is asked, with noise of every site inside one secure sum: (ε, δ) of a record for all of it.
+
+        The minimum cell count applies to the noised counts.  A site's ledger is charged as if the fewest sites were in the sum
+        before its part leaves, and by those that were afterwards.
+
+        Args:
+            asked: the questions.
+            epsilon: ε, finite and above 0.
+            delta: δ, below 1 over the rows of each site.
+
+        Raises:
+            UserError: also for a protocol that shows each site's part to the server, or a budget that does not suffice.
+        """
+        if not self.protocol.hides:
+            raise UserError(
+                f"{self.protocol.name} shows every site's sums with a share of the noise alone: take one that hides them"
+            )
+        large = next((site for site in self._sites if site.rows * delta >= 1), None)
+        if large is not None:
+            raise UserError(f"{quoted(large.name)}: delta is {delta:g}: it must be below 1 over its rows, or could give one away")
+        of_sum: Any = self.protocol.parameters(len(self._sites), 1, 1, threshold=self._threshold)
+        cohort = Cohort(len(self._sites), of_sum.threshold, of_sum.corrupt)
+        book = Book(asked, self.columns, self._sites, self._tell)
+        plan = planned(book.questions, cohort, self.rows_max, epsilon=epsilon, delta=delta)
+        opened = opened_with_noise(book.names, plan.event(cohort.smallest))
+        parties = charging(self.consortium, self._ledgers, self._run, opened)
+        occasion, self._sums = Occasion(self._run, self._sums), self._sums + 1
+        values = [np.concatenate([q.sums(at, s) for q, s in plan.scaled(book.questions)]) for at in range(len(self._sites))]
+        found = noised_totals(
+            parties,
+            self.protocol,
+            occasion,
+            plan,
+            values,
+            threshold=self._threshold,
+            watch=self._watch,
+            network=self._network,
+            entropy=self._entropy,
+            recording=self._recording,
+        )
+        settle(parties, plan.event(found.contributors))
+        released = {"sites": found.contributors, "min_cell": self.min_cell, "opened": tuple(opened)}
+        return book.release(plan, found.values, found.contributors, released)
 
     def describe(self, columns: Sequence[str] | None = None) -> Description:
         """Rows, counts, missing values, means and variances of columns with a range (all of them unless named): one secure sum.

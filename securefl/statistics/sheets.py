@@ -9,7 +9,10 @@ import numpy as np
 
 from securefl.results import Opened
 from securefl.statistics.results import Cells, Correlation, Description, Quantiles, Released
+from securefl.statistics.results_noised import NoisedCells, NoisedCorrelation, NoisedDescription, NoisedQuantiles
 from securefl.tables import Sheet
+
+Noised = NoisedDescription | NoisedCells | NoisedQuantiles | NoisedCorrelation
 
 WITHHELD = "*"
 """Stands for a cell that is not released: below the minimum, or hiding one that is."""
@@ -20,14 +23,16 @@ MOST_COLUMNS, STRONGEST = 6, 10
 
 def sheets(results: Sequence[Released]) -> list[Sheet]:
     """Every table, in reading order; quantiles of described columns stand beside their means."""
-    found = {type(result): result for result in results}
-    description, quantiles = found.get(Description), found.get(Quantiles)
+    description = next((result for result in results if isinstance(result, Description)), None)
+    quantiles = next((result for result in results if isinstance(result, Quantiles)), None)
     out = list[Sheet]()
-    if isinstance(description, Description):
-        out.append(_columns(description, quantiles if isinstance(quantiles, Quantiles) else None))
+    if description is not None:
+        out.append(_columns(description, quantiles))
     out += [_cells(result) for result in results if isinstance(result, Cells)]
     out += [_correlation(result) for result in results if isinstance(result, Correlation)]
-    return [*out, opened(event for result in results for event in result.opened)]
+    # A noised sum answers all questions, and stands once.
+    together = any(isinstance(result, Noised) for result in results)
+    return [*out, opened(results[0].opened if together else (event for result in results for event in result.opened))]
 
 
 def _columns(found: Description, quantiles: Quantiles | None) -> Sheet:
@@ -37,14 +42,23 @@ def _columns(found: Description, quantiles: Quantiles | None) -> Sheet:
         headings += [f"{p:.0%}" for p in quantiles.probabilities]
         middles = dict(zip(quantiles.columns, quantiles.value.tolist(), strict=True))
         note = f" Quantiles are middles of intervals that hold them and {found.min_cell} values or more."
+        if isinstance(quantiles, NoisedQuantiles):
+            note = f" The rank of a quantile has noise of standard deviation {quantiles.rank_noise:.2g} values."
     rows = list[list[str]]()
     for at, name in enumerate(found.columns):
+        numbers = [_number(float(found.mean[at])), _number(float(found.std[at]))]
         counts = [_count(found.count[at]), _count(found.missing[at])]
-        figures = [_number(float(found.mean[at])), _number(float(found.std[at])), *map(_number, middles.get(name, []))]
+        if isinstance(found, NoisedDescription):
+            counts = [_with(text, off[at]) for text, off in zip(counts, (found.count_noise, found.missing_noise), strict=True)]
+            numbers = [_with(text, off[at]) for text, off in zip(numbers, (found.mean_noise, found.std_noise), strict=True)]
+        figures = [*numbers, *map(_number, middles.get(name, []))]
         rows.append([name, *counts, *figures, *[""] * (len(headings) - 3 - len(figures))])
     relative = found.mean_error / np.maximum(np.abs(found.mean), found.mean_error)
     off = f" Rounding moved no mean by more than {np.nanmax(relative):.0e} of it." if np.isfinite(relative).any() else ""
-    first = f"{found.rows} rows of {found.sites} sites. Std has divisor n − 1.{off}{note}"
+    size = f"{found.rows} rows"
+    if isinstance(found, NoisedDescription):
+        size, off = f"{found.rows} ± {found.rows_noise:.2g} rows", " ± is the standard deviation of the noise."
+    first = f"{size} of {found.sites} sites. Std has divisor n − 1.{off}{note}"
     return Sheet(
         "Columns over all sites", headings, rows, first + _legend(rows, found.min_cell), frozenset(range(1, len(headings)))
     )
@@ -52,6 +66,8 @@ def _columns(found: Description, quantiles: Quantiles | None) -> Sheet:
 
 def _cells(found: Cells) -> Sheet:
     title = f"Rows by {' and '.join(found.columns)}"
+    if isinstance(found, NoisedCells):
+        title += f", each ± {found.noise:.2g}"
     if len(found.columns) == 1:
         rows = [[str(label), _count(count)] for label, count in zip(found.labels[0], found.counts.tolist(), strict=True)]
         return Sheet(title, [found.columns[0], "rows"], rows, _legend(rows, found.min_cell).strip(), frozenset({1}))
@@ -64,15 +80,26 @@ def _correlation(found: Correlation) -> Sheet:
     note = f"A dash: fewer than {found.min_cell} rows have both, or one does not vary."
     if len(found.columns) > MOST_COLUMNS:
         return _strongest(found)
-    rows = [[name, *(_rounded(r) for r in line)] for name, line in zip(found.columns, found.matrix.tolist(), strict=True)]
+    rows = [[name, *cells] for name, cells in zip(found.columns, _correlations(found), strict=True)]
     return Sheet("Correlation", ["", *found.columns], rows, note, frozenset(range(1, len(found.columns) + 1)))
+
+
+def _correlations(found: Correlation) -> list[list[str]]:
+    """The matrix as texts, with the noise where there is some."""
+    cells = [[_rounded(r) for r in line] for line in found.matrix.tolist()]
+    if not isinstance(found, NoisedCorrelation):
+        return cells
+    return [
+        [_with(text, off) if off else text for text, off in zip(*line, strict=True)]
+        for line in zip(cells, found.noise.tolist(), strict=True)
+    ]
 
 
 def _strongest(found: Correlation) -> Sheet:
     pairs = [(first, second) for second in range(len(found.columns)) for first in range(second)]
     known = [pair for pair in pairs if np.isfinite(found.matrix[pair])]
     known.sort(key=lambda pair: -abs(found.matrix[pair]))
-    rows = [[found.columns[i], found.columns[j], _rounded(float(found.matrix[i, j]))] for i, j in known[:STRONGEST]]
+    rows = [[found.columns[i], found.columns[j], _correlations(found)[i][j]] for i, j in known[:STRONGEST]]
     note = f"The strongest of {len(pairs)} pairs; all are in the JSON object."
     return Sheet("Correlation", ["column", "column", "r"], rows, note, frozenset({2}))
 
@@ -91,6 +118,11 @@ def _legend(rows: Sequence[Sequence[str]], k: int) -> str:
 
 def _count(count: int | None) -> str:
     return WITHHELD if count is None else str(count)
+
+
+def _with(text: str, noise: float) -> str:
+    """A number with the standard deviation of its noise."""
+    return f"{text} ± {noise:.2g}" if text not in {WITHHELD, "–"} and math.isfinite(noise) else text
 
 
 def _number(value: float) -> str:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import pytest
+import sum_mutants
 
 from protocols import (
     arrivals,
@@ -518,6 +519,16 @@ def mask_of_no_session(patch: Patch, _scheme: Scheme) -> None:
     everywhere(patch, "for_session", lambda rand, what, _terms, _L: rand.child(what))
 
 
+@mutant("noise sized for all invited", 35, on=("secagg", "lightsecagg", "kahe"))
+def sized_for_all_invited(patch: Patch, _scheme: Scheme) -> None:
+    sum_mutants.sized_for_all_invited(patch)
+
+
+@mutant("metrics taken beside noise", 35)
+def metrics_beside_noise(patch: Patch, _scheme: Scheme) -> None:
+    sum_mutants.metrics_taken(patch)
+
+
 # Those of the ciphertexts of kahe
 
 
@@ -562,6 +573,31 @@ def clamped(patch: Patch, _scheme: Scheme) -> None:
         return read if most is not None else lambda at, count: np.clip(read(at, count), -MAX_ABS, MAX_ABS)
 
     everywhere(patch, "signed", clipping)
+
+
+# Those of many sums after one handshake
+
+FAMILY = ("secagg", "secagg+", "kahe")
+
+
+@mutant("one key for all steps", 25, on=FAMILY)
+def one_key(patch: Patch, scheme: Scheme) -> None:
+    """Honest parties would refuse it, as one key may not stand twice."""
+    without("advert-distinct", "listed-distinct")(patch, scheme)
+    generate = agree.KeyPair.generate.__func__  # type: ignore[attr-defined]
+
+    def same(kind: type[agree.KeyPair], source: rand.Rand, label: str) -> agree.KeyPair:
+        return generate(kind, rand.Rand(source._seed), label.partition(" ")[0])
+
+    patch.setattr(agree.KeyPair, "generate", classmethod(same))
+
+
+@mutant("one seed for all steps", 25, on=FAMILY)
+def one_seed(patch: Patch, _scheme: Scheme) -> None:
+    seed = rand.Rand.seed
+    patch.setattr(
+        rand.Rand, "seed", lambda self, label: seed(rand.Rand(self._seed), "b") if label.startswith("b ") else seed(self, label)
+    )
 
 
 def scheme_of(one: Mutant, patch: Patch) -> Scheme:

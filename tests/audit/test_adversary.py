@@ -104,7 +104,7 @@ def lazy(letter: Letter) -> Any:
 
 
 NETWORKS: dict[str, tuple[Any, str]] = {
-    "nothing": (lambda _: None, "(letter,) lets one through, () swallows it; it returned None for a Advert"),
+    "nothing": (lambda _: None, "(letter,) lets one through, () swallows it; it returned None for an Advert"),
     "a letter": (lambda letter: letter, "rewrite must return an iterable of letters"),
     "no letters": (lambda _: [1], "it gave 1"),
     "one too many": (lazy, "it gave None"),

@@ -95,6 +95,24 @@ def test_a_refuted_claim_is_said_in_plain_words_and_drawn_in_red() -> None:
     assert BAD in re.findall(r'<rect[^>]*fill="(#\w+)"', page)
 
 
+def test_noise_inside_the_sum_is_told_of_parties() -> None:
+    found = measure_mechanism("distributed-party", checks=("sum-worlds", "sum-alone"))
+    page = html([], {}, [found])
+    for words in (
+        "ε = 3 at δ = 1e-05 is claimed for one party over 20 rounds",
+        "ε counts parties",
+        "sum of updates, all parties alike",
+    ):
+        assert words in page
+    assert "None of 2 measurements refutes what is claimed." in page
+    assert "ε counts rows" not in page
+    assert "A record out of an update" not in page
+    assert "{{" not in page
+    one = next(r.verdict.measured for r in found.results if r.notice == "sum-worlds")
+    assert one is not None
+    assert page.count(one.line) == 2  # in the picture and in the table
+
+
 def test_the_annex_says_who_sees_what_and_what_was_opened() -> None:
     noised, bare = (html([], {}, [measured(name)]) for name in ("local-record", "none"))
     covered = re.findall(r"<td>(sum of weighted updates)</td><td[^>]*>20</td><td>([^<]+)</td>", noised + bare)

@@ -19,7 +19,7 @@ from protocols.schema import Index, Message
 from protocols.session import SERVER, client
 from protocols.wire import canonical
 from securefl.audit.findings import Findings
-from securefl.audit.seen import Seen
+from securefl.audit.seen import Seen, a
 from securefl.audit.tape_audit import audit_tape
 from securefl.audit.turns import MOST, Turns, repeated
 
@@ -79,7 +79,7 @@ def test_a_line_says_of_its_message_what_the_message_says(lines: Trees, tmp_path
     audit = audit_tape(rewrite(tmp_path / "lie", [*lines[:at], {**lines[at], **change}, *lines[at + 1 :]]))
     name, turn = change.get("type", kind), change.get("epoch", 0) + 1
     found = {(f.line, f.status, f.detail) for f in audit.findings.found if f.check == "tape-order"}
-    assert (at + 1, "broken", f"its control bytes are not those of a {name} of turn {turn}") in found
+    assert (at + 1, "broken", f"its control bytes are not those of {a(name)} of turn {turn}") in found
 
 
 @given(st.text(min_size=1, max_size=40), st.integers(0, 2**32 - 1), st.integers(0, 60))

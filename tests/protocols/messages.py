@@ -15,7 +15,7 @@ from protocols.bulk import Blobs, Bulk, Packed
 from protocols.errors import Refused
 from protocols.field import Field
 from protocols.ring import Ring
-from protocols.schema import PARTIES, Count, Digest, Index, Message, Raw, Record, Size, Span, Strings, schema
+from protocols.schema import PARTIES, STEPS, Count, Digest, Index, Message, Raw, Record, Size, Span, Strings, actual, schema
 from protocols.wire import Decoder, Limits
 
 LIMITS = Limits(
@@ -30,6 +30,7 @@ LIMITS = Limits(
         "opened": Packed(Ring(23), 67),
         "cipher": Packed(Ring(40), 67),
     },
+    steps=3,
 )
 
 
@@ -48,6 +49,8 @@ class Sample(Message):
     digest: Digest
     blob: Annotated[bytes, Size(0, 300)]
     run: Annotated[bytes, Strings(3, 1, PARTIES)]
+    longer: Annotated[bytes, Strings(1, 0, PARTIES, each=2)]
+    steps: Annotated[bytes, Strings(2, STEPS, STEPS)]
     items: Annotated[tuple[Item, ...], Count(0, PARTIES)]
     numbers: Annotated[tuple[Annotated[int, Span(0, 10**6)], ...], Count(1, 3)]
     first: Annotated[Bulk, Raw("masked")]
@@ -89,7 +92,8 @@ def largest(hint: Any, limits: Limits) -> Any:
         return hint(**{name: largest(h, limits) for name, h in schema(hint)})
     base, mark = hint.__origin__, hint.__metadata__[0]
     if isinstance(mark, Strings):
-        mark = Size(mark.size * (limits.parties if mark.high == PARTIES else mark.high))
+        size, _, most = mark.of(limits.sizes)
+        mark = Size(size * most)
     match mark:
         case Size(low, high):
             size = low if high is None else high
@@ -97,7 +101,7 @@ def largest(hint: Any, limits: Limits) -> Any:
         case Span(low, high):
             return high if high > -low else low
         case Count(_, high):
-            return (largest(base.__args__[0], limits),) * (limits.parties if high == PARTIES else high)
+            return (largest(base.__args__[0], limits),) * actual(high, limits.sizes)
     layout: Any = limits.vectors[mark.key]
     if isinstance(layout, Blobs):
         return Bulk.of(layout, np.zeros((layout.count, layout.size), dtype=np.uint8))

@@ -229,8 +229,8 @@ def _field(hint: Any, limits: Limits) -> st.SearchStrategy[Any]:
         case Size(low, high):
             size = {"min_size": low, "max_size": low if high is None else high}
             return st.binary(**size) if base is bytes else st.text("aZ0 ", **size)
-        case Strings(size, low, high):
-            most = limits.parties if high < 0 else high
+        case Strings():
+            size, low, most = mark.of(limits.sizes)
             return st.lists(st.binary(min_size=size, max_size=size), min_size=low, max_size=most).map(b"".join)
         case Span(low, high):
             return st.sampled_from([low, high]) | st.integers(low, high)
@@ -302,8 +302,9 @@ def _spoil(hint: Any, value: Any, limits: Limits) -> st.SearchStrategy[Any]:
 
 def _spoil_strings(value: bytes, mark: Strings, limits: Limits) -> st.SearchStrategy[bytes]:
     """A byte changed, two strings swapped, one more or less."""
-    size, parts = mark.size, strings(value, mark.size)
-    most, at = limits.parties if mark.high < 0 else mark.high, st.integers(0, len(parts) - 1)
+    size, low, most = mark.of(limits.sizes)
+    parts = strings(value, size)
+    at = st.integers(0, len(parts) - 1)
     ways = [
         st.tuples(st.integers(0, len(value) - 1), st.integers(1, 255)).map(
             lambda at: value[: at[0]] + bytes([value[at[0]] ^ at[1]]) + value[at[0] + 1 :]
@@ -311,7 +312,7 @@ def _spoil_strings(value: bytes, mark: Strings, limits: Limits) -> st.SearchStra
         st.permutations(parts).map(b"".join),
         st.tuples(at, at).map(lambda ij: b"".join([*parts[: ij[0]], parts[ij[1]], *parts[ij[0] + 1 :]])),
     ]
-    if len(parts) > mark.low:
+    if len(parts) > low:
         ways.append(at.map(lambda i: b"".join(parts[:i] + parts[i + 1 :])))
     if len(parts) < most:
         ways.append(st.binary(min_size=size, max_size=size).map(lambda new: value + new))

@@ -450,7 +450,7 @@ def test_table_mask_forgets_keys_seed_and_input():
 
 def test_table_follows_a_state_inside_a_state():
     remembered = cells(draw.table(secagg.flow), "server", "gather")["remembers after"]
-    assert remembered == "Opened: terms, L, adverts, u2, dealt, near, mail, coverings, total, u3, said"
+    assert remembered == "Opened: terms, L, s_pks, u2, dealt, near, mail, coverings, total, u3, said"
     assert cells(draw.table(secagg.flow), "client", "open_shares")["remembers after"] == "Finished: me"
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from protocols.errors import Misuse, Refused
 from protocols.primitives import shamir
-from protocols.primitives.shamir import Lagrange, P, lagrange_weights, share
+from protocols.primitives.shamir import Lagrange, P, lagrange_weights, share, share_each
 from protocols.rand import Rand, Replay, Seed
 
 SECRETS = st.binary(min_size=32, max_size=32)
@@ -218,3 +219,90 @@ def test_other_secrets_and_thresholds_are_misuse(secret: bytes, t: int) -> None:
 def test_one_share_a_point(count: int) -> None:
     with pytest.raises(Misuse):
         Lagrange([1, 2]).combine([bytes(33)] * count)
+
+
+# Many secrets at once
+
+
+@given(st.integers(1, 12), POINTS, st.data())
+@settings(deadline=None)
+def test_many_secrets_are_shared_at_once_and_each_is_rebuilt_by_any_threshold(
+    count: int, xs: list[int], data: st.DataObject
+) -> None:
+    secrets = data.draw(st.lists(SECRETS, min_size=count, max_size=count))
+    t = data.draw(st.integers(1, len(xs)))
+    array = np.frombuffer(b"".join(secrets), dtype=np.uint8).reshape(count, 32)
+    shares = share_each(array, t, xs, Replay(secrets[0])(), "many")
+    assert shares.shape == (count, len(xs), 33)
+    places = data.draw(st.permutations(range(len(xs))))[:t]
+    rebuild = Lagrange([xs[i] for i in places])
+    for secret, row in zip(secrets, shares, strict=True):
+        assert rebuild.combine([row[i].tobytes() for i in places]) == secret
+
+
+def test_shares_of_many_are_values_of_the_polynomials_that_were_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against integers, with the coefficients 0, 1 and P − 1 and points of every size, in several products."""
+    chosen = [0, 1, P - 1, 2**256, 297, 2**256 + 296, 12345678901234567890]
+    xs, t, count = [1, 2, 300, 2**40 + 1, P - 2, P - 1], 4, 7
+    coefficients = [[chosen[(i + 3 * j) % 7] for j in range(t - 1)] for i in range(count)]
+    limbs = [[value >> 16 * i & 0xFFFF for i in range(17)] for row in coefficients for value in row]
+    monkeypatch.setattr(shamir, "uniform", lambda _rand, _count: np.array(limbs, dtype=np.uint16))
+    monkeypatch.setattr(shamir, "_AT_ONCE", 2 * len(xs))
+    secrets = [bytes(32), b"\xff" * 32, *[bytes([i]) * 32 for i in range(5)]]
+    array = np.frombuffer(b"".join(secrets), dtype=np.uint8).reshape(count, 32)
+    shares = share_each(array, t, xs, Replay("x")(), "many")
+    for secret, drawn, row in zip(secrets, coefficients, shares, strict=True):
+        values = [(int.from_bytes(secret, "big") + sum(a * x ** (j + 1) for j, a in enumerate(drawn))) % P for x in xs[:3]]
+        values += [(int.from_bytes(secret, "big") + sum(a * pow(x, j + 1, P) for j, a in enumerate(drawn))) % P for x in xs[3:]]
+        assert [int.from_bytes(share.tobytes(), "big") for share in row] == values
+
+
+@given(st.lists(st.integers(0, 2**530 - 1) | st.sampled_from([P - 1, P, 2 * P - 1, 2**256, 2**530 - 1]), min_size=1, max_size=9))
+def test_values_are_reduced_as_integers_are(values: list[int]) -> None:
+    columns = np.array([[value >> 16 * i & 0xFFFF for value in values] for i in range(34)], dtype=np.int64)[:, :, None]
+    reduced = shamir._reduced(columns)
+    assert reduced.shape == (17, len(values), 1)
+    assert reduced.min() >= 0
+    assert reduced.max() < 2**16
+    assert [sum(int(reduced[i, at, 0]) << 16 * i for i in range(17)) for at in range(len(values))] == [v % P for v in values]
+
+
+def test_coefficients_are_uniform_on_the_field() -> None:
+    """The mean of 4000 is within 6 deviations of (P − 1)/2, and about half have the top bit that only values from 2^255 on have."""
+    drawn = shamir.uniform(Replay("uniform")(), 4000)
+    values = [sum(int(limb) << 16 * i for i, limb in enumerate(row)) for row in drawn]
+    assert len(set(values)) == 4000
+    assert max(values) < P
+    assert abs(sum(values) / 4000 / P - 0.5) < 6 / (12 * 4000) ** 0.5
+    assert abs(sum(value >> 255 for value in values) - 2000) < 6 * 1000**0.5
+
+
+def test_words_past_the_field_are_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """P − 1 is the largest word of 257 bits that stays; what has the top bit and more is refused."""
+    words = [P - 1, P, 2**256 + 2**64, 2**256 + 2**128, 2**256 + 2**192, 2**257 - 1, 2**256, 5]
+
+    class Given:
+        def fill(self, out: NDArray[np.uint64]) -> None:
+            rows = [[word >> 64 * i & 2**64 - 1 for i in range(5)] for word in words]
+            out[:] = np.resize(np.array(rows, dtype=np.uint64), out.shape)
+            out[:, 4] += np.uint64(6)
+
+    monkeypatch.setattr(Rand, "stream", lambda *_: Given())
+    drawn = shamir.uniform(Replay("x")(), 3)
+    assert [sum(int(limb) << 16 * i for i, limb in enumerate(row)) for row in drawn] == [P - 1, 2**256, 5]
+
+
+@pytest.mark.parametrize(
+    ("shape", "t", "xs", "words"),
+    [
+        ((2, 31), 1, [1], "have shape"),
+        ((32,), 1, [1], "have shape"),
+        ((2, 32), 0, [1], "the threshold 0 is outside 1..1"),
+        ((2, 32), 3, [1, 2], "the threshold 3 is outside 1..2"),
+        ((2, 32), 1, [1, 1], "distinct"),
+        ((2, 32), 1, [0], "distinct and in"),
+    ],
+)
+def test_many_secrets_out_of_bounds_are_refused(shape: tuple[int, ...], t: int, xs: list[int], words: str) -> None:
+    with pytest.raises(Misuse, match=words):
+        share_each(np.zeros(shape, dtype=np.uint8), t, xs, Replay("x")(), "many")

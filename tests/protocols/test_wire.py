@@ -105,14 +105,14 @@ def test_a_nested_field_without_a_bound_is_refused() -> None:
         schema(type("Bare", (Message,), {}))
 
 
-@pytest.mark.parametrize("parties", [2, 24, 300, 5000])
+@pytest.mark.parametrize(("parties", "steps"), [(2, 1), (24, 1), (300, 7), (5000, 1)])
 @pytest.mark.parametrize("kind", [*MESSAGES, Sample], ids=lambda kind: kind.__name__)
-def test_the_largest_message_is_within_the_bound_and_passes(kind: type[Message], parties: int) -> None:
-    limits = Limits(parties, LIMITS.vectors)
+def test_the_largest_message_is_within_the_bound_and_passes(kind: type[Message], parties: int, steps: int) -> None:
+    limits = Limits(parties, LIMITS.vectors, steps)
     message = kind(**{name: largest(hint, limits) for name, hint in schema(kind)})
     data = b"".join(encode(message, 2**32 - 1, limits))
     control = int.from_bytes(data[:4], "little")
-    assert control <= max_control(kind, parties)
+    assert control <= max_control(kind, parties, steps)
     got, epoch = parse(data, limits)
     assert same(got, message)
     assert epoch == 2**32 - 1
@@ -122,7 +122,7 @@ def test_the_largest_message_is_within_the_bound_and_passes(kind: type[Message],
 @settings(max_examples=150)
 def test_round_trip_and_size(message: Message, epoch: int) -> None:
     chunks = list(encode(message, epoch, LIMITS))
-    assert len(chunks[0]) - 4 <= max_control(type(message), LIMITS.parties)
+    assert len(chunks[0]) - 4 <= max_control(type(message), *LIMITS.sizes)
     got, at = parse(b"".join(chunks))
     assert same(got, message)
     assert at == epoch
@@ -227,7 +227,7 @@ def test_garbage_is_refused(data: bytes, cuts: list[float]) -> None:
 @given(st.integers(0, 2**32 - 1), st.integers(0, 40), st.integers(1, 4))
 @settings(max_examples=100)
 def test_a_length_over_the_bound_is_refused_before_anything_is_stored(length: int, follows: int, step: int) -> None:
-    most = max(max_control(kind, LIMITS.parties) for kind in KINDS.values())
+    most = max(max_control(kind, *LIMITS.sizes) for kind in KINDS.values())
     decoder = Decoder(KINDS, LIMITS)
     prefix, chunk = length.to_bytes(4, "little"), bytes(follows)
     for at in range(0, 4 - step, step):

@@ -18,7 +18,8 @@ from stub_runner import Runner, refused
 
 from securefl import options, report
 from securefl.cli import main
-from securefl.job import IDLE, SECTIONS, Job
+from securefl.job import IDLE, Job
+from securefl.knobs import SECTIONS
 
 
 def test_options_override_the_file_only_where_given(runner: Runner, tmp_path: Path) -> None:
@@ -96,6 +97,8 @@ def value(section: str, key: str) -> st.SearchStrategy[Any]:
         return st.sampled_from(kind["enum"])
     if kind["type"] == "boolean":
         return st.booleans()
+    if kind["type"] == "string":
+        return TEXT
     low, high = kind.get("minimum", kind.get("exclusiveMinimum")), kind.get("maximum", kind.get("exclusiveMaximum"))
     if kind["type"] == "integer":
         return st.integers(low, high - ("exclusiveMaximum" in kind))

@@ -20,7 +20,8 @@ from protocols import sums
 from protocols.plugins import Origin
 from securefl import Fold, Runner, load_model, options, report
 from securefl.errors import UserError
-from securefl.job import Job, allowed, choices
+from securefl.job import Job
+from securefl.knobs import allowed, choices
 
 ROOT = Path(__file__).parents[2]
 TINY = ["run", "--protocol", "ring", "--clients", "4", "--rounds", "2", "--no-dp", "--no-baselines"]

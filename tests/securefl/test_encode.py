@@ -11,7 +11,8 @@ from hypothesis.extra.numpy import arrays
 from protocols.errors import Abort, Misuse
 from protocols.rand import Rand, Seed
 from protocols.ring import Ring
-from securefl.encode import Plan, SumSpec, all_finite, decode, encode
+from securefl.encode import Plan, all_finite, decode, encode
+from securefl.encoding import SumSpec
 from securefl.errors import UserError
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False, width=64)

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from securefl.errors import UserError
-from securefl.job import IDLE, SECTIONS, Job, allowed, read_toml
+from securefl.job import IDLE, Job, read_toml
+from securefl.knobs import SECTIONS, allowed
 
 
 def refusal(toml: str, **options: Any) -> str:
@@ -109,13 +110,13 @@ def test_plain_data_has_every_key_that_is_not_idle_and_reads_back() -> None:
     job = Job.parse({"data": table, "model": {"name": "mlp"}, "simulation": {"seed": 7}, "output": {"dir": "x", "json": True}})
     plain = json.loads(json.dumps(job.plain()))
     assert {section: set(keys) for section, keys in plain.items()} == {
-        s: set(knobs.model_fields) - {"noise"} for s, knobs in SECTIONS.items()
+        s: set(knobs.model_fields) - {"noise", "clip_quantile", "ledger_data"} for s, knobs in SECTIONS.items()
     }
     assert Job.parse(plain) == job
     party = Job.parse({"privacy": {"mechanism": "distributed-party", "noise": "discrete-gaussian"}})
     assert Job.parse(party.plain()) == party
     assert set(SECTIONS["privacy"].model_fields) - set(party.plain()["privacy"]) == {
-        *("accountant", "clip", "rows", "w_max", "precision")
+        *("accountant", "clip", "rows", "w_max", "precision", "ledger_data")
     }
     heart = Job.parse({"data": {"name": "heart", "dir": Path("somewhere")}, "privacy": {"mechanism": "none"}})
     assert Job.parse(heart.plain()) == heart
@@ -125,7 +126,7 @@ def test_plain_data_has_every_key_that_is_not_idle_and_reads_back() -> None:
     assert left_out == {
         ("data", "holdout"),
         ("model", "hidden"),
-        *(("privacy", k) for k in ("epsilon", "delta", "accountant", "clip", "rows", "noise")),
+        *(("privacy", k) for k in ("epsilon", "delta", "accountant", "clip", "rows", "noise", "clip_quantile", "ledger_data")),
     }
 
 

@@ -11,6 +11,7 @@ import pytest
 from securefl import params_noise
 from securefl.cli import main
 from securefl.privacy.noise_plan import Cohort, calibrate_distributed
+from securefl.privacy.record_plan import calibrate_records
 
 ASKED = {"--epsilon": "3", "--delta": "1e-5", "--mechanism": "distributed-party", "--clients": "50", "--rounds": "20"}
 
@@ -130,3 +131,31 @@ def test_the_documented_cohorts_are_those_computed() -> None:
         assert parties == [params_noise.answer(epsilon, 1e-6, 100, 20, size=size).useful for size in sizes]
     five = params_noise.answer(3, 1e-6, 5, 20).asked
     assert f"makes the error of a mean of five {five.error:.0f} times" in page
+
+
+def test_noise_for_records_is_that_of_their_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    options = {"mechanism": "distributed-record", "rows": "200", "sample-rate": "0.5", "dimension": "31", "clients": "10"}
+    tree = json.loads(run(capsys, "--json", **options))
+    plan = calibrate_records(epsilon=3.0, delta=1e-5, cohort=Cohort(10, 7, 3), rounds=20, size=31, clip=1.0, rate=0.5, rows=200)
+    assert (tree["unit"], tree["rate"], tree["rows_a_party"]) == ("record", 0.5, 200)
+    assert (tree["granularity"], tree["share"], tree["wrap"], tree["asked"]["bits"]) == (
+        plan.granularity, plan.share, plan.wrap, plan.bits
+    )  # fmt: skip
+    assert tree["asked"]["error"] == plan.error(10)
+    assert [row["clients"] for row in tree["rows"]] == [2, 5, 10, 20, 40, 100]  # 1000 parties have more records than 1/δ
+    text = run(capsys, **options)
+    assert "for every record over 20 rounds" in text
+    assert "bound of a gradient" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"mechanism": "distributed-record"}, "needs the public number of rows a party"),
+        ({"rows": "100"}, "refused with distributed-party"),
+        ({"mechanism": "distributed-record", "rows": "100", "sample-rate": "1.5"}, "sampling rate is 1.5"),
+        ({"mechanism": "distributed-record", "rows": "100", "delta": "0.001"}, "below 1 over the number of records"),
+    ],
+)
+def test_what_does_not_belong_to_records_is_refused(capsys: pytest.CaptureFixture[str], options: dict[str, str], why: str) -> None:
+    assert why in run(capsys, code=2, **options)

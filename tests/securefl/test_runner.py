@@ -342,7 +342,7 @@ def test_a_server_step_of_ones_own() -> None:
 
 
 def test_metrics_of_ones_own_travel_in_the_sum() -> None:
-    from securefl.encode import SumSpec
+    from securefl.encoding import SumSpec
 
     class Regression(ClientTrainer):
         def loss(self, output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

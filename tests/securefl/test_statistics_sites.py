@@ -15,7 +15,7 @@ from protocols import simulate
 from protocols.errors import Abort, Misuse
 from protocols.session import client
 from securefl.data import heart
-from securefl.encode import SumSpec
+from securefl.encoding import SumSpec
 from securefl.errors import UserError
 from securefl.ledger import EXACT
 from securefl.parties import Consortium

@@ -1,7 +1,7 @@
 """The scripts of the catalogue.  Importing this package registers them all; another protocol's module joins by being imported here.
 
 `securefl.audit.attacks.traffic` and ``splitting`` hold what black-box attacks are made of; ``network``, ``sums``, ``secrets``,
-``randomness`` and ``inference`` attack any protocol; the others know the messages of one family.
+``randomness``, ``inference`` and ``noised`` attack any protocol; the others know the messages of one family.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from securefl.audit.attacks import (
     kahe_values,
     light,
     network,
+    noised,
     parties,
     randomness,
     secagg,
     secagg_keys,
     secrets,
     sparse,
+    steps,
     sums,
 )
 
@@ -29,11 +31,13 @@ __all__ = [
     "kahe_values",
     "light",
     "network",
+    "noised",
     "parties",
     "randomness",
     "secagg",
     "secagg_keys",
     "secrets",
     "sparse",
+    "steps",
     "sums",
 ]

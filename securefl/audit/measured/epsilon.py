@@ -60,7 +60,7 @@ class Measured:
         """The interval in words."""
         most = "no cap: it extrapolates" if math.isinf(self.cap) else f"{self.trials} show at most {self.cap:.2f}"
         ends = f"ε ≥ {self.lower:.2f}" if math.isinf(self.upper) else f"ε in {self.lower:.2f} … {self.upper:.2f}"
-        return f"{self.method}: {ends} at {100 * self.confidence:g} % ({most})"
+        return f"{self.method}: {ends} at {100 * self.confidence:.10g} % ({most})"
 
     def as_json(self) -> dict[str, Any]:
         """As a tree that JSON holds; what is infinite is None."""

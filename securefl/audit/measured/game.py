@@ -15,7 +15,7 @@ from protocols.rand import Replay
 from securefl.audit.measured.epsilon import two_worlds
 from securefl.audit.measured.gradients import FAR
 from securefl.audit.measured.probe import released
-from securefl.audit.measured.registry import Setting, compared, measure
+from securefl.audit.measured.registry import RECORDS, Setting, compared, measure
 from securefl.audit.verdict import Verdict
 from securefl.encode import Plan, decode, encode
 
@@ -54,6 +54,7 @@ def steps_of(setting: Setting) -> int:
     10,
     "which of two updates is in one exact sum",
     how="likelihood ratio, N runs of each world, Clopper–Pearson bounds; a sound mechanism at its very ε is refuted with 5 %",
+    on=RECORDS,
 )
 def game(setting: Setting) -> Verdict:
     """Runs with and without one record, told apart by the coordinate in which their updates differ."""

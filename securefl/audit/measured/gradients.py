@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from securefl.audit.measured.epsilon import Measured, fit_mu, guessed
 from securefl.audit.measured.probe import released, tensors
-from securefl.audit.measured.registry import Setting, compared, flagged, measure
+from securefl.audit.measured.registry import RECORDS, Setting, compared, flagged, measure
 from securefl.audit.verdict import Verdict, harmless
 
 CANARIES = 1000
@@ -87,6 +87,7 @@ def fitted(setting: Setting) -> Verdict:
     11,
     "white-box canaries: a coordinate that only one record touches, over all steps",
     how="one-run bound; a sound mechanism at its very ε is wrongly refuted with at most 5 %",
+    on=RECORDS,
 )
 def gradients(setting: Setting) -> Verdict:
     """Guesses from the sum of all that a site's steps release, with the job's noise, sampling and number of steps."""

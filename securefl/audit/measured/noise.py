@@ -29,7 +29,7 @@ SIZE = 1000
 Noise = NDArray[np.float64]
 
 
-def smallest(values: int, alarm: float) -> float:
+def smallest(values: float, alarm: float) -> float:
     """The share of its variance that so many Gaussian values fall below with probability ``alarm``."""
     return 2 * float(gammaincinv(values / 2, alarm)) / values
 

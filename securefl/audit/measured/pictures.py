@@ -117,8 +117,8 @@ def part(measurement: Measurement) -> dict[str, Any]:
         "claim": claim(measurement),
         "setting": setting,
         "intervals": Markup(intervals(measurement)),  # noqa: S704
-        "pictures": Markup(row_of_pictures(reconstruction.views(setting))),  # noqa: S704
-        "patient": reconstruction.patient(),
+        "pictures": "" if setting.in_sum else Markup(row_of_pictures(reconstruction.views(setting))),  # noqa: S704
+        "patient": None if setting.in_sum else reconstruction.patient(),
         "opened": opened(setting),
     }
 

@@ -21,7 +21,7 @@ from torch.utils.data import TensorDataset
 from protocols import sums
 from securefl.audit.federation import federation
 from securefl.audit.knowledge import observe
-from securefl.audit.measured.registry import Setting, flagged, measure
+from securefl.audit.measured.registry import RECORDS, Setting, flagged, measure
 from securefl.audit.target import Target
 from securefl.audit.verdict import Verdict, harmless, stated
 from securefl.data import heart
@@ -187,6 +187,7 @@ def _plain_job() -> Job:
     10,
     "a picture out of an update, out of a masked vector, out of a sum",
     how="gradient inversion; chance looks like the picture with probability 1e-12",
+    on=RECORDS,
 )
 def reconstruction(setting: Setting) -> Verdict:
     """The picture comes back from an update in clear, and must not from what the server sees."""

@@ -23,8 +23,14 @@ from securefl.job import Job
 from securefl.privacy.plain import LocalTraining
 from securefl.privacy.prepared import local_training, noise_of
 
-MECHANISMS: dict[str, str] = {"local-record": "record", "none": "record"}
-"""Mechanism → what ε protects, or would."""
+MECHANISMS: dict[str, str] = {"local-record": "record", "distributed-party": "party", "none": "record"}
+"""Mechanism → its unit: what ε protects, or would."""
+RECORDS = ("local-record", "none")
+"""Those whose sites train as `Setting.training` has them, and whose sums are as exact as they can be."""
+IN_SUM = ("distributed-party",)
+"""Those that put noise into the sum."""
+PARTIES, BLOCKS = 12, (700, 324)
+"""Parties, and lengths of the blocks of an update, where no job has data that say so."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +41,30 @@ class Setting:
         job: whose ``[privacy]`` it is.
         seed: of everything random: canaries, noise, sampling; a measurement repeats.
         quick: whether less is tried.
+        parties: invited to a sum with noise in it.
+        blocks: lengths of the blocks of an update in such a sum.
     """
 
     job: Job
     seed: str = "audit"
     quick: bool = True
+    parties: int = PARTIES
+    blocks: tuple[int, ...] = BLOCKS
 
     @property
     def name(self) -> str:
         """The mechanism's name."""
         return self.job.privacy.mechanism
+
+    @property
+    def unit(self) -> str:
+        """What ε protects, or would."""
+        return MECHANISMS[self.name]
+
+    @property
+    def in_sum(self) -> bool:
+        """Whether the noise is in the sum."""
+        return self.name in IN_SUM
 
     @property
     def private(self) -> bool:

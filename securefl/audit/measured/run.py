@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +55,12 @@ class Measurement:
 
     def as_json(self) -> dict[str, Any]:
         """As a tree that JSON holds; no claim is None."""
-        from securefl.audit.measured.registry import MECHANISMS  # noqa: PLC0415  (loads torch)
-
         claimed = self.setting.claimed
         return {
             "mechanism": self.setting.name,
             "claimed": None if math.isinf(claimed) else claimed,
             "delta": self.setting.delta,
-            "unit": MECHANISMS[self.setting.name],
+            "unit": self.setting.unit,
             "quick": self.setting.quick,
             "passed": self.passed,
             "cannot_tell": [result.notice for result in self.untold],
@@ -71,7 +69,7 @@ class Measurement:
         }
 
 
-def setting_of(mechanism: str | None, job: Path | None, *, quick: bool, seed: str = "audit") -> Any:
+def setting_of(mechanism: str | None, job: Path | None, *, quick: bool, seed: str = "audit", noise: str | None = None) -> Any:
     """The mechanism of a job, or a named one with the job's other knobs, or with the defaults; None for a job's that none measures.
 
     Raises:
@@ -81,15 +79,36 @@ def setting_of(mechanism: str | None, job: Path | None, *, quick: bool, seed: st
     from securefl.options import read_job  # noqa: PLC0415
 
     given = {} if mechanism is None else {"privacy.mechanism": known(mechanism)}  # of the command line, so it overrides
+    given |= {} if noise is None else {"privacy.noise": noise}
     checked = read_job(job, given)
-    return Setting(checked, seed, quick) if checked.privacy.mechanism in MECHANISMS else None
+    if checked.privacy.mechanism not in MECHANISMS:
+        return None
+    setting = Setting(checked, seed, quick)
+    if not setting.in_sum:
+        return setting
+    setting = setting if job is None else replace(setting, **_shape(checked))
+    from securefl.audit.measured.summed import summed  # noqa: PLC0415
+
+    summed(setting)  # what cannot be is refused before anything is tried
+    return setting
+
+
+def _shape(job: Any) -> dict[str, Any]:
+    """Parties and blocks of a job with its own data and model."""
+    from securefl.data import of_job  # noqa: PLC0415  (pandas takes its time)
+    from securefl.models import build, to_vector  # noqa: PLC0415
+
+    data = of_job(job)
+    size = int(to_vector(build(job.model, len(data.features), 0)).size)
+    return {"parties": len(data.sites), "blocks": (size,) * job.data.splits}
 
 
 def registered() -> Sequence[Any]:
     """Every `securefl.audit.measured.registry.Measure`, once all modules are loaded that have some."""
-    from securefl.audit.measured import game, gradients, noise, pipeline, reconstruction, registry, sampling  # noqa: PLC0415
+    from securefl.audit.measured import apart, beside, game, gradients, inside, noise, pipeline, reconstruction, registry, sampling  # noqa: PLC0415  # noqa: PLC0415, I001  (in the order in which they are shown)
 
     del game, gradients, noise, pipeline, reconstruction, sampling  # imported to register what they measure
+    del inside, apart, beside
     return registry.MEASURES
 
 
@@ -112,7 +131,7 @@ def measure_mechanism(
 
     setting = setting_of(mechanism, None, quick=True) if isinstance(mechanism, str) else mechanism
     began, limits, results = time.perf_counter(), bounds or Bounds(60.0 if setting.quick else 600.0), list[Result]()
-    if setting.private:
+    if setting.private and not setting.in_sum:
         _ = setting.noise_multiplier  # once, before there are children
     wanted = None if checks is None else set(checks)
     for one in registered():
@@ -131,14 +150,13 @@ def measure_mechanism(
 
 def claim(measurement: Measurement) -> str:
     """What is claimed, in a line."""
-    from securefl.audit.measured.registry import MECHANISMS  # noqa: PLC0415
-
     setting = measurement.setting
     if not setting.private:
         return "no ε is claimed"
-    what = f"ε = {setting.claimed:g} at δ = {setting.delta:g}"
-    noise = f"by noise of {setting.noise_multiplier:.3g} clips"
-    return f"{what} is claimed for one {MECHANISMS[setting.name]} over {setting.steps} steps, {noise}"
+    what = f"ε = {setting.claimed:g} at δ = {setting.delta:g} is claimed for one {setting.unit}"
+    if setting.in_sum:
+        return f"{what} over {setting.job.privacy.rounds} rounds, by {setting.job.privacy.noise} noise of {setting.parties} parties"
+    return f"{what} over {setting.steps} steps, by noise of {setting.noise_multiplier:.3g} clips"
 
 
 def show(console: Console, measurement: Measurement, colours: dict[str, str]) -> None:

@@ -1,0 +1,292 @@
+"""The groups of a job's knobs, so that those which can hurt privacy and those which cannot never mix.
+
+What it does not protect: a value in its range may still be a bad choice.
+"""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from protocols import plugins
+
+BuiltIn = Literal["breast-cancer", "heart"]
+BUILT_IN: tuple[str, ...] = get_args(BuiltIn)
+Unit = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+Range = Annotated[tuple[float, float], Field(strict=False)]
+
+
+class Knobs(BaseModel):
+    """Base of the groups: frozen, no unknown key, no silent conversion, no NaN or infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+
+class DataKnobs(Knobs):
+    """Which rows, which sites, and how rows are held out."""
+
+    name: str = Field(default="breast-cancer", description="breast-cancer, heart, or a path ending in .csv")
+    dir: Path | None = Field(
+        default=None, strict=False, description="folder that holds the heart data (else SECUREFL_DATA, else a download)"
+    )
+    label: str | None = Field(default=None, min_length=1, description="label column of a CSV, with two values")
+    site: str | None = Field(default=None, min_length=1, description="site column of a CSV, one site a value")
+    clients: int | None = Field(
+        default=None, ge=2, le=10_000, description="number of sites, where the data do not fix them (default 5)"
+    )
+    folds: int | None = Field(
+        default=None,
+        ge=1,
+        le=100,
+        description="folds of the cross-validation inside each site; 1 = one split (default: 5 for heart, else 1)",
+    )
+    holdout: Unit = Field(default=0.3, description="share of each site's rows that is held out in one split")
+    ranges: dict[str, Range] = Field(
+        default_factory=dict,
+        description="publicly known range of a column of a CSV; a missing number becomes its middle (without a range the row is "
+        "left out)",
+    )
+    drop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        default=(), strict=False, description="column of a CSV to leave out, such as a free text or a patient number"
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name in BUILT_IN or name.lower().endswith(".csv"):
+            return name
+        raise ValueError(
+            f"{quote(name)} is no data set{near(name, BUILT_IN)}; allowed: {', '.join(BUILT_IN)}, or a path ending in .csv"
+        )
+
+    @field_validator("ranges")
+    @classmethod
+    def _ordered(cls, ranges: dict[str, Range]) -> dict[str, Range]:
+        for column, (low, high) in ranges.items():
+            if not column:
+                raise ValueError("a range needs the name of its column")
+            if not low < high:
+                raise ValueError(
+                    f"the range of column {quote(column)} must have its lower end below its upper end, not {low}:{high}"
+                )
+        return ranges
+
+    @model_validator(mode="after")
+    def _fitting(self) -> DataKnobs:
+        if self.is_table:
+            for key in ("label", "site"):
+                if getattr(self, key) is None:
+                    raise ValueError(f"data.{key} is missing: a CSV needs the name of its {key} column (--{key})")
+            if self.clients is not None:
+                raise ValueError("data.clients is refused: the site column of a CSV fixes the sites")
+        else:
+            for key in ("label", "site", "ranges", "drop"):
+                if getattr(self, key):
+                    raise ValueError(f"data.{key} is refused for {self.name}: it belongs to a CSV")
+            if self.name == "heart" and self.clients is not None:
+                raise ValueError("data.clients is refused for heart: the data fix the sites, four hospitals")
+        if self.dir is not None and self.name != "heart":
+            raise ValueError(f"data.dir is refused for {self.name}: it belongs to heart")
+        return self
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the rows come from the user's own CSV."""
+        return self.name not in BUILT_IN
+
+    @property
+    def splits(self) -> int:
+        """Folds in effect: 1 is one split with `holdout`, more is cross-validation inside each site."""
+        return self.folds if self.folds is not None else (5 if self.name == "heart" else 1)
+
+
+class ModelKnobs(Knobs):
+    """What is trained."""
+
+    name: Literal["logistic", "mlp"] = Field(default="logistic", description="model")
+    hidden: int = Field(default=16, ge=1, le=65_536, description="hidden units of the mlp")
+    fix: bool = Field(default=False, description="replace layers that DP-SGD cannot handle, as the refusal's diff shows")
+
+
+class PrivacyKnobs(Knobs):
+    """Everything that can hurt privacy.
+
+    ``epsilon`` and ``delta`` hold for one record over all rounds of the run.  Norms are L2, over one example's gradient
+    (``clip``) or one party's whole update (``update_clip``).
+    """
+
+    protocol: str = Field(
+        default=plugins.AUTO,
+        description="how the sum is formed; auto takes the cheaper of secagg and kahe; plain-insecure shows every update to the "
+        "server, bfv and ckks to one that a site helps",
+        json_schema_extra={"enum": [plugins.AUTO, *plugins.BUILT_IN]},
+    )
+    mechanism: Literal["local-record", "distributed-record", "distributed-party", "central", "none"] = Field(
+        default="local-record",
+        description="differential privacy: of a record, by DP-SGD on every site, by noise inside the sum of every step, or by a "
+        "server that is trusted (central, for comparison); of a party, by noise inside the sum; or none",
+    )
+    noise: Literal["skellam", "discrete-gaussian"] = Field(default="skellam", description="law of the noise inside the sum")
+    epsilon: float = Field(default=3.0, gt=0, le=1e6, description="ε over all rounds")
+    delta: Unit = Field(default=1e-5, description="δ over all rounds")
+    accountant: Literal["rdp", "prv"] = Field(default="rdp", description="how ε is accounted; prv is a little tighter, and slower")
+    clip: Positive = Field(default=1.0, description="L2 bound of one example's gradient")
+    sample_rate: float = Field(default=0.2, gt=0, le=1, description="probability with which a row enters a training step")
+    rounds: int = Field(default=20, ge=1, le=100_000, description="rounds, aborted ones included")
+    local_steps: int = Field(default=3, ge=1, le=100_000, description="training steps of a site in a round")
+    update_clip: Positive = Field(default=8.0, description="L2 bound of one party's whole update")
+    clip_quantile: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="let the bound of an update follow this quantile of the norms, round by round, beginning with update_clip",
+    )
+    w_max: int = Field(
+        default=256, ge=1, le=32_767, description="public bound of a site's weight (its rows); larger sites are cut to it"
+    )
+    rows: int | None = Field(
+        default=None,
+        ge=1,
+        le=10**9,
+        description="public number of rows a site, for noise and weight (default: each site's own, which they can tell); steps "
+        "over all sites are divided by it, and need it",
+    )
+    precision: int = Field(default=16, ge=8, le=24, description="bits of one coordinate of one party")
+    threshold: int | None = Field(
+        default=None, ge=2, le=10_000, description="parties needed to open a sum (default: from the cohort)"
+    )
+    min_cohort: int | None = Field(
+        default=None, ge=2, le=10_000, description="smallest cohort that a party joins (default: the threshold)"
+    )
+    ledger: Path | None = Field(
+        default=None, strict=False, description="file that keeps what each party has spent and may spend over jobs"
+    )
+    ledger_data: str | None = Field(
+        default=None, min_length=1, description="what the ledger calls the data (default: their name, or the file's)"
+    )
+
+    @property
+    def summed(self) -> bool:
+        """Whether a round is one step along the sum of all sites' clipped gradients."""
+        return self.mechanism in ("distributed-record", "central")
+
+    @property
+    def per_record(self) -> bool:
+        """Whether training takes one gradient a record."""
+        return self.summed or self.mechanism == "local-record"
+
+    @property
+    def steps(self) -> int:
+        """Training steps of a site in a round."""
+        return 1 if self.summed else self.local_steps
+
+    @field_validator("protocol")
+    @classmethod
+    def _offered(cls, name: str, info: ValidationInfo) -> str:
+        if name in (plugins.AUTO, *plugins.BUILT_IN) or name in plugins.names() or (info.context or {}).get("ran"):
+            return name
+        raise PydanticCustomError("protocol", "no protocol", {"expected": ", ".join(choices("privacy", "protocol"))})
+
+
+class PerformanceKnobs(Knobs):
+    """Nothing here can hurt privacy."""
+
+    learning_rate: Positive = Field(default=0.5, description="step size on the sites, or along the mean gradient over all of them")
+    server_learning_rate: Positive = Field(default=1.0, description="step size of the server along the mean update")
+    handshake_rounds: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="rounds whose keys one handshake prepares; who drops out is out until the next one (default: 16 where a round "
+        "is one training step and nobody is made to vanish, else 1)",
+    )
+
+
+class SimulationKnobs(Knobs):
+    """What only a simulation has."""
+
+    seed: int = Field(
+        default=0, ge=0, lt=2**63, description="fixes the split and the initial model only: keys and noise stay random"
+    )
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="probability that a party vanishes in a round, at a random stage")
+    baselines: bool = Field(default=True, description="also train each site's own model and the pooled model, without noise")
+
+
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", message='Field name "json" in "OutputKnobs" shadows')  # a method that pydantic has given up
+
+    class OutputKnobs(Knobs):
+        """Where results go; nothing here changes one."""
+
+        dir: Path | None = Field(
+            default=None, strict=False, description="write report.html, metrics.json and model.safetensors into this folder"
+        )
+        json: bool = Field(default=False, description="print one JSON object and nothing else")  # type: ignore[assignment]
+
+
+SECTIONS: dict[str, type[Knobs]] = {
+    "data": DataKnobs,
+    "model": ModelKnobs,
+    "privacy": PrivacyKnobs,
+    "performance": PerformanceKnobs,
+    "simulation": SimulationKnobs,
+    "output": OutputKnobs,
+}
+
+
+def choices(section: str, key: str) -> tuple[str, ...]:
+    """The values of a key that is one of a list, those of plug-ins included; of others nothing."""
+    annotation = SECTIONS[section].model_fields[key].annotation
+    if (section, key) == ("privacy", "protocol"):
+        return (plugins.AUTO, *plugins.BUILT_IN, *plugins.names())
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
+def allowed(section: str, key: str) -> str:
+    """The allowed values of a key in words, read off its declaration: ``a number > 0 and <= 1``, ``rdp or prv``."""
+    schema = SECTIONS[section].model_json_schema()["properties"][key]
+    kinds = [kind for kind in schema.get("anyOf", [schema]) if kind.get("type") != "null"]
+    return " or ".join(_words(kind) for kind in kinds)
+
+
+def _words(kind: Mapping[str, Any]) -> str:
+    if "enum" in kind:
+        return " or ".join(kind["enum"])
+    noun = {
+        "integer": "a whole number",
+        "number": "a number",
+        "boolean": "true or false",
+        "object": "a table of column = [low, high]",
+        "array": "a list of texts that are not empty",
+    }.get(kind.get("type", ""), "a text")
+    signs = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
+    bounds = [f"{sign} {_figure(kind[bound])}" for bound, sign in signs.items() if bound in kind]
+    if kind.get("minLength"):
+        return f"{noun} that is not empty"
+    return f"{noun} {' and '.join(bounds)}" if bounds else noun
+
+
+def _figure(value: float) -> str:
+    return str(int(value)) if float(value).is_integer() else str(value)
+
+
+def near(word: object, known: list[str] | tuple[str, ...], prefix: str = "") -> str:
+    """``(did you mean …?)`` for the known word that is like ``word``; else nothing."""
+    close = difflib.get_close_matches(word, known, n=1) if isinstance(word, str) else []
+    return f" (did you mean {prefix}{close[0]}?)" if close else ""
+
+
+def quote(value: object) -> str:
+    """A value in an error line, cut to 60 letters."""
+    try:
+        text = ("true" if value else "false") if isinstance(value, bool) else repr(value)
+    except ValueError:  # Python prints no integer of more than 4300 digits
+        return "a number too long to print"
+    return text if len(text) <= 60 else text[:57] + "…"

@@ -1,0 +1,215 @@
+"""One gradient a record, batch by batch: what DP-SGD needs of training, whoever adds the noise.
+
+Per-example gradients are Opacus'.  Opacus cannot see three mistakes that void ε, so they are refused here: a step without a batch
+of its own, a batch without a step (an empty batch has no loss, but its noise must be released), and layers that see something else
+than records in dimension 0, whose gradients would be clipped piecewise.
+
+What it does not protect: a forward pass or loss of the user's own that mixes records.
+"""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from opacus import GradSampleModule
+from opacus.optimizers import DPOptimizer
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.data import Dataset
+
+from protocols.rand import Entropy, Rand
+from securefl.errors import UserError
+from securefl.privacy.batches import Batch, count_rows, sample
+from securefl.privacy.models import check_model
+from securefl.privacy.plain import Trained, check_steps
+
+
+class Observer(Protocol):
+    """Watches the steps of a `SecureDPOptimizer`."""
+
+    def admit(self) -> int:
+        """Before a step: the number of records in its batch; raises where the step must not be taken."""
+
+    def left_out(self, records: int) -> None:
+        """So many records of the batch were left out, as their gradients are not finite."""
+
+    def stepped(self) -> None:
+        """After a step."""
+
+
+class PerRecord(ABC):
+    """Training of one model at one site with one gradient a record: keep the instance over all rounds.
+
+    Args:
+        sample_rate: probability in (0, 1] with which a record is in a batch.
+        planned_steps: steps over all rounds; one more is refused.
+        entropy: gives fresh randomness for each round's sampling.
+
+    Attributes:
+        left_out: records, counted anew in every batch, that were left out as their gradients are not finite.
+
+    Raises:
+        UserError: for a value out of range.
+    """
+
+    def __init__(self, *, sample_rate: float, planned_steps: int, entropy: Entropy) -> None:
+        if not 0 < sample_rate <= 1:
+            raise UserError(f"sample_rate is {sample_rate}: it must lie in (0, 1]")
+        check_steps(planned_steps)
+        self.sample_rate, self.planned_steps, self.left_out = sample_rate, planned_steps, 0
+        self._entropy = entropy
+        self._blocks: list[_Block] = []
+
+    @property
+    @abstractmethod
+    def steps_taken(self) -> int:
+        """Steps taken so far."""
+
+    @abstractmethod
+    def wrap(self, optimizer: Optimizer, model: nn.Module, rows: int, observer: Observer) -> DPOptimizer:
+        """The optimizer that takes the clipped gradients of a site of ``rows`` rows."""
+
+    @abstractmethod
+    def charge(self, optimizer: DPOptimizer) -> None:
+        """A step is taken."""
+
+    @contextmanager
+    def private(self, model: nn.Module, optimizer: Optimizer, data: Dataset[Any], steps: int) -> Iterator[Trained]:
+        """Wrapped model and optimizer and exactly ``steps`` Poisson batches, empty ones included.
+
+        Every batch is followed by one ``optimizer.step()``; the loss is a mean over the batch.  Afterwards ``model`` is
+        trained, in its earlier mode, without hooks or gradients.
+
+        Args:
+            model: model to train in place.
+            optimizer: optimizer over parameters of ``model``.
+            data: map-style data set of pairs (features, label).
+            steps: optimizer steps, at least 1.
+
+        Raises:
+            UserError: for no rows, a model that DP-SGD cannot train, parameters of another model, more steps than planned, or a
+                batch without its step.
+        """
+        check_steps(steps)
+        if self.steps_taken + steps > self.planned_steps:
+            raise self.over_plan(self.steps_taken + steps)
+        check_model(model)
+        _check_parameters(model, optimizer)
+        narrow = {str(p.dtype) for p in model.parameters() if p.dtype not in (torch.float32, torch.float64)}
+        if narrow:
+            raise UserError(f"the model has {', '.join(sorted(narrow))} weights: sums of clipped gradients need float32 or float64")
+        rows, was_training = count_rows(data), model.training
+        optimizer.zero_grad(set_to_none=True)
+        model.train()
+        before = {id(layer) for layer in model.modules() if "activations" in vars(layer)}
+        block = _Block(self, model)
+        wrapped = GradSampleModule(model, loss_reduction="mean")
+        wrapped.forbid_grad_accumulation()
+        noisy = self.wrap(optimizer, model, rows, block)
+        noisy.attach_step_hook(block.charge)
+        self._blocks = [*(earlier for earlier in self._blocks if earlier.open), block]
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Full backward hook is firing")
+                yield wrapped, noisy, block.batches(data, self._entropy(), steps)
+            block.check_stepped()
+            self.check_untouched(model)
+        finally:
+            block.open = False
+            wrapped.to_standard_module()
+            _drop_records(model, before)
+            model.train(was_training)
+
+    def check_untouched(self, model: nn.Module) -> None:
+        """The weights of ``model`` are those that the last noised step gave; a model that was not trained here passes.
+
+        Raises:
+            UserError: where something else changed them: ε would not cover that.
+        """
+        for block in self._blocks:
+            if block.model is model:
+                block.check_untouched()
+
+    def over_plan(self, wanted: int) -> UserError:
+        """The error for a step that the noise was not calibrated for."""
+        return UserError(
+            f"step {wanted} is beyond the plan: the noise was calibrated for {self.planned_steps} steps (rounds × local steps) "
+            f"and {self.steps_taken} are taken"
+        )
+
+
+class _Block:
+    """One ``with training.private(…)``: watches that every batch gets its one step, and that nothing else moves the weights."""
+
+    def __init__(self, training: PerRecord, model: nn.Module) -> None:
+        self.training, self.model, self.open = training, model, True
+        self._waiting: int | None = None
+        self.stepped()
+
+    def admit(self) -> int:
+        self.check_untouched()
+        if self.training.steps_taken >= self.training.planned_steps:
+            raise self.training.over_plan(self.training.steps_taken + 1)
+        if self._waiting is None:
+            raise UserError("an optimizer step without a new batch: every step needs a Poisson batch of its own")
+        return self._waiting
+
+    def left_out(self, records: int) -> None:
+        self.training.left_out += records
+
+    def charge(self, optimizer: DPOptimizer) -> None:
+        self.training.charge(optimizer)
+        self._waiting = None
+
+    def stepped(self) -> None:
+        self._weights = [parameter.detach().clone() for parameter in self.model.parameters()]
+
+    def batches(self, data: Dataset[Any], rand: Rand, steps: int) -> Iterator[Batch]:
+        for number in range(steps):
+            self.check_stepped()
+            batch = sample(data, rand, f"batch {number}", self.training.sample_rate, self.model)
+            self._waiting = len(batch[0])
+            yield batch
+        self.check_stepped()
+
+    def check_stepped(self) -> None:
+        if self._waiting is not None:
+            raise UserError(f"a batch of {self._waiting} records got no optimizer step: every batch needs one, the empty one too")
+
+    def check_untouched(self) -> None:
+        same = (
+            torch.allclose(now, then, rtol=0, atol=0, equal_nan=True)
+            for now, then in zip(self.model.parameters(), self._weights, strict=True)
+        )
+        if not all(same):
+            raise UserError("the weights were changed beside the noised steps: ε would not cover that change")
+
+
+def _check_parameters(model: nn.Module, optimizer: Optimizer) -> None:
+    if isinstance(optimizer, DPOptimizer):
+        raise UserError("the optimizer is wrapped for DP already: pass the plain torch optimizer")
+    own = {id(parameter) for parameter in model.parameters()}
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    foreign = sum(id(parameter) not in own for parameter in held)
+    if foreign or not any(parameter.requires_grad for parameter in held):
+        raise UserError(
+            f"the optimizer holds {foreign} parameters that are not the model's: build it over this model's parameters"
+            if foreign
+            else "the optimizer holds no trainable parameter: build it over this model's parameters"
+        )
+
+
+def _drop_records(model: nn.Module, before: set[int]) -> None:
+    """Remove gradients without noise, and the inputs that a forward pass without a backward pass left in the layers."""
+    for parameter in model.parameters():
+        parameter.grad = None
+        vars(parameter).pop("summed_grad", None)
+    for layer in model.modules():
+        for name in ("activations", "max_batch_len"):
+            if name in vars(layer) and id(layer) not in before:
+                delattr(layer, name)
