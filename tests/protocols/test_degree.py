@@ -103,6 +103,108 @@ def test_tails_are_those_of_scipy(n: int, data: st.DataObject) -> None:
     assert t1 == 0 or hypergeom.sf(t1 - 1, n, s.corrupt, k) > bound * 0.999999
 
 
+small_ = st.builds(
+    lambda n, corrupt, dropouts, sigma, trusted: (n, min(corrupt, n - 1), min(dropouts, n - 1), sigma, trusted),
+    st.integers(3, 40),
+    st.integers(0, 39),
+    st.integers(0, 39),
+    st.integers(1, 40),
+    st.booleans(),
+).filter(lambda x: x[1] + x[2] * (1 if x[4] else 2) <= 0.9 * x[0])
+
+
+@given(small_, st.data())
+@settings(max_examples=150, deadline=None)
+def test_every_bound_is_that_of_exact_fractions(numbers: tuple[int, int, int, int, bool], data: st.DataObject) -> None:
+    """The formulas of the module's text, once more in fractions, for every number that they give."""
+    s = Setting(*numbers)
+    n, a, d = s.parties, s.corrupt, s.dropouts
+    k = 2 * data.draw(st.integers(1, max(1, (n - 1) // 2)))
+    t, c_h = data.draw(st.integers(1, k)), data.draw(st.integers(0, max(0, k // 2 - 1)))
+    small, rare = Fraction(1, n * 2 ** (s.security + 1)), Fraction(1, n * 2**20)
+
+    def least(total: int, marked: int, drawn: int) -> int:
+        return next(i for i in range(drawn + 1) if exact_above(total, marked, drawn, i) <= small)
+
+    if k <= n - 1:
+        t1 = least(n, a, k)
+        assert degree.threshold_bound(s, k) == (t1 if s.semi_honest else math.ceil((t1 + k - 1.25) / 2))
+        assert degree.gap(s, k) == least(n - 1, a, k // 2)
+        stay = next(i for i in range(k + 1) if 1 - exact_above(n, n - d, k, i) > rare)
+        assert degree.stay_quantile(s, k) == stay
+        few = min(Fraction(1), n * (1 - exact_above(n, n - d, k, t - 1)))
+        assert degree.too_few_stay(s, k, t) == pytest.approx(float(few), rel=1e-9, abs=1e-12)
+        thin = min(Fraction(1), (n - d) * (1 - exact_above(n - 1, n - d - 1, k // 2, c_h)))
+        assert degree.thin_rounds(s, k, c_h) == pytest.approx(float(thin), rel=1e-9, abs=1e-12)
+        needed = t if s.semi_honest else max(2 * t - k, 0)
+        both = min(Fraction(1), n * exact_above(n, a, k, needed - 1))
+        assert degree.both_opened(s, k, t) == pytest.approx(float(both), rel=1e-9, abs=1e-12)
+    if k < n - 1:
+        b = a + d
+        ways = math.factorial(b) * math.factorial(n - k)
+        cut = Fraction(n * (n - k - 1) * ways, 2 * math.factorial(n) * math.factorial(b - k)) if k <= b else Fraction(0)
+        assert degree.connected(s, k) == pytest.approx(float(min(cut, Fraction(1))), rel=1e-9)
+
+
+def test_degrees_are_refused_by_the_bound_itself_and_not_by_one_beside_it() -> None:
+    """The fewest survivors that a degree keeps connected are those of the exact bound, one fewer is refused."""
+    trusting = degree.graph(Setting.of(400, 0.1, 0.3, security=40, semi_honest=True))
+    n, k = 400, trusting.degree
+
+    def kept(survivors: int) -> bool:
+        b = 40 + n - survivors
+        ways = math.factorial(b) * math.factorial(n - k)
+        cut = Fraction(n * (n - k - 1) * ways, 2 * math.factorial(n) * math.factorial(b - k)) if k <= b else Fraction(0)
+        return cut <= Fraction(1, 2**41)
+
+    fewest = next(x for x in range(80, n) if kept(x))
+    degree.check(trusting, 40, fewest)
+    with pytest.raises(
+        Misuse, match=rf"does not keep {fewest - 1} survivors connected for n = 400, A = 40, D = .*semi-honest server"
+    ):
+        degree.check(trusting, 40, fewest - 1)
+    lying = degree.graph(Setting.of(200, 0.1, 0.1))
+    with pytest.raises(Misuse, match="lying server"):
+        degree.check(lying, 60, 180)
+
+
+def test_settings_end_where_they_say() -> None:
+    assert Setting(100, 0, 0).security == 80
+    assert Setting(100, 0, 0, 1).security == 1
+    assert Setting(100, 0, 0, 128).security == 128
+    assert Setting(degree.MAX_PARTIES, 0, 0).parties == degree.MAX_PARTIES
+    assert Setting(100, 90, 0).corrupt == 90  # 0.9 n is allowed
+    assert Setting(100, 60, 30, semi_honest=True).dropouts == 30
+    with pytest.raises(Infeasible, match=r"γ \+ δ = 0.91 must be at most 0.9 \(n = 100, A = 61, D = 30\)"):
+        Setting(100, 61, 30, semi_honest=True)
+    for gamma, delta, name in ((1.0, 0.0, "corrupt"), (0.0, 1.0, "dropout")):
+        with pytest.raises(Misuse, match=f"the {name} share"):
+            Setting.of(100, gamma, delta)
+    for numbers in ((degree.MAX_PARTIES + 1, 0, 0), (100, 0, 100), (100, 0, -1)):
+        with pytest.raises(Misuse):
+            Setting(*numbers)
+    for numbers in ((3, 3, 0), (3, 0, 3)):
+        with pytest.raises(Misuse, match=r"must be in \[0, 2\]"):
+            Setting(*numbers)
+
+
+def test_allowed_thresholds_are_those_of_the_bounds() -> None:
+    """Written once more: t − |C| ≥ 2, t ≤ n or the most, and 2t > n + |C| where the server may lie."""
+    for n in range(2, 9):
+        for c in range(n):
+            for most in (None, n - 1):
+                for lying in (True, False):
+                    top = n if most is None else most
+                    good = [t for t in range(1, top + 1) if t - c >= 2 and (not lying or 2 * t > n + c)]
+                    words = (
+                        "none is allowed with so many"
+                        if not good
+                        else f"allowed: {good[0]}" + (f" to {good[-1]}" if len(good) > 1 else "")
+                    )
+                    assert degree.allowed_thresholds(n, c, most=most, lying=lying) == words
+    assert degree.allowed_thresholds(9, 2) == degree.allowed_thresholds(9, 2, lying=True)
+
+
 def test_too_many_are_refused_with_the_nearest_that_would_do() -> None:
     with pytest.raises(Infeasible, match=r"γ \+ 2δ = 1 must be at most 0.9"):
         Setting.of(100, 0.4, 0.3)
@@ -229,8 +331,10 @@ def degree_place(graph: Harary, u: int, seed: bytes) -> int:
 
 
 def test_a_malformed_graph_is_refused() -> None:
-    for arguments in ((10, 3, 2, 40, None), (10, 10, 2, 40, None), (10, 4, 5, 40, None), (10, 4, 1, 40, None), (10, 4, 2, 0, None)):
+    odd, whole, above, below, secure = (10, 3, 2), (7, 6, 2), (10, 4, 5), (10, 4, 1), (10, 4, 2)
+    for arguments in ((*odd, 40), (10, 10, 2, 40), (*whole, 40), (*above, 40), (*below, 40), (*secure, 0), (*secure, 129)):
         with pytest.raises(Misuse):
-            Harary(*arguments)
+            Harary(*arguments, None)
+    assert Harary(*secure, 128, None).degree == 4
     with pytest.raises(Misuse, match="gap"):
         Harary(10, 4, 2, 40, 2)

@@ -18,7 +18,7 @@ from made_package import SOURCE, install
 
 from protocols import admission, plugins, secure_sum, simulate, sums
 from protocols.errors import Abort, Misuse
-from protocols.flow import Flow, Inbox, Output
+from protocols.flow import Flow, Inbox, Output, Port
 from protocols.plugins import Origin
 from protocols.policy import Policy
 from protocols.schema import Message, Span
@@ -221,6 +221,25 @@ def second_output(flow: Flow) -> Flow:
     return flow.swap(total=replace(step, gives=(*step.gives, replace(step.gives[0], type=More))))
 
 
+@dataclass(frozen=True)
+class Kept:
+    more: int
+
+
+def server_input(flow: Flow) -> Flow:
+    step = flow.step("total")
+    return flow.swap(total=replace(step, takes=(*step.takes, Port("input", Kept, "kept"))))
+
+
+def silent(flow: Flow) -> Flow:
+    pad = flow.step("pad")
+    copy = Flow(flow.name)
+    for step in flow.steps:
+        copy.add(replace(pad, gives=(Port("value", Kept),)) if step is pad else step)
+    copy.add(replace(pad, name="send", takes=(Port("value", Kept, "kept"),), spends=False))
+    return copy
+
+
 def without(name: str) -> Callable[[Flow], Flow]:
     def cut(flow: Flow) -> Flow:
         copy = Flow(flow.name)
@@ -239,8 +258,10 @@ def spending(**steps: bool) -> Callable[[Flow], Flow]:
     [
         (third_role, "its flow has the role helper"),
         (second_output, "its server must give one output"),
-        (without("greet"), "Hello, awaited by introduce, is sent by nobody"),
-        (without("total"), "Padded, sent by pad, has no receiver"),
+        (server_input, "its clients must take one input from outside"),
+        (silent, "the step pad takes the input and sends nothing"),
+        (without("greet"), "flow ring: Hello, awaited by introduce, is sent by nobody"),
+        (without("total"), "flow ring: Padded, sent by pad, has no receiver"),
         (spending(pad=False), "the step pad takes the input, so it and no other must be declared with spends=True"),
         (spending(greet=True), "the step pad takes the input, so it and no other must be declared with spends=True"),
         (spending(greet=True, pad=False), "the step pad takes the input, so it and no other must be declared with spends=True"),
@@ -248,8 +269,7 @@ def spending(**steps: bool) -> Callable[[Flow], Flow]:
 )
 def test_a_flow_with_other_ends_is_refused(toy: ModuleType, change: Callable[[Flow], Flow], reason: str) -> None:
     line = refusal(lambda: sums.register(replace(toy.SCHEME, flow=change(toy.SCHEME.flow))))
-    assert line.startswith("the protocol 'ring' of this program (register) is refused: ")
-    assert reason in line
+    assert line.startswith(f"the protocol 'ring' of this program (register) is refused: {reason}")
     assert "ring" not in sums.names()
 
 
@@ -264,7 +284,7 @@ def test_a_flow_with_other_ends_is_refused(toy: ModuleType, change: Callable[[Fl
     ],
 )
 def test_a_scheme_with_other_fields_is_refused(toy: ModuleType, field: str, value: Any, reason: str) -> None:
-    assert reason in refusal(lambda: sums.register(replace(toy.SCHEME, **{field: value})))
+    assert f" is refused: {reason}" in refusal(lambda: sums.register(replace(toy.SCHEME, **{field: value})))
 
 
 def threshold_ignored(*args: int, bits: int | None = None, **_: Any) -> Parameters:
@@ -312,11 +332,29 @@ class Odd:
 )
 def test_parameters_that_are_not_those_asked_for_are_refused(toy: ModuleType, parameters: Any, reason: str) -> None:
     made = sums.register(replace(toy.SCHEME, parameters=lambda *args, **options: parameters(*args, **options)))
-    assert reason in refusal(lambda: made.parameters(4, 3, 100, bits=None, threshold=4, corrupt=1))
+    line = refusal(lambda: made.parameters(4, 3, 100, bits=None, threshold=4, corrupt=1))
+    assert line.startswith(f"the protocol 'ring' of this program (register) is refused: {reason}")
+
+
+def test_what_nobody_asked_for_has_the_least_that_is_safe(toy: ModuleType) -> None:
+    def made(threshold: int, corrupt: int = 0) -> Any:
+        plugins._registered.clear()
+        scheme = sums.register(replace(toy.SCHEME, parameters=Odd.of(threshold=threshold, corrupt=corrupt)))
+        return scheme.parameters(4, 3, 100)
+
+    assert made(2).threshold == 2
+    assert refusal(lambda: made(1)).endswith("its threshold is 1 of 4 parties: it must be from 2 to 4")
+    assert refusal(lambda: made(2, -1)).endswith("its number of corrupt parties is -1: it must be from 0 to 3")
+
+
+@pytest.mark.parametrize("suite", ["R", 256 * "R"])
+def test_a_suite_string_has_up_to_256_bytes(toy: ModuleType, suite: str) -> None:
+    assert sums.register(replace(toy.SCHEME, suite=lambda _: suite)).suite(None) == suite
 
 
 @pytest.mark.parametrize(
-    ("suite", "reason"), [(f"{SECAGG}16", "begins like a built-in"), ("", "1 to 256 bytes"), (b"Ring", "b'Ring'")]
+    ("suite", "reason"),
+    [(f"{SECAGG}16", "begins like a built-in"), ("", "1 to 256 bytes"), (257 * "R", "1 to 256 bytes"), (b"Ring", "b'Ring'")],
 )
 def test_no_plug_in_calls_itself_by_the_suite_of_another(toy: ModuleType, suite: Any, reason: str) -> None:
     """A party's policy lists the suites that it accepts."""
@@ -336,7 +374,8 @@ def test_no_plug_in_calls_itself_by_the_suite_of_another(toy: ModuleType, suite:
 )
 def test_what_a_scheme_computes_is_looked_at(toy: ModuleType, field: str, function: Any, reason: str) -> None:
     sums.register(replace(toy.SCHEME, **{field: function}))
-    assert reason in refusal(lambda: secure_sum(VECTORS, max_abs=100, protocol="ring"))
+    line = refusal(lambda: secure_sum(VECTORS, max_abs=100, protocol="ring"))
+    assert line.startswith(f"the protocol 'ring' of this program (register) is refused: {reason}")
 
 
 def test_metadata_that_nobody_can_read_stops_nobody(put: Callable[..., None], tmp_path: Path) -> None:
