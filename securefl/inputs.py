@@ -24,7 +24,8 @@ from securefl.errors import UserError
 from securefl.job import Job
 from securefl.knobs import DataKnobs
 from securefl.privacy.batches import Batch, beside, count_rows, take
-from securefl.privacy.models import refuse_dead_norms, refuse_mixing, try_model
+from securefl.privacy.mixing import TRIED, refuse_mixing, refuse_mixing_loss
+from securefl.privacy.models import refuse_dead_norms, try_model
 from securefl.round import Fold, named
 from securefl.trainer import ClientTrainer
 
@@ -174,9 +175,20 @@ def try_step(sites: Sites, trainer: ClientTrainer, model: nn.Module, *, sample_r
                     trainer.scores(model, TensorDataset(x, y))
             if private and not tried:
                 try_model(model, trainer.loss, x, y)
-                refuse_mixing(model, beside(model, *take(part.train, np.arange(min(2, count_rows(part.train)))))[0])
+                rows = beside(model, *_different(part.train))
+                refuse_mixing(model, rows[0][:2])
+                refuse_mixing_loss(model, trainer.loss, *rows)
             outputs, tried = (1 if len(shape) < 2 else shape[-1]) if shape is not None else None, True
     return outputs
+
+
+def _different(data: Dataset[Any]) -> Batch:
+    """Up to `TRIED` of the first rows, those of other labels first."""
+    x, y = take(data, np.arange(min(BLOCK, count_rows(data))))
+    _, first = np.unique(y.numpy(force=True).reshape(len(y), -1), axis=0, return_index=True)
+    others = np.setdiff1d(np.arange(len(y)), first)
+    rows = np.concatenate([np.sort(first)[: TRIED - 1], others])[:TRIED]
+    return x[rows], y[rows]
 
 
 def _step(trainer: ClientTrainer, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Size | None:
