@@ -23,7 +23,7 @@ from securefl.aggregator import ServerAggregator
 from securefl.errors import UserError
 from securefl.job import Job
 from securefl.knobs import DataKnobs
-from securefl.privacy.batches import Batch, beside, count_rows, take
+from securefl.privacy.batches import BLOCK, Batch, beside, count_rows, in_blocks, take
 from securefl.privacy.mixing import TRIED, refuse_mixing, refuse_mixing_loss
 from securefl.privacy.models import refuse_dead_norms, try_model
 from securefl.round import Fold, named
@@ -32,8 +32,6 @@ from securefl.trainer import ClientTrainer
 Sites = Mapping[str, tuple[Fold, ...]]
 _Labels = tuple[int, bool, str]
 """Largest label, whether only whole numbers go, and both in words; the smallest is 0."""
-BLOCK = 1024
-"""Rows of a data set of the user's own that are looked at together."""
 BELONG_TO_THE_COMMAND: dict[str, tuple[str, ...]] = {
     "data": tuple(DataKnobs.model_fields),
     "privacy": ("ledger", "ledger_data"),
@@ -281,7 +279,7 @@ def check_rows(sites: Sites, trainer: ClientTrainer, outputs: int | None) -> Non
     classes = set[float]()
     for name, part, what in _parts(sites):
         with named(name):
-            for start, (x, y) in _blocks(part):
+            for start, (x, y) in in_blocks(part):
                 _refuse_not_finite(x, y, what, start)
                 if what in allowed:
                     _refuse_labels(y, allowed[what], what, start)
@@ -323,10 +321,3 @@ def _parts(sites: Sites) -> Iterator[tuple[str, Dataset[Any], str]]:
             yield name, fold.train, "training"
             if fold.test is not None:
                 yield name, fold.test, "held-out"
-
-
-def _blocks(data: Dataset[Any]) -> Iterator[tuple[int, Batch]]:
-    """All rows, some at a time, with the number of the first."""
-    rows = len(data)  # type: ignore[arg-type]
-    for start in range(0, rows, BLOCK):
-        yield start, take(data, np.arange(start, min(start + BLOCK, rows)))

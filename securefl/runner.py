@@ -28,6 +28,7 @@ from protocols.suite import Occasion
 from protocols.sums import Party, chosen, foreign, notice
 from protocols.wire import Limits
 from securefl.aggregator import ServerAggregator
+from securefl.claims import check_claims
 from securefl.cohort import expected_aborts, short_sums, smallest_cohort
 from securefl.encode import limit_of
 from securefl.errors import UserError
@@ -231,6 +232,8 @@ class Runner:
 
     def _say_beforehand(self) -> None:
         knobs, dropout = self.job.privacy, self.job.simulation.dropout
+        for line in check_claims(self.folds, knobs, self.models_per_record):
+            self._notice(line)
         if dropout > 0:
             aborts = f"about {expected_aborts(self.job, len(self.folds)):.1f} of {knobs.rounds} round{'s' * (knobs.rounds != 1)}"
             self._notice(f"each party vanishes with probability {dropout:g} in a round: expect {aborts} to abort")
