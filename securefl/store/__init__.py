@@ -1,0 +1,9 @@
+"""What a server remembers: runs, rounds and attempts in SQL, models as files.
+
+A party's own ledger of ε is `securefl.privacy.store`; nothing here is a party's secret, and no key is kept.
+"""
+
+from securefl.store.checkpoints import Checkpoint, Checkpoints
+from securefl.store.runs import Attempt, HeldRun, Progress, RunStore
+
+__all__ = ["Attempt", "Checkpoint", "Checkpoints", "HeldRun", "Progress", "RunStore"]

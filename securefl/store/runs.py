@@ -1,0 +1,318 @@
+"""Runs, rounds and attempts of a server: what a server that was killed goes on from.
+
+An attempt is on the disk before its first message leaves, so none comes twice, and no sid repeats.  A round is used up once it is
+finished, or once its inputs were asked for: parties spend an input when its masked form leaves, and join no further attempt of
+that round.  One that broke off before is tried again, up to `MOST_ATTEMPTS` times.  A finished round, its model and who was in it
+are one transaction.  Each server that takes a run up writes a fresh mark into it; one whose mark is gone may write nothing more.
+
+What it does not protect: whoever may write the database may change it; parties trust their own journals, and never this.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from sqlalchemy import Connection, Row, create_engine, event, func, make_url, select, update
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from protocols.errors import Misuse
+from protocols.rand import Entropy, fresh
+from securefl.errors import UserError, quoted
+from securefl.store import tables
+from securefl.store.checkpoints import Checkpoint
+from securefl.store.migrate import bring_up
+
+MOST_ATTEMPTS = 3
+"""How often a round is begun that breaks off before its inputs were asked for."""
+PATIENCE = 60.0
+"""Seconds that SQLite waits for another process."""
+
+Clock = Callable[[], datetime]
+"""Gives the time, with its zone."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt at one round, from 1 and from 0."""
+
+    round: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        finished: rounds that were finished.
+        used: rounds that are finished or can't be tried again.
+        rounds: of the job.
+        model: the newest checkpoint, with its round; round 0 is what the run starts from. None before that is written.
+    """
+
+    finished: int
+    used: int
+    rounds: int
+    model: tuple[int, Checkpoint] | None
+
+    @property
+    def done(self) -> bool:
+        """Whether no round is left."""
+        return self.used >= self.rounds
+
+
+class RunStore:
+    """A server's database.
+
+    Args:
+        url: for SQLAlchemy: ``sqlite:///server.db``, ``postgresql+psycopg://…``.
+        clock: gives the time in UTC.
+        entropy: gives the marks of servers.
+
+    Raises:
+        UserError: the database cannot be reached, is another program's, or of a later version; a password is not shown.
+    """
+
+    def __init__(self, url: str, *, clock: Clock, entropy: Entropy = fresh) -> None:
+        try:
+            parsed = make_url(url)
+        except ArgumentError:
+            raise UserError("the store needs a URL of a database, such as sqlite:///server.db") from None
+        self.where, self._clock, self._entropy = parsed.render_as_string(hide_password=True), clock, entropy
+        self._sqlite = parsed.get_backend_name() == "sqlite"
+        if self._sqlite and parsed.database not in (None, "", ":memory:"):
+            self._keep_to_the_owner(Path(str(parsed.database)))
+        with self._named():
+            self._engine = create_engine(parsed, **({"connect_args": {"timeout": PATIENCE}} if self._sqlite else {}))
+            if self._sqlite:
+                event.listen(self._engine, "connect", _begin_ourselves)
+                event.listen(self._engine, "begin", _immediate)
+            with self._engine.begin() as connection:
+                bring_up(connection, self.where)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """All that is done inside happens, or nothing.
+
+        Raises:
+            UserError: for what goes wrong at the database.
+        """
+        with self._named(), self._engine.begin() as connection:
+            yield connection
+
+    def know(self, members: Mapping[str, bytes], serial: int, revoked: frozenset[str] = frozenset()) -> None:
+        """Write down who the roster of this serial names, by name with identity; an older roster changes nothing."""
+        with self.transaction() as base:
+            for name, identity in members.items():
+                values = {"identity": identity.hex(), "serial": serial, "revoked": name in revoked}
+                found = base.execute(select(tables.members.c.serial).where(tables.members.c.name == name)).scalar()
+                if found is None:
+                    base.execute(tables.members.insert().values(name=name, **values))
+                elif found <= serial:
+                    base.execute(update(tables.members).where(tables.members.c.name == name).values(**values))
+
+    def hold(self, run: str, *, job: str, text: str, rounds: int) -> HeldRun:
+        """Begin a run, or take up one that was begun: what another server has under way there is lost to it.
+
+        Args:
+            run: its name, 1 … 128 characters.
+            job: SHA-256 of the job, hexadecimal.
+            text: the job.
+            rounds: how many it asks for.
+
+        Raises:
+            UserError: where the run exists with another job or other rounds.
+        """
+        if not 1 <= len(run) <= 128 or rounds < 1:
+            raise Misuse(f"a run has a name of 1 to 128 characters and at least one round: {run!r}, {rounds}")
+        mark, now = self._entropy().bytes("holder", 16).hex(), self._now()
+        with self.transaction() as base:
+            if base.execute(select(tables.jobs.c.digest).where(tables.jobs.c.digest == job)).scalar() is None:
+                base.execute(tables.jobs.insert().values(digest=job, text=text, added=now))
+            there = base.execute(select(tables.runs.c.job, tables.runs.c.rounds).where(tables.runs.c.name == run)).one_or_none()
+            if there is None:
+                base.execute(tables.runs.insert().values(name=run, job=job, rounds=rounds, holder=mark, created=now))
+            elif there != (job, rounds):
+                raise UserError(
+                    f"the run {quoted(run)} is in the store {self.where} with {there.rounds} rounds of the job {there.job[:12]}, "
+                    f"not {rounds} of {job[:12]}: give a run of another job another name"
+                )
+            else:
+                base.execute(update(tables.runs).where(tables.runs.c.name == run).values(holder=mark))
+            a = tables.attempts.c
+            base.execute(update(tables.attempts).where(a.run == run, a.ended.is_(None)).values(ended=now, outcome="lost"))
+        return HeldRun(self, run, mark)
+
+    def rows(self, table: str, run: str | None = None) -> list[dict[str, Any]]:
+        """Rows of a table, in the order of its key; of one run alone, if it is named."""
+        made = tables.metadata.tables[table]
+        query = select(made).order_by(*made.primary_key.columns)
+        if run is not None:
+            query = query.where((made.c.name if table == "runs" else made.c.run) == run)
+        with self.transaction() as base:
+            return [dict(row) for row in base.execute(query).mappings()]
+
+    def _now(self) -> datetime:
+        return self._clock().astimezone(UTC).replace(tzinfo=None)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except (SQLAlchemyError, NoSuchModuleError, ImportError) as error:
+            cause = getattr(error, "orig", None) or error
+            raise UserError(f"the store {self.where} cannot be used: {' '.join(str(cause).split())}") from None
+
+    def _keep_to_the_owner(self, path: Path) -> None:
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            mode = path.stat().st_mode
+        except OSError as error:
+            raise UserError(f"the store {self.where} cannot be used: {error.strerror or error}") from None
+        if not stat.S_ISREG(mode) or mode & 0o077:
+            why = "others may read or write it: chmod 600" if stat.S_ISREG(mode) else "it is no file"
+            raise UserError(f"the store {self.where} cannot be used: {why}")
+
+
+class HeldRun:
+    """One run, for as long as no other server takes it up.  Made by `RunStore.hold`."""
+
+    def __init__(self, store: RunStore, run: str, mark: str) -> None:
+        self._store, self.run, self._mark = store, run, mark
+
+    def progress(self) -> Progress:
+        """How far the run has come."""
+        with self._store.transaction() as base:
+            return self._progress(base)
+
+    def start_from(self, checkpoint: Checkpoint) -> None:
+        """Write down the model that the run starts from; once.
+
+        Raises:
+            Misuse: where that is another than the one written before.
+        """
+        with self._writing() as base:
+            found = self._progress(base).model
+            if found is None:
+                self._keep(base, 0, checkpoint)
+            elif found[0] == 0 and found[1] != checkpoint:
+                raise Misuse(f"{self.run} starts from {found[1].digest[:12]}, not from {checkpoint.digest[:12]}")
+
+    def begin(self) -> Attempt:
+        """The next attempt, written down: none of its round and number was begun before.
+
+        Raises:
+            Misuse: where no round is left, or an attempt of this server's has not ended.
+        """
+        with self._writing() as base:
+            last = self._last(base)
+            if last is not None and last.ended is None:
+                raise Misuse(f"attempt {last.attempt} of round {last.round} has not ended")
+            if last is None or _used(last):
+                made = Attempt(1 if last is None else last.round + 1, 0)
+            else:
+                made = Attempt(last.round, last.attempt + 1)
+            if made.round > self._progress(base).rounds:
+                raise Misuse(f"all rounds of {self.run} are used")
+            values = {"run": self.run, "round": made.round, "attempt": made.attempt}
+            base.execute(tables.attempts.insert().values(**values, began=self._store._now(), inputs_asked=False))  # noqa: SLF001
+        return made
+
+    def ask_inputs(self, attempt: Attempt) -> None:
+        """To call before the message after which inputs leave: from now on the round is not tried again."""
+        with self._writing() as base:
+            self._change(base, attempt, inputs_asked=True)
+
+    def finish(self, attempt: Attempt, checkpoint: Checkpoint, fates: Mapping[str, tuple[str, str]]) -> None:
+        """The round is finished: its model and who was in it, all or nothing.
+
+        Args:
+            attempt: that was begun.
+            checkpoint: of the model after the round, already written.
+            fates: by member: one of `securefl.store.tables.FATES`, and details.
+        """
+        with self._writing() as base:
+            summed = sum(fate == "summed" for fate, _ in fates.values())
+            self._end(base, attempt, fates, outcome="finished", inputs_asked=True, contributors=summed)
+            self._keep(base, attempt.round, checkpoint)
+
+    def abort(self, attempt: Attempt, fates: Mapping[str, tuple[str, str]], *, step: str, check: str, detail: str) -> None:
+        """The attempt is over without a model; arguments as for `finish`, with where and why."""
+        with self._writing() as base:
+            self._end(base, attempt, fates, outcome="aborted", step=step, check_name=check, detail=detail)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """A transaction of the server that holds the run."""
+        with self._store.transaction() as base:
+            # The update locks the row until the end, so two servers take turns.
+            mine = update(tables.runs).where(tables.runs.c.name == self.run, tables.runs.c.holder == self._mark)
+            if base.execute(mine.values(holder=self._mark)).rowcount != 1:
+                raise UserError(f"another server has taken up the run {quoted(self.run)}: this one stops")
+            yield base
+
+    def _progress(self, base: Connection) -> Progress:
+        a, c = tables.attempts.c, tables.checkpoints.c
+        rounds = base.execute(select(tables.runs.c.rounds).where(tables.runs.c.name == self.run)).scalar_one()
+        finished = base.execute(select(func.count()).where(a.run == self.run, a.outcome == "finished")).scalar_one()
+        newest = base.execute(select(tables.checkpoints).where(c.run == self.run).order_by(c.round.desc()).limit(1)).one_or_none()
+        model = None if newest is None else (newest.round, Checkpoint(newest.digest, newest.path, newest.size))
+        last = self._last(base)
+        used = 0 if last is None else last.round - (not _used(last))
+        return Progress(finished, used, rounds, model)
+
+    def _last(self, base: Connection) -> Row[Any] | None:
+        a = tables.attempts.c
+        query = select(tables.attempts).where(a.run == self.run).order_by(a.round.desc(), a.attempt.desc()).limit(1)
+        return base.execute(query).one_or_none()
+
+    def _change(self, base: Connection, attempt: Attempt, **values: Any) -> None:
+        a = tables.attempts.c
+        open_one = update(tables.attempts).where(
+            a.run == self.run, a.round == attempt.round, a.attempt == attempt.attempt, a.ended.is_(None)
+        )
+        if base.execute(open_one.values(**values)).rowcount != 1:
+            raise Misuse(f"attempt {attempt.attempt} of round {attempt.round} of {self.run} is not under way")
+
+    def _end(self, base: Connection, attempt: Attempt, fates: Mapping[str, tuple[str, str]], **values: Any) -> None:
+        self._change(base, attempt, ended=self._store._now(), **values)  # noqa: SLF001
+        at = {"run": self.run, "round": attempt.round, "attempt": attempt.attempt}
+        rows = [{**at, "member": name, "fate": fate, "detail": detail} for name, (fate, detail) in fates.items()]
+        if rows:
+            base.execute(tables.contributions.insert(), rows)
+
+    def _keep(self, base: Connection, number: int, made: Checkpoint) -> None:
+        values = {"run": self.run, "round": number, "digest": made.digest, "path": made.path, "size": made.size}
+        base.execute(tables.checkpoints.insert().values(**values))
+
+
+def _used(last: Row[Any]) -> bool:
+    return bool(last.inputs_asked) or last.outcome == "finished" or last.attempt + 1 >= MOST_ATTEMPTS
+
+
+def _begin_ourselves(connection: Any, _record: object) -> None:
+    """As SQLAlchemy's documentation has it: sqlite3 begins no transaction by itself; ours are immediate."""
+    connection.isolation_level = None
+    for pragma in ("synchronous = EXTRA", "foreign_keys = ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
