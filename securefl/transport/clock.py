@@ -5,6 +5,7 @@ What it does not protect: a machine's clock that goes wrong makes certificates l
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import UTC, datetime
 from typing import Protocol
@@ -19,6 +20,9 @@ class Clock(Protocol):
     def utc(self) -> datetime:
         """The calendar's time, with its time zone."""
 
+    async def until(self, at: float) -> None:
+        """Wait until `now` is ``at``."""
+
 
 class SystemClock:
     """The machine's own."""
@@ -26,6 +30,11 @@ class SystemClock:
     def now(self) -> float:
         """As `time.monotonic`."""
         return time.monotonic()
+
+    async def until(self, at: float) -> None:
+        """As `asyncio.sleep`."""
+        while (left := at - self.now()) > 0:
+            await asyncio.sleep(left)
 
     def utc(self) -> datetime:
         """The machine's calendar."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -275,6 +276,36 @@ class Credentials:
             raise UserError(f"{folder}: {keyfiles.IDENTITY} is not the identity that the roster has of {mine.name}")
         chain = keyfiles.certificate_pem(certificate), keyfiles.certificate_pem(authority)
         return cls(folder, authority, certificate, (keyfiles.pem(key), *chain), roster, mine, identity)
+
+
+class RosterFile:
+    """The newest roster of a folder, whenever it is asked for: what the operator puts there counts at the next call.
+
+    A file that is damaged, older or not the consortium's changes nothing: the last good one stays in force.
+
+    Args:
+        credentials: of the folder.
+    """
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._folder, self._authority, self._known = credentials.folder, credentials.authority, credentials.roster
+        self._seen = self._stamp()
+
+    def _stamp(self) -> tuple[int, int, int]:
+        try:
+            about = (self._folder / keyfiles.ROSTER).stat()
+        except OSError:
+            return (0, 0, 0)
+        return about.st_mtime_ns, about.st_size, about.st_ino
+
+    def __call__(self) -> SignedRoster:
+        """The roster."""
+        stamp = self._stamp()
+        if stamp != self._seen:
+            self._seen = stamp
+            with suppress(UserError, Refused):
+                self._known = not_older(keyfiles.read_roster(self._folder, self._authority), self._known)
+        return self._known
 
 
 def _parts(document: bytes, count: int, what: str) -> list[Any]:

@@ -133,6 +133,17 @@ class SignedRoster:
         """
         return Roster(tuple(Member(entry.name, entry.identity) for entry in self.parties))
 
+    def place(self, name: str, identity: bytes) -> int:
+        """The roster index of a party, by its own name and identity.
+
+        Raises:
+            Refused: ``net-member`` where it is not there with both.
+        """
+        mine = next((at for at, entry in enumerate(self.parties, 1) if (entry.name, entry.identity) == (name, identity)), None)
+        if mine is None:
+            raise Refused("net-member", f"{name} is not on the roster with its own identity")
+        return mine
+
 
 def not_older(new: SignedRoster, known: SignedRoster | None) -> SignedRoster:
     """The new roster, if none is known that is newer.
