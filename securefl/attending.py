@@ -6,7 +6,7 @@ What it does not protect: see `securefl.site_side`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ class Attending:
         ledger: its own, or None.
         notices: called with a line that the site's operator must see.
         entropy: of its sampling, noise and rounding.
-        check: called with the job over its cohort, before anything leaves; may refuse.
+        check: called with the job over its cohort, before anything leaves; gives lines for the operator, or refuses.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Attending:
         ledger: PartyLedger | None = None,
         notices: Callable[[str], None] = lambda _line: None,
         entropy: Entropy = fresh,
-        check: Callable[[SharedJob], None] = lambda _shared: None,
+        check: Callable[[SharedJob], Sequence[str]] = lambda _shared: (),
     ) -> None:
         self._job, self._name, self._identity, self._journal, self._folds = job, name, identity, journal, folds
         self._ledger, self._notices, self._entropy, self._check = ledger, notices, entropy, check
@@ -84,7 +84,8 @@ class Attending:
         mine = roster.place(self._name, self._identity.public)
         shared = SharedJob.of(self._job, cohort)
         require(is_run_of(run, shared.hash), "net-run", "a run of another job than the party's own")
-        self._check(shared)
+        for line in self._check(shared):
+            self._notices(line)
         side = SiteSide(
             shared.about,
             self._name,

@@ -215,6 +215,9 @@ def prepared_features(
     ledgers: Ledgers | None = None,
 ) -> Scaled:
     """Rows, scalers and what was opened for them, as the job wants it: `scale`, or `securefl.standardise.standardised`."""
+    for row in _opened_in_table(job):
+        for ledger in (ledgers or {}).values():
+            ledger.note(f"table-{fresh().bytes('run', 8).hex()}", row)
     if job.data.scaling == "noised":
         found = standardised(job, loaded, splits, consortium, gauge, recording, ledgers)
         return replace(found, opened=[*_opened_in_table(job), *found.opened])

@@ -23,16 +23,15 @@ from securefl.aggregator import ServerAggregator
 from securefl.errors import UserError
 from securefl.job import Job
 from securefl.knobs import DataKnobs
-from securefl.privacy.batches import Batch, beside, count_rows, take
-from securefl.privacy.models import refuse_dead_norms, refuse_mixing, try_model
+from securefl.privacy.batches import BLOCK, Batch, beside, count_rows, in_blocks, take
+from securefl.privacy.mixing import TRIED, refuse_mixing, refuse_mixing_loss
+from securefl.privacy.models import refuse_dead_norms, try_model
 from securefl.round import Fold, named
 from securefl.trainer import ClientTrainer
 
 Sites = Mapping[str, tuple[Fold, ...]]
 _Labels = tuple[int, bool, str]
 """Largest label, whether only whole numbers go, and both in words; the smallest is 0."""
-BLOCK = 1024
-"""Rows of a data set of the user's own that are looked at together."""
 BELONG_TO_THE_COMMAND: dict[str, tuple[str, ...]] = {
     "data": tuple(DataKnobs.model_fields),
     "privacy": ("ledger", "ledger_data"),
@@ -177,9 +176,20 @@ def try_step(sites: Sites, trainer: ClientTrainer, model: nn.Module, *, sample_r
                     trainer.scores(model, TensorDataset(x, y))
             if private and not tried:
                 try_model(model, trainer.loss, x, y)
-                refuse_mixing(model, beside(model, *take(part.train, np.arange(min(2, count_rows(part.train)))))[0])
+                rows = beside(model, *_different(part.train))
+                refuse_mixing(model, rows[0][:2])
+                refuse_mixing_loss(model, trainer.loss, *rows)
             outputs, tried = (1 if len(shape) < 2 else shape[-1]) if shape is not None else None, True
     return outputs
+
+
+def _different(data: Dataset[Any]) -> Batch:
+    """Up to `TRIED` of the first rows, those of other labels first."""
+    x, y = take(data, np.arange(min(BLOCK, count_rows(data))))
+    _, first = np.unique(y.numpy(force=True).reshape(len(y), -1), axis=0, return_index=True)
+    others = np.setdiff1d(np.arange(len(y)), first)
+    rows = np.concatenate([np.sort(first)[: TRIED - 1], others])[:TRIED]
+    return x[rows], y[rows]
 
 
 def _step(trainer: ClientTrainer, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Size | None:
@@ -273,7 +283,7 @@ def check_rows(sites: Sites, trainer: ClientTrainer, outputs: int | None, *, eve
     classes = set[float]()
     for name, part, what in _parts(sites):
         with named(name):
-            for start, (x, y) in _blocks(part):
+            for start, (x, y) in in_blocks(part):
                 _refuse_not_finite(x, y, what, start)
                 if what in allowed:
                     _refuse_labels(y, allowed[what], what, start)
@@ -315,10 +325,3 @@ def _parts(sites: Sites) -> Iterator[tuple[str, Dataset[Any], str]]:
             yield name, fold.train, "training"
             if fold.test is not None:
                 yield name, fold.test, "held-out"
-
-
-def _blocks(data: Dataset[Any]) -> Iterator[tuple[int, Batch]]:
-    """All rows, some at a time, with the number of the first."""
-    rows = len(data)  # type: ignore[arg-type]
-    for start in range(0, rows, BLOCK):
-        yield start, take(data, np.arange(start, min(start + BLOCK, rows)))

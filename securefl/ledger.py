@@ -49,7 +49,11 @@ def opened_in_training(
     if mechanism in NOISED:
         what, note, whose = NOISED[mechanism]
         exact = Opened(
-            "exact sum of clipped gradients over all sites", rounds, EXACT, "to the server alone, which is trusted with it"
+            "exact sum of clipped gradients over all sites",
+            rounds,
+            EXACT,
+            "to the server alone, which is trusted with it",
+            bare=True,
         )
         return [
             *([exact] if mechanism == "central" else []),

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from securefl import data as datasets
+from securefl.claims import check_claims
 from securefl.data.public import public_of
 from securefl.errors import UserError
 from securefl.inputs import look_through
@@ -43,15 +44,16 @@ def own_folds(job: Job, site: Site) -> tuple[Fold, ...]:
     )
 
 
-def refuse_unfit(shared: SharedJob, name: str, folds: tuple[Fold, ...]) -> None:
-    """Look through the own rows before anything leaves.
+def refuse_unfit(shared: SharedJob, name: str, folds: tuple[Fold, ...]) -> list[str]:
+    """Look through the own rows before anything leaves; lines that the site's operator must see.
 
     Raises:
-        UserError: as `securefl.inputs.look_through`.
+        UserError: as `securefl.inputs.look_through` and `securefl.claims.check_claims`.
     """
     knobs = shared.job.privacy
     rate, private = knobs.sample_rate, knobs.per_record
     look_through({name: folds}, shared.trainer, shared.template, sample_rate=rate, private=private, everybody=False)
+    return check_claims({name: folds}, knobs, shared.about.models_per_record)
 
 
 def _rows(scaler: Scaler, x: NDArray[Any], y: NDArray[Any]) -> TensorDataset:

@@ -71,6 +71,7 @@ class Opened:
         unit: what the ε protects, ``record`` or ``party``; None for what is exact.
         event: the numbers of one such event for an accountant (`securefl.privacy.events`); None for what is exact, and for what
             follows from another row.
+        bare: whether it is the exact form of what ε covers in another row, for somebody who is trusted with it.
     """
 
     what: str
@@ -79,6 +80,7 @@ class Opened:
     note: str = ""
     unit: str | None = None
     event: Mapping[str, Any] | None = None
+    bare: bool = False
 
     @property
     def exact(self) -> bool:

@@ -24,6 +24,7 @@ from protocols.session import SERVER, Session, client
 from protocols.suite import SumParameters
 from protocols.sums import Scheme, foreign, notice
 from securefl.aggregator import ServerAggregator
+from securefl.claims import check_claims
 from securefl.cohort import expected_aborts, short_sums
 from securefl.encode import limit_of
 from securefl.encoding import Encoding
@@ -252,6 +253,8 @@ class Runner:
 
     def _say_beforehand(self) -> None:
         knobs, dropout = self.job.privacy, self.job.simulation.dropout
+        for line in check_claims(self.folds, knobs, self.models_per_record):
+            self._notice(line)
         if dropout > 0:
             aborts = f"about {expected_aborts(self.job, len(self.folds)):.1f} of {knobs.rounds} round{'s' * (knobs.rounds != 1)}"
             self._notice(f"each party vanishes with probability {dropout:g} in a round: expect {aborts} to abort")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from securefl.privacy.noise import poisson_sample
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Features, shape (rows, …), and labels, shape (rows, …)."""
+BLOCK = 1024
+"""Rows of a data set of the user's own that are looked at together."""
 
 
 def count_rows(data: Dataset[Any]) -> int:
@@ -70,6 +73,13 @@ def take(data: Dataset[Any], rows: NDArray[np.int64]) -> Batch:
             raise UserError(f"the {what} of row {rows[odd]} are of shape {shapes}: all rows need one shape")
     x, y = (torch.stack(column)[: len(rows)] for column in columns)
     return x, y
+
+
+def in_blocks(data: Dataset[Any]) -> Iterator[tuple[int, Batch]]:
+    """All rows, `BLOCK` at a time, with the number of the first."""
+    rows = len(data)  # type: ignore[arg-type]
+    for start in range(0, rows, BLOCK):
+        yield start, take(data, np.arange(start, min(start + BLOCK, rows)))
 
 
 def _pair(data: Dataset[Any], row: int) -> tuple[torch.Tensor, ...]:

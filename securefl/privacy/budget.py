@@ -4,7 +4,8 @@ Each party has a handle of its own, `PartyLedger`; in a simulation they may shar
 transaction in which the budget is looked at: two jobs at once cannot overdraw it.  An event whose cost depends on how many survive
 is charged as if the fewest did; where more are known to have, `PartyLedger.settle` replaces it by what it cost.
 
-A party that has a budget for a data set takes part in nothing that no ε covers, and in nothing whose unit has no budget.
+A party that has a budget for a data set takes part in nothing that no ε covers, not even where a server is trusted with the exact
+sum and adds the noise, and in nothing whose unit has no budget.
 
 What it does not protect: a data set is a name.  The digest of its rows finds the same rows under another name, in any order; it
 does not find the same patients in another table, or with one row more.
@@ -38,11 +39,12 @@ SLACK = 1e-9
 
 @dataclass(frozen=True)
 class Charge:
-    """One thing that an input will open: ``unit`` is None where it is exact."""
+    """One thing that an input will open: ``unit`` is None where it is exact, ``bare`` as in `securefl.results.Opened`."""
 
     what: str
     event: Event
     unit: Unit | None
+    bare: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,9 @@ class PartyLedger:
         if not limited:
             return ""
         who = f"{quoted(self.party)} has a budget of ε of a {limited[0]} for the data set {quoted(self.data)}"
-        if not wanted:
-            return f"{who}: it takes part in nothing that is opened without noise ({', '.join(charge.what for charge in charges)})"
+        exact = [charge.what for charge in charges if charge.bare or not wanted]
+        if exact:
+            return f"{who}: it takes part in nothing that is opened without noise ({', '.join(exact)})"
         for unit in sorted(wanted):
             budget = budgets[unit]
             if budget is None:
@@ -148,6 +151,18 @@ class PartyLedger:
                 raise Refused("ledger-budget", why)
             for charge in charges:
                 self.store.add(self.place, Entry(run, charge.what, charge.unit, charge.event))
+
+    def note(self, run: str, opened: Opened) -> None:
+        """Write down something exact that is opened whatever the budget is, as it is no sum over records.
+
+        Raises:
+            Misuse: for what ε covers.
+            UserError: as `Store`.
+        """
+        if not opened.exact:
+            raise Misuse("only what is exact is noted without a charge")
+        with self.store.transaction():
+            self.store.add(self.place, Entry(run, opened.what, None, ExactEvent(opened.note or opened.what)))
 
     def settle(self, run: str, charged: Charge, event: Event) -> None:
         """Replace an event that was charged at its worst by what it turned out to be.
@@ -183,7 +198,7 @@ def _cost(entries: Sequence[Entry], delta: float, most: float) -> Spent:
 
 def charges_of(opened: Sequence[Opened]) -> tuple[Charge, ...]:
     """What one input opens, as charges: exact things, and what has an event; what follows from another row is charged with it."""
-    exact = [Charge(o.what, ExactEvent(o.note or o.what), None) for o in opened if o.exact]
+    exact = [Charge(o.what, ExactEvent(o.note or o.what), None, o.bare) for o in opened if o.exact]
     covered = []
     for row in opened:
         if row.event is not None and not row.exact:

@@ -6,7 +6,7 @@ without trainable parameters, which mixes the records of a batch all the same; h
 What a look at the layers cannot tell, `try_model` finds on one row: operations in place, random numbers drawn by a layer that owns
 parameters, layers with more than one input.
 
-What it does not find: a loss or a forward pass of the user's own that mixes records (a contrastive loss, a mean over the batch).
+What it does not find: a loss or a forward pass of the user's own that mixes records; `securefl.privacy.mixing` looks for those.
 """
 
 from __future__ import annotations
@@ -285,28 +285,3 @@ def _first_sentence(text: str) -> str:
 def _diff(before: nn.Module, after: nn.Module) -> str:
     old, new = repr(before).splitlines(), repr(after).splitlines()
     return "\n".join(difflib.unified_diff(old, new, "model", "model, fixed", lineterm=""))
-
-
-def refuse_mixing(model: nn.Module, x: torch.Tensor) -> None:
-    """Refuse a model whose output for a record changes with the record beside it: no clip then bounds what one record does.
-
-    Args:
-        model: the model, as it is trained.
-        x: records, shape (rows, …), at least one.
-
-    Raises:
-        ModelUnsupported: where the first record's output differs beside two records, with the same random numbers.
-    """
-    first, beside = x[:1], x[1:2] if len(x) > 1 else x[:1]
-    other = beside * 2 + 1 if x.is_floating_point() else first
-    model, outputs = copy.deepcopy(model).train(), list[torch.Tensor]()
-    for pair in (torch.cat([first, beside]), torch.cat([first, other])):
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(0)  # noqa: TID251  (a trial run, thrown away)
-            outputs.append(model(pair))
-    one, two = outputs
-    if isinstance(one, torch.Tensor) and one.ndim and not torch.allclose(one[0], two[0], rtol=1e-4, atol=1e-6):
-        raise ModelUnsupported(
-            f"{type(model).__name__} mixes the records of a batch: the output for one changes with the record beside it, and ε "
-            "would not hold; scale records before training, not in the model"
-        )

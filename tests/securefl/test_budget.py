@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,30 @@ def test_who_has_a_budget_takes_part_in_nothing_without_noise(store: Store) -> N
     store.set_budget(("site-0", "made"), "record", Budget(3.0, 1e-5))
     with pytest.raises(UserError, match="nothing that is opened without noise"):
         runner(store)
+
+
+CENTRAL: dict[str, Any] = {"mechanism": "central", "epsilon": 3.0, "delta": 1e-4, "rows": 56, "rounds": 2, "sample_rate": 0.5}
+
+
+def test_a_budget_does_not_let_an_exact_sum_go_to_a_trusted_server(store: Store) -> None:
+    runner(store, **CENTRAL).run()
+    assert {entry.what for entry in ledgers(store)["site-0"].exact()} >= {"exact sum of clipped gradients over all sites"}
+    store.set_budget(("site-0", "made"), "record", Budget(9.0, 1e-4))
+    with pytest.raises(UserError, match=r"nothing that is opened without noise \(exact sum of clipped gradients over all sites\)"):
+        runner(store, **CENTRAL)
+    runner(store, **{**CENTRAL, "mechanism": "distributed-record"}).run()
+    assert 0 < spent(store, "site-0", "record") < 9.0
+
+
+def test_what_a_table_tells_is_noted_whatever_the_budget_and_nothing_else_is(store: Store) -> None:
+    ledger, told = ledgers(store)["site-0"], Opened("columns of the table", 1, "exact", "their names")
+    store.set_budget(("site-0", "made"), "record", Budget(3.0, 1e-5))
+    ledger.note("table", told)
+    assert [(entry.run, entry.what, entry.unit, entry.event) for entry in ledger.exact()] == [
+        ("table", "columns of the table", None, ExactEvent("their names"))
+    ]
+    with pytest.raises(Misuse, match="only what is exact"):
+        ledger.note("table", replace(told, coverage="covered by ε"))
 
 
 def test_an_input_that_would_overdraw_does_not_leave_and_the_others_go_on(store: Store) -> None:

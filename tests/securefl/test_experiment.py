@@ -30,6 +30,8 @@ from securefl.experiment import run_job, scale, split
 from securefl.job import Job
 from securefl.parties import Consortium
 from securefl.privacy.accountant import calibrate, epsilon_of
+from securefl.privacy.budget import PartyLedger
+from securefl.privacy.store import Store
 from securefl.results import RunResult
 from securefl.timing import Gauge
 
@@ -260,6 +262,7 @@ def table(path: Path, rows: int = 90) -> None:
 def test_a_newcomers_table_from_the_command_line(tmp_path: Path) -> None:
     table(tmp_path / "mine.csv")
     options = ["--data", "mine.csv", "--label", "sick", "--site", "clinic", "--no-dp", "--rounds", "10", "--json", "--out", "out"]
+    options += ["--ledger", "ledger.db"]
     done = securefl("run", *options, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     tree = json.loads(done.stdout)
@@ -271,6 +274,10 @@ def test_a_newcomers_table_from_the_command_line(tmp_path: Path) -> None:
         "rows, means and variances of each column",
     ]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["metrics.json", "model.safetensors", "report.html"]
+    with Store(tmp_path / "ledger.db") as store:
+        for name in tree["sites"]:
+            noted = {entry.what for entry in PartyLedger(store, name, "mine.csv").exact()}
+            assert noted == {o["what"] for o in tree["privacy"]["opened"]}
 
 
 def test_with_privacy_and_no_public_ranges_the_table_shows_what_epsilon_leaves_out(tmp_path: Path) -> None:

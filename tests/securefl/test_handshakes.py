@@ -21,7 +21,7 @@ from securefl.job import Job
 from securefl.parties import Consortium
 from securefl.runner import OUT
 
-RECORD: dict[str, Any] = {"mechanism": "distributed-record", "epsilon": 8.0, "delta": 1e-4, "rows": 40, "rounds": 6}
+RECORD: dict[str, Any] = {"mechanism": "distributed-record", "epsilon": 8.0, "delta": 1e-4, "rows": 56, "rounds": 6}
 
 
 def runner(each: int | None, gone: Mapping[int, Mapping[str, str]] | None = None, **privacy: Any) -> Runner:

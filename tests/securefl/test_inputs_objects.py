@@ -13,7 +13,8 @@ from torch import nn
 from securefl import ClientTrainer, Fold, Job, Runner, ServerAggregator
 from securefl.cohort import expected_aborts
 from securefl.errors import UserError
-from securefl.privacy.models import ModelUnsupported, fix_model, refuse_dead_norms, refuse_mixing
+from securefl.privacy.mixing import refuse_mixing, refuse_mixing_loss
+from securefl.privacy.models import ModelUnsupported, fix_model, refuse_dead_norms
 
 
 def linear() -> nn.Module:
@@ -213,6 +214,49 @@ def test_a_model_that_mixes_rows_is_refused_with_privacy(detached: bool) -> None
 def test_a_model_that_sees_rows_by_themselves_passes(model: nn.Module, rows: int) -> None:
     x = torch.randint(0, 9, (rows, 3)) if isinstance(model[0], nn.Embedding) else torch.randn(rows, 3)  # type: ignore[index]
     refuse_mixing(model, x)
+
+
+def bce(z: torch.Tensor, y: torch.Tensor, **options: Any) -> torch.Tensor:
+    return nn.functional.binary_cross_entropy_with_logits(z.reshape(-1), y.reshape(-1).to(z.dtype), **options)
+
+
+MIXING = {
+    "maximum": lambda z, y: bce(z - z.max().detach(), y),
+    "mean": lambda z, y: bce(z - z.mean(), y),
+    "norm": lambda z, y: bce(z / (1 + z.norm()), y),
+    "weights by softmax": lambda z, y: (bce(z, y, reduction="none") * torch.softmax(z.detach().reshape(-1), 0)).sum(),
+    "weights by class": lambda z, y: bce(z, y, pos_weight=(1 + (1 - y).sum()) / (1 + y.sum())),
+    "hardest row": lambda z, y: bce(z, y, reduction="none").max(),
+    "sum": lambda z, y: bce(z, y, reduction="sum"),
+    "not a number": lambda z, y: bce((z - z.mean()) / z.var(correction=0), y),
+}
+TERM_BY_TERM = {
+    "built in": ClientTrainer().loss,
+    "public weights": lambda z, y: bce(z, y, pos_weight=torch.tensor(3.0)),
+    "focal": lambda z, y: (bce(z, y, reduction="none") * torch.sigmoid(-z.reshape(-1)) ** 2).mean(),
+    "hinge": lambda z, y: torch.relu(1 - z.reshape(-1) * (2 * y - 1)).mean(),
+    "with noise": lambda z, y: bce(z + 0 * torch.randn_like(z), y),
+    "and a penalty": lambda z, y: bce(z, y) + 0.01 * (z**2).mean(),
+}
+
+
+@pytest.mark.parametrize("zeros", [True, False])
+@pytest.mark.parametrize("loss", MIXING.values(), ids=MIXING)
+def test_a_loss_that_mixes_rows_is_refused_with_privacy(loss: Any, zeros: bool) -> None:
+    trainer, model = ClientTrainer(), linear()
+    if zeros:
+        nn.init.zeros_(model.weight)  # type: ignore[arg-type]
+    trainer.__class__ = type("Mixes", (ClientTrainer,), {"loss": lambda _self, z, y: loss(z, y)})
+    with pytest.raises(ModelUnsupported, match="is no mean of one term a record"):
+        Runner(model, sites(), trainer=trainer, job=job(mechanism="local-record", sample_rate=0.3))
+    Runner(model, sites(), trainer=trainer, job=job(mechanism="none"))
+
+
+@pytest.mark.parametrize("loss", TERM_BY_TERM.values(), ids=TERM_BY_TERM)
+def test_a_loss_of_one_term_a_row_passes(loss: Any) -> None:
+    x, y = torch.randn(6, 3), torch.tensor([0.0, 1, 1, 0, 1, 0])
+    refuse_mixing_loss(nn.Linear(3, 1), loss, x, y)
+    refuse_mixing_loss(nn.Linear(3, 1), loss, x[:1], y[:1])
 
 
 class Forgetful(ClientTrainer):

@@ -35,13 +35,15 @@ from securefl.job import Job
 from securefl.ledger import EXACT, opened_in_training
 from securefl.privacy.divergence import DiscreteGaussianEvent, SkellamEvent, epsilon_of_events
 from securefl.privacy.prepared import encoding_of
-from securefl.privacy.record_plan import RecordPlan
+from securefl.privacy.record_plan import HEADROOM, RecordPlan
 from securefl.results import RoundRecord
 from securefl.round import Fold
 from securefl.runner import Runner
 
-RARE = {"sample_rate": 0.02}
-"""A rate at which one row makes an empty batch, and 400 do not."""
+MANY = HEADROOM * ROWS
+"""Rows of a large site: the most that sums over records have room for."""
+RARE = {"sample_rate": 0.04}
+"""A rate at which one row makes an empty batch, and `MANY` do not."""
 FEATURES, SITES = 5, 6
 """Columns of the data of a played run, and its sites."""
 
@@ -205,7 +207,7 @@ def sizes(setting: Setting) -> Verdict:
     usual, tries = played(setting).seen, list[tuple[str, Verdict]]()
     others: dict[str, dict[str, Any]] = {
         "one row": {"first": 1},
-        "400 rows": {"first": 400},
+        "many rows": {"first": MANY},
         "whole data sets as batches": {"sample_rate": 1.0},
         "empty batches": {"sample_rate": 1e-9},
         "an update that is clipped": {"scale": 1e6},
@@ -213,8 +215,8 @@ def sizes(setting: Setting) -> Verdict:
     }
     beside: dict[str, dict[str, Any]] = {}
     if setting.summed:  # the rate is public, and the width of a value follows from it: batches differ by their rows
-        others |= {"whole data sets as batches": {"first": 400, "sample_rate": 1.0}, "empty batches": {"first": 1, **RARE}}
-        beside = {"whole data sets as batches": {"sample_rate": 1.0}, "empty batches": {"first": 400, **RARE}}
+        others |= {"whole data sets as batches": {"first": MANY, "sample_rate": 1.0}, "empty batches": {"first": 1, **RARE}}
+        beside = {"whole data sets as batches": {"sample_rate": 1.0}, "empty batches": {"first": MANY, **RARE}}
     for name, change in others.items():
         odd = (played(setting, **change).seen, played(setting, **beside[name]).seen if name in beside else usual)
         differ = sorted({*(odd[0] - odd[1]), *(odd[1] - odd[0])})

@@ -1,0 +1,97 @@
+"""What a record does to the gradients of the others: nothing, or no clip bounds what it does to their sum.
+
+Found on a few rows, before training: a model whose output for one record changes with the record beside it, and a loss that is no
+mean of one term a record.
+
+What it does not find: weights that a loss has taken from the data before, a loss that changes while it trains, and a training
+loop of the user's own.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from securefl.privacy.models import ModelUnsupported
+
+TRIED = 4
+"""Rows that a loss is tried on, alone and together."""
+_CLOSE = 1e-3
+"""Relative difference of two gradients that rounding explains."""
+
+
+def refuse_mixing(model: nn.Module, x: torch.Tensor) -> None:
+    """Refuse a model whose output for a record changes with the record beside it: no clip then bounds what one record does.
+
+    Args:
+        model: the model, as it is trained.
+        x: records, shape (rows, …), at least one.
+
+    Raises:
+        ModelUnsupported: where the first record's output differs beside two records, with the same random numbers.
+    """
+    first, beside = x[:1], x[1:2] if len(x) > 1 else x[:1]
+    other = beside * 2 + 1 if x.is_floating_point() else first
+    model, outputs = copy.deepcopy(model).train(), list[torch.Tensor]()
+    for pair in (torch.cat([first, beside]), torch.cat([first, other])):
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(0)  # noqa: TID251  (a trial run, thrown away)
+            outputs.append(model(pair))
+    one, two = outputs
+    if isinstance(one, torch.Tensor) and one.ndim and not torch.allclose(one[0], two[0], rtol=1e-4, atol=1e-6):
+        raise ModelUnsupported(
+            f"{type(model).__name__} mixes the records of a batch: the output for one changes with the record beside it, and ε "
+            "would not hold; scale records before training, not in the model"
+        )
+
+
+def refuse_mixing_loss(
+    model: nn.Module, loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], x: torch.Tensor, y: torch.Tensor
+) -> None:
+    """Refuse a loss whose gradient over a batch is not the mean of those of its records.
+
+    The gradient of a record alone is what training clips only if the others of its batch don't change it: a maximum or a mean over
+    the batch, weights by how often a class comes, or a sum for a mean change all of them together, each by less than the clip.
+
+    Args:
+        model: takes ``x``; it is left as it was, and tried with other weights, as zeros would hide what a loss does.
+        loss: loss of a batch, from the model's output and labels.
+        x: features of up to `TRIED` records, shape (rows, …), best of different labels.
+        y: their labels, shape (rows, …).
+
+    Raises:
+        ModelUnsupported: naming the loss, with both gradients' lengths.
+    """
+    model = _stirred(model).eval()
+    own = [p for p in model.parameters() if p.requires_grad]
+
+    def gradient(rows: list[int]) -> torch.Tensor:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # noqa: TID251  (a trial run, thrown away)
+            found = torch.autograd.grad(loss(model(x[rows]), y[rows]), own, allow_unused=True, materialize_grads=True)
+        return torch.cat([g.detach().reshape(-1) for g in found])
+
+    alone = [gradient([row]) for row in range(len(x))]
+    together = [(0, 0), *((0, row) for row in range(1, len(x))), tuple(range(len(x)))]
+    for rows in together:
+        mean, batch = torch.stack([alone[row] for row in rows]).mean(0), gradient([*rows])
+        size = max(float(alone[row].norm()) for row in rows)
+        if not float((batch - mean).norm()) <= _CLOSE * size + 1e-9:  # not a number is refused as well
+            name = getattr(loss, "__qualname__", type(loss).__name__)
+            raise ModelUnsupported(
+                f"{name} is no mean of one term a record: over {len(rows)} records its gradient has length {batch.norm():.4g}, "
+                f"the mean of theirs {mean.norm():.4g}; a record would change those of others, and ε would not hold: take the mean "
+                "over rows (reduction='mean'), with nothing in a row's term that comes from the batch"
+            )
+
+
+def _stirred(model: nn.Module) -> nn.Module:
+    """A copy with weights that differ from each other and from zero, by about a tenth."""
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.sin(torch.arange(1, p.numel() + 1, dtype=p.dtype, device=p.device)).reshape(p.shape))
+    return model
