@@ -107,6 +107,7 @@ class Hall:
         self._sitting: Sitting | None = None
         self._sittings = 0
         self._changed = asyncio.Condition()
+        self._waking: asyncio.Task[None] | None = None
 
     @property
     def cohort(self) -> Roster:
@@ -189,8 +190,7 @@ class Hall:
 
     async def gather(self, wanted: int, least: int, patience: float) -> int:
         """Wait until ``wanted`` parties are seated, or, after ``patience`` seconds, until ``least`` are; how many are."""
-        late = asyncio.ensure_future(self._clock.until(self._clock.now() + patience))
-        late.add_done_callback(lambda _: asyncio.ensure_future(self._wake()))
+        late = asyncio.ensure_future(self._wake_at(self._clock.now() + patience))
         try:
             async with self._changed:
                 await self._changed.wait_for(lambda: len(self.seats) >= (least if late.done() else wanted))
@@ -198,9 +198,16 @@ class Hall:
             late.cancel()
         return len(self.seats)
 
-    async def _wake(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
+    async def _wake_at(self, at: float) -> None:
+        await self._clock.until(at)
+        asyncio.get_running_loop().call_soon(self._wake)  # once this is done
+
+    def _wake(self) -> None:
+        async def wake() -> None:
+            async with self._changed:
+                self._changed.notify_all()
+
+        self._waking = asyncio.ensure_future(wake())
 
     async def sit(self, stage: str, occasion: Occasion, session: Session) -> Session:
         """Run one sum with those who are seated; the others are dropouts from the start.
