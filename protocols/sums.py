@@ -34,6 +34,7 @@ from protocols import (
 from protocols.bulk import Layout, Packed
 from protocols.errors import Misuse
 from protocols.flow import Flow
+from protocols.intake import TURNS
 from protocols.policy import Journal, MemoryJournal, OccasionGuard, Policy, PolicyGuard
 from protocols.primitives.graph import Harary
 from protocols.primitives.sign import SigningKey
@@ -305,11 +306,13 @@ def client_session(
     return Session(flow or protocol.flow, client(party.index), {"server": [0]}, [start], limits, entropy=entropy, guard=guard)
 
 
-def server_session(protocol: Scheme, terms: Terms[Any], *, entropy: Entropy = fresh, flow: Flow | None = None) -> Session:
-    """The server's session for one sum."""
+def server_session(
+    protocol: Scheme, terms: Terms[Any], *, entropy: Entropy = fresh, flow: Flow | None = None, turns: int = TURNS
+) -> Session:
+    """The server's session for one sum; ``turns`` as for `Session`."""
     limits = Limits(terms.parameters.parties, protocol.layouts(terms.parameters))
     peers = {"client": terms.roster.indexes}
-    return Session(flow or protocol.flow, SERVER, peers, [protocol.server_start(terms)], limits, entropy=entropy)
+    return Session(flow or protocol.flow, SERVER, peers, [protocol.server_start(terms)], limits, entropy=entropy, turns=turns)
 
 
 def enrol(count: int, *, entropy: Entropy = fresh, policy: Policy | None = None) -> tuple[Roster, list[Party]]:

@@ -338,13 +338,33 @@ def _check_items(data: bytes, most: int) -> None:
         require(items <= most, "wire-canonical", f"more than {most} items")
 
 
+def _loads(data: bytes) -> Any:
+    try:
+        return cbor2.loads(data, max_depth=12, allow_indefinite=False, allow_duplicate_keys=False, semantic_decoders=_NO_TAGS)
+    except Exception as error:  # noqa: BLE001  (cbor2 lets errors of tag handlers through)
+        raise Refused("wire-canonical", f"not CBOR ({type(error).__name__})") from None
+
+
+def read_canonical(data: bytes, most: int) -> Any:
+    """The tree of a document of deterministic CBOR of at most ``most`` bytes; its types are the caller's to check.
+
+    Raises:
+        Refused: ``wire-bound`` for more bytes, ``wire-canonical`` for what is no deterministic CBOR.
+    """
+    require(len(data) <= most, "wire-bound", f"{len(data)} bytes where at most {most} may come")
+    tree = _loads(data)
+    try:
+        same = canonical(tree) == data
+    except (TypeError, ValueError, cbor2.CBOREncodeError):
+        same = False
+    require(same, "wire-canonical", "not the deterministic encoding, or trailing bytes")
+    return tree
+
+
 def _parse_control(data: bytes, kinds: Mapping[str, type[Message]], limits: Limits) -> tuple[type[Message], int, dict[str, Any]]:
     if limits.steps > 1 and len(data) > longest(kinds, replace(limits, steps=1)):
         _check_items(data, max(max_items(kind, limits.sizes) for kind in kinds.values()))
-    try:
-        tree = cbor2.loads(data, max_depth=12, allow_indefinite=False, allow_duplicate_keys=False, semantic_decoders=_NO_TAGS)
-    except Exception as error:  # noqa: BLE001  (cbor2 lets errors of tag handlers through)
-        raise Refused("wire-canonical", f"not CBOR ({type(error).__name__})") from None
+    tree = _loads(data)
     if type(tree) is not list or len(tree) < 2 or type(tree[0]) is not str or type(tree[1]) is not int:
         raise Refused("wire-kind", "no message")
     name, epoch, *values = tree

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from protocols.errors import Misuse, SecureSumError
-from securefl import cli_audit, cli_budget, cli_noise, cli_statistics, terminal
+from securefl import cli_audit, cli_budget, cli_keys, cli_network, cli_noise, cli_statistics, terminal
 from securefl.errors import UserError, printable
 from securefl.options import NO_DP, PANELS, read_job, with_job_options
 
@@ -292,9 +292,19 @@ def params(
         console.show_sheet(Console(highlight=False), sheet)
 
 
-for _command in (cli_statistics.stats, cli_noise.noise, cli_budget.budget, cli_audit.audit, cli_audit.replay, cli_audit.verify):
+for _command in (
+    cli_network.serve,
+    cli_network.join,
+    cli_statistics.stats,
+    cli_noise.noise,
+    cli_budget.budget,
+    cli_audit.audit,
+    cli_audit.replay,
+    cli_audit.verify,
+):
     app.command()(_command)
 
+app.add_typer(cli_keys.app, name="keys")
 vectors_app = typer.Typer()
 app.add_typer(vectors_app, name="vectors")
 

@@ -137,9 +137,12 @@ def folds_of(data: Mapping[str, Fold | Sequence[Fold]]) -> dict[str, tuple[Fold,
     return folds
 
 
-def look_through(sites: Sites, trainer: ClientTrainer, model: nn.Module, *, sample_rate: float, private: bool) -> None:
+def look_through(
+    sites: Sites, trainer: ClientTrainer, model: nn.Module, *, sample_rate: float, private: bool, everybody: bool = True
+) -> None:
     """All that can be seen before training: `try_step`, then `check_rows`, with their arguments and errors."""
-    check_rows(sites, trainer, try_step(sites, trainer, model, sample_rate=sample_rate, private=private))
+    outputs = try_step(sites, trainer, model, sample_rate=sample_rate, private=private)
+    check_rows(sites, trainer, outputs, everybody=everybody)
 
 
 def try_step(sites: Sites, trainer: ClientTrainer, model: nn.Module, *, sample_rate: float, private: bool) -> int | None:
@@ -256,7 +259,7 @@ def hints(trainer: ClientTrainer, model: nn.Module, sites: Sites) -> list[str]:
     return lines
 
 
-def check_rows(sites: Sites, trainer: ClientTrainer, outputs: int | None) -> None:
+def check_rows(sites: Sites, trainer: ClientTrainer, outputs: int | None, *, everybody: bool = True) -> None:
     """Refuse values that are not finite, labels that built-in loss and metrics would misread, and one class over all sites.
 
     With differential privacy a row that is not finite would be left out of every step.  A site with one class is normal.  A loss
@@ -266,6 +269,7 @@ def check_rows(sites: Sites, trainer: ClientTrainer, outputs: int | None) -> Non
         sites: the folds of every site.
         trainer: what reads the labels.
         outputs: how many outputs a row the model gives, if that is known.
+        everybody: whether these are all sites there are.
 
     Raises:
         UserError: naming site and row of the first.
@@ -285,7 +289,7 @@ def check_rows(sites: Sites, trainer: ClientTrainer, outputs: int | None) -> Non
                     _refuse_labels(y, allowed[what], what, start)
                 if what == "training" and len(classes) < 2:
                     classes.update(torch.unique(y.double())[:2].tolist())
-    if allowed and len(classes) == 1:
+    if everybody and allowed and len(classes) == 1:
         raise UserError(f"every training row of all sites has the label {classes.pop():g}: there is nothing to tell apart")
 
 

@@ -10,11 +10,12 @@ import io
 import json
 import platform
 import shlex
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from securefl import options, tables
 from securefl.job import Job
-from securefl.results import NOTICE, RunResult
+from securefl.results import NOTICE, Preparation, RunResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,13 +37,18 @@ def to_json(result: RunResult, *, indent: int | None = None, ascii_only: bool = 
 
 def weights(result: RunResult) -> bytes:
     """The final model as safetensors; job and preparation stand in the file's metadata as JSON, for `securefl.load_model`."""
+    return model_file(result.state, result.job, result.preparation)
+
+
+def model_file(state: Mapping[str, Any], job: Mapping[str, Any], preparation: Preparation | None) -> bytes:
+    """A model's arrays as safetensors, with the job and how rows become what it takes."""
     import numpy as np  # noqa: PLC0415 - slow imports wait for their use
     from safetensors.numpy import save  # noqa: PLC0415
 
-    arrays = {name: np.ascontiguousarray(array) for name, array in result.state.items()}
-    metadata = {"job": json.dumps(result.job), "notice": NOTICE}
-    if result.preparation is not None:
-        metadata["preparation"] = json.dumps(result.preparation.plain())
+    arrays = {name: np.ascontiguousarray(array) for name, array in state.items()}
+    metadata = {"job": json.dumps(job), "notice": NOTICE}
+    if preparation is not None:
+        metadata["preparation"] = json.dumps(preparation.plain())
     content: bytes = save(arrays, metadata=metadata)
     return content
 

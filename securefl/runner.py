@@ -17,39 +17,37 @@ from numpy.typing import NDArray
 from torch import nn
 
 from protocols import draw, simulate
-from protocols.bulk import Bulk, Floats
-from protocols.cost import EXPECTED
 from protocols.flow import Flow
 from protocols.once import shared_work
-from protocols.policy import OccasionGuard
 from protocols.rand import Entropy, fresh
 from protocols.session import SERVER, Session, client
-from protocols.suite import Occasion
-from protocols.sums import Party, chosen, foreign, notice
-from protocols.wire import Limits
+from protocols.suite import SumParameters
+from protocols.sums import Scheme, foreign, notice
 from securefl.aggregator import ServerAggregator
 from securefl.claims import check_claims
-from securefl.cohort import expected_aborts, short_sums, smallest_cohort
+from securefl.cohort import expected_aborts, short_sums
 from securefl.encode import limit_of
+from securefl.encoding import Encoding
 from securefl.errors import UserError
 from securefl.evaluation import evaluate
 from securefl.handshakes import handshakes, rounds_together
 from securefl.inputs import effective, folds_of, hints, look_through, module_of, refuse_kinds, refuse_own_steps
 from securefl.job import Job
-from securefl.ledger import opened_in_training
 from securefl.metrics import BinaryMetrics
-from securefl.models import ModelFactory, threads_for, to_vector
+from securefl.models import threads_for, to_vector
 from securefl.modules import Copier
 from securefl.parties import Consortium
-from securefl.privacy.budget import Ledgers, RunCharges
+from securefl.privacy.budget import Ledgers
 from securefl.privacy.composition import ALONE, Before
 from securefl.privacy.differencing import Cohorts
-from securefl.privacy.plain import LocalTraining
-from securefl.privacy.prepared import encoding_of, event_of, forecast, local_training, noise_of, settled
+from securefl.privacy.prepared import forecast
 from securefl.privacy.spending import Spending
-from securefl.results import Opened, RoundRecord, RunResult
-from securefl.round import Fold, NextModel, Site, Starting, charged, model_values, round_flow, weight_was_cut
+from securefl.results import RoundRecord, RunResult
+from securefl.round import Fold, round_flow, weight_was_cut
+from securefl.run_terms import RunTerms
 from securefl.secure import secured
+from securefl.server_side import ServerSide
+from securefl.site_side import SiteSide, epsilon_of
 from securefl.timing import StepClock, Traffic, beside
 from securefl.trainer import ClientTrainer
 
@@ -137,22 +135,17 @@ class Runner:
         if [member.name for member in self.consortium.roster.members] != list(self.folds):
             raise UserError("the consortium has other names than the data, or another order: each site needs its own party")
         vector, n = to_vector(self.template), len(self.folds)
-        smallest_cohort(knobs, n)
-        sums = self.trainer.sums()
-        self.plan = encoding_of(
-            knobs,
+        self.about = RunTerms.of(
+            self.job,
             n,
-            (vector.size,) * self._models,
-            sums,
+            vector.size,
+            self.trainer.sums(),
+            models=self._models,
             models_per_record=self.models_per_record,
-            learning_rate=self.job.performance.learning_rate,
+            own_flow=flow is not None,
             before=before,
         )
-        of_sum = {"bits": self.plan.bits, "threshold": knobs.threshold, **({"tail": self.plan.tail} if self.plan.tail else {})}
-        lost = self.job.simulation.dropout or EXPECTED
-        self.protocol, self.choice = chosen(knobs.protocol, n, self.plan.size, self.plan.limit, dropout=lost, **of_sum)
-        build: Any = self.protocol.noised if self.plan.tail else self.protocol.parameters
-        self.parameters = build(n, self.plan.size, self.plan.limit, **of_sum)
+        self._server = ServerSide(self.about, [vector] * self._models, self.server)
         self.warnings += [line for line in (notice(self.protocol.name, self.parameters), foreign(self.protocol)) if line]
         if "model" in self.protocol.layouts(self.parameters):
             raise UserError(f"the protocol {self.protocol.name} has a layout named 'model': that name is the learning flow's")
@@ -160,7 +153,6 @@ class Runner:
             look_through(self.folds, self.trainer, self.template, sample_rate=knobs.sample_rate, private=self._private)
             for line in hints(self.trainer, self.template, self.folds):
                 self._notice(line)
-        self.models: list[NDArray[np.float32]] = [vector.copy() for _ in range(self._models)]
         self._clock, self._traffic, self._recording = StepClock(time.perf_counter), Traffic([*self.folds]), wanted(recording)
         self.run_name = f"run-{fresh().bytes('run', 8).hex()}"
         self._keys = handshakes(
@@ -175,14 +167,9 @@ class Runner:
         self.flow = secured(round_flow(flow), self._keys.protocol)
         self._timed = self._clock.timed(self.flow)
         self._entropy, self._dropouts = {name: entropy(name) for name in self.folds}, dropouts or self._random_dropouts
-        self._guards, self._cohorts = dict[str, OccasionGuard](), Cohorts([*self.folds])
+        self._cohorts = Cohorts([*self.folds])
         self._opened, self._begun, self._wall, self._done, self._records = 0, 0, 0.0, False, list[RoundRecord]()
-        self._weight = knobs.w_max if knobs.rows is not None and flow is None else None
-        self._training = self._prepare_training(before)
-        self._spending = Spending(knobs, self.plan, self._training, self.models_per_record, before)
-        self._charges = RunCharges(ledgers or {}, self.run_name, self._opens(1))
-        self._charges.check(knobs.rounds)
-        self._trainers = {name: copy.deepcopy(self.trainer) for name in self.folds}
+        self._sites = self._enrolled(ledgers or {})
         self._say_beforehand()
 
     def _together(self, parties: int, *, vanishing: bool) -> int:
@@ -205,8 +192,32 @@ class Runner:
         return self.job.privacy.per_record
 
     @property
-    def _insecure(self) -> bool:
-        return not self.protocol.hides
+    def protocol(self) -> Scheme:
+        """What forms the sums."""
+        return self.about.protocol
+
+    @property
+    def parameters(self) -> SumParameters:
+        """Of every sum."""
+        return self.about.parameters
+
+    @property
+    def plan(self) -> Encoding:
+        """How updates become the vector of the next round's sum."""
+        return self._server.plan
+
+    @plan.setter
+    def plan(self, plan: Encoding) -> None:
+        self._server.plan = plan
+
+    @property
+    def models(self) -> list[NDArray[np.float32]]:
+        """The global models as they are now, one vector of shape (d,) for each fold."""
+        return self._server.models
+
+    @models.setter
+    def models(self, models: list[NDArray[np.float32]]) -> None:
+        self._server.models = models
 
     def _checked(self, model: nn.Module) -> nn.Module:
         from securefl.privacy import models as checks  # noqa: PLC0415
@@ -221,14 +232,24 @@ class Runner:
             checks.check_model(model)
         return model
 
-    def _prepare_training(self, before: Before) -> dict[str, tuple[LocalTraining, ...]]:
-        knobs = self.job.privacy
-        sigma = noise_of(knobs, self.models_per_record, before)
-
-        def training(name: str) -> LocalTraining:
-            return local_training(knobs, noise_multiplier=sigma, entropy=self._entropy[name], encoding=self.plan)
-
-        return {name: tuple(training(name) for _ in folds) for name, folds in self.folds.items()}
+    def _enrolled(self, ledgers: Ledgers) -> dict[str, SiteSide]:
+        sigma = self.about.noise_multiplier
+        sites = {
+            name: SiteSide(
+                self.about,
+                name,
+                folds,
+                copy.deepcopy(self.trainer),
+                entropy=self._entropy[name],
+                notices=self._notice,
+                noise_multiplier=sigma,
+            )
+            for name, folds in self.folds.items()
+        }
+        for name, ledger in ledgers.items():
+            if name in sites:
+                sites[name].keep_ledger(ledger, self.run_name)
+        return sites
 
     def _say_beforehand(self) -> None:
         knobs, dropout = self.job.privacy, self.job.simulation.dropout
@@ -241,7 +262,7 @@ class Runner:
             self._notice(forecast(self.plan))
         for name, folds in self.folds.items():
             rows = [len(fold.train) for fold in folds]  # type: ignore[arg-type]
-            if max(rows) > knobs.w_max and self._weight is None and not self.plan.tail:
+            if max(rows) > knobs.w_max and self.about.weight is None and not self.plan.tail:
                 self._notice(weight_was_cut(name, knobs.w_max))
             if self._private and knobs.delta * min(rows) >= 1:
                 self._notice(
@@ -268,12 +289,17 @@ class Runner:
 
     def epsilon(self) -> dict[str, float]:
         """ε spent by each site so far; empty without differential privacy."""
-        return self._spending.epsilon()
+        return epsilon_of([*self._sites.values()])
 
     @property
     def noise_multiplier(self) -> float | None:
         """Standard deviation of a site's own noise on the sum of a step's clipped gradients, divided by the clip; None without."""
         return self._spending.noise_multiplier
+
+    @property
+    def _spending(self) -> Spending:
+        """Of the first site: what all have in common."""
+        return next(iter(self._sites.values())).spending
 
     def run(self, on_event: Callable[[RoundRecord], None] | None = None) -> RunResult:
         """Train all rounds and score the final model.  A run that was broken off goes on after the round that broke off.
@@ -319,7 +345,6 @@ class Runner:
         gone = self._dropouts(number, self.stages)
         index = {name: i for i, name in enumerate(self.folds, 1)}
         network = simulate.vanish({client(index[name]): stage for name, stage in gone.items()})
-        self._guards.clear()
         contributors, opened, watch = None, None, beside(self._traffic.watch, self._recording)
         try:
             with shared_work():
@@ -331,11 +356,11 @@ class Runner:
                 outcome = simulate.run(sessions, network=network, watch=watch)
                 self._keys.end(sessions, outcome)
             if outcome.abort is None:
-                opened = next(found for found in outcome.outputs if isinstance(found, NextModel))
+                opened = self._server.take(outcome.outputs)
                 contributors = opened.aggregate.contributors
         finally:
-            self._charge(contributors)
-            self._charges.settle(settled(self.plan, contributors))
+            for site in self._sites.values():
+                site.over(contributors)
         flow = self._keys.flow
         first = flow.messages("server")[0].__name__
         self._cohorts.add(number, flow, {**gone, **dict.fromkeys(out, first)}, contributors)
@@ -349,7 +374,6 @@ class Runner:
         self._opened += abort is None or (abort.step in self._after_opening and abort.check not in ("quorum", "deadline"))
         metrics = dict[str, float]()
         if opened is not None:
-            self.models, self.plan = opened.models, self.plan.at(np.array(opened.state, dtype=np.float32))
             metrics = self.trainer.read(opened.aggregate.sums) if self.plan.sums else {}
         if self._recording is not None:
             self._recording.end(outcome, contributors)
@@ -371,64 +395,26 @@ class Runner:
             seconds=self._clock.round(),
         )
 
-    def _charge(self, contributors: int | None) -> None:
-        """Charge those whose masked input has left, whatever became of it; ``contributors`` is None where no sum is known of."""
-        self._spending.charge([name for name, guard in self._guards.items() if guard.spent], contributors)
-
     def _sessions(self, number: int) -> dict[Any, Session]:
-        values = model_values(self.models, self.plan)
-        layout = Floats(values.size)
-        weights = Bulk.of(layout, values)
-        occasion = Occasion(self.run_name, number, 0, weights.digest)
+        occasion = self._server.occasion(self.run_name, number)
         terms = self._keys.terms(occasion)
         if self._recording is not None:
             self._recording.begin(self.protocol, terms, self.consortium.parties)
-        limits = Limits(len(self.folds), {**self.protocol.layouts(self.parameters), "model": layout})
-        ready = self._keys.server
-        start = Starting(occasion, terms, layout, self.models, self.server, self.plan, ready)
         model = Copier(self.template)
-        invited = terms.roster.indexes if ready is None else ready.u2
-        sessions = {SERVER: Session(self._timed, SERVER, {"client": invited}, [start], limits)}
-        for party, name in zip(self.consortium.parties, self.folds, strict=True):
-            if not self._keys.present(party.index):
-                continue
-            guard = self._guards[name] = self._keys.guard(self._charges.journal(name, party.journal))
-            site = self._site(party, name, guard, model)
-            sessions[client(party.index)] = Session(self._timed, client(party.index), {"server": [0]}, [site], limits, guard=guard)
+        sessions = {SERVER: self._server.session(self._timed, occasion, terms, ready=self._keys.server)}
+        for party, site in zip(self.consortium.parties, self._sites.values(), strict=True):
+            if self._keys.present(party.index):
+                sessions[client(party.index)] = site.session(
+                    self._timed,
+                    party,
+                    self.run_name,
+                    self._keys.terms,
+                    model,
+                    plan=self.plan,
+                    guard=self._keys.guard,
+                    ready=self._keys.ready(party.index),
+                )
         return sessions
-
-    def _site(self, party: Party, name: str, guard: OccasionGuard, model: ModelFactory) -> Site:
-        return Site(
-            name=name,
-            party=party,
-            folds=self.folds[name],
-            trainer=self._trainers[name],
-            training=self._training[name],
-            model=model,
-            plan=self.plan,
-            steps=self.job.privacy.steps,
-            weight=self._weight,
-            epsilon=self._spending.planned(name),
-            delta=self._spending.delta or 0.0,
-            run=self.run_name,
-            terms=self._keys.terms,
-            entropy=self._entropy[name],
-            notices=self._notice,
-            charged=tuple(charged(training) for training in self._training[name]),
-            guard=guard,
-            ready=self._keys.ready(party.index),
-        )
-
-    def _opens(self, rounds: int) -> list[Opened]:
-        """What so many rounds open."""
-        return opened_in_training(
-            rounds,
-            mechanism=self.job.privacy.mechanism,
-            sums=[spec.name for spec in self.plan.sums],
-            hidden=not self._insecure,
-            public_rows=self._weight is not None,
-            event=event_of(self.job.privacy, self.plan, self.noise_multiplier, self.models_per_record),
-        )
 
     def _notice(self, line: str) -> None:
         if line not in self.warnings:
@@ -458,12 +444,15 @@ class Runner:
             delta=self._spending.delta,
             unit=self._spending.unit,
             accountant=self._spending.accountant,
-            opened=[*self._opens(self._opened), *(self._cohorts.shown() if not self.plan.tail else [])],
+            opened=[
+                *self.about.opened(self._opened, self.noise_multiplier),
+                *(self._cohorts.shown() if not self.plan.tail else []),
+            ],
             up=self._traffic.up,
             down=self._traffic.down,
             seconds=self._clock.total(),
             server_saw=self._traffic.server_saw(
-                self.flow, self._opened, self.plan.size, hidden=not self._insecure, before=self._keys.before
+                self.flow, self._opened, self.plan.size, hidden=self.protocol.hides, before=self._keys.before
             ),
             warnings=list(self.warnings),
             wall=self._wall,
@@ -475,5 +464,5 @@ class Runner:
             noise_multiplier=self.noise_multiplier,
             plugin=self.protocol.origin,
             protocol=self.protocol.name,
-            choice=self.choice,
+            choice=self.about.choice,
         )

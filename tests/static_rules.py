@@ -30,6 +30,7 @@ DOORS = (
     "protocols/he_reference.py",
     "protocols/vectors_operations.py",  # vectors of primitives print what their secrets give
     "protocols/vectors_setting.py",
+    "securefl/transport/keyfiles.py",  # to the file of a long-term identity
     "securefl/audit/",  # searches for secrets, and shows the one it recovered beside the true one
 )
 """Where a secret may leave its type."""

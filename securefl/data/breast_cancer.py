@@ -57,6 +57,7 @@ RANGES: dict[str, tuple[float, float]] = {
 Source: ``load_breast_cancer().DESCR``, "Summary Statistics".  They are published with the data, so scaling by them opens
 nothing.  The table is rounded to three digits: a few values lie outside by less than half a unit of the last digit.
 """
+CLASSES = ("benign", "malignant")
 
 
 def load(*, clients: int | None, seed: int) -> Dataset:
@@ -100,5 +101,5 @@ def load(*, clients: int | None, seed: int) -> Dataset:
         fixed_sites=False,
         source="Wisconsin breast cancer (diagnostic), UCI doi:10.24432/C5DW2B, CC BY 4.0, as bundled with scikit-learn",
         notes=(f"{y.size} real rows dealt out to {count} made-up sites with unequal shares of malignant rows",),
-        classes=("benign", "malignant"),
+        classes=CLASSES,
     )

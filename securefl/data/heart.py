@@ -67,6 +67,12 @@ mg/dl, up to familial hypercholesterolaemia, and 0 because the format uses it fo
 minute, up to 220 minus age 0, the common rule for the maximum.  oldpeak: ST depression in mm, negative for elevation.
 The others are yes or no.  Few rows lie outside.
 """
+CODINGS = (
+    *(Coding(name) for name in RANGES if "=" not in name),
+    Coding("cp", ("1", "2", "3", "4")),
+    Coding("restecg", ("0", "1", "2")),
+)
+CLASSES = ("no heart disease", "heart disease")
 
 
 def load(*, clients: int | None = None, directory: Path | None = None, base_url: str = UCI, cache: Path | None = None) -> Dataset:
@@ -109,12 +115,8 @@ def load(*, clients: int | None = None, directory: Path | None = None, base_url:
             "chol is 0, which stands for not measured and is kept as a value as in FLamby, in: "
             + ", ".join(f"{count} rows of {name}" for name, count in zeros.items() if count),
         ),
-        codings=(
-            *(Coding(name) for name in RANGES if "=" not in name),
-            Coding("cp", ("1", "2", "3", "4")),
-            Coding("restecg", ("0", "1", "2")),
-        ),
-        classes=("no heart disease", "heart disease"),
+        codings=CODINGS,
+        classes=CLASSES,
     )
 
 

@@ -1,0 +1,131 @@
+"""A party's driver: what its site does in a run, held to its own job, roster and journal.
+
+What it does not protect: see `securefl.site_side`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from protocols.errors import Refused, require
+from protocols.policy import Journal
+from protocols.primitives.sign import SigningKey
+from protocols.rand import Entropy, fresh
+from protocols.session import Session
+from protocols.suite import Occasion, Terms
+from protocols.sums import Party
+from securefl.modules import Copier
+from securefl.shared_job import SharedJob, is_run_of, job_hash
+from securefl.site_side import SiteSide
+from securefl.transport.roster import SignedRoster
+
+if TYPE_CHECKING:
+    from securefl.job import Job
+    from securefl.privacy.budget import PartyLedger
+    from securefl.round import Fold
+
+
+class Attending:
+    """One site in one run.
+
+    Args:
+        job: the party's own copy.
+        name: the party's name on the roster.
+        identity: its signing key.
+        journal: on its disk.
+        folds: its rows, prepared.
+        ledger: its own, or None.
+        notices: called with a line that the site's operator must see.
+        entropy: of its sampling, noise and rounding.
+        check: called with the job over its cohort, before anything leaves; gives lines for the operator, or refuses.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        name: str,
+        identity: SigningKey,
+        journal: Journal,
+        folds: tuple[Fold, ...],
+        *,
+        ledger: PartyLedger | None = None,
+        notices: Callable[[str], None] = lambda _line: None,
+        entropy: Entropy = fresh,
+        check: Callable[[SharedJob], Sequence[str]] = lambda _shared: (),
+    ) -> None:
+        self._job, self._name, self._identity, self._journal, self._folds = job, name, identity, journal, folds
+        self._ledger, self._notices, self._entropy, self._check = ledger, notices, entropy, check
+        self._run = ""
+        self._shared: SharedJob | None = None
+        self._side: SiteSide | None = None
+        self._party: Party | None = None
+
+    @property
+    def hash(self) -> bytes:
+        """Of the own job."""
+        return job_hash(self._job)
+
+    def welcome(self, run: str, roster: SignedRoster) -> None:
+        """Take part in a run of the own job over a roster that the own consortium signed, and in no other after that.
+
+        Raises:
+            Refused: ``net-run`` for a run of another job, ``net-rerun`` for a second run, ``net-member`` where the own identity is
+                not on the roster.
+            UserError: where the job cannot run with this cohort, or would exceed a budget.
+        """
+        if self._shared is not None and self._side is not None:
+            require(run == self._run, "net-rerun", f"{run} after {self._run}: one run at a time, and by its operator's will")
+            require(roster.cohort == self._shared.cohort, "net-cohort", "another cohort than the run began with")
+            return
+        cohort = roster.cohort
+        mine = roster.place(self._name, self._identity.public)
+        shared = SharedJob.of(self._job, cohort)
+        require(is_run_of(run, shared.hash), "net-run", "a run of another job than the party's own")
+        for line in self._check(shared):
+            self._notices(line)
+        side = SiteSide(
+            shared.about,
+            self._name,
+            self._folds,
+            copy.deepcopy(shared.trainer),
+            entropy=self._entropy,
+            notices=self._notices,
+            noise_multiplier=shared.about.noise_multiplier,
+        )
+        if self._ledger is not None:
+            side.keep_ledger(self._ledger, run)
+        self._party = replace(Party(mine, self._identity, shared.policy), journal=self._journal)
+        self._run, self._shared, self._side = run, shared, side
+
+    def convene(self, stage: str, number: int, attempt: int) -> tuple[Session, tuple[()]]:
+        """The session of a round.
+
+        Raises:
+            Refused: ``net-stage`` for something that the job does not hold.
+        """
+        shared, side, party = self._shared, self._side, self._party
+        if shared is None or side is None or party is None:
+            raise Refused("net-stage", "a sum before the run was named")
+        fits = stage == "round" and 1 <= number <= self._job.privacy.rounds
+        require(fits, "net-stage", f"{stage} {number}: the job has {self._job.privacy.rounds} rounds and nothing else")
+
+        def terms(occasion: Occasion) -> Terms[Any]:
+            require((occasion.round, occasion.attempt) == (number, attempt), "net-round", "a model of another round")
+            return shared.terms(occasion)
+
+        return side.session(shared.flow, party, self._run, terms, Copier(shared.template)), ()
+
+    def adjourn(self, session: Session) -> None:
+        """Charge what has left; that of the fewest survivors, as the number is the server's word."""
+        if self._side is not None:
+            self._side.over(None)
+        if session.ended is not None and session.ended.check.startswith(("policy-", "ledger-")):
+            self._notices(f"{self._name} does not take part, by its own {session.ended.check}: {session.ended.detail}")
+
+    @property
+    def epsilon(self) -> float | None:
+        """ε spent in this run; None without differential privacy."""
+        return None if self._side is None else self._side.epsilon

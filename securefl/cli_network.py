@@ -1,0 +1,218 @@
+"""The commands ``securefl serve`` and ``securefl join``: a run between machines."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from protocols.errors import Refused, SecureSumError
+from securefl.errors import UserError, printable, quoted
+
+if TYPE_CHECKING:
+    from securefl.data.types import Site
+    from securefl.job import Job
+    from securefl.transport.link import Ending
+
+STOPPED = 143
+"""Exit code after SIGTERM, as shells have it."""
+
+
+def serve(
+    job: Annotated[Path, typer.Option(metavar="JOB.toml", help="Job file.")],
+    keys: Annotated[Path, typer.Option(metavar="DIR", help="The server's folder of keys.")],
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to listen.")] = "127.0.0.1:7443",
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the model and what became of the rounds there.")] = None,
+    wait: Annotated[
+        float, typer.Option(metavar="SECONDS", help="How long to wait for all parties before the first round.")
+    ] = 300.0,
+) -> int:
+    """Run a job's rounds with the parties that join; the server sees no row, no update and no key of theirs."""
+    from protocols.rand import fresh  # noqa: PLC0415
+    from securefl import files  # noqa: PLC0415
+    from securefl.job import Job  # noqa: PLC0415
+    from securefl.transport.clock import SystemClock  # noqa: PLC0415
+    from securefl.transport.enrolment import Credentials, RosterFile  # noqa: PLC0415
+    from securefl.transport.hall import Hall  # noqa: PLC0415
+    from securefl.transport.log import JsonLog  # noqa: PLC0415
+    from securefl.transport.port import Port  # noqa: PLC0415
+
+    checked, credentials, clock = Job.load(job), Credentials.load(keys, "server"), SystemClock()
+    address(listen)
+    if out is not None:
+        files.check_folder(out, ("metrics.json", "model.safetensors"))
+    from securefl.serving import Serving  # noqa: PLC0415  (loads torch)
+    from securefl.shared_job import SharedJob, run_name  # noqa: PLC0415
+
+    roster = RosterFile(credentials)
+    shared = SharedJob.of(checked, roster().cohort)
+    run, log = run_name(shared.hash, fresh), JsonLog(clock)
+
+    async def work() -> int:
+        with ThreadPoolExecutor(1, "session") as worker:
+            hall = Hall(run, shared.hash, roster, worker=worker, clock=clock, log=log)
+            key, certificate, authority = credentials.tls
+            port = Port(listen, (key, certificate), [authority], [hall], clock=clock, log=log)
+            await port.start()
+            log("listening", run=run, port=port.port, parties=[entry.name for entry in hall.members.parties])
+            serving, why = Serving(shared, hall), "stopped"
+            try:
+                await serving.run(patience=wait)
+                why = ""
+            except SecureSumError as error:
+                why = str(error)
+                raise
+            finally:
+                hall.dismiss("" if not why else "net-stopped", why[:200])
+                await port.stop()
+                if out is not None and serving.records:
+                    for path in files.write_all(out, serving.files()):
+                        log("written", path=str(path))
+            log("done", run=run, rounds=len(serving.records), aborted=sum(r.aborted is not None for r in serving.records))
+            return 1 if all(record.aborted for record in serving.records) else 0
+
+    return until_stopped(work)
+
+
+def join(
+    server: Annotated[str, typer.Option(metavar="HOST:PORT", help="The server.")],
+    keys: Annotated[Path, typer.Option(metavar="DIR", help="The party's folder of keys; its journal and ledger lie there too.")],
+    data: Annotated[str, typer.Option(metavar="NAME|FILE", help="The party's own rows: a CSV file, or a named data set's site.")],
+    job: Annotated[
+        Path | None, typer.Option(metavar="JOB.toml", help="The party's own copy of the job (default: job.toml in the folder).")
+    ] = None,
+    site: Annotated[str | None, typer.Option(help="Whose rows of the data (default: the party's name, or place).")] = None,
+    wait: Annotated[float, typer.Option(metavar="SECONDS", help="For how long the server may be out of reach.")] = 300.0,
+) -> int:
+    """Take part in a run with the own rows: nothing but the protocol's messages leaves this machine."""
+    from securefl.job import Job  # noqa: PLC0415
+    from securefl.journal import FileJournal  # noqa: PLC0415
+    from securefl.privacy.store import Store  # noqa: PLC0415
+    from securefl.transport.clock import SystemClock  # noqa: PLC0415
+    from securefl.transport.enrolment import Credentials  # noqa: PLC0415
+    from securefl.transport.keyfiles import keep_roster  # noqa: PLC0415
+    from securefl.transport.log import JsonLog  # noqa: PLC0415
+
+    address(server)
+    credentials, clock = Credentials.load(keys, "party"), SystemClock()
+    mine = keys / "job.toml" if job is None else job
+    if job is None and not mine.exists():
+        raise UserError(f"a party holds the server to its own copy of the job: give --job, or put it into {mine}")
+    checked = Job.load(mine)
+    name = credentials.entry.name
+    rows = own_rows(checked, data, name, site, [entry.name for entry in credentials.roster.parties])
+    from securefl.attending import Attending  # noqa: PLC0415  (loads torch)
+    from securefl.own_rows import own_folds, refuse_unfit  # noqa: PLC0415
+    from securefl.privacy.budget import PartyLedger, digest_of  # noqa: PLC0415
+    from securefl.transport.link import Link  # noqa: PLC0415
+
+    log, identity = JsonLog(clock, party=name), credentials.identity
+    if identity is None:
+        raise UserError(f"{keys} holds no identity")
+    folds = own_folds(checked, rows)
+
+    def warn(line: str) -> None:
+        log("notice", text=line)
+
+    async def work() -> int:
+        with ExitStack() as stack:
+            worker = stack.enter_context(ThreadPoolExecutor(1, "session"))
+            journal = stack.enter_context(FileJournal(keys / "journal.json"))
+            store = stack.enter_context(Store(keys / "ledger.db"))
+            about = checked.privacy.ledger_data or Path(checked.data.name).name
+            ledger = PartyLedger(store, name, about, digest_of((rows.x, rows.y)))
+            attending = Attending(
+                checked, name, identity, journal, folds, ledger=ledger, notices=warn, check=lambda s: refuse_unfit(s, name, folds)
+            )
+            link = Link(
+                server,
+                credentials,
+                attending.hash,
+                attending,
+                worker=worker,
+                clock=clock,
+                log=log,
+                keep=lambda roster: keep_roster(keys, roster, credentials.authority),
+            )
+            return ended(await link.attend(patience=wait))
+
+    return until_stopped(work)
+
+
+def ended(ending: Ending) -> int:
+    """The exit code of a party: 0 where the run is done.
+
+    Raises:
+        SecureSumError: where it is not, with the server's reason.
+    """
+    if ending.check:
+        raise SecureSumError(f"the run ended: {printable(ending.check)} ({printable(ending.detail)})")
+    return 0
+
+
+def own_rows(job: Job, data: str, party: str, site: str | None, parties: list[str]) -> Site:
+    """The rows of one party: of its own CSV file, or of one site of a data set that is public anyway, for trying out.
+
+    Raises:
+        UserError: for other data than the job's, or no rows for this party.
+    """
+    from securefl import data as datasets  # noqa: PLC0415
+    from securefl.data.public import own_table  # noqa: PLC0415
+
+    if data.lower().endswith(".csv") != job.data.is_table or (not job.data.is_table and data != job.data.name):
+        wanted = "a .csv file" if job.data.is_table else job.data.name
+        raise UserError(f"--data is {data!r}, and the job is about {wanted}")
+    if job.data.is_table:
+        return own_table(Path(data), job, site or party)
+    every = {one.name: one for one in datasets.of_job(job).sites}
+    wanted = site or party
+    if wanted not in every and site is None and len(every) == len(parties):
+        wanted = list(every)[parties.index(party)]
+    if wanted not in every:
+        raise UserError(f"{data} has no site {wanted!r}; give --site with one of {', '.join(map(quoted, every))}")
+    return every[wanted]
+
+
+def address(text: str) -> None:
+    """Refuse what is no HOST:PORT.
+
+    Raises:
+        UserError: for anything else.
+    """
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise UserError(f"{text!r} is no HOST:PORT, such as 127.0.0.1:7443")
+
+
+def until_stopped(work: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    """Run it; SIGTERM and Ctrl-C let it end in good order."""
+
+    async def watched() -> int:
+        task, loop = asyncio.ensure_future(work()), asyncio.get_running_loop()
+        got = list[int]()
+
+        def stop(number: int) -> None:
+            got.append(number)
+            task.cancel()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop, number)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if not got:
+                raise
+            sys.stderr.write("securefl: stopped\n")
+            return STOPPED if got[0] == signal.SIGTERM else 130
+
+    try:
+        return asyncio.run(watched())
+    except Refused as error:
+        raise SecureSumError(f"what the server said is refused: {error.check} ({printable(error.detail)})") from None

@@ -1,0 +1,121 @@
+"""What everybody in a run works out alone, from the job, the number of parties and the size of the model: nobody is believed.
+
+Server and parties each make it for themselves; where they differ, their session identities do, and nothing opens.
+
+What it does not protect: two parties with other jobs are merely kept apart; who has the right one, nobody says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from protocols.bulk import Floats
+from protocols.cost import EXPECTED
+from protocols.suite import SumParameters
+from protocols.sums import Scheme, chosen
+from protocols.wire import Limits
+from securefl.cohort import smallest_cohort
+from securefl.encoding import Encoding, SumSpec
+from securefl.ledger import opened_in_training
+from securefl.privacy.composition import ALONE, Before
+from securefl.privacy.prepared import encoding_of, event_of, noise_of
+
+if TYPE_CHECKING:
+    from securefl.job import Job
+    from securefl.results import Opened
+
+
+@dataclass(frozen=True, eq=False)
+class RunTerms:
+    """The public side of a run.
+
+    Attributes:
+        job: the knobs.
+        parties: n, number of invited parties.
+        models: how many models are trained side by side.
+        models_per_record: in how many of them one record takes part.
+        plan: how updates become the vector of the first round's sum.
+        protocol: of the sums.
+        choice: for ``auto`` one line on why.
+        parameters: of every sum.
+        weight: public weight of every site, or None: its rows.
+        before: noised sums of the same records that were opened before: ε is over these and the training.
+    """
+
+    job: Job
+    parties: int
+    models: int
+    models_per_record: int
+    plan: Encoding
+    protocol: Scheme
+    choice: str
+    parameters: SumParameters
+    weight: int | None
+    before: Before = ALONE
+
+    @classmethod
+    def of(
+        cls,
+        job: Job,
+        parties: int,
+        size: int,
+        sums: tuple[SumSpec, ...],
+        *,
+        models: int = 1,
+        models_per_record: int | None = None,
+        own_flow: bool = False,
+        before: Before = ALONE,
+    ) -> RunTerms:
+        """Work it out.
+
+        Args:
+            job: the knobs.
+            parties: n.
+            size: d, trainable parameters of one model.
+            sums: metrics that a trainer adds to the sum.
+            models: how many models are trained side by side.
+            models_per_record: in how many of them one record takes part; by default in all.
+            own_flow: whether a local flow of the user's own says what a site weighs.
+            before: what was opened before, under the same ε.
+
+        Raises:
+            UserError, Misuse: where a round could not finish, or a parameter would not be safe.
+        """
+        knobs, each = job.privacy, models if models_per_record is None else models_per_record
+        smallest_cohort(knobs, parties)
+        rate = job.performance.learning_rate
+        plan = encoding_of(knobs, parties, (size,) * models, sums, models_per_record=each, learning_rate=rate, before=before)
+        of_sum = {"bits": plan.bits, "threshold": knobs.threshold, **({"tail": plan.tail} if plan.tail else {})}
+        lost = job.simulation.dropout or EXPECTED
+        protocol, choice = chosen(knobs.protocol, parties, plan.size, plan.limit, dropout=lost, **of_sum)
+        build: Any = protocol.noised if plan.tail else protocol.parameters
+        parameters = build(parties, plan.size, plan.limit, **of_sum)
+        weight = knobs.w_max if knobs.rows is not None and not own_flow else None
+        return cls(job, parties, models, each, plan, protocol, choice, parameters, weight, before)
+
+    @property
+    def layout(self) -> Floats:
+        """How the global models travel, with the encoding's public values behind them."""
+        return Floats(sum(self.plan.blocks) + len(self.plan.state))
+
+    @property
+    def limits(self) -> Limits:
+        """Sizes of a round's session."""
+        return Limits(self.parties, {**self.protocol.layouts(self.parameters), "model": self.layout})
+
+    @property
+    def noise_multiplier(self) -> float | None:
+        """Of a site's own Gaussian noise, or the server's; None where nobody adds any."""
+        return noise_of(self.job.privacy, self.models_per_record, self.before)
+
+    def opened(self, rounds: int, noise_multiplier: float | None) -> list[Opened]:
+        """What so many rounds open; ``noise_multiplier`` is that of the accounts."""
+        return opened_in_training(
+            rounds,
+            mechanism=self.job.privacy.mechanism,
+            sums=[spec.name for spec in self.plan.sums],
+            hidden=self.protocol.hides,
+            public_rows=self.weight is not None,
+            event=event_of(self.job.privacy, self.plan, noise_multiplier, self.models_per_record),
+        )

@@ -1,0 +1,72 @@
+"""The server's half of a run: the global models, a session for each round, and what the round's sum makes of them.
+
+It holds no row, no key of a party and no single update.  A driver moves the letters: `securefl.runner` in one process,
+`securefl.transport` between machines.
+
+What it does not protect: the models are the server's; parties bind their sums to exactly the ones that they were shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocols.batch_types import ServerReady
+from protocols.bulk import Bulk
+from protocols.flow import Flow
+from protocols.intake import TURNS
+from protocols.session import SERVER, Session
+from protocols.suite import Occasion, Terms
+from securefl.aggregator import ServerAggregator
+from securefl.encoding import Encoding
+from securefl.round import NextModel, Starting, model_values
+from securefl.run_terms import RunTerms
+
+
+class ServerSide:
+    """The server of a run.
+
+    Args:
+        about: what the run is.
+        models: the global models at the start, one vector of shape (d,), float32, for each that is trained side by side.
+        aggregator: what is done with the sum.
+
+    Attributes:
+        models: the global models as they are now.
+        plan: how updates become the vector of the next round's sum.
+    """
+
+    def __init__(self, about: RunTerms, models: Sequence[NDArray[np.float32]], aggregator: ServerAggregator) -> None:
+        self.about, self.aggregator = about, aggregator
+        self.models: list[NDArray[np.float32]] = [model.copy() for model in models]
+        self.plan: Encoding = about.plan
+
+    def occasion(self, run: str, number: int, attempt: int = 0) -> Occasion:
+        """Round ``number`` of a run, with the hash of the models that its parties will be shown."""
+        weights = Bulk.of(self.about.layout, model_values(self.models, self.plan))
+        return Occasion(run, number, attempt, weights.digest)
+
+    def session(
+        self, flow: Flow, occasion: Occasion, terms: Terms[Any], *, turns: int = TURNS, ready: ServerReady | None = None
+    ) -> Session:
+        """The session of one round.
+
+        Args:
+            flow: of the round, with the protocol embedded.
+            occasion: from `occasion`.
+            terms: of the sum.
+            turns: how many vectors may be under way at once.
+            ready: what a handshake for several rounds left.
+        """
+        start = Starting(occasion, terms, self.about.layout, self.models, self.aggregator, self.plan, ready)
+        invited = terms.roster.indexes if ready is None else ready.u2
+        return Session(flow, SERVER, {"client": invited}, [start], self.about.limits, turns=turns)
+
+    def take(self, outputs: Iterable[Any]) -> NextModel:
+        """Go on from the result of a round that opened its sum."""
+        opened = next(found for found in outputs if isinstance(found, NextModel))
+        self.models, self.plan = opened.models, self.plan.at(np.array(opened.state, dtype=np.float32))
+        return opened

@@ -1,0 +1,135 @@
+"""The server's driver: it runs the rounds of a job with the parties in a hall.
+
+What it does not protect: as `securefl.transport.hall`.  A run lives in this process alone: it ends with it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from protocols.errors import SecureSumError
+from protocols.session import Session
+from securefl.aggregator import ServerAggregator
+from securefl.cohort import smallest_cohort
+from securefl.models import from_vector, to_vector
+from securefl.report import model_file
+from securefl.results import RoundRecord
+from securefl.server_side import ServerSide
+from securefl.shared_job import SharedJob
+from securefl.transport.hall import Hall
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LARGE = 64 << 20
+"""Bytes of vectors that may be under way at once; where one has more, they come one at a time."""
+MOST_TURNS = 8
+
+
+def turns_for(largest: int) -> int:
+    """How many vectors of so many bytes may be under way at once."""
+    return max(1, min(MOST_TURNS, LARGE // max(1, largest)))
+
+
+class Serving:
+    """A run of a job.
+
+    Args:
+        shared: the job.
+        hall: who takes part.
+        aggregator: what is done with the sum; by default as the job says.
+        now: seconds, for the timings of the rounds.
+
+    Attributes:
+        records: of the rounds until now.
+    """
+
+    def __init__(
+        self,
+        shared: SharedJob,
+        hall: Hall,
+        *,
+        aggregator: ServerAggregator | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.shared, self.hall, self._now = shared, hall, now
+        rate = shared.job.performance.server_learning_rate
+        start = [to_vector(shared.template)] * shared.about.models
+        self.side = ServerSide(shared.about, start, aggregator or ServerAggregator(learning_rate=rate))
+        self.records = list[RoundRecord]()
+        self._least = smallest_cohort(shared.job.privacy, len(shared.cohort))
+        layouts = shared.about.protocol.layouts(shared.about.parameters).values()
+        self._turns = turns_for(max((layout.nbytes for layout in layouts), default=1))
+
+    @property
+    def models(self) -> list[NDArray[Any]]:
+        """The global models as they are now."""
+        return self.side.models
+
+    def files(self) -> dict[str, bytes]:
+        """What a run leaves behind, by file name: the model as `securefl.load_model` reads it, and the rounds, of sums alone."""
+        shared = self.shared
+        prefixes = [f"fold{i}." for i in range(len(self.models))] if len(self.models) > 1 else [""]
+        state = dict[str, Any]()
+        for prefix, vector in zip(prefixes, self.models, strict=True):
+            model = copy.deepcopy(shared.template)
+            from_vector(model, vector)
+            state |= {prefix + key: value.detach().numpy() for key, value in model.state_dict().items()}
+        rounds, job = [asdict(record) for record in self.records], shared.job.plain()
+        tree = {"run": self.hall.run, "roster": self.hall.members.serial, "protocol": shared.about.protocol.name, "rounds": rounds}
+        return {
+            "metrics.json": (json.dumps({**tree, "job": job}, indent=2) + "\n").encode(),
+            "model.safetensors": model_file(state, job, shared.preparation),
+        }
+
+    async def run(self, *, patience: float, on_round: Callable[[RoundRecord], None] = lambda _record: None) -> list[RoundRecord]:
+        """Run all rounds.
+
+        Args:
+            patience: seconds to wait for all parties before the first round; after that, and before any other, for enough of them.
+            on_round: called after each round.
+
+        Raises:
+            SecureSumError: where somebody who is invited was revoked meanwhile: the run cannot go on as it was agreed.
+            UserError: what the server's own step refused.
+        """
+        for number in range(1, self.shared.job.privacy.rounds + 1):
+            first = number == 1
+            self.hall.log("waiting", round=number, present=len(self.hall.seats), least=self._least)
+            await self.hall.gather(len(self.shared.cohort) if first else self._least, self._least, patience if first else 0.0)
+            self._check_roster()
+            self.records.append(await self._round(number))
+            on_round(self.records[-1])
+        return self.records
+
+    async def _round(self, number: int) -> RoundRecord:
+        began = self._now()
+        occasion = self.side.occasion(self.hall.run, number)
+        session = self.side.session(self.shared.flow, occasion, self.shared.terms(occasion), turns=self._turns)
+        await self.hall.sit("round", occasion, session)
+        record = self._taken(number, session, self._now() - began)
+        about = {"contributors": record.contributors, "aborted": record.aborted, "seconds": round(self._now() - began, 3)}
+        self.hall.log("round", run=self.hall.run, round=number, **about)
+        return record
+
+    def _taken(self, number: int, session: Session, seconds: float) -> RoundRecord:
+        contributors, metrics, aborted, abort = 0, dict[str, float](), None, session.ended
+        if abort is None:
+            opened = self.side.take(session.outputs)
+            contributors = opened.aggregate.contributors
+            metrics = self.shared.trainer.read(opened.aggregate.sums) if self.shared.about.plan.sums else {}
+        else:
+            aborted = f"{abort.step or 'round'}: {abort.check}"
+        invited = len(self.shared.cohort)
+        return RoundRecord(number, invited, contributors, {}, aborted, metrics, {}, {"round": seconds})
+
+    def _check_roster(self) -> None:
+        good = {entry.name for entry in self.hall.roster().parties}
+        out = [member.name for member in self.shared.cohort.members if member.name not in good]
+        if out:
+            raise SecureSumError(f"revoked since the run began: {', '.join(out)}; a new run is over the roster as it is now")

@@ -1,0 +1,175 @@
+"""A job as everybody between machines has it: the part that all must have alike, its hash, and what follows from it.
+
+The hash of a job is in the name of its run, so it enters every session identity: other jobs make masks that don't cancel.
+
+What it does not protect: a job that all agree to may be a bad one.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from protocols.flow import Flow
+from protocols.rand import Entropy
+from protocols.suite import Occasion, Roster, Terms
+from securefl.cohort import short_sums
+from securefl.data.public import Public, public_of
+from securefl.encode import limit_of
+from securefl.errors import UserError
+from securefl.metrics import BinaryMetrics
+from securefl.results import Preparation
+from securefl.run_terms import RunTerms
+from securefl.scaling import Scaler, from_ranges
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from protocols.policy import Policy
+    from securefl.job import Job
+    from securefl.trainer import ClientTrainer
+
+OWN = {"data": ("dir",), "privacy": ("ledger", "ledger_data"), "simulation": ("dropout", "baselines")}
+"""Keys of a job that are each machine's own business."""
+
+
+def shared(job: Job) -> dict[str, Any]:
+    """What all must have alike, as plain data: neither paths nor what a simulation alone has."""
+    tree = job.plain()
+    del tree["output"]
+    for section, keys in OWN.items():
+        for key in keys:
+            tree[section].pop(key, None)
+    if job.data.is_table:
+        tree["data"]["name"] = "table"
+    tree["data"]["ranges"] = [[name, *bounds] for name, bounds in job.data.ranges.items()]  # their order is that of the features
+    return tree
+
+
+def job_hash(job: Job) -> bytes:
+    """SHA-256 of `shared`, as JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(shared(job), sort_keys=True, separators=(",", ":")).encode()).digest()
+
+
+def run_name(job: bytes, entropy: Entropy) -> str:
+    """A name for a new run of a job: it never comes twice, and ends in the job's hash."""
+    return f"{entropy().bytes('run', 8).hex()}-{_text(job)}"
+
+
+def is_run_of(run: str, job: bytes) -> bool:
+    """Whether a run's name ends in this job's hash."""
+    return run.endswith(f"-{_text(job)}")
+
+
+def _text(job: bytes) -> str:
+    return base64.urlsafe_b64encode(job).decode().rstrip("=")
+
+
+@dataclass(frozen=True, eq=False)
+class SharedJob:
+    """A job over a network, worked out by one machine alone.
+
+    Attributes:
+        job: the job.
+        cohort: who is invited.
+        public: of its data.
+    """
+
+    job: Job
+    cohort: Roster
+    public: Public
+
+    @classmethod
+    def of(cls, job: Job, cohort: Roster) -> SharedJob:
+        """Check that the job can run over a network with these parties.
+
+        Raises:
+            UserError, Misuse: where it cannot, with the key.
+        """
+        for key, given in (
+            ("simulation.dropout", job.simulation.dropout > 0),
+            ("model.fix", job.model.fix),
+            ("data.scaling = noised", job.data.scaling == "noised"),
+            ("performance.handshake_rounds above 1", (job.performance.handshake_rounds or 1) > 1),
+        ):
+            if given:
+                raise UserError(f"{key} is refused over a network: it is for simulations yet")
+        made = cls(job, cohort, public_of(job))
+        made.about  # noqa: B018  (refused here, not in the first round)
+        return made
+
+    @cached_property
+    def hash(self) -> bytes:
+        """Of the job."""
+        return job_hash(self.job)
+
+    @cached_property
+    def template(self) -> nn.Module:
+        """The model at the start."""
+        from securefl.models import build  # noqa: PLC0415  (loads torch)
+
+        return build(self.job.model, len(self.public.features), self.job.simulation.seed)
+
+    @cached_property
+    def trainer(self) -> ClientTrainer:
+        """What a site does; to be copied."""
+        from securefl.trainer import ClientTrainer  # noqa: PLC0415
+
+        trainer = ClientTrainer(learning_rate=self.job.performance.learning_rate)
+        trainer.metrics = replace(BinaryMetrics(), limit=limit_of(self.job.privacy.precision), folds=self.job.data.splits)
+        return trainer
+
+    @cached_property
+    def about(self) -> RunTerms:
+        """What the run is."""
+        from securefl.models import to_vector  # noqa: PLC0415
+
+        return RunTerms.of(
+            self.job,
+            len(self.cohort),
+            to_vector(self.template).size,
+            copy.deepcopy(self.trainer).sums(),
+            models=self.job.data.splits,
+            models_per_record=max(1, self.job.data.splits - 1),
+        )
+
+    @property
+    def scaler(self) -> Scaler:
+        """How rows become features: by public ranges."""
+        return from_ranges(self.public.ranges)
+
+    @property
+    def preparation(self) -> Preparation:
+        """The same for the model's file."""
+        made, public = self.scaler, self.public
+        low, high = (None if part is None else tuple(map(float, part)) for part in (made.low, made.high))
+        columns = tuple(asdict(coding) for coding in public.codings)
+        return Preparation(
+            public.features, public.classes, columns, (*map(float, made.shift),), (*map(float, made.scale),), low, high
+        )
+
+    @cached_property
+    def flow(self) -> Flow:
+        """One round."""
+        from securefl.round import round_flow  # noqa: PLC0415
+        from securefl.secure import secured  # noqa: PLC0415
+
+        return secured(round_flow(), self.about.protocol)
+
+    @cached_property
+    def policy(self) -> Policy:
+        """What a party of this job asks of every sum: its protocol, its smallest cohort, and nobody who is not registered."""
+        policy = short_sums(self.job.privacy).policy
+        known = frozenset(member.identity for member in self.cohort.members)
+        suite = self.about.protocol.suite(self.about.parameters)
+        least = self.job.privacy.min_cohort or 2
+        return replace(policy, min_cohort=least, registered=known, suites=frozenset({suite}))
+
+    def terms(self, occasion: Occasion) -> Terms[Any]:
+        """The terms of a sum."""
+        return self.about.protocol.terms(occasion, self.cohort, self.about.parameters)

@@ -1,0 +1,290 @@
+"""The server's side of one federation: who is connected, and the sums that they sit down to.
+
+Nobody who is not on the newest roster has a seat.  A seat is one stream; who connects again takes the place of its older stream.
+
+What it does not protect: availability against the parties' network.  A party that is not there, or whose stream is cut in a sum, is
+a dropout of that sum.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from protocols.errors import Refused, require
+from protocols.schema import Message
+from protocols.session import Address, Session, client
+from protocols.suite import Occasion, Roster
+from securefl.transport.clock import Clock
+from securefl.transport.envelope import (
+    FROM_PARTY,
+    WIRE,
+    Adjourn,
+    Convene,
+    Dismiss,
+    Frame,
+    Hello,
+    Parcel,
+    Welcome,
+    control,
+    expect,
+    read,
+)
+from securefl.transport.log import Log
+from securefl.transport.roster import Entry, SignedRoster
+from securefl.transport.sitting import Sitting
+
+GREETING = 10.0
+"""Seconds within which a new stream must say what it wants."""
+WAITING = 256
+"""Most letters that wait for a party that does not read them."""
+IDLE = 64 << 20
+"""Bytes that a party may send to no sitting, such as late ones, before it is cut off."""
+
+
+class Stream(Protocol):
+    """What the port hands over of a call: raw messages."""
+
+    async def read(self) -> Any:
+        """The next message, or something that is no bytes at the end."""
+
+    async def write(self, message: bytes) -> None:
+        """Send one; returns when there is room for the next."""
+
+
+@dataclass(eq=False)
+class Seat:
+    """A party's stream.
+
+    Attributes:
+        name: the party's.
+        outgoing: what is to be sent; None ends the stream.
+    """
+
+    name: str
+    outgoing: asyncio.Queue[Parcel | bytes | None] = field(default_factory=asyncio.Queue)
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def post(self, what: Parcel | bytes | None) -> None:
+        """Send something after what waits already; a party that reads nothing is cut off."""
+        if self.outgoing.qsize() >= WAITING:
+            self.left.set()
+        self.outgoing.put_nowait(what)
+
+    def dismiss(self, check: str = "", detail: str = "") -> None:
+        """The last word."""
+        self.post(control(Dismiss(check, detail)))
+        self.post(None)
+
+
+class Hall:
+    """One federation on a port.
+
+    Args:
+        run: name of the run.
+        job: hash of the job.
+        roster: gives the newest roster that the server has, at every call anew.
+        worker: runs the sessions' steps.
+        clock: for deadlines.
+        log: for what happens.
+
+    Attributes:
+        seats: the connected parties, by name.
+    """
+
+    def __init__(
+        self, run: str, job: bytes, roster: Callable[[], SignedRoster], *, worker: Executor, clock: Clock, log: Log
+    ) -> None:
+        self.run, self.job, self.roster, self.log = run, job, roster, log
+        self.seats: dict[str, Seat] = {}
+        self.members = roster()
+        self._index = {entry.name: at for at, entry in enumerate(self.members.parties, 1)}
+        self._worker, self._clock = worker, clock
+        self._sitting: Sitting | None = None
+        self._sittings = 0
+        self._changed = asyncio.Condition()
+        self._waking: asyncio.Task[None] | None = None
+
+    @property
+    def cohort(self) -> Roster:
+        """Those invited, fixed when the hall was opened."""
+        return self.members.cohort
+
+    # Parties
+
+    async def attend(self, entry: Entry, stream: Stream) -> None:
+        """A party's stream, from its first word to its end.
+
+        Raises:
+            Refused: for what is no word of this wire; the stream is over then.
+        """
+        greeting = asyncio.ensure_future(stream.read())
+        await _first(greeting, self._clock.until(self._clock.now() + GREETING))
+        require(greeting.done(), "net-greeting", f"nothing in {GREETING:g} s", sender=entry.name)
+        hello = expect(_bytes(greeting.result()), FROM_PARTY, Hello)
+        self.log("calls", party=entry.name, software=hello.software, wire=hello.wire)
+        try:
+            self._admit(entry, hello)
+        except Refused as error:
+            await stream.write(control(Dismiss(error.check, error.detail)))
+            raise
+        seat = Seat(entry.name)
+        if (older := self.seats.get(entry.name)) is not None:
+            await self._leave(older, "replaced")
+        seat.post(control(Welcome(WIRE, self.run, self.members.document)))
+        await self._come(seat)
+        tasks = [asyncio.ensure_future(work) for work in (self._listen(seat, stream), _write(seat, stream), seat.left.wait())]
+        how = "cut"  # by gRPC, which ends the handler: a lost connection, or a message that is larger than it takes
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            how = "ended"
+        finally:
+            for task in tasks:
+                task.cancel()
+            await self._leave(seat, how)
+            found = await asyncio.gather(*tasks, return_exceptions=True)
+        for refused in (error for error in found if isinstance(error, Refused)):
+            raise refused
+
+    def _admit(self, entry: Entry, hello: Hello) -> None:
+        require(hello.wire == WIRE, "net-wire", f"the server speaks wire {WIRE}, {entry.name} wire {hello.wire}")
+        require(hello.roster <= self.members.serial, "roster-older", f"{entry.name} has seen roster {hello.roster}")
+        require(entry.name in self._index, "net-uninvited", f"{entry.name} is not of this run")
+        require(hello.job == self.job, "net-job", "the party's job is another than the server's")
+
+    async def _listen(self, seat: Seat, stream: Stream) -> None:
+        me, idle = client(self._index[seat.name]), 0
+        while isinstance(data := await stream.read(), bytes):
+            message = read(data, FROM_PARTY)
+            require(isinstance(message, Frame), "net-envelope", "a second greeting", sender=seat.name)
+            if isinstance(message, Frame):
+                sitting = self._sitting
+                if sitting is not None and sitting.number == message.sitting:
+                    await sitting.feed(me, message)
+                else:
+                    idle += len(data)
+                    require(idle <= IDLE, "net-flood", "too many bytes that belong to no sum", sender=seat.name)
+
+    async def _come(self, seat: Seat) -> None:
+        async with self._changed:
+            self.seats[seat.name] = seat
+            self._changed.notify_all()
+        self.log("seated", party=seat.name, present=len(self.seats))
+
+    async def _leave(self, seat: Seat, how: str) -> None:
+        seat.left.set()
+        if self.seats.get(seat.name) is not seat:
+            return
+        async with self._changed:
+            del self.seats[seat.name]
+            self._changed.notify_all()
+        if self._sitting is not None:
+            self._sitting.gone(client(self._index[seat.name]))
+        self.log("gone", party=seat.name, how=how, present=len(self.seats))
+
+    # The driver of the run
+
+    async def gather(self, wanted: int, least: int, patience: float) -> int:
+        """Wait until ``wanted`` parties are seated, or, after ``patience`` seconds, until ``least`` are; how many are."""
+        late = asyncio.ensure_future(self._wake_at(self._clock.now() + patience))
+        try:
+            async with self._changed:
+                await self._changed.wait_for(lambda: len(self.seats) >= (least if late.done() else wanted))
+        finally:
+            late.cancel()
+        return len(self.seats)
+
+    async def _wake_at(self, at: float) -> None:
+        await self._clock.until(at)
+        asyncio.get_running_loop().call_soon(self._wake)  # once this is done
+
+    def _wake(self) -> None:
+        async def wake() -> None:
+            async with self._changed:
+                self._changed.notify_all()
+
+        self._waking = asyncio.ensure_future(wake())
+
+    async def sit(self, stage: str, occasion: Occasion, session: Session) -> Session:
+        """Run one sum with those who are seated; the others are dropouts from the start.
+
+        Raises:
+            Exception: what the server's own code raised in a step.
+        """
+        self._sittings += 1
+        number = self._sittings
+        self.drop_revoked()
+        self.announce(Convene(number, stage, occasion.round, occasion.attempt))
+        here = set(self.seats)
+        sitting = self._sitting = Sitting(number, session, worker=self._worker, clock=self._clock, post=self._post)
+        for name, index in self._index.items():
+            if name not in here:
+                sitting.gone(client(index))
+        try:
+            await sitting.outcome()
+        finally:
+            sitting.close()
+            self._sitting = None
+        ended = session.ended
+        self.announce(Adjourn(number, "" if ended is None else ended.check))
+        for fault in session.faults:
+            self.log("fault", sender=self.named(fault.sender), check=fault.check, step=fault.step, round=occasion.round)
+        return session
+
+    def named(self, sender: str | None) -> str | None:
+        """The registered name behind ``client 3``."""
+        role, _, index = (sender or "").partition(" ")
+        return self.cohort.name(int(index)) if role == "client" and index.isdigit() else sender
+
+    def announce(self, message: Message) -> None:
+        """Tell everybody who is seated."""
+        data = control(message)
+        for seat in self.seats.values():
+            seat.post(data)
+
+    def drop_revoked(self) -> None:
+        """Cut off those whom a newer roster does not have any more."""
+        good = {entry.name for entry in self.roster().parties}
+        for name in [name for name in self.seats if name not in good]:
+            self.log("refused", party=name, check="peer-revoked")
+            self.seats[name].dismiss("peer-revoked", "revoked")
+
+    def dismiss(self, check: str = "", detail: str = "") -> None:
+        """Send everybody away."""
+        for seat in self.seats.values():
+            seat.dismiss(check, detail)
+
+    def _post(self, parcel: Parcel, to: Sequence[Address]) -> None:
+        for address in to:
+            seat = self.seats.get(self.cohort.name(address.index))
+            if seat is not None:
+                seat.post(parcel)
+
+
+async def _write(seat: Seat, stream: Stream) -> None:
+    while (what := await seat.outgoing.get()) is not None:
+        for message in what.frames() if isinstance(what, Parcel) else (what,):
+            await stream.write(message)
+
+
+async def _first(one: asyncio.Future[Any], other: Any) -> None:
+    """Wait for either; the second is forgotten."""
+    late = asyncio.ensure_future(other)
+    try:
+        await asyncio.wait({one, late}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        late.cancel()
+        if not one.done():
+            one.cancel()
+        with suppress(asyncio.CancelledError):
+            await late
+
+
+def _bytes(found: Any) -> bytes:
+    if not isinstance(found, bytes):
+        raise Refused("net-envelope", "the stream ended before it began")
+    return found

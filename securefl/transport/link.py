@@ -1,0 +1,237 @@
+"""A party's side of the stream: it calls, holds what it is told to its own view, and sits down to the sums that it agrees to.
+
+What it does not protect: a server that says nothing.  The party then waits, and has sent nothing but what it sent before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import grpc
+
+from protocols.errors import Refused, require
+from protocols.session import SERVER, Address, Session
+from securefl.errors import UserError
+from securefl.transport.clock import Clock
+from securefl.transport.enrolment import Credentials
+from securefl.transport.envelope import (
+    FROM_SERVER,
+    MOST_DOWN,
+    WIRE,
+    Adjourn,
+    Convene,
+    Dismiss,
+    Frame,
+    Hello,
+    Parcel,
+    Welcome,
+    control,
+    expect,
+    read,
+)
+from securefl.transport.log import Log
+from securefl.transport.port import ALIVE, METHOD, SERVICE
+from securefl.transport.roster import SignedRoster, not_older
+from securefl.transport.sitting import Sitting
+
+OPTIONS = (*ALIVE, ("grpc.max_receive_message_length", MOST_DOWN), ("grpc.max_send_message_length", -1))
+
+T = TypeVar("T")
+
+
+class Attendant(Protocol):
+    """What a party does in a run; every method may raise `Refused`."""
+
+    def welcome(self, run: str, roster: SignedRoster) -> None:
+        """The server names the run and the roster; called again after every reconnection."""
+
+    def convene(self, stage: str, number: int, attempt: int) -> tuple[Session, Sequence[object]]:
+        """The session of a sum, not begun, and the values from outside that it waits for."""
+
+    def adjourn(self, session: Session) -> None:
+        """A sum is over, or was broken off."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended for a party: ``check`` is empty where it is done; ``served`` says whether the server said so."""
+
+    check: str
+    detail: str = ""
+    served: bool = True
+
+
+class Link:
+    """A party's connection.
+
+    Args:
+        target: HOST:PORT of the server.
+        credentials: the party's.
+        job: hash of its job.
+        attendant: what it does.
+        worker: runs the sessions' steps.
+        clock: for deadlines.
+        log: for what happens.
+        software: name and version, told to the server.
+        keep: keeps a newer roster.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        credentials: Credentials,
+        job: bytes,
+        attendant: Attendant,
+        *,
+        worker: Executor,
+        clock: Clock,
+        log: Log,
+        software: str = "securefl",
+        keep: Callable[[SignedRoster], object] = lambda _: None,
+    ) -> None:
+        self._target, self._credentials, self._job, self._attendant = target, credentials, job, attendant
+        self._worker, self._clock, self._log, self._software, self._keep = worker, clock, log, software, keep
+        self._roster = credentials.roster
+        self._sitting: Sitting | None = None
+
+    async def attend(self, *, patience: float = 60.0) -> Ending:
+        """Take part until the server says that the run is done, calling again where the stream is cut.
+
+        Args:
+            patience: seconds for which the server may be out of reach.
+
+        Raises:
+            Refused: what the server said does not fit the party's own view.
+            UserError: where the server is out of reach for longer.
+        """
+        last, wait = self._clock.now(), 0.2
+        while True:
+            seated = False
+            try:
+                async with self._channel() as channel:
+                    call = channel.stream_stream(f"/{SERVICE}/{METHOD}")()
+                    ending = await self._call(call)
+                    if ending is not None:
+                        return ending
+                    seated = True
+            except grpc.aio.AioRpcError as error:
+                if error.code() in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.FAILED_PRECONDITION):
+                    return Ending(str(error.details() or "refused"), "the server refuses this party")
+                self._log("cut", server=self._target, status=error.code().name)
+                why = str(error.details())
+            else:
+                why = "the stream ended"
+            if seated:
+                last, wait = self._clock.now(), 0.2
+            if self._clock.now() - last > patience:
+                raise UserError(f"the server {self._target} cannot be reached: {' '.join(why.split())[:200]}")
+            await self._clock.until(self._clock.now() + wait)
+            wait = min(2 * wait, 5.0)
+
+    def _channel(self) -> Any:
+        key, certificate, authority = self._credentials.tls
+        secure = grpc.ssl_channel_credentials(root_certificates=authority, private_key=key, certificate_chain=certificate)
+        return grpc.aio.secure_channel(self._target, secure, options=OPTIONS)
+
+    async def _call(self, call: Any) -> Ending | None:
+        """One stream; None where it was cut after it had begun."""
+        outgoing: asyncio.Queue[Parcel] = asyncio.Queue()
+        await call.write(control(Hello(WIRE, self._software, self._job, self._roster.serial)))
+        first = await call.read()
+        if not isinstance(first, bytes):
+            await _raise(call)
+            return None
+        told = read(first, FROM_SERVER)
+        if isinstance(told, Dismiss):
+            return Ending(told.check, told.detail)
+        await self._welcome(expect(first, FROM_SERVER, Welcome))
+        writer = asyncio.ensure_future(_write(call, outgoing))
+        try:
+            return await self._listen(call, outgoing)
+        finally:
+            writer.cancel()
+            await self._rise()
+            call.cancel()
+
+    async def _at_work(self, what: Callable[..., T], *args: Any) -> T:
+        """Call the attendant in the worker: what it works out may take a while."""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, what, *args)
+
+    async def _welcome(self, told: Welcome) -> None:
+        require(told.wire == WIRE, "net-wire", f"the server speaks wire {told.wire}, this party wire {WIRE}")
+        roster = not_older(SignedRoster.read(told.roster, self._credentials.authority), self._roster)
+        await self._at_work(self._attendant.welcome, told.run, roster)
+        self._keep(roster)
+        self._roster = roster
+        self._log("welcome", run=told.run, roster=roster.serial)
+
+    async def _listen(self, call: Any, outgoing: asyncio.Queue[Parcel]) -> Ending | None:
+        while isinstance(data := await self._next(call), bytes):
+            match read(data, FROM_SERVER):
+                case Frame() as frame:
+                    if self._sitting is not None and self._sitting.number == frame.sitting:
+                        await self._sitting.feed(SERVER, frame)
+                case Convene(sitting, stage, number, attempt):
+                    await self._rise()
+                    session, inputs = await self._at_work(self._attendant.convene, stage, number, attempt)
+                    self._sit(sitting, session, inputs, outgoing)
+                    self._log("convened", stage=stage, round=number, attempt=attempt)
+                case Adjourn():
+                    await self._rise()
+                case Dismiss(check, detail):
+                    return Ending(check, detail)
+                case _:
+                    raise Refused("net-envelope", "a second welcome")
+        await _raise(call)
+        return None
+
+    async def _next(self, call: Any) -> Any:
+        """The next message; what fails in a step of the own session meanwhile is raised at once."""
+        reading = asyncio.ensure_future(call.read())
+        try:
+            while not reading.done():
+                ours = [] if self._sitting is None or self._sitting.task.done() else [self._sitting.task]
+                await asyncio.wait([reading, *ours], return_when=asyncio.FIRST_COMPLETED)
+                if self._sitting is not None and self._sitting.task.done():
+                    await self._sitting.outcome()
+            return reading.result()
+        finally:
+            reading.cancel()
+
+    def _sit(self, number: int, session: Session, inputs: Sequence[object], outgoing: asyncio.Queue[Parcel]) -> None:
+        def post(parcel: Parcel, _to: Sequence[Address]) -> None:
+            outgoing.put_nowait(parcel)
+
+        self._sitting = Sitting(number, session, worker=self._worker, clock=self._clock, post=post)
+        for value in inputs:
+            self._sitting.provide(value)
+
+    async def _rise(self) -> None:
+        """The sum is over, or the stream is."""
+        sitting, self._sitting = self._sitting, None
+        if sitting is None:
+            return
+        sitting.close()
+        try:
+            await sitting.outcome()
+        finally:
+            self._attendant.adjourn(sitting.session)
+        if (ended := sitting.session.ended) is not None:
+            self._log("left", check=ended.check, step=ended.step)
+
+
+async def _write(call: Any, outgoing: asyncio.Queue[Parcel]) -> None:
+    while True:
+        for message in (await outgoing.get()).frames():
+            await call.write(message)
+
+
+async def _raise(call: Any) -> None:
+    """Why a stream ended, where gRPC has a reason."""
+    code = await call.code()
+    if code is not grpc.StatusCode.OK:
+        raise grpc.aio.AioRpcError(code, await call.initial_metadata(), await call.trailing_metadata(), await call.details())

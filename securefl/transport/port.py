@@ -1,0 +1,138 @@
+"""The server's port: gRPC with mutual TLS, where the peer's certificate says who calls.
+
+TLS lets in who has a certificate of a consortium that this port serves; the roster decides, at every call, who that is.  A port may
+serve several halls; each certificate belongs to one.  Handlers are coroutines: a waiting connection holds no thread.
+
+What it does not protect: against a flood of connections; that is for the network in front.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from protocols.errors import Refused, require
+from securefl.errors import UserError
+from securefl.transport.clock import Clock
+from securefl.transport.envelope import MOST_UP
+from securefl.transport.hall import Hall
+from securefl.transport.log import Log
+from securefl.transport.roster import Entry, check_dates
+
+SERVICE, METHOD = "securefl.v1.Federation", "Attend"
+ALIVE = (
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+"""A peer that is gone without a word is found after 40 s at the latest, by either side."""
+OPTIONS = (
+    *ALIVE,
+    ("grpc.max_receive_message_length", MOST_UP),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.max_concurrent_streams", 4),
+    ("grpc.max_metadata_size", 16 << 10),
+    ("grpc.so_reuseport", 0),
+)
+
+
+class _Call:
+    """A call as a `securefl.transport.hall.Stream`."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    async def read(self) -> Any:
+        """The next message; `grpc.aio.EOF` at the end."""
+        return await self._context.read()
+
+    async def write(self, message: bytes) -> None:
+        """Send one."""
+        await self._context.write(message)
+
+
+class Port:
+    """A listening server.
+
+    Args:
+        listen: HOST:PORT; port 0 takes a free one.
+        tls: private key and certificate of the server, as PEM.
+        authorities: certificates of the consortia, as PEM.
+        halls: who may be called here.
+        clock: for the dates of certificates.
+        log: for who was refused.
+
+    Attributes:
+        port: the number, once it is started.
+    """
+
+    def __init__(
+        self, listen: str, tls: tuple[bytes, bytes], authorities: Sequence[bytes], halls: Sequence[Hall], *, clock: Clock, log: Log
+    ) -> None:
+        self._listen, self._halls, self._clock, self._log = listen, halls, clock, log
+        self._credentials = grpc.ssl_server_credentials([tls], root_certificates=b"".join(authorities), require_client_auth=True)
+        self._server: Any = None
+        self.port = 0
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            UserError: where that cannot be, such as on a port that is taken.
+        """
+        self._server = grpc.aio.server(options=OPTIONS)
+        handler = grpc.stream_stream_rpc_method_handler(self._attend)
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
+        try:
+            self.port = self._server.add_secure_port(self._listen, self._credentials)
+        except RuntimeError:
+            self.port = 0
+        if not self.port:
+            raise UserError(f"cannot listen on {self._listen}: the address is not this machine's, or the port is taken")
+        await self._server.start()
+
+    async def stop(self, grace: float = 2.0) -> None:
+        """Listen no more; streams get so many seconds to end."""
+        if self._server is not None:
+            await self._server.stop(grace)
+
+    async def _attend(self, _messages: Any, context: Any) -> None:
+        try:
+            hall, entry = self._who(context)
+        except Refused as error:
+            self._log("refused", party=error.sender, check=error.check, peer=context.peer())
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, error.check)
+        try:
+            await hall.attend(entry, _Call(context))
+        except Refused as error:
+            self._log("refused", party=entry.name, check=error.check, detail=error.detail)
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, error.check)
+        except (grpc.aio.AbortError, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            self._log("failed", party=entry.name, error=type(error).__name__)
+            raise
+
+    def _who(self, context: Any) -> tuple[Hall, Entry]:
+        """Whose certificate the caller has."""
+        found = context.auth_context().get("x509_pem_cert", [])
+        require(found, "peer-unknown", "no certificate")
+        certificate = x509.load_pem_x509_certificate(found[0])
+        der = certificate.public_bytes(Encoding.DER)
+        for hall in self._halls:
+            try:
+                entry = hall.roster().of_certificate(der)
+            except Refused as error:
+                if error.check == "peer-revoked":
+                    raise
+                continue
+            check_dates(certificate, self._clock.utc())
+            require(entry.part == "party", "peer-part", f"{entry.name} is a {entry.part}", sender=entry.name)
+            return hall, entry
+        raise Refused("peer-unknown", "a certificate that is on no roster here")

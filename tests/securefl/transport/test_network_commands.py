@@ -1,0 +1,187 @@
+"""``securefl serve`` and ``securefl join``: real processes on loopback, and what is refused in one line."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from securefl.cli import main
+from securefl.transport import keyfiles
+
+LIMIT = 240
+"""Seconds after which a process that should have ended has failed."""
+COMMAND = (sys.executable, "-c", "import sys; from securefl.cli import main; sys.exit(main())")
+JOB = """
+[data]
+name = "own.csv"
+label = "ill"
+site = "hospital"
+ranges = {{ age = [20, 90], pressure = [80, 200] }}
+[privacy]
+mechanism = "none"
+rounds = {rounds}
+local_steps = 1
+"""
+
+
+def table(path: Path, seed: int) -> None:
+    """Rows of one site."""
+    at = np.arange(40)
+    age, pressure = 30 + (at * 7 + seed) % 50, 100 + (at * 11 + 3 * seed) % 80
+    ill = (age + pressure > 190 + seed).astype(int)
+    lines = [f"{a},{p},{i}" for a, p, i in zip(age, pressure, ill, strict=True)]
+    path.write_text("\n".join(["age,pressure,ill", *lines]) + "\n")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Keys of three hospitals, their tables and a job."""
+    assert main(["keys", "try", str(tmp_path / "keys"), "north", "south", "west"]) == 0
+    for seed, name in enumerate(("north", "south", "west")):
+        table(tmp_path / f"{name}.csv", seed)
+    (tmp_path / "job.toml").write_text(JOB.format(rounds=40))
+    return tmp_path
+
+
+class Process:
+    """A command under way; its log is read line by line."""
+
+    def __init__(self, *args: object) -> None:
+        self.running = subprocess.Popen([*COMMAND, *map(str, args)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        self.lines: list[str] = []
+
+    def until(self, event: str) -> dict[str, Any]:
+        """The next line about this event."""
+        assert self.running.stderr is not None
+        for line in self.running.stderr:
+            self.lines.append(line)
+            if line.startswith("{") and json.loads(line)["event"] == event:
+                return dict(json.loads(line))
+        raise AssertionError(f"no {event}: {self.lines}")
+
+    def end(self) -> int:
+        """Its exit code."""
+        assert self.running.stderr is not None
+        self.lines += self.running.stderr.readlines()
+        return self.running.wait(LIMIT)
+
+
+@contextmanager
+def processes() -> Iterator[list[Process]]:
+    """Whatever happens, none is left; one that hangs is killed, and its test fails."""
+    made: list[Process] = []
+    try:
+        yield made
+    finally:
+        for process in made:
+            if process.running.poll() is None:
+                process.running.kill()
+            process.running.wait()
+            if process.running.stderr is not None:
+                process.running.stderr.close()
+
+
+def test_three_hospitals_train_from_their_own_tables_and_one_is_killed(place: Path) -> None:
+    """Killed after the first round, which all were in; the others' rounds go on, and end in a model."""
+    with processes() as made:
+        server = Process(
+            "serve", "--job", place / "job.toml", "--keys", place / "keys/server", "--listen", "127.0.0.1:0", "--out", place / "out"
+        )
+        made.append(server)
+        port = server.until("listening")["port"]
+        parties = {}
+        for name in ("north", "south", "west"):
+            own = ("--keys", place / "keys" / name, "--data", place / f"{name}.csv", "--job", place / "job.toml")
+            parties[name] = Process("join", "--server", f"localhost:{port}", *own)
+            made.append(parties[name])
+        assert server.until("round")["contributors"] == 3
+        parties["west"].running.kill()
+        assert server.end() == 0, server.lines
+        assert [parties[name].end() for name in ("north", "south", "west")] == [0, 0, -signal.SIGKILL], parties["north"].lines
+        rounds = [line for line in map(json.loads, server.lines) if line["event"] == "round"]
+        assert len(rounds) == 40
+        assert all(line["aborted"] is None for line in rounds if "aborted" in line)
+        assert rounds[-1]["contributors"] == 2
+        result = json.loads((place / "out/metrics.json").read_text())
+        assert [record["number"] for record in result["rounds"]] == list(range(1, 41))
+        assert (place / "out/model.safetensors").stat().st_size > 0
+        journal = json.loads((place / "keys/north/journal.json").read_text())
+        assert list(journal["spent"].values()) == [40]
+        said = "".join(line for process in made for line in process.lines).encode()
+        for name in ("north", "south", "west", "server"):
+            for key in (place / "keys" / name).glob("*.key"):
+                body = b"".join(key.read_bytes().splitlines()[1:-1])
+                assert body[:40] not in said
+        identity = keyfiles.read_identity(place / "keys/north")._private.private_bytes_raw()
+        assert identity.hex().encode() not in said
+
+
+def test_a_server_that_is_asked_to_stop_stops_in_good_order(place: Path) -> None:
+    with processes() as made:
+        made.append(Process("serve", "--job", place / "job.toml", "--keys", place / "keys/server", "--listen", "127.0.0.1:0"))
+        made[0].until("waiting")
+        made[0].running.send_signal(signal.SIGTERM)
+        assert made[0].end() == 143
+        assert made[0].lines[-1] == "securefl: stopped\n"
+
+
+SERVE = ["serve", "--job", "job.toml", "--keys", "keys/server"]
+JOIN = ["join", "--server", "localhost:1", "--keys", "keys/north", "--data", "north.csv", "--job", "job.toml"]
+
+
+def changed(line: list[str], option: str, value: str) -> list[str]:
+    at = line.index(option)
+    return [*line[: at + 1], value, *line[at + 2 :]]
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (changed(SERVE, "--keys", "nowhere"), "no folder of keys nowhere"),
+        (changed(SERVE, "--keys", "keys/north"), "keys/north holds no keys of a server"),
+        (changed(SERVE, "--job", "none.toml"), "none.toml: cannot read the job file"),
+        ([*SERVE, "--listen", "everywhere"], "'everywhere' is no HOST:PORT"),
+        ([*SERVE, "--listen", "192.0.2.1:7443"], "cannot listen on 192.0.2.1:7443"),
+        ([*SERVE, "--out", "job.toml"], "job.toml is not a folder"),
+        (changed(JOIN, "--keys", "keys/server"), "keys/server holds no keys of a party"),
+        (changed(JOIN, "--data", "none.csv"), "none.csv: there is no such file"),
+        (changed(JOIN, "--data", "heart"), "--data is 'heart', and the job is about a .csv file"),
+        (changed(JOIN, "--server", "localhost"), "'localhost' is no HOST:PORT"),
+        (JOIN[:-2], "own copy of the job: give --job, or put it into keys/north/job.toml"),
+    ],
+)
+def test_bad_input_is_one_line_and_a_code(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: list[str], why: str
+) -> None:
+    monkeypatch.chdir(place)
+    assert main(line) == 2
+    said = capsys.readouterr().err
+    assert re.search(re.escape(why), said.replace("\n", " ")), said
+    assert said.count("\n") == 1
+
+
+def test_a_party_with_a_key_that_others_may_read_does_not_call(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    (place / "keys/north/identity.key").chmod(0o644)
+    assert main(JOIN) == 2
+    assert "identity.key is a private key that others may read" in capsys.readouterr().err
+
+
+def test_a_server_that_cannot_be_reached_is_named(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    assert main([*JOIN, "--wait", "0.1"]) == 2
+    assert "the server localhost:1 cannot be reached" in capsys.readouterr().err
