@@ -18,6 +18,7 @@ from protocols.session import Session
 from protocols.suite import Occasion, Terms
 from protocols.sums import Party
 from securefl.modules import Copier
+from securefl.policy_file import PolicyFile
 from securefl.shared_job import SharedJob, is_run_of, job_hash
 from securefl.site_side import SiteSide
 from securefl.transport.roster import SignedRoster
@@ -40,6 +41,7 @@ class Attending:
         ledger: its own, or None.
         notices: called with a line that the site's operator must see.
         entropy: of its sampling, noise and rounding.
+        policy: its own, from its disk.
         check: called with the job over its cohort, before anything leaves; gives lines for the operator, or refuses.
     """
 
@@ -54,10 +56,12 @@ class Attending:
         ledger: PartyLedger | None = None,
         notices: Callable[[str], None] = lambda _line: None,
         entropy: Entropy = fresh,
+        policy: PolicyFile | None = None,
         check: Callable[[SharedJob], Sequence[str]] = lambda _shared: (),
     ) -> None:
         self._job, self._name, self._identity, self._journal, self._folds = job, name, identity, journal, folds
         self._ledger, self._notices, self._entropy, self._check = ledger, notices, entropy, check
+        self._policy = policy or PolicyFile("")
         self._run = ""
         self._shared: SharedJob | None = None
         self._side: SiteSide | None = None
@@ -74,7 +78,7 @@ class Attending:
         Raises:
             Refused: ``net-run`` for a run of another job, ``net-rerun`` for a second run, ``net-member`` where the own identity is
                 not on the roster.
-            UserError: where the job cannot run with this cohort, or would exceed a budget.
+            UserError: where the job cannot run with this cohort, the own policy refuses it, or it would exceed a budget.
         """
         if self._shared is not None and self._side is not None:
             require(run == self._run, "net-rerun", f"{run} after {self._run}: one run at a time, and by its operator's will")
@@ -84,6 +88,8 @@ class Attending:
         mine = roster.place(self._name, self._identity.public)
         shared = SharedJob.of(self._job, cohort)
         require(is_run_of(run, shared.hash), "net-run", "a run of another job than the party's own")
+        about = shared.about
+        self._policy.check_job(self._job, digest=shared.hash.hex(), protocol=about.protocol.name, values=about.plan.size)
         for line in self._check(shared):
             self._notices(line)
         side = SiteSide(
@@ -97,7 +103,7 @@ class Attending:
         )
         if self._ledger is not None:
             side.keep_ledger(self._ledger, run)
-        self._party = replace(Party(mine, self._identity, shared.policy), journal=self._journal)
+        self._party = replace(Party(mine, self._identity, self._policy.over(shared.policy, len(cohort))), journal=self._journal)
         self._run, self._shared, self._side = run, shared, side
 
     def convene(self, stage: str, number: int, attempt: int) -> tuple[Session, tuple[()]]:
@@ -123,7 +129,7 @@ class Attending:
         if self._side is not None:
             self._side.over(None)
         if session.ended is not None and session.ended.check.startswith(("policy-", "ledger-")):
-            self._notices(f"{self._name} does not take part, by its own {session.ended.check}: {session.ended.detail}")
+            self._notices(f"{self._name} does not take part, by its own {self._policy.explain(session.ended)}")
 
     @property
     def epsilon(self) -> float | None:

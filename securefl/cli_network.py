@@ -19,6 +19,7 @@ from securefl.errors import UserError, printable, quoted
 if TYPE_CHECKING:
     from securefl.data.types import Site
     from securefl.job import Job
+    from securefl.policy_file import PolicyFile
     from securefl.transport.link import Ending
 
 STOPPED = 143
@@ -33,9 +34,15 @@ def serve(
     wait: Annotated[
         float, typer.Option(metavar="SECONDS", help="How long to wait for all parties before the first round.")
     ] = 300.0,
+    store: Annotated[
+        str | None, typer.Option(metavar="URL", help="Database of the runs (default: SQLite, server.db in the folder of keys).")
+    ] = None,
+    models: Annotated[
+        str | None, typer.Option(metavar="URL", help="Where models go round by round (default: models in the folder of keys).")
+    ] = None,
+    anew: Annotated[bool, typer.Option("--anew", help="Begin a new run, even if one of this job has rounds left.")] = False,  # noqa: FBT002
 ) -> int:
     """Run a job's rounds with the parties that join; the server sees no row, no update and no key of theirs."""
-    from protocols.rand import fresh  # noqa: PLC0415
     from securefl import files  # noqa: PLC0415
     from securefl.job import Job  # noqa: PLC0415
     from securefl.transport.clock import SystemClock  # noqa: PLC0415
@@ -48,12 +55,19 @@ def serve(
     address(listen)
     if out is not None:
         files.check_folder(out, ("metrics.json", "model.safetensors"))
+    from securefl.keeping import Keeper, held_run  # noqa: PLC0415
     from securefl.serving import Serving  # noqa: PLC0415  (loads torch)
-    from securefl.shared_job import SharedJob, run_name  # noqa: PLC0415
+    from securefl.shared_job import SharedJob  # noqa: PLC0415
+    from securefl.store import Checkpoints, RunStore  # noqa: PLC0415
 
     roster = RosterFile(credentials)
-    shared = SharedJob.of(checked, roster().cohort)
-    run, log = run_name(shared.hash, fresh), JsonLog(clock)
+    shared, log = SharedJob.of(checked, roster().cohort), JsonLog(clock)
+    base = RunStore(store or f"sqlite:///{keys / 'server.db'}", clock=clock.utc)
+    base.know({entry.name: entry.identity for entry in roster().parties}, roster().serial)
+    held, goes_on = held_run(base, shared, anew=anew)
+    keeper, run = Keeper(held, Checkpoints(models or str(keys / "models"))), held.run
+    if goes_on:
+        log("resumed", run=run, finished=held.progress().finished, rounds=held.progress().rounds)
 
     async def work() -> int:
         with ThreadPoolExecutor(1, "session") as worker:
@@ -62,7 +76,7 @@ def serve(
             port = Port(listen, (key, certificate), [authority], [hall], clock=clock, log=log)
             await port.start()
             log("listening", run=run, port=port.port, parties=[entry.name for entry in hall.members.parties])
-            serving, why = Serving(shared, hall), "stopped"
+            serving, why = Serving(shared, hall, keeper=keeper), "stopped"
             try:
                 await serving.run(patience=wait)
                 why = ""
@@ -89,6 +103,10 @@ def join(
         Path | None, typer.Option(metavar="JOB.toml", help="The party's own copy of the job (default: job.toml in the folder).")
     ] = None,
     site: Annotated[str | None, typer.Option(help="Whose rows of the data (default: the party's name, or place).")] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What the party takes part in (default: policy.toml in the folder, if there)."),
+    ] = None,
     wait: Annotated[float, typer.Option(metavar="SECONDS", help="For how long the server may be out of reach.")] = 300.0,
 ) -> int:
     """Take part in a run with the own rows: nothing but the protocol's messages leaves this machine."""
@@ -105,7 +123,7 @@ def join(
     mine = keys / "job.toml" if job is None else job
     if job is None and not mine.exists():
         raise UserError(f"a party holds the server to its own copy of the job: give --job, or put it into {mine}")
-    checked = Job.load(mine)
+    checked, rules = Job.load(mine), own_policy(policy, keys)
     name = credentials.entry.name
     rows = own_rows(checked, data, name, site, [entry.name for entry in credentials.roster.parties])
     from securefl.attending import Attending  # noqa: PLC0415  (loads torch)
@@ -127,9 +145,18 @@ def join(
             journal = stack.enter_context(FileJournal(keys / "journal.json"))
             store = stack.enter_context(Store(keys / "ledger.db"))
             about = checked.privacy.ledger_data or Path(checked.data.name).name
+            rules.set_lifetime(store, (name, about))
             ledger = PartyLedger(store, name, about, digest_of((rows.x, rows.y)))
             attending = Attending(
-                checked, name, identity, journal, folds, ledger=ledger, notices=warn, check=lambda s: refuse_unfit(s, name, folds)
+                checked,
+                name,
+                identity,
+                journal,
+                folds,
+                ledger=ledger,
+                notices=warn,
+                policy=rules,
+                check=lambda s: refuse_unfit(s, name, folds),
             )
             link = Link(
                 server,
@@ -144,6 +171,16 @@ def join(
             return ended(await link.attend(patience=wait))
 
     return until_stopped(work)
+
+
+def own_policy(given: Path | None, keys: Path) -> PolicyFile:
+    """The policy that is named, else the one in the folder of keys, else one that asks nothing."""
+    from securefl.policy_file import PolicyFile  # noqa: PLC0415
+
+    usual = keys / "policy.toml"
+    if given is None and not usual.exists():
+        return PolicyFile("")
+    return PolicyFile.load(given or usual)
 
 
 def ended(ending: Ending) -> int:

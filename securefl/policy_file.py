@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from protocols.errors import Refused
+from protocols.errors import Abort, Refused
 from protocols.policy import Policy
 from protocols.suite import default_corrupt
 from securefl.errors import UserError
@@ -186,7 +186,7 @@ class PolicyFile:
             max_delta=_least(policy.max_delta, r.max_delta),
         )
 
-    def explain(self, refused: Refused) -> str:
+    def explain(self, refused: Refused | Abort) -> str:
         """A session's refusal in one line, with the line of the file where it comes from there."""
         key = _KEY_OF.get(refused.check, "")
         table, _, name = key.rpartition(".")

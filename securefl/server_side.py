@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from protocols.batch_types import ServerReady
 from protocols.bulk import Bulk
+from protocols.errors import Misuse
 from protocols.flow import Flow
 from protocols.intake import TURNS
 from protocols.session import SERVER, Session
@@ -65,8 +66,22 @@ class ServerSide:
         invited = terms.roster.indexes if ready is None else ready.u2
         return Session(flow, SERVER, {"client": invited}, [start], self.about.limits, turns=turns)
 
+    def opened(self, outputs: Iterable[Any]) -> NextModel:
+        """The result of a round that opened its sum; nothing goes on from it yet."""
+        return next(found for found in outputs if isinstance(found, NextModel))
+
+    def restore(self, models: Sequence[NDArray[np.float32]], state: Sequence[float]) -> None:
+        """Go on from these models and public values.
+
+        Raises:
+            Misuse: for another number of models, or of another size.
+        """
+        if [model.size for model in models] != [model.size for model in self.models]:
+            raise Misuse(f"models of {[m.size for m in models]} values do not go on from {[m.size for m in self.models]}")
+        self.models, self.plan = [*models], self.plan.at(np.array(state, dtype=np.float32))
+
     def take(self, outputs: Iterable[Any]) -> NextModel:
         """Go on from the result of a round that opened its sum."""
-        opened = next(found for found in outputs if isinstance(found, NextModel))
-        self.models, self.plan = opened.models, self.plan.at(np.array(opened.state, dtype=np.float32))
+        opened = self.opened(outputs)
+        self.restore(opened.models, opened.state)
         return opened

@@ -1,31 +1,38 @@
 """The server's driver: it runs the rounds of a job with the parties in a hall.
 
-What it does not protect: as `securefl.transport.hall`.  A run lives in this process alone: it ends with it.
+A run whose keeper has a store and a place for models goes on where a server that was killed left it: after the last finished round,
+with the next attempt of the one that broke off, or the round after it where its inputs had been asked for.
+
+What it does not protect: as `securefl.transport.hall`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from protocols.errors import SecureSumError
 from protocols.session import Session
 from securefl.aggregator import ServerAggregator
 from securefl.cohort import smallest_cohort
+from securefl.keeping import Keeper, Watched, in_memory
 from securefl.models import from_vector, to_vector
 from securefl.report import model_file
 from securefl.results import RoundRecord
 from securefl.server_side import ServerSide
 from securefl.shared_job import SharedJob
+from securefl.store import Attempt
 from securefl.transport.hall import Hall
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+T = TypeVar("T")
 LARGE = 64 << 20
 """Bytes of vectors that may be under way at once; where one has more, they come one at a time."""
 MOST_TURNS = 8
@@ -42,6 +49,7 @@ class Serving:
     Args:
         shared: the job.
         hall: who takes part.
+        keeper: of the run; by default one that ends with this process.
         aggregator: what is done with the sum; by default as the job says.
         now: seconds, for the timings of the rounds.
 
@@ -54,6 +62,7 @@ class Serving:
         shared: SharedJob,
         hall: Hall,
         *,
+        keeper: Keeper | None = None,
         aggregator: ServerAggregator | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -61,7 +70,10 @@ class Serving:
         rate = shared.job.performance.server_learning_rate
         start = [to_vector(shared.template)] * shared.about.models
         self.side = ServerSide(shared.about, start, aggregator or ServerAggregator(learning_rate=rate))
-        self.records = list[RoundRecord]()
+        self.keeper = keeper or in_memory(shared, hall.run, hall.clock.utc)
+        self.side.restore(*self.keeper.start(start, self.side.plan.state))
+        past = self.keeper.past()
+        self.records = [self._record(p.at.round, p.contributors, p.metrics, p.aborted, p.seconds) for p in past]
         self._least = smallest_cohort(shared.job.privacy, len(shared.cohort))
         layouts = shared.about.protocol.layouts(shared.about.parameters).values()
         self._turns = turns_for(max((layout.nbytes for layout in layouts), default=1))
@@ -98,35 +110,48 @@ class Serving:
             SecureSumError: where somebody who is invited was revoked meanwhile: the run cannot go on as it was agreed.
             UserError: what the server's own step refused.
         """
-        for number in range(1, self.shared.job.privacy.rounds + 1):
-            first = number == 1
-            self.hall.log("waiting", round=number, present=len(self.hall.seats), least=self._least)
+        first = True
+        while (attempt := await self._aside(self.keeper.begin)) is not None:
+            self.hall.log("waiting", round=attempt.round, attempt=attempt.attempt, present=len(self.hall.seats), least=self._least)
             await self.hall.gather(len(self.shared.cohort) if first else self._least, self._least, patience if first else 0.0)
+            first = False
             self._check_roster()
-            self.records.append(await self._round(number))
+            self.records.append(await self._round(attempt))
             on_round(self.records[-1])
         return self.records
 
-    async def _round(self, number: int) -> RoundRecord:
-        began = self._now()
-        occasion = self.side.occasion(self.hall.run, number)
+    async def _round(self, attempt: Attempt) -> RoundRecord:
+        began, number = self._now(), attempt.round
+        occasion = self.side.occasion(self.hall.run, number, attempt.attempt)
         session = self.side.session(self.shared.flow, occasion, self.shared.terms(occasion), turns=self._turns)
-        await self.hall.sit("round", occasion, session)
-        record = self._taken(number, session, self._now() - began)
+        names = [member.name for member in self.shared.cohort.members]
+        watched = Watched(self.keeper.held, attempt, self.shared.flow, session, names)
+        await self.hall.sit("round", occasion, session, watched)
+        record = await self._aside(lambda: self._taken(watched, session, self._now() - began))
         about = {"contributors": record.contributors, "aborted": record.aborted, "seconds": round(self._now() - began, 3)}
-        self.hall.log("round", run=self.hall.run, round=number, **about)
+        self.hall.log("round", run=self.hall.run, round=number, attempt=attempt.attempt, **about)
         return record
 
-    def _taken(self, number: int, session: Session, seconds: float) -> RoundRecord:
-        contributors, metrics, aborted, abort = 0, dict[str, float](), None, session.ended
-        if abort is None:
-            opened = self.side.take(session.outputs)
-            contributors = opened.aggregate.contributors
-            metrics = self.shared.trainer.read(opened.aggregate.sums) if self.shared.about.plan.sums else {}
-        else:
-            aborted = f"{abort.step or 'round'}: {abort.check}"
-        invited = len(self.shared.cohort)
-        return RoundRecord(number, invited, contributors, {}, aborted, metrics, {}, {"round": seconds})
+    def _taken(self, watched: Watched, session: Session, seconds: float) -> RoundRecord:
+        """What a round came to: in the store before it is told."""
+        number, abort = watched.attempt.round, session.ended
+        if abort is not None:
+            self.keeper.abort(watched, abort, seconds)
+            return self._record(number, 0, {}, f"{abort.step or 'round'}: {abort.check}", seconds)
+        opened = self.side.opened(session.outputs)
+        metrics = self.shared.trainer.read(opened.aggregate.sums) if self.shared.about.plan.sums else {}
+        self.keeper.finish(watched, opened, metrics, seconds)
+        self.side.restore(opened.models, opened.state)
+        return self._record(number, opened.aggregate.contributors, metrics, None, seconds)
+
+    def _record(
+        self, number: int, contributors: int, metrics: Mapping[str, float], aborted: str | None, seconds: float
+    ) -> RoundRecord:
+        return RoundRecord(number, len(self.shared.cohort), contributors, {}, aborted, dict(metrics), {}, {"round": seconds})
+
+    async def _aside(self, work: Callable[[], T]) -> T:
+        """Off the event loop: the store may take a while."""
+        return await asyncio.get_running_loop().run_in_executor(self.hall.worker, work)
 
     def _check_roster(self) -> None:
         good = {entry.name for entry in self.hall.roster().parties}

@@ -51,9 +51,14 @@ def shared(job: Job) -> dict[str, Any]:
     return tree
 
 
+def shared_text(job: Job) -> str:
+    """`shared` as JSON with sorted keys."""
+    return json.dumps(shared(job), sort_keys=True, separators=(",", ":"))
+
+
 def job_hash(job: Job) -> bytes:
-    """SHA-256 of `shared`, as JSON with sorted keys."""
-    return hashlib.sha256(json.dumps(shared(job), sort_keys=True, separators=(",", ":")).encode()).digest()
+    """SHA-256 of `shared_text`."""
+    return hashlib.sha256(shared_text(job).encode()).digest()
 
 
 def run_name(job: bytes, entropy: Entropy) -> str:

@@ -4,6 +4,6 @@ A party's own ledger of ε is `securefl.privacy.store`; nothing here is a party'
 """
 
 from securefl.store.checkpoints import Checkpoint, Checkpoints
-from securefl.store.runs import Attempt, HeldRun, Progress, RunStore
+from securefl.store.runs import Attempt, Fates, HeldRun, Past, Progress, RunStore
 
-__all__ = ["Attempt", "Checkpoint", "Checkpoints", "HeldRun", "Progress", "RunStore"]
+__all__ = ["Attempt", "Checkpoint", "Checkpoints", "Fates", "HeldRun", "Past", "Progress", "RunStore"]

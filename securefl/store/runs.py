@@ -10,8 +10,10 @@ What it does not protect: whoever may write the database may change it; parties 
 
 from __future__ import annotations
 
+import json
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from typing import Any, Self
 
 from sqlalchemy import Connection, Row, create_engine, event, func, make_url, select, update
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.pool import StaticPool
 
 from protocols.errors import Misuse
 from protocols.rand import Entropy, fresh
@@ -44,6 +47,29 @@ class Attempt:
 
     round: int
     attempt: int
+
+
+Fates = Mapping[str, tuple[str, str]]
+"""By member, what became of it (`securefl.store.tables.FATES`), and details."""
+
+
+@dataclass(frozen=True)
+class Past:
+    """An attempt that ended.
+
+    Attributes:
+        at: which.
+        contributors: parties in the sum; 0 without one.
+        aborted: why there was none, or None.
+        metrics: what the sum gave.
+        seconds: how long it took.
+    """
+
+    at: Attempt
+    contributors: int
+    aborted: str | None
+    metrics: dict[str, float]
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -86,12 +112,15 @@ class RunStore:
         except ArgumentError:
             raise UserError("the store needs a URL of a database, such as sqlite:///server.db") from None
         self.where, self._clock, self._entropy = parsed.render_as_string(hide_password=True), clock, entropy
-        self._sqlite = parsed.get_backend_name() == "sqlite"
-        if self._sqlite and parsed.database not in (None, "", ":memory:"):
+        sqlite, self._turn = parsed.get_backend_name() == "sqlite", threading.RLock()
+        options: dict[str, Any] = {"connect_args": {"timeout": PATIENCE}} if sqlite else {}
+        if sqlite and parsed.database in (None, "", ":memory:"):
+            options = {"connect_args": {"check_same_thread": False}, "poolclass": StaticPool}  # one database for all threads
+        elif sqlite:
             self._keep_to_the_owner(Path(str(parsed.database)))
         with self._named():
-            self._engine = create_engine(parsed, **({"connect_args": {"timeout": PATIENCE}} if self._sqlite else {}))
-            if self._sqlite:
+            self._engine = create_engine(parsed, **options)
+            if sqlite:
                 event.listen(self._engine, "connect", _begin_ourselves)
                 event.listen(self._engine, "begin", _immediate)
             with self._engine.begin() as connection:
@@ -114,7 +143,7 @@ class RunStore:
         Raises:
             UserError: for what goes wrong at the database.
         """
-        with self._named(), self._engine.begin() as connection:
+        with self._turn, self._named(), self._engine.begin() as connection:
             yield connection
 
     def know(self, members: Mapping[str, bytes], serial: int, revoked: frozenset[str] = frozenset()) -> None:
@@ -128,17 +157,28 @@ class RunStore:
                 elif found <= serial:
                     base.execute(update(tables.members).where(tables.members.c.name == name).values(**values))
 
-    def hold(self, run: str, *, job: str, text: str, rounds: int) -> HeldRun:
+    def unfinished(self, job: str, cohort: str) -> str | None:
+        """The newest run of this job over this cohort in which a round is left; None where there is none."""
+        with self.transaction() as base:
+            r = tables.runs.c
+            newest = select(r.name).where(r.job == job, r.cohort == cohort).order_by(r.created.desc(), r.name)
+            for name in base.execute(newest).scalars():
+                if not _progress(base, name).done:
+                    return str(name)
+        return None
+
+    def hold(self, run: str, *, job: str, cohort: str, text: str, rounds: int) -> HeldRun:
         """Begin a run, or take up one that was begun: what another server has under way there is lost to it.
 
         Args:
             run: its name, 1 … 128 characters.
             job: SHA-256 of the job, hexadecimal.
+            cohort: SHA-256 of who is invited, hexadecimal.
             text: the job.
             rounds: how many it asks for.
 
         Raises:
-            UserError: where the run exists with another job or other rounds.
+            UserError: where the run exists with another job, cohort or number of rounds.
         """
         if not 1 <= len(run) <= 128 or rounds < 1:
             raise Misuse(f"a run has a name of 1 to 128 characters and at least one round: {run!r}, {rounds}")
@@ -146,14 +186,15 @@ class RunStore:
         with self.transaction() as base:
             if base.execute(select(tables.jobs.c.digest).where(tables.jobs.c.digest == job)).scalar() is None:
                 base.execute(tables.jobs.insert().values(digest=job, text=text, added=now))
-            there = base.execute(select(tables.runs.c.job, tables.runs.c.rounds).where(tables.runs.c.name == run)).one_or_none()
+            r = tables.runs.c
+            there = base.execute(select(r.job, r.cohort, r.rounds).where(r.name == run)).one_or_none()
             if there is None:
-                base.execute(tables.runs.insert().values(name=run, job=job, rounds=rounds, holder=mark, created=now))
-            elif there != (job, rounds):
-                raise UserError(
-                    f"the run {quoted(run)} is in the store {self.where} with {there.rounds} rounds of the job {there.job[:12]}, "
-                    f"not {rounds} of {job[:12]}: give a run of another job another name"
-                )
+                values = {"job": job, "cohort": cohort, "rounds": rounds}
+                base.execute(tables.runs.insert().values(name=run, holder=mark, created=now, **values))
+            elif there != (job, cohort, rounds):
+                wanted = {"another job": job, "another cohort": cohort, f"{there.rounds} rounds": rounds}
+                what = next(name for (name, value), found in zip(wanted.items(), there, strict=True) if value != found)
+                raise UserError(f"the run {quoted(run)} is in the store {self.where} with {what}: give another run another name")
             else:
                 base.execute(update(tables.runs).where(tables.runs.c.name == run).values(holder=mark))
             a = tables.attempts.c
@@ -200,7 +241,7 @@ class HeldRun:
     def progress(self) -> Progress:
         """How far the run has come."""
         with self._store.transaction() as base:
-            return self._progress(base)
+            return _progress(base, self.run)
 
     def start_from(self, checkpoint: Checkpoint) -> None:
         """Write down the model that the run starts from; once.
@@ -209,7 +250,7 @@ class HeldRun:
             Misuse: where that is another than the one written before.
         """
         with self._writing() as base:
-            found = self._progress(base).model
+            found = _progress(base, self.run).model
             if found is None:
                 self._keep(base, 0, checkpoint)
             elif found[0] == 0 and found[1] != checkpoint:
@@ -222,14 +263,14 @@ class HeldRun:
             Misuse: where no round is left, or an attempt of this server's has not ended.
         """
         with self._writing() as base:
-            last = self._last(base)
+            last = _last(base, self.run)
             if last is not None and last.ended is None:
                 raise Misuse(f"attempt {last.attempt} of round {last.round} has not ended")
             if last is None or _used(last):
                 made = Attempt(1 if last is None else last.round + 1, 0)
             else:
                 made = Attempt(last.round, last.attempt + 1)
-            if made.round > self._progress(base).rounds:
+            if made.round > _progress(base, self.run).rounds:
                 raise Misuse(f"all rounds of {self.run} are used")
             values = {"run": self.run, "round": made.round, "attempt": made.attempt}
             base.execute(tables.attempts.insert().values(**values, began=self._store._now(), inputs_asked=False))  # noqa: SLF001
@@ -240,23 +281,52 @@ class HeldRun:
         with self._writing() as base:
             self._change(base, attempt, inputs_asked=True)
 
-    def finish(self, attempt: Attempt, checkpoint: Checkpoint, fates: Mapping[str, tuple[str, str]]) -> None:
+    def finish(
+        self,
+        attempt: Attempt,
+        checkpoint: Checkpoint | None,
+        fates: Fates,
+        *,
+        contributors: int,
+        metrics: Mapping[str, float] | None = None,
+        seconds: float = 0.0,
+    ) -> None:
         """The round is finished: its model and who was in it, all or nothing.
 
         Args:
             attempt: that was begun.
-            checkpoint: of the model after the round, already written.
+            checkpoint: of the model after the round, already written; None where models are not kept.
             fates: by member: one of `securefl.store.tables.FATES`, and details.
+            contributors: parties in the sum.
+            metrics: what the sum gave.
+            seconds: how long it took.
         """
+        told = json.dumps(dict(metrics or {}))
         with self._writing() as base:
-            summed = sum(fate == "summed" for fate, _ in fates.values())
-            self._end(base, attempt, fates, outcome="finished", inputs_asked=True, contributors=summed)
-            self._keep(base, attempt.round, checkpoint)
+            values = {"contributors": contributors, "metrics": told, "seconds": seconds}
+            self._end(base, attempt, fates, outcome="finished", inputs_asked=True, **values)
+            if checkpoint is not None:
+                self._keep(base, attempt.round, checkpoint)
 
-    def abort(self, attempt: Attempt, fates: Mapping[str, tuple[str, str]], *, step: str, check: str, detail: str) -> None:
+    def abort(self, attempt: Attempt, fates: Fates, *, step: str, check: str, detail: str = "", seconds: float = 0.0) -> None:
         """The attempt is over without a model; arguments as for `finish`, with where and why."""
         with self._writing() as base:
-            self._end(base, attempt, fates, outcome="aborted", step=step, check_name=check, detail=detail)
+            why = {"step": step, "check_name": check, "detail": detail}
+            self._end(base, attempt, fates, outcome="aborted", seconds=seconds, **why)
+
+    def past(self) -> list[Past]:
+        """The attempts that ended, in order."""
+        rows = [row for row in self._store.rows("attempts", self.run) if row["ended"] is not None]
+        return [
+            Past(
+                Attempt(row["round"], row["attempt"]),
+                row["contributors"] or 0,
+                None if row["outcome"] == "finished" else f"{row['step'] or 'round'}: {row['check_name'] or row['outcome']}",
+                json.loads(row["metrics"] or "{}"),
+                row["seconds"] or 0.0,
+            )
+            for row in rows
+        ]
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
@@ -268,21 +338,6 @@ class HeldRun:
                 raise UserError(f"another server has taken up the run {quoted(self.run)}: this one stops")
             yield base
 
-    def _progress(self, base: Connection) -> Progress:
-        a, c = tables.attempts.c, tables.checkpoints.c
-        rounds = base.execute(select(tables.runs.c.rounds).where(tables.runs.c.name == self.run)).scalar_one()
-        finished = base.execute(select(func.count()).where(a.run == self.run, a.outcome == "finished")).scalar_one()
-        newest = base.execute(select(tables.checkpoints).where(c.run == self.run).order_by(c.round.desc()).limit(1)).one_or_none()
-        model = None if newest is None else (newest.round, Checkpoint(newest.digest, newest.path, newest.size))
-        last = self._last(base)
-        used = 0 if last is None else last.round - (not _used(last))
-        return Progress(finished, used, rounds, model)
-
-    def _last(self, base: Connection) -> Row[Any] | None:
-        a = tables.attempts.c
-        query = select(tables.attempts).where(a.run == self.run).order_by(a.round.desc(), a.attempt.desc()).limit(1)
-        return base.execute(query).one_or_none()
-
     def _change(self, base: Connection, attempt: Attempt, **values: Any) -> None:
         a = tables.attempts.c
         open_one = update(tables.attempts).where(
@@ -291,7 +346,7 @@ class HeldRun:
         if base.execute(open_one.values(**values)).rowcount != 1:
             raise Misuse(f"attempt {attempt.attempt} of round {attempt.round} of {self.run} is not under way")
 
-    def _end(self, base: Connection, attempt: Attempt, fates: Mapping[str, tuple[str, str]], **values: Any) -> None:
+    def _end(self, base: Connection, attempt: Attempt, fates: Fates, **values: Any) -> None:
         self._change(base, attempt, ended=self._store._now(), **values)  # noqa: SLF001
         at = {"run": self.run, "round": attempt.round, "attempt": attempt.attempt}
         rows = [{**at, "member": name, "fate": fate, "detail": detail} for name, (fate, detail) in fates.items()]
@@ -301,6 +356,22 @@ class HeldRun:
     def _keep(self, base: Connection, number: int, made: Checkpoint) -> None:
         values = {"run": self.run, "round": number, "digest": made.digest, "path": made.path, "size": made.size}
         base.execute(tables.checkpoints.insert().values(**values))
+
+
+def _progress(base: Connection, run: str) -> Progress:
+    a, c = tables.attempts.c, tables.checkpoints.c
+    rounds = base.execute(select(tables.runs.c.rounds).where(tables.runs.c.name == run)).scalar_one()
+    finished = base.execute(select(func.count()).where(a.run == run, a.outcome == "finished")).scalar_one()
+    newest = base.execute(select(tables.checkpoints).where(c.run == run).order_by(c.round.desc()).limit(1)).one_or_none()
+    model = None if newest is None else (newest.round, Checkpoint(newest.digest, newest.path, newest.size))
+    last = _last(base, run)
+    return Progress(finished, 0 if last is None else last.round - (not _used(last)), rounds, model)
+
+
+def _last(base: Connection, run: str) -> Row[Any] | None:
+    a = tables.attempts.c
+    query = select(tables.attempts).where(a.run == run).order_by(a.round.desc(), a.attempt.desc()).limit(1)
+    return base.execute(query).one_or_none()
 
 
 def _used(last: Row[Any]) -> bool:

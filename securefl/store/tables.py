@@ -10,6 +10,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Float,
     ForeignKey,
     ForeignKeyConstraint,
     Integer,
@@ -58,6 +59,7 @@ runs = Table(
     metadata,
     Column("name", String(128), primary_key=True),
     Column("job", String(64), ForeignKey("jobs.digest"), nullable=False),
+    Column("cohort", String(64), nullable=False),  # SHA-256 of who is invited
     Column("rounds", Integer, nullable=False),
     Column("holder", String(32), nullable=False),  # the server that holds it: who comes later takes it over
     Column("created", DateTime, nullable=False),
@@ -73,6 +75,8 @@ attempts = Table(
     Column("ended", DateTime),
     Column("outcome", String(16)),
     Column("contributors", Integer),
+    Column("metrics", Text),  # JSON: what the round's sum gave, by name
+    Column("seconds", Float),
     Column("step", String(64)),
     Column("check_name", String(64)),
     Column("detail", Text),

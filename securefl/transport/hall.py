@@ -36,7 +36,7 @@ from securefl.transport.envelope import (
 )
 from securefl.transport.log import Log
 from securefl.transport.roster import Entry, SignedRoster
-from securefl.transport.sitting import Sitting
+from securefl.transport.sitting import Sitting, Watch
 
 GREETING = 10.0
 """Seconds within which a new stream must say what it wants."""
@@ -94,6 +94,8 @@ class Hall:
 
     Attributes:
         seats: the connected parties, by name.
+        worker: as given.
+        clock: as given.
     """
 
     def __init__(
@@ -103,7 +105,7 @@ class Hall:
         self.seats: dict[str, Seat] = {}
         self.members = roster()
         self._index = {entry.name: at for at, entry in enumerate(self.members.parties, 1)}
-        self._worker, self._clock = worker, clock
+        self.worker, self.clock = worker, clock
         self._sitting: Sitting | None = None
         self._sittings = 0
         self._changed = asyncio.Condition()
@@ -123,7 +125,7 @@ class Hall:
             Refused: for what is no word of this wire; the stream is over then.
         """
         greeting = asyncio.ensure_future(stream.read())
-        await _first(greeting, self._clock.until(self._clock.now() + GREETING))
+        await _first(greeting, self.clock.until(self.clock.now() + GREETING))
         require(greeting.done(), "net-greeting", f"nothing in {GREETING:g} s", sender=entry.name)
         hello = expect(_bytes(greeting.result()), FROM_PARTY, Hello)
         self.log("calls", party=entry.name, software=hello.software, wire=hello.wire)
@@ -190,7 +192,7 @@ class Hall:
 
     async def gather(self, wanted: int, least: int, patience: float) -> int:
         """Wait until ``wanted`` parties are seated, or, after ``patience`` seconds, until ``least`` are; how many are."""
-        late = asyncio.ensure_future(self._wake_at(self._clock.now() + patience))
+        late = asyncio.ensure_future(self._wake_at(self.clock.now() + patience))
         try:
             async with self._changed:
                 await self._changed.wait_for(lambda: len(self.seats) >= (least if late.done() else wanted))
@@ -199,7 +201,7 @@ class Hall:
         return len(self.seats)
 
     async def _wake_at(self, at: float) -> None:
-        await self._clock.until(at)
+        await self.clock.until(at)
         asyncio.get_running_loop().call_soon(self._wake)  # once this is done
 
     def _wake(self) -> None:
@@ -209,8 +211,14 @@ class Hall:
 
         self._waking = asyncio.ensure_future(wake())
 
-    async def sit(self, stage: str, occasion: Occasion, session: Session) -> Session:
+    async def sit(self, stage: str, occasion: Occasion, session: Session, watch: Watch | None = None) -> Session:
         """Run one sum with those who are seated; the others are dropouts from the start.
+
+        Args:
+            stage: of which the parties know.
+            occasion: of the sum.
+            session: the server's.
+            watch: called with letters before they leave, in the worker.
 
         Raises:
             Exception: what the server's own code raised in a step.
@@ -220,7 +228,7 @@ class Hall:
         self.drop_revoked()
         self.announce(Convene(number, stage, occasion.round, occasion.attempt))
         here = set(self.seats)
-        sitting = self._sitting = Sitting(number, session, worker=self._worker, clock=self._clock, post=self._post)
+        sitting = self._sitting = Sitting(number, session, worker=self.worker, clock=self.clock, post=self._post, watch=watch)
         for name, index in self._index.items():
             if name not in here:
                 sitting.gone(client(index))

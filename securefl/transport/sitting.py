@@ -23,6 +23,8 @@ from securefl.transport.envelope import Frame, Parcel, split
 
 Post = Callable[[Parcel, Sequence[Address]], None]
 """Takes a letter that leaves, and to whom."""
+Watch = Callable[[Sequence[Letter]], None]
+"""Looks at letters before they leave."""
 
 
 @dataclass(eq=False)
@@ -44,10 +46,13 @@ class Sitting:
         worker: runs its steps, one thread.
         clock: for its deadlines.
         post: called with every letter that leaves.
+        watch: called in the worker with the letters of a step, before any of them leaves; where it raises, none does.
     """
 
-    def __init__(self, number: int, session: Session, *, worker: Executor, clock: Clock, post: Post) -> None:
-        self.number, self.session = number, session
+    def __init__(
+        self, number: int, session: Session, *, worker: Executor, clock: Clock, post: Post, watch: Watch | None = None
+    ) -> None:
+        self.number, self.session, self._watch = number, session, watch
         self._worker, self._clock, self._post = worker, clock, post
         self._queue: asyncio.Queue[Callable[[], list[Letter]] | _Fed | None] = asyncio.Queue()
         self._held: dict[Address, _Fed] = {}
@@ -146,7 +151,10 @@ class Sitting:
 
     async def _act(self, event: Callable[[], list[Letter]]) -> None:
         def work() -> list[tuple[Parcel, Sequence[Address]]]:
-            return [(Parcel.of(letter, self.number), letter.to) for letter in event()]
+            letters = event()
+            if self._watch is not None:
+                self._watch(letters)
+            return [(Parcel.of(letter, self.number), letter.to) for letter in letters]
 
         for parcel, to in await asyncio.get_running_loop().run_in_executor(self._worker, work):
             self._post(parcel, to)

@@ -24,7 +24,7 @@ from sqlalchemy import create_engine, make_url, text
 from protocols.errors import Misuse
 from protocols.rand import Replay
 from securefl import UserError
-from securefl.store import Attempt, Checkpoint, Checkpoints, HeldRun, Progress, RunStore, tables
+from securefl.store import Attempt, Checkpoint, Checkpoints, HeldRun, Past, Progress, RunStore, tables
 from securefl.store.runs import MOST_ATTEMPTS
 
 JOB, OTHER = "ab" * 32, "cd" * 32
@@ -63,8 +63,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     engine.dispose()
 
 
-def hold(url: str, run: str = "trial", rounds: int = 3, job: str = JOB) -> HeldRun:
-    return RunStore(url, clock=clock).hold(run, job=job, text="[privacy]", rounds=rounds)
+def hold(url: str, run: str = "trial", rounds: int = 3, job: str = JOB, cohort: str = JOB) -> HeldRun:
+    return RunStore(url, clock=clock).hold(run, job=job, cohort=cohort, text="[privacy]", rounds=rounds)
 
 
 def test_a_run_from_its_first_round_to_its_last(url: str) -> None:
@@ -73,7 +73,7 @@ def test_a_run_from_its_first_round_to_its_last(url: str) -> None:
     assert run.progress() == Progress(0, 0, 2, (0, made(0)))
     first = run.begin()
     run.ask_inputs(first)
-    run.finish(first, made(1), FATES)
+    run.finish(first, made(1), FATES, contributors=1)
     second = run.begin()
     run.ask_inputs(second)
     run.abort(second, {"north": ("left", "policy-cohort")}, step="gather", check="quorum", detail="1 of 3")
@@ -127,14 +127,14 @@ def test_a_server_whose_run_was_taken_up_writes_nothing_more(url: str) -> None:
     for late in (
         old.begin,
         lambda: old.ask_inputs(attempt),
-        lambda: old.finish(attempt, made(1), FATES),
+        lambda: old.finish(attempt, made(1), FATES, contributors=1),
         lambda: old.abort(attempt, FATES, step="", check="", detail=""),
         lambda: old.start_from(made(0)),
     ):
         with pytest.raises(UserError, match="^another server has taken up the run trial: this one stops$"):
             late()
     again = new.begin()
-    new.finish(again, made(2), FATES)
+    new.finish(again, made(2), FATES, contributors=1)
     assert new.progress() == Progress(1, 1, 3, (1, made(2)))
 
 
@@ -145,10 +145,10 @@ def test_what_is_not_under_way_cannot_end_and_only_one_attempt_is(url: str) -> N
         run.begin()
     for other in (Attempt(1, 1), Attempt(2, 0)):
         with pytest.raises(Misuse, match="is not under way"):
-            run.finish(other, made(1), FATES)
-    run.finish(attempt, made(1), FATES)
+            run.finish(other, made(1), FATES, contributors=1)
+    run.finish(attempt, made(1), FATES, contributors=1)
     with pytest.raises(Misuse, match="is not under way"):
-        run.finish(attempt, made(2), FATES)
+        run.finish(attempt, made(2), FATES, contributors=1)
     with pytest.raises(Misuse, match="starts from|is not under way"):
         run.ask_inputs(attempt)
 
@@ -157,12 +157,12 @@ def test_what_finishes_a_round_happens_whole_or_not_at_all(url: str) -> None:
     run = hold(url)
     attempt = run.begin()
     with pytest.raises(UserError, match=r"cannot be used"):
-        run.finish(attempt, made(1), {"north": ("summed", ""), "south": ("away", "")})
+        run.finish(attempt, made(1), {"north": ("summed", ""), "south": ("away", "")}, contributors=1)
     assert run.progress() == Progress(0, 0, 3, None)
     with RunStore(url, clock=clock) as store:
         assert [(r["outcome"], r["inputs_asked"]) for r in store.rows("attempts")] == [(None, False)]
         assert store.rows("contributions") == []
-    run.finish(attempt, made(1), FATES)
+    run.finish(attempt, made(1), FATES, contributors=1)
 
 
 def test_a_run_keeps_its_job_its_rounds_and_its_first_model(url: str) -> None:
@@ -171,10 +171,23 @@ def test_a_run_keeps_its_job_its_rounds_and_its_first_model(url: str) -> None:
     run.start_from(made(0))
     with pytest.raises(Misuse, match="starts from"):
         run.start_from(made(1))
-    for changed in ({"job": OTHER}, {"rounds": 4}):
-        with pytest.raises(UserError, match="give a run of another job another name"):
-            hold(url, **changed)
+    for changed, what in (({"job": OTHER}, "another job"), ({"cohort": OTHER}, "another cohort"), ({"rounds": 4}, "3 rounds")):
+        with pytest.raises(UserError, match=f"with {what}: give another run another name"):
+            hold(url, **changed)  # type: ignore[arg-type]
     hold(url, "another", job=OTHER)
+
+
+def test_the_newest_run_with_a_round_left_is_found_again(url: str) -> None:
+    with RunStore(url, clock=clock) as store:
+        assert store.unfinished(JOB, JOB) is None
+        for name, cohort in (("first", JOB), ("second", OTHER)):
+            hold(url, name, rounds=1, cohort=cohort)
+        assert [store.unfinished(JOB, cohort) for cohort in (JOB, OTHER)] == ["first", "second"]
+        assert store.unfinished(OTHER, JOB) is None
+        run = hold(url, "first", rounds=1)
+        run.finish(run.begin(), None, FATES, contributors=1, metrics={"auroc": 0.5}, seconds=2.0)
+        assert store.unfinished(JOB, JOB) is None
+        assert run.past() == [Past(Attempt(1, 0), 1, None, {"auroc": 0.5}, 2.0)]
 
 
 def test_members_follow_the_newest_roster(url: str) -> None:
@@ -193,13 +206,14 @@ import os, signal, sys
 from datetime import UTC, datetime
 from securefl.store import Checkpoint, RunStore
 url, after = sys.argv[1:]
-run = RunStore(url, clock=lambda: datetime(2026, 1, 2, tzinfo=UTC)).hold("trial", job="ab" * 32, text="", rounds=9)
+store = RunStore(url, clock=lambda: datetime(2026, 1, 2, tzinfo=UTC))
+run = store.hold("trial", job="ab" * 32, cohort="ab" * 32, text="", rounds=9)
 die = lambda step: os.kill(os.getpid(), signal.SIGKILL) if step == after else None
 attempt = run.begin()
 die("begun")
 run.ask_inputs(attempt)
 die("asked")
-run.finish(attempt, Checkpoint("1" * 64, "1" * 64 + ".safetensors", 8), {"north": ("summed", "")})
+run.finish(attempt, Checkpoint("1" * 64, "1" * 64 + ".safetensors", 8), {"north": ("summed", "")}, contributors=1)
 die("finished")
 """
 
@@ -224,7 +238,7 @@ class Servers(RuleBasedStateMachine):
         self.begun, self.spent, self.finished = list[Attempt](), set[int](), dict[int, Checkpoint]()
 
     def held(self) -> HeldRun:
-        return self.store.hold("trial", job=JOB, text="", rounds=6)
+        return self.store.hold("trial", job=JOB, cohort=JOB, text="", rounds=6)
 
     @rule()
     def die(self) -> None:
@@ -247,7 +261,7 @@ class Servers(RuleBasedStateMachine):
     @precondition(lambda self: self.open is not None and self.open.round in self.spent)
     @rule(number=st.integers(1, 2**32))
     def finish(self, number: int) -> None:
-        self.run.finish(self.open, made(number), FATES)  # type: ignore[arg-type]
+        self.run.finish(self.open, made(number), FATES, contributors=1)  # type: ignore[arg-type]
         self.finished[self.open.round], self.open = made(number), None  # type: ignore[union-attr]
 
     @precondition(lambda self: self.open is not None)
