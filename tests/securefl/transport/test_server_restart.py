@@ -1,0 +1,243 @@
+"""A server that is gone at any message of a round, and another in its place; a party's policy file at the port."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from network_processes import Process, place, processes
+from wired import LIMIT, Lines, Wired, wired
+
+from protocols.policy import MemoryJournal
+from protocols.session import Letter
+from securefl import data as datasets
+from securefl.attending import Attending
+from securefl.errors import UserError
+from securefl.job import Job
+from securefl.keeping import Keeper, Watched, asking, held_run
+from securefl.own_rows import own_folds
+from securefl.policy_file import PolicyFile
+from securefl.serving import Serving
+from securefl.shared_job import SharedJob
+from securefl.store import Attempt, Checkpoints, HeldRun, RunStore
+from securefl.transport.link import Link
+
+__all__ = ["place"]
+SITES = ("a", "b", "c")
+JOB = Job.parse(
+    {"data": {"name": "breast-cancer", "clients": 3}, "privacy": {"mechanism": "none", "rounds": 3, "protocol": "secagg"}}
+)
+
+
+class Killed(BaseException):
+    """The server is gone."""
+
+
+async def served(net: Wired, folder: Path, journals: dict[str, MemoryJournal], *, anew: bool = False, policy: str = "") -> Serving:
+    """A server on the store in ``folder``, and all parties with their journals; until all rounds are used or the server is gone."""
+    shared = SharedJob.of(JOB, net.hall.cohort)
+    store = RunStore(f"sqlite:///{folder / 'server.db'}", clock=net.clock.utc)
+    held, _ = held_run(store, shared, anew=anew)
+    net.hall.run, net.hall.job = held.run, shared.hash
+    serving = Serving(shared, net.hall, keeper=Keeper(held, Checkpoints(str(folder / "models"))))
+    calls = list[asyncio.Future[Any]]()
+    for name, site in zip(SITES, datasets.of_job(JOB).sites, strict=True):
+        own = net.link(name)._credentials
+        assert own.identity is not None
+        party = Attending(JOB, name, own.identity, journals[name], own_folds(JOB, site), policy=PolicyFile(policy, "policy.toml"))
+        link = Link(net.target, own, shared.hash, party, worker=net.worker, clock=net.clock, log=Lines())
+        calls.append(asyncio.ensure_future(link.attend(patience=0.0)))
+    try:
+        await net.present(len(SITES))
+        async with asyncio.timeout(2 * LIMIT):
+            await serving.run(patience=0.0)
+    finally:
+        net.hall.dismiss()
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+    return serving
+
+
+def killed_and_replaced(folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> tuple[Serving, list[dict[str, Any]]]:
+    """The first server is gone in round 2, before any message of this kind leaves."""
+    journals = {name: MemoryJournal() for name in SITES}
+    watch = Watched.__call__
+
+    def gone(self: Watched, letters: Sequence[Letter]) -> None:
+        watch(self, letters)
+        if self.attempt.round == 2 and any(type(letter.message).__name__ == kind for letter in letters):
+            raise Killed
+
+    async def run() -> Serving:
+        async with wired(folder, names=SITES) as net:
+            return await served(net, folder, journals)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Watched, "__call__", gone)
+        with pytest.raises(Killed):
+            asyncio.run(run())
+    serving = asyncio.run(run())
+    with RunStore(f"sqlite:///{folder / 'server.db'}", clock=lambda: None) as store:  # type: ignore[arg-type,return-value]
+        return serving, store.rows("attempts")
+
+
+@pytest.mark.parametrize(
+    ("kind", "again"), [("GlobalModel", True), ("Listed", True), ("Sealed", False), ("Dropped", False), ("Agreed", False)]
+)
+def test_a_server_that_is_gone_at_a_message_is_followed_by_one_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, again: bool
+) -> None:
+    serving, rows = killed_and_replaced(tmp_path, monkeypatch, kind)
+    found = [((row["round"], row["attempt"]), row["outcome"], row["contributors"]) for row in rows]
+    retried = [((2, 1), "finished", 3)] if again else []
+    assert found == [((1, 0), "finished", 3), ((2, 0), "lost", None), *retried, ((3, 0), "finished", 3)]
+    assert [(record.number, record.aborted) for record in serving.records if record.aborted is None] == [
+        (number, None) for (number, _), outcome, _ in found if outcome == "finished"
+    ]
+    newest = serving.keeper.held.progress().model
+    assert newest is not None
+    assert newest[0] == 3
+    kept, _ = Checkpoints(str(tmp_path / "models")).load(newest[1])
+    np.testing.assert_array_equal(kept[0], serving.models[0])
+
+
+def test_control_without_the_line_about_inputs_the_round_is_asked_for_again_and_the_parties_refuse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HeldRun, "ask_inputs", lambda _self, _attempt: None)
+    _, rows = killed_and_replaced(tmp_path, monkeypatch, "Dropped")
+    assert ((rows[2]["round"], rows[2]["attempt"]), rows[2]["outcome"]) == ((2, 1), "aborted")
+
+
+def test_a_finished_run_is_followed_by_a_new_one_and_who_was_in_it_is_known(tmp_path: Path) -> None:
+    async def run(**options: Any) -> Serving:
+        async with wired(tmp_path, names=SITES) as net:
+            return await served(net, tmp_path, {name: MemoryJournal() for name in SITES}, **options)
+
+    first, second = asyncio.run(run()), asyncio.run(run())
+    assert first.keeper.held.run != second.keeper.held.run
+    with RunStore(f"sqlite:///{tmp_path / 'server.db'}", clock=lambda: None) as store:  # type: ignore[arg-type,return-value]
+        fates = {(row["member"], row["fate"]) for row in store.rows("contributions", first.keeper.held.run)}
+        assert fates == {(name, "summed") for name in SITES}
+        assert len(store.rows("runs")) == 2
+        assert store.unfinished(first.shared.hash.hex(), store.rows("runs")[0]["cohort"]) is None
+
+
+def test_a_model_that_was_changed_on_the_disk_stops_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> Serving:
+        async with wired(tmp_path, names=SITES) as net:
+            return await served(net, tmp_path, {name: MemoryJournal() for name in SITES})
+
+    begin = HeldRun.begin
+
+    def once(self: HeldRun) -> Attempt:
+        if self.progress().finished:
+            raise Killed
+        return begin(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HeldRun, "begin", once)
+        with pytest.raises(Killed):
+            asyncio.run(run())
+    for file in (tmp_path / "models").iterdir():
+        file.write_bytes(file.read_bytes()[:-1] + b"\1")
+    with pytest.raises(UserError, match="is not what was written"):
+        asyncio.run(run())
+
+
+@pytest.mark.parametrize("name", ["secagg", "kahe", "lightsecagg", "bfv", "plain-insecure"])
+def test_what_asks_for_inputs_is_the_last_message_before_they_leave(name: str) -> None:
+    from protocols.sums import scheme
+    from securefl.round import round_flow
+    from securefl.secure import secured
+
+    flow = secured(round_flow(), scheme(name))
+    ask, after = asking(flow)
+    told = [kind.__name__ for kind in flow.messages("client")]
+    spent = {"secagg": "Sealed", "kahe": "Sealed", "lightsecagg": "Relayed", "bfv": "Delivered", "plain-insecure": "GlobalModel"}
+    assert ask.__name__ == spent[name]
+    assert (after is None) == (name == "plain-insecure")
+    assert after is None or told[told.index(ask.__name__) + 1] == after.__name__ == "Dropped"
+
+
+def test_a_server_process_that_is_killed_is_replaced_and_no_round_is_lost(place: Path) -> None:
+    """SIGKILL in the middle of a run; the parties wait for the next server at the same address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    serve = ("serve", "--job", place / "job.toml", "--keys", place / "keys/server", "--listen", f"127.0.0.1:{port}")
+    with processes() as made:
+        server = Process(*serve)
+        made.append(server)
+        server.until("listening")
+        for name in ("north", "south", "west"):
+            own = ("--keys", place / "keys" / name, "--data", place / f"{name}.csv", "--job", place / "job.toml")
+            made.append(Process("join", "--server", f"localhost:{port}", *own))
+        for _ in range(4):
+            before = server.until("round")
+        server.running.kill()
+        assert server.end() == -signal.SIGKILL
+        later = Process(*serve, "--out", place / "out")
+        made.append(later)
+        assert later.until("resumed")["run"] == before["run"]
+        assert later.end() == 0, later.lines
+        assert [process.end() for process in made[1:4]] == [0, 0, 0], made[1].lines
+    with RunStore(f"sqlite:///{place / 'keys/server/server.db'}", clock=lambda: None) as store:  # type: ignore[arg-type,return-value]
+        rows = store.rows("attempts", before["run"])
+    finished = [row["round"] for row in rows if row["outcome"] == "finished"]
+    assert len({(row["round"], row["attempt"]) for row in rows}) == len(rows)
+    assert len(set(finished)) == len(finished)
+    assert sorted({row["round"] for row in rows}) == list(range(1, 41))
+    assert sum(row["outcome"] == "lost" for row in rows) <= 1
+    assert len(finished) >= 39
+    records = json.loads((place / "out/metrics.json").read_text())["rounds"]
+    assert [record["number"] for record in records if record["aborted"] is None] == finished
+
+
+def test_a_partys_policy_refuses_a_job_before_anything_leaves_and_names_its_line(place: Path) -> None:
+    (place / "keys/north/policy.toml").write_text("min_cohort = 2\nmax_rounds = 39\n")
+    with processes() as made:
+        made.append(Process("serve", "--job", place / "job.toml", "--keys", place / "keys/server", "--listen", "127.0.0.1:0"))
+        port = made[0].until("listening")["port"]
+        own = ("--keys", place / "keys/north", "--data", place / "north.csv", "--job", place / "job.toml")
+        made.append(Process("join", "--server", f"localhost:{port}", *own))
+        assert made[1].end() != 0
+        where = place / "keys/north/policy.toml"
+        assert f"{where}:2 (max_rounds = 39) refuses the job: the job has 40 rounds" in "".join(made[1].lines)
+        assert not (place / "keys/north/journal.json").exists() or "{}" in (place / "keys/north/journal.json").read_text()
+        made[0].running.send_signal(signal.SIGTERM)
+        made[0].end()
+
+
+def test_a_cohort_that_is_too_small_for_a_policy_is_refused_by_the_session_with_its_line(tmp_path: Path) -> None:
+    notices = list[str]()
+
+    async def run() -> None:
+        async with wired(tmp_path, names=SITES) as net:
+            shared = SharedJob.of(JOB, net.hall.cohort)
+            serving = Serving(shared, net.hall)
+            identity = net.link("a")._credentials.identity
+            assert identity is not None
+            site = datasets.of_job(JOB).sites[0]
+            rules = PolicyFile("# ours\nmin_cohort = 4", "policy.toml")
+            party = Attending(JOB, "a", identity, MemoryJournal(), own_folds(JOB, site), policy=rules, notices=notices.append)
+            held, _ = held_run(RunStore("sqlite://", clock=net.clock.utc), shared)
+            party.welcome(held.run, net.hall.members)
+            session, _ = party.convene("round", 1, 0)
+            occasion = serving.side.occasion(held.run, 1)
+            server = serving.side.session(shared.flow, occasion, shared.terms(occasion))
+            for letter in server.begin():
+                for chunk in letter.chunks():
+                    session.feed(server.me, chunk)
+            party.adjourn(session)
+
+    asyncio.run(run())
+    assert notices[-1].startswith("a does not take part, by its own policy.toml:2 (min_cohort = 4): policy-cohort: 3 invited")
