@@ -101,12 +101,13 @@ class RunStore:
         url: for SQLAlchemy: ``sqlite:///server.db``, ``postgresql+psycopg://…``.
         clock: gives the time in UTC.
         entropy: gives the marks of servers.
+        create: whether an SQLite file may be made.
 
     Raises:
         UserError: the database cannot be reached, is another program's, or of a later version; a password is not shown.
     """
 
-    def __init__(self, url: str, *, clock: Clock, entropy: Entropy = fresh) -> None:
+    def __init__(self, url: str, *, clock: Clock, entropy: Entropy = fresh, create: bool = True) -> None:
         try:
             parsed = make_url(url)
         except ArgumentError:
@@ -117,7 +118,7 @@ class RunStore:
         if sqlite and parsed.database in (None, "", ":memory:"):
             options = {"connect_args": {"check_same_thread": False}, "poolclass": StaticPool}  # one database for all threads
         elif sqlite:
-            self._keep_to_the_owner(Path(str(parsed.database)))
+            self._keep_to_the_owner(Path(str(parsed.database)), create=create)
         with self._named():
             self._engine = create_engine(parsed, **options)
             if sqlite:
@@ -201,6 +202,11 @@ class RunStore:
             base.execute(update(tables.attempts).where(a.run == run, a.ended.is_(None)).values(ended=now, outcome="lost"))
         return HeldRun(self, run, mark)
 
+    def progress(self, run: str) -> Progress:
+        """How far a run has come."""
+        with self.transaction() as base:
+            return _progress(base, run)
+
     def rows(self, table: str, run: str | None = None) -> list[dict[str, Any]]:
         """Rows of a table, in the order of its key; of one run alone, if it is named."""
         made = tables.metadata.tables[table]
@@ -221,9 +227,9 @@ class RunStore:
             cause = getattr(error, "orig", None) or error
             raise UserError(f"the store {self.where} cannot be used: {' '.join(str(cause).split())}") from None
 
-    def _keep_to_the_owner(self, path: Path) -> None:
+    def _keep_to_the_owner(self, path: Path, *, create: bool) -> None:
         try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            os.close(os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600))
             mode = path.stat().st_mode
         except OSError as error:
             raise UserError(f"the store {self.where} cannot be used: {error.strerror or error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
@@ -24,6 +25,7 @@ from sqlalchemy import create_engine, make_url, text
 from protocols.errors import Misuse
 from protocols.rand import Replay
 from securefl import UserError
+from securefl.cli import main
 from securefl.store import Attempt, Checkpoint, Checkpoints, HeldRun, Past, Progress, RunStore, tables
 from securefl.store.runs import MOST_ATTEMPTS
 
@@ -173,7 +175,7 @@ def test_a_run_keeps_its_job_its_rounds_and_its_first_model(url: str) -> None:
         run.start_from(made(1))
     for changed, what in (({"job": OTHER}, "another job"), ({"cohort": OTHER}, "another cohort"), ({"rounds": 4}, "3 rounds")):
         with pytest.raises(UserError, match=f"with {what}: give another run another name"):
-            hold(url, **changed)  # type: ignore[arg-type]
+            hold(url, **changed)
     hold(url, "another", job=OTHER)
 
 
@@ -204,6 +206,7 @@ def test_members_follow_the_newest_roster(url: str) -> None:
 KILLED = """
 import os, signal, sys
 from datetime import UTC, datetime
+from securefl.cli import main
 from securefl.store import Checkpoint, RunStore
 url, after = sys.argv[1:]
 store = RunStore(url, clock=lambda: datetime(2026, 1, 2, tzinfo=UTC))
@@ -363,6 +366,7 @@ FULL = """
 import resource, signal, sys
 import numpy as np
 from securefl import UserError
+from securefl.cli import main
 from securefl.store import Checkpoints
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
@@ -393,3 +397,34 @@ def test_sqlite_writes_through(tmp_path: Path) -> None:
         assert base.execute(text("PRAGMA synchronous")).scalar() == 3
         assert base.execute(text("PRAGMA foreign_keys")).scalar() == 1
     assert sqlite3.connect(tmp_path / "server.db").execute("PRAGMA journal_mode").fetchone() == ("delete",)
+
+
+def test_the_commands_tell_what_the_store_knows_and_make_no_file(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run = hold(url, "first-run", rounds=2)
+    run.start_from(made(0))
+    run.finish(run.begin(), made(1), FATES, contributors=1)
+    run.abort(run.begin(), {"north": ("left", "policy-cohort")}, step="gather", check="quorum", detail="1 of 3")
+    hold(url, "second-run")
+    assert main(["jobs", "--store", url, "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["jobs"]
+    assert [(r["run"], r["rounds"], r["finished"], r["used"]) for r in listed] == [("first-run", 2, 1, 1), ("second-run", 3, 0, 0)]
+    assert main(["status", "first", "--store", url, "--json"]) == 0
+    tree = json.loads(capsys.readouterr().out)
+    assert [(a["round"], a["outcome"], a["check"]) for a in tree["attempts"]] == [(1, "finished", None), (2, "aborted", "quorum")]
+    assert {m["member"]: (m["summed"], m["dropped"], m["left"]) for m in tree["members"]} == {
+        "north": (1, 0, 1),
+        "south": (0, 1, 0),
+    }
+    assert tree["model"] == {"round": 1, "digest": made(1).digest}
+    assert main(["status", "--store", url]) == 0
+    assert "has rounds left" in capsys.readouterr().out
+    for wrong, words in (("third", "no run of"), ("", "2 runs of")):
+        assert main(["status", wrong, "--store", url]) != 0
+        assert words in capsys.readouterr().err
+
+
+def test_who_asks_for_a_store_that_is_not_there_makes_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--keys", str(tmp_path)], [], ["--keys", "x", "--store", "y"]):
+        assert main(["jobs", *arguments]) != 0
+        assert len(capsys.readouterr().err.splitlines()) == 1
+    assert [*tmp_path.iterdir()] == []
