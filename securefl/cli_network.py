@@ -33,6 +33,7 @@ def serve(
     wait: Annotated[
         float, typer.Option(metavar="SECONDS", help="How long to wait for all parties before the first round.")
     ] = 300.0,
+    tape: Annotated[Path | None, typer.Option(metavar="FILE", help="Record what the server sees.")] = None,
 ) -> int:
     """Run a job's rounds with the parties that join; the server sees no row, no update and no key of theirs."""
     from protocols.rand import fresh  # noqa: PLC0415
@@ -46,8 +47,11 @@ def serve(
 
     checked, credentials, clock = Job.load(job), Credentials.load(keys, "server"), SystemClock()
     address(listen)
+    if tape is not None and tape.exists():
+        raise UserError(f"--tape: {tape} exists, and what was recorded is never written over: name another, or remove it")
     if out is not None:
         files.check_folder(out, ("metrics.json", "model.safetensors"))
+    from securefl.audit.tape import Tape  # noqa: PLC0415
     from securefl.serving import Serving  # noqa: PLC0415  (loads torch)
     from securefl.shared_job import SharedJob, run_name  # noqa: PLC0415
 
@@ -62,7 +66,8 @@ def serve(
             port = Port(listen, (key, certificate), [authority], [hall], clock=clock, log=log)
             await port.start()
             log("listening", run=run, port=port.port, parties=[entry.name for entry in hall.members.parties])
-            serving, why = Serving(shared, hall), "stopped"
+            recorded = None if tape is None else Tape(tape)
+            serving, why = Serving(shared, hall, tape=recorded), "stopped"
             try:
                 await serving.run(patience=wait)
                 why = ""
@@ -72,6 +77,8 @@ def serve(
             finally:
                 hall.dismiss("" if not why else "net-stopped", why[:200])
                 await port.stop()
+                if recorded is not None:
+                    recorded.seal()
                 if out is not None and serving.records:
                     for path in files.write_all(out, serving.files()):
                         log("written", path=str(path))
@@ -129,8 +136,17 @@ def join(
             about = checked.privacy.ledger_data or Path(checked.data.name).name
             ledger = PartyLedger(store, name, about, digest_of((rows.x, rows.y)))
             attending = Attending(
-                checked, name, identity, journal, folds, ledger=ledger, notices=warn, check=lambda s: refuse_unfit(s, name, folds)
+                checked,
+                name,
+                identity,
+                journal,
+                folds,
+                ledger=ledger,
+                notices=warn,
+                logs=keys / "logs",
+                check=lambda s: refuse_unfit(s, name, folds),
             )
+            stack.callback(attending.close)
             link = Link(
                 server,
                 credentials,

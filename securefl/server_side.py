@@ -9,6 +9,7 @@ What it does not protect: the models are the server's; parties bind their sums t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from protocols.batch_types import ServerReady
 from protocols.bulk import Bulk
+from protocols.errors import Misuse
 from protocols.flow import Flow
 from protocols.intake import TURNS
 from protocols.session import SERVER, Session
@@ -24,6 +26,23 @@ from securefl.aggregator import ServerAggregator
 from securefl.encoding import Encoding
 from securefl.round import NextModel, Starting, model_values
 from securefl.run_terms import RunTerms
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """How far a run has come: what a server needs to go on with it.
+
+    Attributes:
+        rounds: finished rounds, aborted ones included.
+        attempt: number of the next round's attempt: above 0 where that round was begun before, as no occasion comes twice.
+        models: the global models, one vector of shape (d,), float32, for each that is trained side by side.
+        state: public values of the encoding.
+    """
+
+    rounds: int
+    attempt: int
+    models: tuple[NDArray[np.float32], ...]
+    state: tuple[float, ...] = ()
 
 
 class ServerSide:
@@ -43,6 +62,21 @@ class ServerSide:
         self.about, self.aggregator = about, aggregator
         self.models: list[NDArray[np.float32]] = [model.copy() for model in models]
         self.plan: Encoding = about.plan
+
+    def progress(self, rounds: int, attempt: int = 0) -> Progress:
+        """What is to be kept after so many rounds."""
+        return Progress(rounds, attempt, tuple(model.copy() for model in self.models), tuple(self.plan.state))
+
+    def go_on(self, progress: Progress) -> None:
+        """Take up what was kept.
+
+        Raises:
+            Misuse: where it is of other models.
+        """
+        if [model.shape for model in progress.models] != [model.shape for model in self.models]:
+            raise Misuse("what was kept is of other models than the job's")
+        self.models = [model.copy() for model in progress.models]
+        self.plan = self.about.plan.at(np.array(progress.state, dtype=np.float32))
 
     def occasion(self, run: str, number: int, attempt: int = 0) -> Occasion:
         """Round ``number`` of a run, with the hash of the models that its parties will be shown."""

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from protocols.errors import SecureSumError
 from protocols.session import Session
@@ -19,12 +19,14 @@ from securefl.cohort import smallest_cohort
 from securefl.models import from_vector, to_vector
 from securefl.report import model_file
 from securefl.results import RoundRecord
-from securefl.server_side import ServerSide
+from securefl.server_side import Progress, ServerSide
 from securefl.shared_job import SharedJob
 from securefl.transport.hall import Hall
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from securefl.audit.tape import Tape
 
 LARGE = 64 << 20
 """Bytes of vectors that may be under way at once; where one has more, they come one at a time."""
@@ -43,6 +45,7 @@ class Serving:
         shared: the job.
         hall: who takes part.
         aggregator: what is done with the sum; by default as the job says.
+        tape: what the server sees is written on it.
         now: seconds, for the timings of the rounds.
 
     Attributes:
@@ -55,9 +58,10 @@ class Serving:
         hall: Hall,
         *,
         aggregator: ServerAggregator | None = None,
+        tape: Tape | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.shared, self.hall, self._now = shared, hall, now
+        self.shared, self.hall, self._tape, self._now = shared, hall, tape, now
         rate = shared.job.performance.server_learning_rate
         start = [to_vector(shared.template)] * shared.about.models
         self.side = ServerSide(shared.about, start, aggregator or ServerAggregator(learning_rate=rate))
@@ -87,30 +91,50 @@ class Serving:
             "model.safetensors": model_file(state, job, shared.preparation),
         }
 
-    async def run(self, *, patience: float, on_round: Callable[[RoundRecord], None] = lambda _record: None) -> list[RoundRecord]:
-        """Run all rounds.
+    async def run(
+        self,
+        *,
+        patience: float,
+        begin: Progress | None = None,
+        on_begin: Callable[[int, int], None] = lambda _number, _attempt: None,
+        on_round: Callable[[RoundRecord, Progress], None] = lambda _record, _progress: None,
+    ) -> list[RoundRecord]:
+        """Run all rounds, or those that are left.
 
         Args:
             patience: seconds to wait for all parties before the first round; after that, and before any other, for enough of them.
-            on_round: called after each round.
+            begin: how far the run, under the hall's name for it, had come; by default it is a new one.
+            on_begin: called with number and attempt before anything of a round leaves: who keeps them never repeats an occasion.
+            on_round: called after each round, with what is to be kept.
 
         Raises:
             SecureSumError: where somebody who is invited was revoked meanwhile: the run cannot go on as it was agreed.
             UserError: what the server's own step refused.
         """
-        for number in range(1, self.shared.job.privacy.rounds + 1):
-            first = number == 1
+        if begin is not None:
+            self.side.go_on(begin)
+        done, again = (0, 0) if begin is None else (begin.rounds, begin.attempt)
+        for number in range(done + 1, self.shared.job.privacy.rounds + 1):
+            first = number == done + 1
+            attempt = again if first else 0
             self.hall.log("waiting", round=number, present=len(self.hall.seats), least=self._least)
             await self.hall.gather(len(self.shared.cohort) if first else self._least, self._least, patience if first else 0.0)
             self._check_roster()
-            self.records.append(await self._round(number))
-            on_round(self.records[-1])
+            on_begin(number, attempt)
+            self.records.append(await self._round(number, attempt))
+            on_round(self.records[-1], self.side.progress(number))
         return self.records
 
-    async def _round(self, number: int) -> RoundRecord:
+    async def _round(self, number: int, attempt: int) -> RoundRecord:
         began = self._now()
-        occasion = self.side.occasion(self.hall.run, number)
-        session = self.side.session(self.shared.flow, occasion, self.shared.terms(occasion), turns=self._turns)
+        occasion = self.side.occasion(self.hall.run, number, attempt)
+        terms = self.shared.terms(occasion)
+        session = self.side.session(self.shared.flow, occasion, terms, turns=self._turns)
+        if self._tape is not None:
+            from securefl.audit.recorded import Recorded  # noqa: PLC0415
+
+            self._tape.begin(self.shared.about.protocol, terms)
+            session = cast("Session", Recorded(session, self._tape))
         await self.hall.sit("round", occasion, session)
         record = self._taken(number, session, self._now() - began)
         about = {"contributors": record.contributors, "aborted": record.aborted, "seconds": round(self._now() - began, 3)}

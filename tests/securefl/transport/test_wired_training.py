@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from wired import LIMIT, Lines, Wired, wired
 
-from protocols.errors import Refused
+from protocols.errors import Misuse, Refused
 from protocols.policy import MemoryJournal
 from protocols.rand import Entropy, Rand, Seed
 from protocols.suite import Occasion
 from securefl import data as datasets
 from securefl.attending import Attending
+from securefl.audit.tape import Tape
+from securefl.cli import main
 from securefl.data.public import own_table, public_of
 from securefl.errors import UserError
 from securefl.job import Job
@@ -26,6 +30,7 @@ from securefl.privacy.budget import PartyLedger
 from securefl.privacy.store import Budget, Store
 from securefl.round import Fold
 from securefl.runner import Runner
+from securefl.server_side import Progress
 from securefl.serving import Serving
 from securefl.shared_job import SharedJob, is_run_of, job_hash, run_name
 from securefl.transport.link import Link
@@ -59,18 +64,22 @@ class Trained:
     endings: list[Any]
 
 
-async def train(
-    net: Wired, some: Job, *, jobs: dict[str, Job] | None = None, ledgers: dict[str, PartyLedger] | None = None, least: int = 3
-) -> Trained:
-    """A run of all parties; ``jobs`` are those of parties that have another one."""
+def start(
+    net: Wired,
+    some: Job,
+    *,
+    jobs: dict[str, Job] | None = None,
+    ledgers: dict[str, PartyLedger] | None = None,
+    record: Path | None = None,
+) -> tuple[SharedJob, dict[str, Attending], list[asyncio.Future[Any]]]:
+    """All parties call; ``jobs`` are those of parties that have another one than the server."""
     shared = SharedJob.of(some, net.hall.cohort)
     net.hall.run, net.hall.job = run_name(shared.hash, entropy("run")), shared.hash
-    attending, calls, rows = dict[str, Attending](), list[asyncio.Future[Any]](), folds(some)
+    attended, calls, rows = dict[str, Attending](), list[asyncio.Future[Any]](), folds(some)
     for name in SITES:
-        own = net.link(name)
-        credentials = own._credentials
+        credentials = net.link(name)._credentials
         assert credentials.identity is not None
-        attending[name] = Attending(
+        attended[name] = Attending(
             (jobs or {}).get(name, some),
             name,
             credentials.identity,
@@ -78,19 +87,31 @@ async def train(
             rows[name],
             ledger=(ledgers or {}).get(name),
             entropy=entropy(name),
+            logs=None if record is None else record / "logs",
         )
         hash_told = shared.hash  # also by who has another job: what the server says is what it is held to
-        link = Link(net.target, credentials, hash_told, attending[name], worker=net.worker, clock=net.clock, log=Lines())
+        link = Link(net.target, credentials, hash_told, attended[name], worker=net.worker, clock=net.clock, log=Lines())
         calls.append(asyncio.ensure_future(link.attend(patience=0.0)))
+    return shared, attended, calls
+
+
+async def train(net: Wired, some: Job, *, least: int = 3, record: Path | None = None, **parties: Any) -> Trained:
+    """A run of all parties, or of those that stay."""
+    shared, attended, calls = start(net, some, record=record, **parties)
     if least < len(SITES):
         await asyncio.wait(calls, timeout=LIMIT, return_when=asyncio.FIRST_COMPLETED)
     await net.present(least)
-    serving = Serving(shared, net.hall)
+    tape = None if record is None else Tape(record / "run.tape")
+    serving = Serving(shared, net.hall, tape=tape)
     async with asyncio.timeout(2 * LIMIT):
-        await net.hall.gather(least, least, 0.0)
         await serving.run(patience=0.0)
     net.hall.dismiss()
-    return Trained(serving, attending, await asyncio.gather(*calls, return_exceptions=True))
+    trained = Trained(serving, attended, await asyncio.gather(*calls, return_exceptions=True))
+    for one in attended.values():
+        one.close()
+    if tape is not None:
+        tape.seal()
+    return trained
 
 
 @pytest.mark.parametrize(
@@ -123,6 +144,44 @@ def test_a_run_over_grpc_gives_the_model_of_the_simulation_bit_by_bit(tmp_path: 
         assert (ours.contributors, ours.aborted, ours.metrics) == (theirs.contributors, theirs.aborted, theirs.metrics)
     if some.privacy.mechanism != "none":
         assert [trained.attending[name].epsilon for name in SITES] == pytest.approx(result.epsilon)
+
+
+class Killed(Exception):
+    """A server that ends between two rounds."""
+
+
+def test_a_server_goes_on_where_it_was_under_a_new_attempt(tmp_path: Path) -> None:
+    """Ended after round 1 of 3, and again with what it kept: the models are those of a run that nothing ended."""
+    some, kept, begun = job(rounds=3), list[Progress](), list[tuple[int, int]]()
+
+    def keep(_record: object, progress: Progress) -> None:
+        kept.append(progress)
+        if progress.rounds == 1:
+            raise Killed
+
+    async def run() -> Trained:
+        async with wired(tmp_path, names=SITES) as net:
+            shared, attended, calls = start(net, some)
+            await net.present(3)
+            with pytest.raises(Killed):
+                await Serving(shared, net.hall).run(patience=0.0, on_round=keep)
+            again = Serving(shared, net.hall)
+            begin = replace(kept[0], attempt=1)
+            await again.run(patience=0.0, begin=begin, on_begin=lambda number, attempt: begun.append((number, attempt)))
+            net.hall.dismiss()
+            return Trained(again, attended, await asyncio.gather(*calls))
+
+    trained = asyncio.run(run())
+    assert begun == [(2, 1), (3, 0)]
+    assert [ending.check for ending in trained.endings] == [""] * 3
+    assert [(record.number, record.contributors) for record in trained.serving.records] == [(2, 3), (3, 3)]
+    of_runner = Job.parse({"privacy": some.plain()["privacy"]})
+    made = {name: entropy(name) for name in SITES}
+    runner = Runner(copy.deepcopy(trained.serving.shared.template), folds(some), job=of_runner, entropy=lambda name: made[name])
+    runner.run()
+    assert (trained.serving.models[0] == runner.models[0]).all()
+    with pytest.raises(Misuse, match="other models"):
+        trained.serving.side.go_on(Progress(1, 0, (np.zeros(3, np.float32),)))
 
 
 def test_what_the_server_leaves_behind_is_a_model_and_sums(tmp_path: Path) -> None:
@@ -171,6 +230,26 @@ def test_a_site_without_budget_stays_out_and_the_others_go_on(tmp_path: Path) ->
         assert [record.contributors for record in trained.serving.records] == [2, 2]
         assert 0 < PartyLedger(store, "c", "x").statement("record").spent.epsilon <= 3.0
         assert not PartyLedger(store, "b", "x").statement("record").entries
+
+
+@pytest.mark.parametrize("protocol", ["secagg", "kahe"])
+def test_tape_and_logs_of_a_run_between_machines_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str], protocol: str) -> None:
+    """The server's tape and every party's signed log, looked through by the command; a log with a line left out does not agree."""
+
+    async def run() -> Trained:
+        async with wired(tmp_path, names=SITES) as net:
+            return await train(net, job(protocol=protocol), record=tmp_path)
+
+    asyncio.run(run())
+    logs = sorted((tmp_path / "logs").iterdir())
+    assert len(logs) == 3
+    look = ["audit", "--tape", str(tmp_path / "run.tape"), "--json"]
+    assert main([*look, *(word for log in logs for word in ("--log", str(log)))]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found
+    lines = logs[0].read_bytes().splitlines(keepends=True)
+    logs[0].write_bytes(b"".join(line for at, line in enumerate(lines) if at != 3))
+    assert main([*look, *(word for log in logs for word in ("--log", str(log)))]) == 1
 
 
 def attending(net: Wired, some: Job) -> Attending:
