@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from protocols.errors import Refused, require
 from protocols.policy import Journal
 from protocols.primitives.sign import SigningKey
@@ -18,6 +20,7 @@ from protocols.rand import Entropy, fresh
 from protocols.session import Session
 from protocols.suite import Occasion, Terms
 from protocols.sums import Party
+from securefl import delivery
 from securefl.modules import Copier
 from securefl.shared_job import SharedJob, is_run_of, job_hash
 from securefl.site_side import SiteSide
@@ -64,6 +67,7 @@ class Attending:
         self._ledger, self._notices, self._entropy, self._check = ledger, notices, entropy, check
         self._logs = logs
         self._log: PartyLog | None = None
+        self._final = list[delivery.Delivered]()
         self._run = ""
         self._shared: SharedJob | None = None
         self._side: SiteSide | None = None
@@ -112,7 +116,7 @@ class Attending:
             self._log = PartyLog(new_log(self._logs, run, mine, self._name), mine, self._identity, cohort)
 
     def convene(self, stage: str, number: int, attempt: int) -> tuple[Session, tuple[()]]:
-        """The session of a round.
+        """The session of a round, or of the final model.
 
         Raises:
             Refused: ``net-stage`` for something that the job does not hold.
@@ -120,6 +124,8 @@ class Attending:
         shared, side, party = self._shared, self._side, self._party
         if shared is None or side is None or party is None:
             raise Refused("net-stage", "a sum before the run was named")
+        if stage == delivery.STAGE and number == self._job.privacy.rounds:
+            return delivery.at_party(shared, party.index), ()
         fits = stage == "round" and 1 <= number <= self._job.privacy.rounds
         require(fits, "net-stage", f"{stage} {number}: the job has {self._job.privacy.rounds} rounds and nothing else")
 
@@ -141,8 +147,16 @@ class Attending:
         """Charge what has left; that of the fewest survivors, as the number is the server's word."""
         if self._side is not None:
             self._side.over(None)
+        self._final += [value for value in session.outputs if isinstance(value, delivery.Delivered)]
         if session.ended is not None and session.ended.check.startswith(("policy-", "ledger-")):
             self._notices(f"{self._name} does not take part, by its own {session.ended.check}: {session.ended.detail}")
+
+    def model(self) -> bytes | None:
+        """The final model as `securefl.load_model` reads it; None where none came."""
+        if not self._final or self._shared is None:
+            return None
+        count = self._shared.about.models
+        return delivery.file_of(self._shared, np.split(self._final[-1].values, count))
 
     def close(self) -> None:
         """The run is over: seal the log."""

@@ -95,10 +95,12 @@ def join(
     job: Annotated[
         Path | None, typer.Option(metavar="JOB.toml", help="The party's own copy of the job (default: job.toml in the folder).")
     ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the final model there.")] = None,
     site: Annotated[str | None, typer.Option(help="Whose rows of the data (default: the party's name, or place).")] = None,
     wait: Annotated[float, typer.Option(metavar="SECONDS", help="For how long the server may be out of reach.")] = 300.0,
 ) -> int:
     """Take part in a run with the own rows: nothing but the protocol's messages leaves this machine."""
+    from securefl import files  # noqa: PLC0415
     from securefl.job import Job  # noqa: PLC0415
     from securefl.journal import FileJournal  # noqa: PLC0415
     from securefl.privacy.store import Store  # noqa: PLC0415
@@ -113,6 +115,8 @@ def join(
     if job is None and not mine.exists():
         raise UserError(f"a party holds the server to its own copy of the job: give --job, or put it into {mine}")
     checked = Job.load(mine)
+    if out is not None:
+        files.check_folder(out, ("model.safetensors",))
     name = credentials.entry.name
     rows = own_rows(checked, data, name, site, [entry.name for entry in credentials.roster.parties])
     from securefl.attending import Attending  # noqa: PLC0415  (loads torch)
@@ -157,7 +161,12 @@ def join(
                 log=log,
                 keep=lambda roster: keep_roster(keys, roster, credentials.authority),
             )
-            return ended(await link.attend(patience=wait))
+            ending = await link.attend(patience=wait)
+            model = attending.model()
+            if out is not None and model is not None:
+                for path in files.write_all(out, {"model.safetensors": model}):
+                    log("written", path=str(path))
+            return ended(ending)
 
     return until_stopped(work)
 

@@ -5,7 +5,6 @@ What it does not protect: as `securefl.transport.hall`.  A run lives in this pro
 
 from __future__ import annotations
 
-import copy
 import json
 import time
 from collections.abc import Callable
@@ -14,10 +13,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from protocols.errors import SecureSumError
 from protocols.session import Session
+from protocols.suite import Occasion
+from securefl import delivery
 from securefl.aggregator import ServerAggregator
 from securefl.cohort import smallest_cohort
-from securefl.models import from_vector, to_vector
-from securefl.report import model_file
+from securefl.models import to_vector
 from securefl.results import RoundRecord
 from securefl.server_side import Progress, ServerSide
 from securefl.shared_job import SharedJob
@@ -78,17 +78,11 @@ class Serving:
     def files(self) -> dict[str, bytes]:
         """What a run leaves behind, by file name: the model as `securefl.load_model` reads it, and the rounds, of sums alone."""
         shared = self.shared
-        prefixes = [f"fold{i}." for i in range(len(self.models))] if len(self.models) > 1 else [""]
-        state = dict[str, Any]()
-        for prefix, vector in zip(prefixes, self.models, strict=True):
-            model = copy.deepcopy(shared.template)
-            from_vector(model, vector)
-            state |= {prefix + key: value.detach().numpy() for key, value in model.state_dict().items()}
         rounds, job = [asdict(record) for record in self.records], shared.job.plain()
         tree = {"run": self.hall.run, "roster": self.hall.members.serial, "protocol": shared.about.protocol.name, "rounds": rounds}
         return {
             "metrics.json": (json.dumps({**tree, "job": job}, indent=2) + "\n").encode(),
-            "model.safetensors": model_file(state, job, shared.preparation),
+            "model.safetensors": delivery.file_of(shared, self.models),
         }
 
     async def run(
@@ -123,6 +117,8 @@ class Serving:
             on_begin(number, attempt)
             self.records.append(await self._round(number, attempt))
             on_round(self.records[-1], self.side.progress(number))
+        last = Occasion(self.hall.run, self.shared.job.privacy.rounds)
+        await self.hall.sit(delivery.STAGE, last, delivery.at_server(self.shared, self.models))
         return self.records
 
     async def _round(self, number: int, attempt: int) -> RoundRecord:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load
 from wired import LIMIT, Lines, Wired, wired
 
 from protocols.errors import Misuse, Refused
@@ -196,6 +197,11 @@ def test_what_the_server_leaves_behind_is_a_model_and_sums(tmp_path: Path) -> No
     (tmp_path / "model.safetensors").write_bytes(files["model.safetensors"])
     loaded = load_model(tmp_path / "model.safetensors")
     dataset = datasets.of_job(job())
+    server = load(files["model.safetensors"])
+    for party in trained.attending.values():  # all parties have it
+        theirs = load(party.model() or b"")
+        assert theirs.keys() == server.keys()
+        assert all((theirs[name] == server[name]).all() for name in server)
     assert loaded.scores(dataset.sites[0].x).shape == dataset.sites[0].y.shape
     text = files["metrics.json"].decode()
     assert not any(f'"{name}"' in text for name in SITES)  # nothing by site
