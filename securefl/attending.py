@@ -21,10 +21,12 @@ from protocols.session import Session
 from protocols.suite import Occasion, Terms
 from protocols.sums import Party
 from securefl import delivery
+from securefl.apart import train_beside
 from securefl.modules import Copier
 from securefl.shared_job import SharedJob, is_run_of, job_hash
 from securefl.site_side import SiteSide
 from securefl.transport.roster import SignedRoster
+from securefl.transport.sitting import Part
 
 if TYPE_CHECKING:
     from securefl.audit.party_log import PartyLog
@@ -115,8 +117,8 @@ class Attending:
             self._logs.mkdir(parents=True, exist_ok=True)
             self._log = PartyLog(new_log(self._logs, run, mine, self._name), mine, self._identity, cohort)
 
-    def convene(self, stage: str, number: int, attempt: int) -> tuple[Session, tuple[()]]:
-        """The session of a round, or of the final model.
+    def convene(self, stage: str, number: int, attempt: int) -> Part:
+        """The part in a round, or in the delivery of the final model.
 
         Raises:
             Refused: ``net-stage`` for something that the job does not hold.
@@ -125,7 +127,7 @@ class Attending:
         if shared is None or side is None or party is None:
             raise Refused("net-stage", "a sum before the run was named")
         if stage == delivery.STAGE and number == self._job.privacy.rounds:
-            return delivery.at_party(shared, party.index), ()
+            return Part(delivery.at_party(shared, party.index))
         fits = stage == "round" and 1 <= number <= self._job.privacy.rounds
         require(fits, "net-stage", f"{stage} {number}: the job has {self._job.privacy.rounds} rounds and nothing else")
 
@@ -141,7 +143,7 @@ class Attending:
             return found
 
         session = side.session(shared.flow, party, self._run, terms, Copier(shared.template))
-        return session if book is None else cast("Session", Recorded(session, book)), ()
+        return Part(session if book is None else cast("Session", Recorded(session, book)), outside=train_beside)
 
     def adjourn(self, session: Session) -> None:
         """Charge what has left; that of the fewest survivors, as the number is the server's word."""

@@ -33,6 +33,9 @@ def serve(
     wait: Annotated[
         float, typer.Option(metavar="SECONDS", help="How long to wait for all parties before the first round.")
     ] = 300.0,
+    within: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="How long a party may train in a round (default: 300).")
+    ] = None,
     tape: Annotated[Path | None, typer.Option(metavar="FILE", help="Record what the server sees.")] = None,
 ) -> int:
     """Run a job's rounds with the parties that join; the server sees no row, no update and no key of theirs."""
@@ -47,6 +50,8 @@ def serve(
 
     checked, credentials, clock = Job.load(job), Credentials.load(keys, "server"), SystemClock()
     address(listen)
+    if within is not None and not 1 <= within <= 7 * 86400:
+        raise UserError(f"--within is {within:g}: 1 to {7 * 86400} seconds are allowed")
     if tape is not None and tape.exists():
         raise UserError(f"--tape: {tape} exists, and what was recorded is never written over: name another, or remove it")
     if out is not None:
@@ -67,7 +72,7 @@ def serve(
             await port.start()
             log("listening", run=run, port=port.port, parties=[entry.name for entry in hall.members.parties])
             recorded = None if tape is None else Tape(tape)
-            serving, why = Serving(shared, hall, tape=recorded), "stopped"
+            serving, why = Serving(shared, hall, within=within, tape=recorded), "stopped"
             try:
                 await serving.run(patience=wait)
                 why = ""
@@ -134,7 +139,7 @@ def join(
 
     async def work() -> int:
         with ExitStack() as stack:
-            worker = stack.enter_context(ThreadPoolExecutor(1, "session"))
+            worker, beside = (stack.enter_context(ThreadPoolExecutor(1, name)) for name in ("session", "training"))
             journal = stack.enter_context(FileJournal(keys / "journal.json"))
             store = stack.enter_context(Store(keys / "ledger.db"))
             about = checked.privacy.ledger_data or Path(checked.data.name).name
@@ -160,6 +165,7 @@ def join(
                 clock=clock,
                 log=log,
                 keep=lambda roster: keep_roster(keys, roster, credentials.authority),
+                beside=beside,
             )
             ending = await link.attend(patience=wait)
             model = attending.model()

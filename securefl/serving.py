@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from protocols.errors import SecureSumError
+from protocols.flow import Flow, is_message
 from protocols.session import Session
 from protocols.suite import Occasion
 from securefl import delivery
@@ -38,6 +39,13 @@ def turns_for(largest: int) -> int:
     return max(1, min(MOST_TURNS, LARGE // max(1, largest)))
 
 
+def waiting(flow: Flow, seconds: float) -> Flow:
+    """The flow with so many seconds for the message that spends a party's input, which waits for its training."""
+    (spending,) = (step for step in flow.of("client") if step.spends)
+    step = next(flow.receiver(port.type) for port in spending.gives if is_message(port))
+    return flow.swap(**{step.name: replace(step, within=seconds)})
+
+
 class Serving:
     """A run of a job.
 
@@ -45,6 +53,7 @@ class Serving:
         shared: the job.
         hall: who takes part.
         aggregator: what is done with the sum; by default as the job says.
+        within: seconds that a party has for training and its vector; by default as the protocol says.
         tape: what the server sees is written on it.
         now: seconds, for the timings of the rounds.
 
@@ -58,6 +67,7 @@ class Serving:
         hall: Hall,
         *,
         aggregator: ServerAggregator | None = None,
+        within: float | None = None,
         tape: Tape | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -65,6 +75,7 @@ class Serving:
         rate = shared.job.performance.server_learning_rate
         start = [to_vector(shared.template)] * shared.about.models
         self.side = ServerSide(shared.about, start, aggregator or ServerAggregator(learning_rate=rate))
+        self._flow = shared.flow if within is None else waiting(shared.flow, within)
         self.records = list[RoundRecord]()
         self._least = smallest_cohort(shared.job.privacy, len(shared.cohort))
         layouts = shared.about.protocol.layouts(shared.about.parameters).values()
@@ -125,7 +136,7 @@ class Serving:
         began = self._now()
         occasion = self.side.occasion(self.hall.run, number, attempt)
         terms = self.shared.terms(occasion)
-        session = self.side.session(self.shared.flow, occasion, terms, turns=self._turns)
+        session = self.side.session(self._flow, occasion, terms, turns=self._turns)
         if self._tape is not None:
             from securefl.audit.recorded import Recorded  # noqa: PLC0415
 

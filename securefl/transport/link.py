@@ -36,7 +36,7 @@ from securefl.transport.envelope import (
 from securefl.transport.log import Log
 from securefl.transport.port import ALIVE, METHOD, SERVICE
 from securefl.transport.roster import SignedRoster, not_older
-from securefl.transport.sitting import Sitting
+from securefl.transport.sitting import Part, Sitting
 
 OPTIONS = (*ALIVE, ("grpc.max_receive_message_length", MOST_DOWN), ("grpc.max_send_message_length", -1))
 
@@ -49,8 +49,8 @@ class Attendant(Protocol):
     def welcome(self, run: str, roster: SignedRoster) -> None:
         """The server names the run and the roster; called again after every reconnection."""
 
-    def convene(self, stage: str, number: int, attempt: int) -> tuple[Session, Sequence[object]]:
-        """The session of a sum, not begun, and the values from outside that it waits for."""
+    def convene(self, stage: str, number: int, attempt: int) -> Part:
+        """The party's part in a sum."""
 
     def adjourn(self, session: Session) -> None:
         """A sum is over, or was broken off."""
@@ -78,6 +78,7 @@ class Link:
         log: for what happens.
         software: name and version, told to the server.
         keep: keeps a newer roster.
+        beside: runs what a session hands out, such as training; by default the same thread as its steps.
     """
 
     def __init__(
@@ -92,9 +93,11 @@ class Link:
         log: Log,
         software: str = "securefl",
         keep: Callable[[SignedRoster], object] = lambda _: None,
+        beside: Executor | None = None,
     ) -> None:
         self._target, self._credentials, self._job, self._attendant = target, credentials, job, attendant
         self._worker, self._clock, self._log, self._software, self._keep = worker, clock, log, software, keep
+        self._beside = beside
         self._roster = credentials.roster
         self._sitting: Sitting | None = None
 
@@ -177,8 +180,7 @@ class Link:
                         await self._sitting.feed(SERVER, frame)
                 case Convene(sitting, stage, number, attempt):
                     await self._rise()
-                    session, inputs = await self._at_work(self._attendant.convene, stage, number, attempt)
-                    self._sit(sitting, session, inputs, outgoing)
+                    self._sit(sitting, await self._at_work(self._attendant.convene, stage, number, attempt), outgoing)
                     self._log("convened", stage=stage, round=number, attempt=attempt)
                 case Adjourn():
                     await self._rise()
@@ -202,12 +204,20 @@ class Link:
         finally:
             reading.cancel()
 
-    def _sit(self, number: int, session: Session, inputs: Sequence[object], outgoing: asyncio.Queue[Parcel]) -> None:
+    def _sit(self, number: int, part: Part, outgoing: asyncio.Queue[Parcel]) -> None:
         def post(parcel: Parcel, _to: Sequence[Address]) -> None:
             outgoing.put_nowait(parcel)
 
-        self._sitting = Sitting(number, session, worker=self._worker, clock=self._clock, post=post)
-        for value in inputs:
+        self._sitting = Sitting(
+            number,
+            part.session,
+            worker=self._worker,
+            clock=self._clock,
+            post=post,
+            outside=part.outside,
+            beside=self._beside,
+        )
+        for value in part.inputs:
             self._sitting.provide(value)
 
     async def _rise(self) -> None:
@@ -217,7 +227,7 @@ class Link:
             return
         sitting.close()
         try:
-            await sitting.outcome()
+            await sitting.settled()
         finally:
             self._attendant.adjourn(sitting.session)
         if (ended := sitting.session.ended) is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import threading
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from protocols.policy import MemoryJournal
 from protocols.rand import Entropy, Rand, Seed
 from protocols.suite import Occasion
 from securefl import data as datasets
+from securefl.apart import train_beside
 from securefl.attending import Attending
 from securefl.audit.tape import Tape
 from securefl.cli import main
@@ -29,7 +32,7 @@ from securefl.journal import FileJournal
 from securefl.own_rows import own_folds
 from securefl.privacy.budget import PartyLedger
 from securefl.privacy.store import Budget, Store
-from securefl.round import Fold
+from securefl.round import Contribution, Fold, Task
 from securefl.runner import Runner
 from securefl.server_side import Progress
 from securefl.serving import Serving
@@ -72,6 +75,7 @@ def start(
     jobs: dict[str, Job] | None = None,
     ledgers: dict[str, PartyLedger] | None = None,
     record: Path | None = None,
+    beside: Executor | None = None,
 ) -> tuple[SharedJob, dict[str, Attending], list[asyncio.Future[Any]]]:
     """All parties call; ``jobs`` are those of parties that have another one than the server."""
     shared = SharedJob.of(some, net.hall.cohort)
@@ -91,7 +95,8 @@ def start(
             logs=None if record is None else record / "logs",
         )
         hash_told = shared.hash  # also by who has another job: what the server says is what it is held to
-        link = Link(net.target, credentials, hash_told, attended[name], worker=net.worker, clock=net.clock, log=Lines())
+        about = {"worker": net.worker, "clock": net.clock, "log": Lines(), "beside": beside}
+        link = Link(net.target, credentials, hash_told, attended[name], **about)  # type: ignore[arg-type]
         calls.append(asyncio.ensure_future(link.attend(patience=0.0)))
     return shared, attended, calls
 
@@ -145,6 +150,75 @@ def test_a_run_over_grpc_gives_the_model_of_the_simulation_bit_by_bit(tmp_path: 
         assert (ours.contributors, ours.aborted, ours.metrics) == (theirs.contributors, theirs.aborted, theirs.metrics)
     if some.privacy.mechanism != "none":
         assert [trained.attending[name].epsilon for name in SITES] == pytest.approx(result.epsilon)
+
+
+def test_keys_and_shares_are_exchanged_while_the_sites_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No site ends its training before the server waits for the vectors."""
+    free, trained = threading.Event(), list[str]()
+
+    def slow(task: Task) -> Contribution:
+        assert free.wait(LIMIT)
+        trained.append(task.site.name)
+        return train_beside(task)
+
+    monkeypatch.setattr("securefl.attending.train_beside", slow)
+
+    async def run() -> Trained:
+        async with wired(tmp_path, names=SITES) as net:
+            with ThreadPoolExecutor(3) as beside:
+                shared, attended, calls = start(net, job(rounds=1), beside=beside)
+                await net.present(3)
+                serving = Serving(shared, net.hall)
+                running = asyncio.ensure_future(serving.run(patience=0.0))
+                async with asyncio.timeout(LIMIT):
+                    while not summing(net):
+                        await asyncio.sleep(0.01)
+                    assert not trained
+                    free.set()
+                    await running
+                net.hall.dismiss()
+                return Trained(serving, attended, await asyncio.gather(*calls))
+
+    found = asyncio.run(run())
+    assert sorted(trained) == list(SITES)
+    assert [record.contributors for record in found.serving.records] == [3]
+
+
+def summing(net: Wired) -> bool:
+    """Whether the server waits for the vectors of a sum."""
+    sitting = net.hall._sitting
+    return sitting is not None and any(type(value).__name__ == "Summing" for value in sitting.session.remembers)
+
+
+def test_a_site_whose_training_fails_is_a_dropout_and_says_why_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(task: Task) -> Contribution:
+        if task.site.name == "b":
+            raise UserError("b: the loss is not finite")
+        return train_beside(task)
+
+    monkeypatch.setattr("securefl.attending.train_beside", failing)
+
+    async def run() -> Trained:
+        async with wired(tmp_path, names=SITES) as net:
+            return await train(net, job())
+
+    trained = asyncio.run(run())
+    assert str(trained.endings[1]) == "b: the loss is not finite"
+    assert [record.contributors for record in trained.serving.records] == [2, 2]
+    assert [trained.endings[at].check for at in (0, 2)] == ["", ""]
+
+
+def test_a_training_has_the_time_that_the_server_gives_it(tmp_path: Path) -> None:
+    from securefl.serving import waiting
+
+    async def run() -> None:
+        async with wired(tmp_path, names=SITES) as net:
+            flow = SharedJob.of(job(), net.hall.cohort).flow
+            changed = waiting(flow, 3600.0)
+            differ = {s.name: t.within for s, t in zip(flow.steps, changed.steps, strict=True) if s.within != t.within}
+            assert differ == {"survey": 3600.0}
+
+    asyncio.run(run())
 
 
 class Killed(Exception):
@@ -300,7 +374,7 @@ def test_a_model_of_another_round_than_was_announced_is_refused(tmp_path: Path) 
             party = attending(net, some)
             run = run_name(shared.hash, entropy("run"))
             party.welcome(run, net.hall.members)
-            session, _ = party.convene("round", announced, 0)
+            session = party.convene("round", announced, 0).session
             occasion = serving.side.occasion(run, 2)
             server = serving.side.session(shared.flow, occasion, shared.terms(occasion))
             for letter in server.begin():
