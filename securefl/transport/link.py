@@ -28,6 +28,7 @@ from securefl.transport.envelope import (
     Frame,
     Hello,
     Parcel,
+    Ready,
     Welcome,
     control,
     expect,
@@ -152,6 +153,7 @@ class Link:
         if isinstance(told, Dismiss):
             return Ending(told.check, told.detail)
         await self._welcome(expect(first, FROM_SERVER, Welcome))
+        await call.write(control(Ready()))
         writer = asyncio.ensure_future(_write(call, outgoing))
         try:
             return await self._listen(call, outgoing)

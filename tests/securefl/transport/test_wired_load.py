@@ -13,7 +13,7 @@ from test_wired_refusals import hello, tls_of
 from wired import LIMIT, NAMES, Wired, channel, vector, wired
 
 from protocols.session import client
-from securefl.transport.envelope import FROM_SERVER, Convene, Welcome, read
+from securefl.transport.envelope import FROM_SERVER, Convene, Ready, Welcome, control, read
 from securefl.transport.port import METHOD, SERVICE
 from securefl.transport.sitting import Sitting
 
@@ -38,6 +38,7 @@ def test_who_is_silent_is_a_dropout_when_the_steps_time_is_over(tmp_path: Path) 
                 stream = line.stream_stream(f"/{SERVICE}/{METHOD}")()
                 await stream.write(hello(net))
                 assert isinstance(read(await stream.read(), FROM_SERVER), Welcome)
+                await stream.write(control(Ready()))
                 await net.present(4)
                 total = asyncio.ensure_future(net.adding.open(net.hall, 1))
                 assert isinstance(read(await stream.read(), FROM_SERVER), Convene)
