@@ -101,6 +101,7 @@ class Link:
         self._beside = beside
         self._roster = credentials.roster
         self._sitting: Sitting | None = None
+        self._heard = 0.0
 
     async def attend(self, *, patience: float = 60.0) -> Ending:
         """Take part until the server says that the run is done, calling again where the stream is cut.
@@ -112,16 +113,14 @@ class Link:
             Refused: what the server said does not fit the party's own view.
             UserError: where the server is out of reach for longer.
         """
-        last, wait = self._clock.now(), 0.2
+        self._heard, tries = self._clock.now(), 0
         while True:
-            seated = False
+            heard = self._heard
             try:
                 async with self._channel() as channel:
-                    call = channel.stream_stream(f"/{SERVICE}/{METHOD}")()
-                    ending = await self._call(call)
+                    ending = await self._call(channel.stream_stream(f"/{SERVICE}/{METHOD}")())
                     if ending is not None:
                         return ending
-                    seated = True
             except grpc.aio.AioRpcError as error:
                 if error.code() in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.FAILED_PRECONDITION):
                     return Ending(str(error.details() or "refused"), "the server refuses this party")
@@ -129,12 +128,10 @@ class Link:
                 why = str(error.details())
             else:
                 why = "the stream ended"
-            if seated:
-                last, wait = self._clock.now(), 0.2
-            if self._clock.now() - last > patience:
+            tries = 0 if self._heard > heard else tries + 1
+            if self._clock.now() - self._heard > patience:
                 raise UserError(f"the server {self._target} cannot be reached: {' '.join(why.split())[:200]}")
-            await self._clock.until(self._clock.now() + wait)
-            wait = min(2 * wait, 5.0)
+            await self._clock.until(self._clock.now() + min(0.2 * 2 ** min(tries, 5), 5.0))
 
     def _channel(self) -> Any:
         key, certificate, authority = self._credentials.tls
@@ -158,7 +155,9 @@ class Link:
         try:
             return await self._listen(call, outgoing)
         finally:
+            self._heard = self._clock.now()
             writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)  # why it could not go on, the reader knows
             await self._rise()
             call.cancel()
 

@@ -158,6 +158,27 @@ def test_a_party_that_comes_back_is_in_the_next_sum(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_a_party_whose_stream_is_cut_calls_again(tmp_path: Path) -> None:
+    """Cut by the server between two sums, long after it called, with no patience for a server that is out of reach."""
+
+    async def run() -> None:
+        async with wired(tmp_path, sums=2) as net:
+            calls = [asyncio.ensure_future(net.link(name).attend(patience=5.0)) for name in NAMES]
+            await net.present(4)
+            async with asyncio.timeout(LIMIT):
+                await net.adding.open(net.hall, 1)
+                net.clock.jump(3600.0)
+                seat = net.hall.seats["b"]
+                seat.left.set()
+                while net.hall.seats.get("b", seat) is seat:
+                    await asyncio.sleep(0.01)
+                assert ((await net.adding.open(net.hall, 2)).values == -known("abcd")).all()
+            net.hall.dismiss()
+            assert [(await one).check for one in calls] == [""] * 4
+
+    asyncio.run(run())
+
+
 def test_a_sitting_forgets_what_waits_when_it_is_closed(tmp_path: Path) -> None:
     """Nobody waits for ever for a sum that is over."""
 
