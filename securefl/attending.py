@@ -8,7 +8,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
 
 from protocols.errors import Refused, require
 from protocols.policy import Journal
@@ -17,13 +20,17 @@ from protocols.rand import Entropy, fresh
 from protocols.session import Session
 from protocols.suite import Occasion, Terms
 from protocols.sums import Party
+from securefl import delivery
+from securefl.apart import train_beside
 from securefl.modules import Copier
 from securefl.policy_file import PolicyFile
 from securefl.shared_job import SharedJob, is_run_of, job_hash
 from securefl.site_side import SiteSide
 from securefl.transport.roster import SignedRoster
+from securefl.transport.sitting import Part
 
 if TYPE_CHECKING:
+    from securefl.audit.party_log import PartyLog
     from securefl.job import Job
     from securefl.privacy.budget import PartyLedger
     from securefl.round import Fold
@@ -42,6 +49,7 @@ class Attending:
         notices: called with a line that the site's operator must see.
         entropy: of its sampling, noise and rounding.
         policy: its own, from its disk.
+        logs: folder for the party's signed log of the run; None keeps none.
         check: called with the job over its cohort, before anything leaves; gives lines for the operator, or refuses.
     """
 
@@ -57,11 +65,15 @@ class Attending:
         notices: Callable[[str], None] = lambda _line: None,
         entropy: Entropy = fresh,
         policy: PolicyFile | None = None,
+        logs: Path | None = None,
         check: Callable[[SharedJob], Sequence[str]] = lambda _shared: (),
     ) -> None:
         self._job, self._name, self._identity, self._journal, self._folds = job, name, identity, journal, folds
         self._ledger, self._notices, self._entropy, self._check = ledger, notices, entropy, check
         self._policy = policy or PolicyFile("")
+        self._logs = logs
+        self._log: PartyLog | None = None
+        self._final = list[delivery.Delivered]()
         self._run = ""
         self._shared: SharedJob | None = None
         self._side: SiteSide | None = None
@@ -105,9 +117,14 @@ class Attending:
             side.keep_ledger(self._ledger, run)
         self._party = replace(Party(mine, self._identity, self._policy.over(shared.policy, len(cohort))), journal=self._journal)
         self._run, self._shared, self._side = run, shared, side
+        if self._logs is not None:
+            from securefl.audit.party_log import PartyLog  # noqa: PLC0415
 
-    def convene(self, stage: str, number: int, attempt: int) -> tuple[Session, tuple[()]]:
-        """The session of a round.
+            self._logs.mkdir(parents=True, exist_ok=True)
+            self._log = PartyLog(new_log(self._logs, run, mine, self._name), mine, self._identity, cohort)
+
+    def convene(self, stage: str, number: int, attempt: int) -> Part:
+        """The part in a round, or in the delivery of the final model.
 
         Raises:
             Refused: ``net-stage`` for something that the job does not hold.
@@ -115,23 +132,56 @@ class Attending:
         shared, side, party = self._shared, self._side, self._party
         if shared is None or side is None or party is None:
             raise Refused("net-stage", "a sum before the run was named")
+        if stage == delivery.STAGE and number == self._job.privacy.rounds:
+            return Part(delivery.at_party(shared, party.index))
         fits = stage == "round" and 1 <= number <= self._job.privacy.rounds
         require(fits, "net-stage", f"{stage} {number}: the job has {self._job.privacy.rounds} rounds and nothing else")
 
+        from securefl.audit.recorded import Late, Recorded  # noqa: PLC0415
+
+        book = None if self._log is None else Late(self._log)
+
         def terms(occasion: Occasion) -> Terms[Any]:
             require((occasion.round, occasion.attempt) == (number, attempt), "net-round", "a model of another round")
-            return shared.terms(occasion)
+            found = shared.terms(occasion)
+            if book is not None:
+                book.begin(shared.about.protocol, found)
+            return found
 
-        return side.session(shared.flow, party, self._run, terms, Copier(shared.template)), ()
+        session = side.session(shared.flow, party, self._run, terms, Copier(shared.template))
+        return Part(session if book is None else cast("Session", Recorded(session, book)), outside=train_beside)
 
     def adjourn(self, session: Session) -> None:
         """Charge what has left; that of the fewest survivors, as the number is the server's word."""
         if self._side is not None:
             self._side.over(None)
+        self._final += [value for value in session.outputs if isinstance(value, delivery.Delivered)]
         if session.ended is not None and session.ended.check.startswith(("policy-", "ledger-")):
             self._notices(f"{self._name} does not take part, by its own {self._policy.explain(session.ended)}")
+
+    def model(self) -> bytes | None:
+        """The final model as `securefl.load_model` reads it; None where none came."""
+        if not self._final or self._shared is None:
+            return None
+        count = self._shared.about.models
+        return delivery.file_of(self._shared, np.split(self._final[-1].values, count))
+
+    def close(self) -> None:
+        """The run is over: seal the log."""
+        if self._log is not None:
+            self._log.seal()
+            self._log = None
 
     @property
     def epsilon(self) -> float | None:
         """ε spent in this run; None without differential privacy."""
         return None if self._side is None else self._side.epsilon
+
+
+def new_log(folder: Path, run: str, index: int, name: str) -> Path:
+    """Where a log goes: a party that comes back into a run begins another file."""
+    from securefl.audit.party_log import log_name  # noqa: PLC0415
+
+    base = f"{run[:16]}-{log_name(index, name)}"
+    names = [base, *(f"{base.removesuffix('.log')}.{again}.log" for again in range(2, 10_000))]
+    return next(folder / one for one in names if not (folder / one).exists())

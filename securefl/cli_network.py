@@ -19,8 +19,12 @@ from securefl.errors import UserError, printable, quoted
 if TYPE_CHECKING:
     from securefl.data.types import Site
     from securefl.job import Job
+    from securefl.keeping import Keeper
     from securefl.policy_file import PolicyFile
+    from securefl.shared_job import SharedJob
     from securefl.transport.link import Ending
+    from securefl.transport.log import JsonLog
+    from securefl.transport.roster import SignedRoster
 
 STOPPED = 143
 """Exit code after SIGTERM, as shells have it."""
@@ -41,6 +45,10 @@ def serve(
         str | None, typer.Option(metavar="URL", help="Where models go round by round (default: models in the folder of keys).")
     ] = None,
     anew: Annotated[bool, typer.Option("--anew", help="Begin a new run, even if one of this job has rounds left.")] = False,  # noqa: FBT002
+    within: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="How long a party may train in a round (default: 300).")
+    ] = None,
+    tape: Annotated[Path | None, typer.Option(metavar="FILE", help="Record what the server sees.")] = None,
 ) -> int:
     """Run a job's rounds with the parties that join; the server sees no row, no update and no key of theirs."""
     from securefl import files  # noqa: PLC0415
@@ -53,21 +61,20 @@ def serve(
 
     checked, credentials, clock = Job.load(job), Credentials.load(keys, "server"), SystemClock()
     address(listen)
+    if within is not None and not 1 <= within <= 7 * 86400:
+        raise UserError(f"--within is {within:g}: 1 to {7 * 86400} seconds are allowed")
+    if tape is not None and tape.exists():
+        raise UserError(f"--tape: {tape} exists, and what was recorded is never written over: name another, or remove it")
     if out is not None:
         files.check_folder(out, ("metrics.json", "model.safetensors"))
-    from securefl.keeping import Keeper, held_run  # noqa: PLC0415
+    from securefl.audit.tape import Tape  # noqa: PLC0415
     from securefl.serving import Serving  # noqa: PLC0415  (loads torch)
     from securefl.shared_job import SharedJob  # noqa: PLC0415
-    from securefl.store import Checkpoints, RunStore  # noqa: PLC0415
 
     roster = RosterFile(credentials)
     shared, log = SharedJob.of(checked, roster().cohort), JsonLog(clock)
-    base = RunStore(store or f"sqlite:///{keys / 'server.db'}", clock=clock.utc)
-    base.know({entry.name: entry.identity for entry in roster().parties}, roster().serial)
-    held, goes_on = held_run(base, shared, anew=anew)
-    keeper, run = Keeper(held, Checkpoints(models or str(keys / "models"))), held.run
-    if goes_on:
-        log("resumed", run=run, finished=held.progress().finished, rounds=held.progress().rounds)
+    keeper = kept_run(shared, roster(), store or f"sqlite:///{keys / 'server.db'}", models or str(keys / "models"), log, anew=anew)
+    run = keeper.held.run
 
     async def work() -> int:
         with ThreadPoolExecutor(1, "session") as worker:
@@ -76,7 +83,8 @@ def serve(
             port = Port(listen, (key, certificate), [authority], [hall], clock=clock, log=log)
             await port.start()
             log("listening", run=run, port=port.port, parties=[entry.name for entry in hall.members.parties])
-            serving, why = Serving(shared, hall, keeper=keeper), "stopped"
+            recorded = None if tape is None else Tape(tape)
+            serving, why = Serving(shared, hall, keeper=keeper, within=within, tape=recorded), "stopped"
             try:
                 await serving.run(patience=wait)
                 why = ""
@@ -86,6 +94,8 @@ def serve(
             finally:
                 hall.dismiss("" if not why else "net-stopped", why[:200])
                 await port.stop()
+                if recorded is not None:
+                    recorded.seal()
                 if out is not None and serving.records:
                     for path in files.write_all(out, serving.files()):
                         log("written", path=str(path))
@@ -95,6 +105,20 @@ def serve(
     return until_stopped(work)
 
 
+def kept_run(shared: SharedJob, roster: SignedRoster, store: str, models: str, log: JsonLog, *, anew: bool) -> Keeper:
+    """The run of a job in the store, begun or taken up, over the parties of the roster."""
+    from securefl.keeping import Keeper, held_run  # noqa: PLC0415
+    from securefl.store import Checkpoints, RunStore  # noqa: PLC0415
+    from securefl.transport.clock import SystemClock  # noqa: PLC0415
+
+    base, places = RunStore(store, clock=SystemClock().utc), Checkpoints(models)
+    base.know({entry.name: entry.identity for entry in roster.parties}, roster.serial)
+    held, goes_on = held_run(base, shared, anew=anew)
+    if goes_on:
+        log("resumed", run=held.run, finished=held.progress().finished, rounds=held.progress().rounds)
+    return Keeper(held, places)
+
+
 def join(
     server: Annotated[str, typer.Option(metavar="HOST:PORT", help="The server.")],
     keys: Annotated[Path, typer.Option(metavar="DIR", help="The party's folder of keys; its journal and ledger lie there too.")],
@@ -102,6 +126,7 @@ def join(
     job: Annotated[
         Path | None, typer.Option(metavar="JOB.toml", help="The party's own copy of the job (default: job.toml in the folder).")
     ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the final model there.")] = None,
     site: Annotated[str | None, typer.Option(help="Whose rows of the data (default: the party's name, or place).")] = None,
     policy: Annotated[
         Path | None,
@@ -110,6 +135,7 @@ def join(
     wait: Annotated[float, typer.Option(metavar="SECONDS", help="For how long the server may be out of reach.")] = 300.0,
 ) -> int:
     """Take part in a run with the own rows: nothing but the protocol's messages leaves this machine."""
+    from securefl import files  # noqa: PLC0415
     from securefl.job import Job  # noqa: PLC0415
     from securefl.journal import FileJournal  # noqa: PLC0415
     from securefl.privacy.store import Store  # noqa: PLC0415
@@ -124,6 +150,8 @@ def join(
     if job is None and not mine.exists():
         raise UserError(f"a party holds the server to its own copy of the job: give --job, or put it into {mine}")
     checked, rules = Job.load(mine), own_policy(policy, keys)
+    if out is not None:
+        files.check_folder(out, ("model.safetensors",))
     name = credentials.entry.name
     rows = own_rows(checked, data, name, site, [entry.name for entry in credentials.roster.parties])
     from securefl.attending import Attending  # noqa: PLC0415  (loads torch)
@@ -141,7 +169,7 @@ def join(
 
     async def work() -> int:
         with ExitStack() as stack:
-            worker = stack.enter_context(ThreadPoolExecutor(1, "session"))
+            worker, beside = (stack.enter_context(ThreadPoolExecutor(1, name)) for name in ("session", "training"))
             journal = stack.enter_context(FileJournal(keys / "journal.json"))
             store = stack.enter_context(Store(keys / "ledger.db"))
             about = checked.privacy.ledger_data or Path(checked.data.name).name
@@ -156,8 +184,10 @@ def join(
                 ledger=ledger,
                 notices=warn,
                 policy=rules,
+                logs=keys / "logs",
                 check=lambda s: refuse_unfit(s, name, folds),
             )
+            stack.callback(attending.close)
             link = Link(
                 server,
                 credentials,
@@ -167,8 +197,14 @@ def join(
                 clock=clock,
                 log=log,
                 keep=lambda roster: keep_roster(keys, roster, credentials.authority),
+                beside=beside,
             )
-            return ended(await link.attend(patience=wait))
+            ending = await link.attend(patience=wait)
+            model = attending.model()
+            if out is not None and model is not None:
+                for path in files.write_all(out, {"model.safetensors": model}):
+                    log("written", path=str(path))
+            return ended(ending)
 
     return until_stopped(work)
 

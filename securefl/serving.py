@@ -9,20 +9,21 @@ What it does not protect: as `securefl.transport.hall`.
 from __future__ import annotations
 
 import asyncio
-import copy
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from protocols.errors import SecureSumError
+from protocols.flow import Flow, is_message
 from protocols.session import Session
+from protocols.suite import Occasion
+from securefl import delivery
 from securefl.aggregator import ServerAggregator
 from securefl.cohort import smallest_cohort
 from securefl.keeping import Keeper, Watched, in_memory
-from securefl.models import from_vector, to_vector
-from securefl.report import model_file
+from securefl.models import to_vector
 from securefl.results import RoundRecord
 from securefl.server_side import ServerSide
 from securefl.shared_job import SharedJob
@@ -31,6 +32,8 @@ from securefl.transport.hall import Hall
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from securefl.audit.tape import Tape
 
 T = TypeVar("T")
 LARGE = 64 << 20
@@ -43,6 +46,13 @@ def turns_for(largest: int) -> int:
     return max(1, min(MOST_TURNS, LARGE // max(1, largest)))
 
 
+def waiting(flow: Flow, seconds: float) -> Flow:
+    """The flow with so many seconds for the message that spends a party's input, which waits for its training."""
+    (spending,) = (step for step in flow.of("client") if step.spends)
+    step = next(flow.receiver(port.type) for port in spending.gives if is_message(port))
+    return flow.swap(**{step.name: replace(step, within=seconds)})
+
+
 class Serving:
     """A run of a job.
 
@@ -51,6 +61,8 @@ class Serving:
         hall: who takes part.
         keeper: of the run; by default one that ends with this process.
         aggregator: what is done with the sum; by default as the job says.
+        within: seconds that a party has for training and its vector; by default as the protocol says.
+        tape: what the server sees is written on it.
         now: seconds, for the timings of the rounds.
 
     Attributes:
@@ -64,9 +76,11 @@ class Serving:
         *,
         keeper: Keeper | None = None,
         aggregator: ServerAggregator | None = None,
+        within: float | None = None,
+        tape: Tape | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.shared, self.hall, self._now = shared, hall, now
+        self.shared, self.hall, self._tape, self._now = shared, hall, tape, now
         rate = shared.job.performance.server_learning_rate
         start = [to_vector(shared.template)] * shared.about.models
         self.side = ServerSide(shared.about, start, aggregator or ServerAggregator(learning_rate=rate))
@@ -74,6 +88,7 @@ class Serving:
         self.side.restore(*self.keeper.start(start, self.side.plan.state))
         past = self.keeper.past()
         self.records = [self._record(p.at.round, p.contributors, p.metrics, p.aborted, p.seconds) for p in past]
+        self._flow = shared.flow if within is None else waiting(shared.flow, within)
         self._least = smallest_cohort(shared.job.privacy, len(shared.cohort))
         layouts = shared.about.protocol.layouts(shared.about.parameters).values()
         self._turns = turns_for(max((layout.nbytes for layout in layouts), default=1))
@@ -86,21 +101,15 @@ class Serving:
     def files(self) -> dict[str, bytes]:
         """What a run leaves behind, by file name: the model as `securefl.load_model` reads it, and the rounds, of sums alone."""
         shared = self.shared
-        prefixes = [f"fold{i}." for i in range(len(self.models))] if len(self.models) > 1 else [""]
-        state = dict[str, Any]()
-        for prefix, vector in zip(prefixes, self.models, strict=True):
-            model = copy.deepcopy(shared.template)
-            from_vector(model, vector)
-            state |= {prefix + key: value.detach().numpy() for key, value in model.state_dict().items()}
         rounds, job = [asdict(record) for record in self.records], shared.job.plain()
         tree = {"run": self.hall.run, "roster": self.hall.members.serial, "protocol": shared.about.protocol.name, "rounds": rounds}
         return {
             "metrics.json": (json.dumps({**tree, "job": job}, indent=2) + "\n").encode(),
-            "model.safetensors": model_file(state, job, shared.preparation),
+            "model.safetensors": delivery.file_of(shared, self.models),
         }
 
     async def run(self, *, patience: float, on_round: Callable[[RoundRecord], None] = lambda _record: None) -> list[RoundRecord]:
-        """Run all rounds.
+        """Run all rounds, or those that are left.
 
         Args:
             patience: seconds to wait for all parties before the first round; after that, and before any other, for enough of them.
@@ -118,14 +127,22 @@ class Serving:
             self._check_roster()
             self.records.append(await self._round(attempt))
             on_round(self.records[-1])
+        last = Occasion(self.hall.run, self.shared.job.privacy.rounds)
+        await self.hall.sit(delivery.STAGE, last, delivery.at_server(self.shared, self.models))
         return self.records
 
     async def _round(self, attempt: Attempt) -> RoundRecord:
         began, number = self._now(), attempt.round
         occasion = self.side.occasion(self.hall.run, number, attempt.attempt)
-        session = self.side.session(self.shared.flow, occasion, self.shared.terms(occasion), turns=self._turns)
+        terms = self.shared.terms(occasion)
+        session = self.side.session(self._flow, occasion, terms, turns=self._turns)
+        if self._tape is not None:
+            from securefl.audit.recorded import Recorded  # noqa: PLC0415
+
+            self._tape.begin(self.shared.about.protocol, terms)
+            session = cast("Session", Recorded(session, self._tape))
         names = [member.name for member in self.shared.cohort.members]
-        watched = Watched(self.keeper.held, attempt, self.shared.flow, session, names)
+        watched = Watched(self.keeper.held, attempt, self._flow, session, names)
         await self.hall.sit("round", occasion, session, watched)
         record = await self._aside(lambda: self._taken(watched, session, self._now() - began))
         about = {"contributors": record.contributors, "aborted": record.aborted, "seconds": round(self._now() - began, 3)}

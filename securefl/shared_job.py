@@ -161,10 +161,10 @@ class SharedJob:
     @cached_property
     def flow(self) -> Flow:
         """One round."""
-        from securefl.round import round_flow  # noqa: PLC0415
+        from securefl.apart import round_apart  # noqa: PLC0415
         from securefl.secure import secured  # noqa: PLC0415
 
-        return secured(round_flow(), self.about.protocol)
+        return secured(round_apart(), self.about.protocol)
 
     @cached_property
     def policy(self) -> Policy:

@@ -13,7 +13,10 @@ from typing import Any, Protocol
 from protocols.errors import Refused
 from protocols.schema import Message, raw_fields
 from protocols.session import Address, Farewell, Letter, Session
+from protocols.suite import Terms
+from protocols.sums import Scheme
 from protocols.wire import Limits, longest, parse_control
+from securefl.audit.party_log import PartyLog
 from securefl.audit.seen import Seen
 
 
@@ -92,6 +95,44 @@ class Book(Protocol):
 
     def over(self, session: Session) -> None:
         """The session has ended."""
+
+
+class Late:
+    """A party's log of a sum that is known only when its first message has been read: until then what comes is held back.
+
+    Args:
+        log: the party's.
+    """
+
+    def __init__(self, log: PartyLog) -> None:
+        self._log, self._begun, self._held = log, False, list[tuple[Seen, bool]]()
+
+    def begin(self, scheme: Scheme, terms: Terms[Any]) -> None:
+        """The sum is known."""
+        if self._begun:
+            return
+        self._begun = True
+        self._log.begin(scheme, terms)
+        for seen, ended in self._held:
+            self._log.was_told(seen, ended=ended)
+        self._held.clear()
+
+    def sent(self, seen: Seen) -> None:
+        """A message is about to leave; before the sum is known that is a farewell alone, in which nothing is signed."""
+        if self._begun:
+            self._log.sent(seen)
+
+    def was_told(self, seen: Seen, *, ended: bool = False) -> None:
+        """A message has come."""
+        if self._begun:
+            self._log.was_told(seen, ended=ended)
+        else:
+            self._held.append((seen, ended))
+
+    def over(self, session: Session) -> None:
+        """The session has ended."""
+        if self._begun:
+            self._log.over(session)
 
 
 class Recorded:

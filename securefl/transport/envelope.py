@@ -70,6 +70,11 @@ class Welcome(Message):
 
 
 @dataclass(frozen=True)
+class Ready(Message):
+    """Party → server: it has made itself ready for the run, and takes its seat."""
+
+
+@dataclass(frozen=True)
 class Convene(Message):
     """Server → party: a sum begins.
 
@@ -102,7 +107,7 @@ class Dismiss(Message):
     detail: Annotated[str, Size(0, 1024)]
 
 
-FROM_PARTY = {kind.__name__: kind for kind in (Hello,)}
+FROM_PARTY = {kind.__name__: kind for kind in (Hello, Ready)}
 FROM_SERVER = {kind.__name__: kind for kind in (Welcome, Convene, Adjourn, Dismiss)}
 
 

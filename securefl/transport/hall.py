@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from protocols.errors import Refused, require
 from protocols.schema import Message
@@ -29,6 +29,7 @@ from securefl.transport.envelope import (
     Frame,
     Hello,
     Parcel,
+    Ready,
     Welcome,
     control,
     expect,
@@ -38,12 +39,14 @@ from securefl.transport.log import Log
 from securefl.transport.roster import Entry, SignedRoster
 from securefl.transport.sitting import Sitting, Watch
 
-GREETING = 10.0
-"""Seconds within which a new stream must say what it wants."""
+GREETING, PREPARING = 10.0, 900.0
+"""Seconds within which a new stream must say what it wants, and within which the party must then be ready."""
 WAITING = 256
 """Most letters that wait for a party that does not read them."""
 IDLE = 64 << 20
 """Bytes that a party may send to no sitting, such as late ones, before it is cut off."""
+
+M = TypeVar("M", bound=Message)
 
 
 class Stream(Protocol):
@@ -124,20 +127,18 @@ class Hall:
         Raises:
             Refused: for what is no word of this wire; the stream is over then.
         """
-        greeting = asyncio.ensure_future(stream.read())
-        await _first(greeting, self.clock.until(self.clock.now() + GREETING))
-        require(greeting.done(), "net-greeting", f"nothing in {GREETING:g} s", sender=entry.name)
-        hello = expect(_bytes(greeting.result()), FROM_PARTY, Hello)
+        hello = await self._hear(entry, stream, Hello, GREETING)
         self.log("calls", party=entry.name, software=hello.software, wire=hello.wire)
         try:
             self._admit(entry, hello)
         except Refused as error:
             await stream.write(control(Dismiss(error.check, error.detail)))
             raise
+        await stream.write(control(Welcome(WIRE, self.run, self.members.document)))
+        await self._hear(entry, stream, Ready, PREPARING)
         seat = Seat(entry.name)
         if (older := self.seats.get(entry.name)) is not None:
             await self._leave(older, "replaced")
-        seat.post(control(Welcome(WIRE, self.run, self.members.document)))
         await self._come(seat)
         tasks = [asyncio.ensure_future(work) for work in (self._listen(seat, stream), _write(seat, stream), seat.left.wait())]
         how = "cut"  # by gRPC, which ends the handler: a lost connection, or a message that is larger than it takes
@@ -151,6 +152,13 @@ class Hall:
             found = await asyncio.gather(*tasks, return_exceptions=True)
         for refused in (error for error in found if isinstance(error, Refused)):
             raise refused
+
+    async def _hear(self, entry: Entry, stream: Stream, kind: type[M], within: float) -> M:
+        """The message that must come now."""
+        reading = asyncio.ensure_future(stream.read())
+        await _first(reading, self.clock.until(self.clock.now() + within))
+        require(reading.done(), "net-greeting", f"no {kind.__name__} in {within:g} s", sender=entry.name)
+        return expect(_bytes(reading.result()), FROM_PARTY, kind)
 
     def _admit(self, entry: Entry, hello: Hello) -> None:
         require(hello.wire == WIRE, "net-wire", f"the server speaks wire {WIRE}, {entry.name} wire {hello.wire}")

@@ -28,6 +28,7 @@ from securefl.transport.envelope import (
     Frame,
     Hello,
     Parcel,
+    Ready,
     Welcome,
     control,
     expect,
@@ -36,7 +37,7 @@ from securefl.transport.envelope import (
 from securefl.transport.log import Log
 from securefl.transport.port import ALIVE, METHOD, SERVICE
 from securefl.transport.roster import SignedRoster, not_older
-from securefl.transport.sitting import Sitting
+from securefl.transport.sitting import Part, Sitting
 
 OPTIONS = (*ALIVE, ("grpc.max_receive_message_length", MOST_DOWN), ("grpc.max_send_message_length", -1))
 
@@ -49,8 +50,8 @@ class Attendant(Protocol):
     def welcome(self, run: str, roster: SignedRoster) -> None:
         """The server names the run and the roster; called again after every reconnection."""
 
-    def convene(self, stage: str, number: int, attempt: int) -> tuple[Session, Sequence[object]]:
-        """The session of a sum, not begun, and the values from outside that it waits for."""
+    def convene(self, stage: str, number: int, attempt: int) -> Part:
+        """The party's part in a sum."""
 
     def adjourn(self, session: Session) -> None:
         """A sum is over, or was broken off."""
@@ -78,6 +79,7 @@ class Link:
         log: for what happens.
         software: name and version, told to the server.
         keep: keeps a newer roster.
+        beside: runs what a session hands out, such as training; by default the same thread as its steps.
     """
 
     def __init__(
@@ -92,11 +94,14 @@ class Link:
         log: Log,
         software: str = "securefl",
         keep: Callable[[SignedRoster], object] = lambda _: None,
+        beside: Executor | None = None,
     ) -> None:
         self._target, self._credentials, self._job, self._attendant = target, credentials, job, attendant
         self._worker, self._clock, self._log, self._software, self._keep = worker, clock, log, software, keep
+        self._beside = beside
         self._roster = credentials.roster
         self._sitting: Sitting | None = None
+        self._heard = 0.0
 
     async def attend(self, *, patience: float = 60.0) -> Ending:
         """Take part until the server says that the run is done, calling again where the stream is cut.
@@ -108,16 +113,14 @@ class Link:
             Refused: what the server said does not fit the party's own view.
             UserError: where the server is out of reach for longer.
         """
-        last, wait = self._clock.now(), 0.2
+        self._heard, tries = self._clock.now(), 0
         while True:
-            seated = False
+            heard = self._heard
             try:
                 async with self._channel() as channel:
-                    call = channel.stream_stream(f"/{SERVICE}/{METHOD}")()
-                    ending = await self._call(call)
+                    ending = await self._call(channel.stream_stream(f"/{SERVICE}/{METHOD}")())
                     if ending is not None:
                         return ending
-                    seated = True
             except grpc.aio.AioRpcError as error:
                 if error.code() in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.FAILED_PRECONDITION):
                     return Ending(str(error.details() or "refused"), "the server refuses this party")
@@ -125,12 +128,10 @@ class Link:
                 why = str(error.details())
             else:
                 why = "the stream ended"
-            if seated:
-                last, wait = self._clock.now(), 0.2
-            if self._clock.now() - last > patience:
+            tries = 0 if self._heard > heard else tries + 1
+            if self._clock.now() - self._heard > patience:
                 raise UserError(f"the server {self._target} cannot be reached: {' '.join(why.split())[:200]}")
-            await self._clock.until(self._clock.now() + wait)
-            wait = min(2 * wait, 5.0)
+            await self._clock.until(self._clock.now() + min(0.2 * 2 ** min(tries, 5), 5.0))
 
     def _channel(self) -> Any:
         key, certificate, authority = self._credentials.tls
@@ -149,11 +150,14 @@ class Link:
         if isinstance(told, Dismiss):
             return Ending(told.check, told.detail)
         await self._welcome(expect(first, FROM_SERVER, Welcome))
+        await call.write(control(Ready()))
         writer = asyncio.ensure_future(_write(call, outgoing))
         try:
             return await self._listen(call, outgoing)
         finally:
+            self._heard = self._clock.now()
             writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)  # why it could not go on, the reader knows
             await self._rise()
             call.cancel()
 
@@ -177,8 +181,7 @@ class Link:
                         await self._sitting.feed(SERVER, frame)
                 case Convene(sitting, stage, number, attempt):
                     await self._rise()
-                    session, inputs = await self._at_work(self._attendant.convene, stage, number, attempt)
-                    self._sit(sitting, session, inputs, outgoing)
+                    self._sit(sitting, await self._at_work(self._attendant.convene, stage, number, attempt), outgoing)
                     self._log("convened", stage=stage, round=number, attempt=attempt)
                 case Adjourn():
                     await self._rise()
@@ -202,12 +205,20 @@ class Link:
         finally:
             reading.cancel()
 
-    def _sit(self, number: int, session: Session, inputs: Sequence[object], outgoing: asyncio.Queue[Parcel]) -> None:
+    def _sit(self, number: int, part: Part, outgoing: asyncio.Queue[Parcel]) -> None:
         def post(parcel: Parcel, _to: Sequence[Address]) -> None:
             outgoing.put_nowait(parcel)
 
-        self._sitting = Sitting(number, session, worker=self._worker, clock=self._clock, post=post)
-        for value in inputs:
+        self._sitting = Sitting(
+            number,
+            part.session,
+            worker=self._worker,
+            clock=self._clock,
+            post=post,
+            outside=part.outside,
+            beside=self._beside,
+        )
+        for value in part.inputs:
             self._sitting.provide(value)
 
     async def _rise(self) -> None:
@@ -217,7 +228,7 @@ class Link:
             return
         sitting.close()
         try:
-            await sitting.outcome()
+            await sitting.settled()
         finally:
             self._attendant.adjourn(sitting.session)
         if (ended := sitting.session.ended) is not None:

@@ -15,11 +15,29 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from typing import Any
 
 from protocols.session import Address, Letter, Session
 from protocols.wire import longest
 from securefl.transport.clock import Clock
 from securefl.transport.envelope import Frame, Parcel, split
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a party puts into a sitting.
+
+    Attributes:
+        session: not begun.
+        inputs: values from outside that the session waits for, at hand already.
+        outside: works on what the session hands out, such as a training task, in a thread of its own, while the session goes on;
+            what it gives back is an input of the session.
+    """
+
+    session: Session
+    inputs: tuple[object, ...] = ()
+    outside: Callable[[Any], object] | None = None
+
 
 Post = Callable[[Parcel, Sequence[Address]], None]
 """Takes a letter that leaves, and to whom."""
@@ -47,12 +65,26 @@ class Sitting:
         clock: for its deadlines.
         post: called with every letter that leaves.
         watch: called in the worker with the letters of a step, before any of them leaves; where it raises, none does.
+        outside: as `Part.outside`.
+        beside: the threads in which that runs.
     """
 
     def __init__(
-        self, number: int, session: Session, *, worker: Executor, clock: Clock, post: Post, watch: Watch | None = None
+        self,
+        number: int,
+        session: Session,
+        *,
+        worker: Executor,
+        clock: Clock,
+        post: Post,
+        watch: Watch | None = None,
+        outside: Callable[[Any], object] | None = None,
+        beside: Executor | None = None,
     ) -> None:
         self.number, self.session, self._watch = number, session, watch
+        self._outside, self._beside = outside, beside or worker
+        self._handed = 0
+        self._works = set[asyncio.Future[None]]()
         self._worker, self._clock, self._post = worker, clock, post
         self._queue: asyncio.Queue[Callable[[], list[Letter]] | _Fed | None] = asyncio.Queue()
         self._held: dict[Address, _Fed] = {}
@@ -74,6 +106,13 @@ class Sitting:
         """
         await asyncio.shield(self._task)
         return self.session
+
+    async def settled(self) -> Session:
+        """As `outcome`, and what runs beside the session has ended too: nothing of it goes into the next sitting."""
+        try:
+            return await self.outcome()
+        finally:
+            await asyncio.gather(*self._works, return_exceptions=True)
 
     async def feed(self, sender: Address, frame: Frame) -> None:
         """Give the next bytes of a sender; returns when they are taken, which may be much later."""
@@ -158,6 +197,19 @@ class Sitting:
 
         for parcel, to in await asyncio.get_running_loop().run_in_executor(self._worker, work):
             self._post(parcel, to)
+        if self._outside is not None:
+            for value in self.session.outputs[self._handed :]:
+                self._works.add(asyncio.ensure_future(self._work(self._outside, value)))
+            self._handed = len(self.session.outputs)
+
+    async def _work(self, outside: Callable[[Any], object], value: object) -> None:
+        """What the session handed out, worked on beside it."""
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(self._beside, outside, value)
+        except Exception as error:  # noqa: BLE001  (raised again where the session's own errors are)
+            self._queue.put_nowait(_Fails(error))
+        else:
+            self.provide(found)
 
     async def _ring(self, at: float) -> None:
         await self._clock.until(at)
@@ -170,6 +222,16 @@ class Sitting:
         while not self._queue.empty():
             if isinstance(event := self._queue.get_nowait(), _Fed):
                 event.taken.set()
+
+
+@dataclass(frozen=True, eq=False)
+class _Fails:
+    """What ran beside the session has failed."""
+
+    error: Exception
+
+    def __call__(self) -> list[Letter]:
+        raise self.error
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,6 +27,7 @@ from protocols.wire import canonical
 from securefl.transport.enrolment import Credentials
 from securefl.transport.hall import Hall
 from securefl.transport.roster import SignedRoster
+from securefl.transport.sitting import Part
 
 STAGE = "sum"
 
@@ -112,7 +113,7 @@ class Adder:
         policy = replace(self._policy, registered=frozenset(m.identity for m in cohort.members))
         self._run, self._cohort, self._party = run, cohort, Party(mine, identity, policy, self._journal)
 
-    def convene(self, stage: str, number: int, attempt: int) -> tuple[Session, tuple[object, ...]]:
+    def convene(self, stage: str, number: int, attempt: int) -> Part:
         """One sum.
 
         Raises:
@@ -124,7 +125,7 @@ class Adder:
         if cohort is None or party is None:
             raise Misuse("a sum before the run was named")
         terms = self._adding.terms(cohort, self._run, number, attempt)
-        return client_session(scheme(self._adding.protocol), party, terms), (Vector(self._vector(number)),)
+        return Part(client_session(scheme(self._adding.protocol), party, terms), (Vector(self._vector(number)),))
 
     def adjourn(self, session: Session) -> None:
         """Nothing is kept."""

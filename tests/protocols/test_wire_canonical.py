@@ -15,7 +15,7 @@ from protocols.agreement import Dropped
 from protocols.errors import Misuse, Refused
 from protocols.schema import schema
 from protocols.secagg_types import Advert
-from protocols.wire import array, canonical, parse_control
+from protocols.wire import array, canonical, parse_control, read_canonical
 
 CBOR = st.recursive(
     st.none()
@@ -204,3 +204,26 @@ def test_a_statement_is_the_canonical_encoding_of_its_parts(items: list[Any]) ->
 def test_a_statement_of_many_parts_is_refused() -> None:
     with pytest.raises(Misuse, match="at most 23"):
         array([0] * 24)
+
+
+@given(
+    st.binary(max_size=100) | CBOR.map(lambda tree: cbor2.dumps(tree)) | CBOR.map(lambda tree: cbor2.dumps(tree, canonical=True))
+)
+@example(b"\xd8\x1c\x80")
+@example(b"\xd8\x1d\x00")
+@example(b"\x9f\xff")
+@example(b"\x18\x01")
+@example(b"\x00\x00")
+def test_a_document_is_read_if_it_is_the_one_encoding_of_its_content(data: bytes) -> None:
+    how, got = outcome(lambda: read_canonical(data, 1000))
+    if how == "refused":
+        assert got == "wire-canonical"
+    else:
+        assert canonical(got) == data
+
+
+def test_a_document_is_refused_for_its_length_before_it_is_read() -> None:
+    data = canonical([bytes(50)])
+    assert read_canonical(data, len(data)) == [bytes(50)]
+    with pytest.raises(Refused, match="wire-bound"):
+        read_canonical(data, len(data) - 1)

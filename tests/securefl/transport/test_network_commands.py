@@ -17,9 +17,9 @@ from securefl.transport import keyfiles
 def test_three_hospitals_train_from_their_own_tables_and_one_is_killed(place: Path) -> None:
     """Killed after the first round, which all were in; the others' rounds go on, and end in a model."""
     with processes() as made:
-        server = Process(
-            "serve", "--job", place / "job.toml", "--keys", place / "keys/server", "--listen", "127.0.0.1:0", "--out", place / "out"
-        )
+        files = ("--out", place / "out", "--tape", place / "run.tape")
+        own = ("--job", place / "job.toml", "--keys", place / "keys/server")
+        server = Process("serve", *own, "--listen", "127.0.0.1:0", *files)
         made.append(server)
         port = server.until("listening")["port"]
         parties = {}
@@ -40,6 +40,9 @@ def test_three_hospitals_train_from_their_own_tables_and_one_is_killed(place: Pa
         assert (place / "out/model.safetensors").stat().st_size > 0
         journal = json.loads((place / "keys/north/journal.json").read_text())
         assert list(journal["spent"].values()) == [40]
+        logs = [str(log) for name in ("north", "south", "west") for log in (place / "keys" / name / "logs").iterdir()]
+        assert len(logs) == 3
+        assert main(["audit", "--tape", str(place / "run.tape"), *(word for log in logs for word in ("--log", log))]) == 0
         said = "".join(line for process in made for line in process.lines).encode()
         for name in ("north", "south", "west", "server"):
             for key in (place / "keys" / name).glob("*.key"):

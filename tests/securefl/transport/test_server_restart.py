@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from network_processes import Process, place, processes
+from network_processes import Process, processes
 from wired import LIMIT, Lines, Wired, wired
 
 from protocols.policy import MemoryJournal
@@ -29,7 +29,6 @@ from securefl.shared_job import SharedJob
 from securefl.store import Attempt, Checkpoints, HeldRun, RunStore
 from securefl.transport.link import Link
 
-__all__ = ["place"]
 SITES = ("a", "b", "c")
 JOB = Job.parse(
     {"data": {"name": "breast-cancer", "clients": 3}, "privacy": {"mechanism": "none", "rounds": 3, "protocol": "secagg"}}
@@ -231,7 +230,7 @@ def test_a_cohort_that_is_too_small_for_a_policy_is_refused_by_the_session_with_
             party = Attending(JOB, "a", identity, MemoryJournal(), own_folds(JOB, site), policy=rules, notices=notices.append)
             held, _ = held_run(RunStore("sqlite://", clock=net.clock.utc), shared)
             party.welcome(held.run, net.hall.members)
-            session, _ = party.convene("round", 1, 0)
+            session = party.convene("round", 1, 0).session
             occasion = serving.side.occasion(held.run, 1)
             server = serving.side.session(shared.flow, occasion, shared.terms(occasion))
             for letter in server.begin():

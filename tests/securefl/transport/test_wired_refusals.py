@@ -21,7 +21,7 @@ from protocols.rand import fresh
 from protocols.wire import FRAME
 from securefl.transport import enrolment, hall, port
 from securefl.transport.enrolment import Credentials, RosterFile
-from securefl.transport.envelope import FROM_SERVER, WIRE, Adjourn, Convene, Dismiss, Hello, Welcome, control, read
+from securefl.transport.envelope import FROM_SERVER, WIRE, Adjourn, Convene, Dismiss, Hello, Ready, Welcome, control, read
 from securefl.transport.port import METHOD, SERVICE, Port
 from securefl.transport.sums import Adder, Adding
 
@@ -250,6 +250,7 @@ def test_who_sends_garbage_is_named_and_the_others_go_on(tmp_path: Path, what: s
                 stream = line.stream_stream(f"/{SERVICE}/{METHOD}")()
                 await stream.write(hello(net))
                 assert isinstance(read(await stream.read(), FROM_SERVER), Welcome)
+                await stream.write(control(Ready()))
                 await net.present(4)
                 total = asyncio.ensure_future(net.adding.open(net.hall, 1))
                 assert isinstance(read(await stream.read(), FROM_SERVER), Convene)
@@ -278,6 +279,7 @@ def test_who_sends_the_wrong_bytes_into_a_sum_is_expelled_by_its_session(tmp_pat
                 stream = line.stream_stream(f"/{SERVICE}/{METHOD}")()
                 await stream.write(hello(net))
                 await stream.read()
+                await stream.write(control(Ready()))
                 await net.present(4)
                 total = asyncio.ensure_future(net.adding.open(net.hall, 1))
                 await stream.read()
@@ -306,6 +308,7 @@ def test_who_says_nothing_or_too_much_is_cut_off(tmp_path: Path, monkeypatch: py
                 stream = line.stream_stream(f"/{SERVICE}/{METHOD}")()
                 await stream.write(hello(net))
                 assert isinstance(read(await stream.read(), FROM_SERVER), Welcome)
+                await stream.write(control(Ready()))
                 with suppress(grpc.aio.AioRpcError):
                     for _ in range(5):
                         await stream.write(b"\x01\x63\x00\x00\x00\x01" + bytes(1 << 14))

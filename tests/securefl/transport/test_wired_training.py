@@ -4,30 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
+import threading
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load
 from wired import LIMIT, Lines, Wired, wired
 
-from protocols.errors import Refused
+from protocols.errors import Misuse, Refused
 from protocols.policy import MemoryJournal
 from protocols.rand import Entropy, Rand, Seed
 from protocols.suite import Occasion
 from securefl import data as datasets
+from securefl.apart import train_beside
 from securefl.attending import Attending
+from securefl.audit.tape import Tape
+from securefl.cli import main
 from securefl.data.public import own_table, public_of
 from securefl.errors import UserError
 from securefl.job import Job
 from securefl.journal import FileJournal
+from securefl.keeping import Keeper, cohort_digest
 from securefl.own_rows import own_folds
 from securefl.privacy.budget import PartyLedger
 from securefl.privacy.store import Budget, Store
-from securefl.round import Fold
+from securefl.results import RoundRecord
+from securefl.round import Contribution, Fold, Task
 from securefl.runner import Runner
 from securefl.serving import Serving
 from securefl.shared_job import SharedJob, is_run_of, job_hash, run_name
+from securefl.store import Checkpoints, RunStore
 from securefl.transport.link import Link
 
 SITES = ("a", "b", "c")
@@ -59,18 +70,23 @@ class Trained:
     endings: list[Any]
 
 
-async def train(
-    net: Wired, some: Job, *, jobs: dict[str, Job] | None = None, ledgers: dict[str, PartyLedger] | None = None, least: int = 3
-) -> Trained:
-    """A run of all parties; ``jobs`` are those of parties that have another one."""
+def start(
+    net: Wired,
+    some: Job,
+    *,
+    jobs: dict[str, Job] | None = None,
+    ledgers: dict[str, PartyLedger] | None = None,
+    record: Path | None = None,
+    beside: Executor | None = None,
+) -> tuple[SharedJob, dict[str, Attending], list[asyncio.Future[Any]]]:
+    """All parties call; ``jobs`` are those of parties that have another one than the server."""
     shared = SharedJob.of(some, net.hall.cohort)
     net.hall.run, net.hall.job = run_name(shared.hash, entropy("run")), shared.hash
-    attending, calls, rows = dict[str, Attending](), list[asyncio.Future[Any]](), folds(some)
+    attended, calls, rows = dict[str, Attending](), list[asyncio.Future[Any]](), folds(some)
     for name in SITES:
-        own = net.link(name)
-        credentials = own._credentials
+        credentials = net.link(name)._credentials
         assert credentials.identity is not None
-        attending[name] = Attending(
+        attended[name] = Attending(
             (jobs or {}).get(name, some),
             name,
             credentials.identity,
@@ -78,19 +94,32 @@ async def train(
             rows[name],
             ledger=(ledgers or {}).get(name),
             entropy=entropy(name),
+            logs=None if record is None else record / "logs",
         )
         hash_told = shared.hash  # also by who has another job: what the server says is what it is held to
-        link = Link(net.target, credentials, hash_told, attending[name], worker=net.worker, clock=net.clock, log=Lines())
+        about = {"worker": net.worker, "clock": net.clock, "log": Lines(), "beside": beside}
+        link = Link(net.target, credentials, hash_told, attended[name], **about)  # type: ignore[arg-type]
         calls.append(asyncio.ensure_future(link.attend(patience=0.0)))
+    return shared, attended, calls
+
+
+async def train(net: Wired, some: Job, *, least: int = 3, record: Path | None = None, **parties: Any) -> Trained:
+    """A run of all parties, or of those that stay."""
+    shared, attended, calls = start(net, some, record=record, **parties)
     if least < len(SITES):
         await asyncio.wait(calls, timeout=LIMIT, return_when=asyncio.FIRST_COMPLETED)
     await net.present(least)
-    serving = Serving(shared, net.hall)
+    tape = None if record is None else Tape(record / "run.tape")
+    serving = Serving(shared, net.hall, tape=tape)
     async with asyncio.timeout(2 * LIMIT):
-        await net.hall.gather(least, least, 0.0)
         await serving.run(patience=0.0)
     net.hall.dismiss()
-    return Trained(serving, attending, await asyncio.gather(*calls, return_exceptions=True))
+    trained = Trained(serving, attended, await asyncio.gather(*calls, return_exceptions=True))
+    for one in attended.values():
+        one.close()
+    if tape is not None:
+        tape.seal()
+    return trained
 
 
 @pytest.mark.parametrize(
@@ -125,6 +154,119 @@ def test_a_run_over_grpc_gives_the_model_of_the_simulation_bit_by_bit(tmp_path: 
         assert [trained.attending[name].epsilon for name in SITES] == pytest.approx(result.epsilon)
 
 
+def test_keys_and_shares_are_exchanged_while_the_sites_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No site ends its training before the server waits for the vectors."""
+    free, trained = threading.Event(), list[str]()
+
+    def slow(task: Task) -> Contribution:
+        assert free.wait(LIMIT)
+        trained.append(task.site.name)
+        return train_beside(task)
+
+    monkeypatch.setattr("securefl.attending.train_beside", slow)
+
+    async def run() -> Trained:
+        async with wired(tmp_path, names=SITES) as net:
+            with ThreadPoolExecutor(3) as beside:
+                shared, attended, calls = start(net, job(rounds=1), beside=beside)
+                await net.present(3)
+                serving = Serving(shared, net.hall)
+                running = asyncio.ensure_future(serving.run(patience=0.0))
+                async with asyncio.timeout(LIMIT):
+                    while not summing(net):
+                        await asyncio.sleep(0.01)
+                    assert not trained
+                    free.set()
+                    await running
+                net.hall.dismiss()
+                return Trained(serving, attended, await asyncio.gather(*calls))
+
+    found = asyncio.run(run())
+    assert sorted(trained) == list(SITES)
+    assert [record.contributors for record in found.serving.records] == [3]
+
+
+def summing(net: Wired) -> bool:
+    """Whether the server waits for the vectors of a sum."""
+    sitting = net.hall._sitting
+    return sitting is not None and any(type(value).__name__ == "Summing" for value in sitting.session.remembers)
+
+
+def test_a_site_whose_training_fails_is_a_dropout_and_says_why_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(task: Task) -> Contribution:
+        if task.site.name == "b":
+            raise UserError("b: the loss is not finite")
+        return train_beside(task)
+
+    monkeypatch.setattr("securefl.attending.train_beside", failing)
+
+    async def run() -> Trained:
+        async with wired(tmp_path, names=SITES) as net:
+            return await train(net, job())
+
+    trained = asyncio.run(run())
+    assert str(trained.endings[1]) == "b: the loss is not finite"
+    assert [record.contributors for record in trained.serving.records] == [2, 2]
+    assert [trained.endings[at].check for at in (0, 2)] == ["", ""]
+
+
+def test_a_training_has_the_time_that_the_server_gives_it(tmp_path: Path) -> None:
+    from securefl.serving import waiting
+
+    async def run() -> None:
+        async with wired(tmp_path, names=SITES) as net:
+            flow = SharedJob.of(job(), net.hall.cohort).flow
+            changed = waiting(flow, 3600.0)
+            differ = {s.name: t.within for s, t in zip(flow.steps, changed.steps, strict=True) if s.within != t.within}
+            assert differ == {"survey": 3600.0}
+
+    asyncio.run(run())
+
+
+class Killed(Exception):
+    """A server that ends between two rounds."""
+
+
+def test_a_server_goes_on_where_it_was_with_the_same_models(tmp_path: Path) -> None:
+    """Ended after round 1 of 3, and taken up from its store: the models are those of a run that nothing ended."""
+    some = job(rounds=3)
+
+    def end(record: RoundRecord) -> None:
+        if record.number == 1:
+            raise Killed
+
+    async def run() -> Trained:
+        async with wired(tmp_path, names=SITES) as net:
+            shared, attended, calls = start(net, some)
+            await net.present(3)
+            base, places = (
+                RunStore(f"sqlite:///{tmp_path / 'server.db'}", clock=net.clock.utc),
+                Checkpoints(str(tmp_path / "models")),
+            )
+
+            def held() -> Keeper:
+                run = base.hold(net.hall.run, job=shared.hash.hex(), cohort=cohort_digest(shared.cohort), text="", rounds=3)
+                return Keeper(run, places)
+
+            with pytest.raises(Killed):
+                await Serving(shared, net.hall, keeper=held()).run(patience=0.0, on_round=end)
+            again = Serving(shared, net.hall, keeper=held())
+            await again.run(patience=0.0)
+            net.hall.dismiss()
+            return Trained(again, attended, await asyncio.gather(*calls))
+
+    trained = asyncio.run(run())
+    assert [ending.check for ending in trained.endings] == [""] * 3
+    assert [(record.number, record.contributors) for record in trained.serving.records] == [(1, 3), (2, 3), (3, 3)]
+    of_runner = Job.parse({"privacy": some.plain()["privacy"]})
+    made = {name: entropy(name) for name in SITES}
+    runner = Runner(copy.deepcopy(trained.serving.shared.template), folds(some), job=of_runner, entropy=lambda name: made[name])
+    runner.run()
+    assert (trained.serving.models[0] == runner.models[0]).all()
+    with pytest.raises(Misuse, match="do not go on from"):
+        trained.serving.side.restore([np.zeros(3, np.float32)], ())
+
+
 def test_what_the_server_leaves_behind_is_a_model_and_sums(tmp_path: Path) -> None:
     from securefl import load_model
 
@@ -137,6 +279,11 @@ def test_what_the_server_leaves_behind_is_a_model_and_sums(tmp_path: Path) -> No
     (tmp_path / "model.safetensors").write_bytes(files["model.safetensors"])
     loaded = load_model(tmp_path / "model.safetensors")
     dataset = datasets.of_job(job())
+    server = load(files["model.safetensors"])
+    for party in trained.attending.values():  # all parties have it
+        theirs = load(party.model() or b"")
+        assert theirs.keys() == server.keys()
+        assert all((theirs[name] == server[name]).all() for name in server)
     assert loaded.scores(dataset.sites[0].x).shape == dataset.sites[0].y.shape
     text = files["metrics.json"].decode()
     assert not any(f'"{name}"' in text for name in SITES)  # nothing by site
@@ -171,6 +318,26 @@ def test_a_site_without_budget_stays_out_and_the_others_go_on(tmp_path: Path) ->
         assert [record.contributors for record in trained.serving.records] == [2, 2]
         assert 0 < PartyLedger(store, "c", "x").statement("record").spent.epsilon <= 3.0
         assert not PartyLedger(store, "b", "x").statement("record").entries
+
+
+@pytest.mark.parametrize("protocol", ["secagg", "kahe"])
+def test_tape_and_logs_of_a_run_between_machines_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str], protocol: str) -> None:
+    """The server's tape and every party's signed log, looked through by the command; a log with a line left out does not agree."""
+
+    async def run() -> Trained:
+        async with wired(tmp_path, names=SITES) as net:
+            return await train(net, job(protocol=protocol), record=tmp_path)
+
+    asyncio.run(run())
+    logs = sorted((tmp_path / "logs").iterdir())
+    assert len(logs) == 3
+    look = ["audit", "--tape", str(tmp_path / "run.tape"), "--json"]
+    assert main([*look, *(word for log in logs for word in ("--log", str(log)))]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found
+    lines = logs[0].read_bytes().splitlines(keepends=True)
+    logs[0].write_bytes(b"".join(line for at, line in enumerate(lines) if at != 3))
+    assert main([*look, *(word for log in logs for word in ("--log", str(log)))]) == 1
 
 
 def attending(net: Wired, some: Job) -> Attending:
@@ -215,7 +382,7 @@ def test_a_model_of_another_round_than_was_announced_is_refused(tmp_path: Path) 
             party = attending(net, some)
             run = run_name(shared.hash, entropy("run"))
             party.welcome(run, net.hall.members)
-            session, _ = party.convene("round", announced, 0)
+            session = party.convene("round", announced, 0).session
             occasion = serving.side.occasion(run, 2)
             server = serving.side.session(shared.flow, occasion, shared.terms(occasion))
             for letter in server.begin():

@@ -25,6 +25,7 @@ from securefl.transport.envelope import Parcel
 from securefl.transport.hall import Hall
 from securefl.transport.link import Attendant, Ending, Link
 from securefl.transport.port import Port
+from securefl.transport.sitting import Part
 from securefl.transport.sums import Adder, Adding
 
 NAMES = ("a", "b", "c", "d")
@@ -127,7 +128,7 @@ def _vanishing(stage: str) -> type[Link]:
     class Vanishing(Link):
         """Cuts its stream in the place of one message."""
 
-        def _sit(self, number: int, session: Any, inputs: Any, outgoing: asyncio.Queue[Parcel]) -> None:
+        def _sit(self, number: int, part: Part, outgoing: asyncio.Queue[Parcel]) -> None:
             class Cut(asyncio.Queue):  # type: ignore[type-arg]
                 def put_nowait(self, parcel: Parcel) -> None:
                     if stage.encode() in bytes(parcel.parts[0])[:64]:
@@ -137,7 +138,7 @@ def _vanishing(stage: str) -> type[Link]:
 
             me = asyncio.current_task()
             assert me is not None
-            super()._sit(number, session, inputs, Cut())
+            super()._sit(number, part, Cut())
 
     return Vanishing
 

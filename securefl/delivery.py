@@ -1,0 +1,105 @@
+"""The end of a run over a network: every party that is there gets the final model.
+
+A sitting like the others, of a flow with one message.  What the server says is the final model is its word: a party can hold it
+against nothing but the models that it was shown in the rounds.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocols.bulk import Bulk, Floats
+from protocols.errors import require
+from protocols.flow import Broadcast, Flow, Output
+from protocols.schema import Message, Raw
+from protocols.session import SERVER, Session, client
+from protocols.wire import Limits
+from securefl.encode import all_finite
+from securefl.models import from_vector
+from securefl.report import model_file
+
+if TYPE_CHECKING:
+    from securefl.shared_job import SharedJob
+
+STAGE = "model"
+flow = Flow("delivery")
+
+
+@dataclass(frozen=True, eq=False)
+class Last:
+    """Server: the models, one after the other, and who gets them."""
+
+    weights: Bulk
+    to: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A party: waits for the final model."""
+
+
+@dataclass(frozen=True, eq=False)
+class Delivered:
+    """What came: the models one after the other, float32."""
+
+    values: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class FinalModel(Message):
+    """Server → every party: the global models after the last round."""
+
+    weights: Annotated[Bulk, Raw("model")]
+
+
+@flow.server
+def deliver(last: Last) -> Broadcast[FinalModel]:
+    """Send the final models."""
+    return Broadcast(FinalModel(last.weights), last.to)
+
+
+@flow.client
+def keep(_waiting: Waiting, model: FinalModel) -> Output[Delivered]:
+    """Take the final models, if they are numbers."""
+    require(all_finite(model.weights.values), "model-finite", "a weight of the final model is not finite")
+    return Output(Delivered(model.weights.values))
+
+
+flow.check()
+
+
+def _limits(shared: SharedJob) -> Limits:
+    return Limits(len(shared.cohort), {"model": _layout(shared)})
+
+
+def _layout(shared: SharedJob) -> Floats:
+    return Floats(sum(shared.about.plan.blocks))
+
+
+def at_server(shared: SharedJob, models: Sequence[NDArray[np.float32]]) -> Session:
+    """The server's session."""
+    everybody = tuple(shared.cohort.indexes)
+    last = Last(Bulk.of(_layout(shared), np.concatenate(models)), everybody)
+    return Session(flow, SERVER, {"client": everybody}, [last], _limits(shared))
+
+
+def at_party(shared: SharedJob, index: int) -> Session:
+    """A party's session; its output is `Delivered`."""
+    return Session(flow, client(index), {"server": [0]}, [Waiting()], _limits(shared))
+
+
+def file_of(shared: SharedJob, models: Sequence[NDArray[np.float32]]) -> bytes:
+    """The models as `securefl.load_model` reads them."""
+    prefixes = [f"fold{i}." for i in range(len(models))] if len(models) > 1 else [""]
+    state = dict[str, Any]()
+    for prefix, vector in zip(prefixes, models, strict=True):
+        model = copy.deepcopy(shared.template)
+        from_vector(model, vector)
+        state |= {prefix + key: value.detach().numpy() for key, value in model.state_dict().items()}
+    return model_file(state, shared.job.plain(), shared.preparation)
