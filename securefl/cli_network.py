@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from securefl.policy_file import PolicyFile
     from securefl.shared_job import SharedJob
     from securefl.transport.link import Ending
-    from securefl.transport.log import JsonLog
+    from securefl.transport.log import Log
     from securefl.transport.roster import SignedRoster
 
 STOPPED = 143
@@ -49,6 +49,7 @@ def serve(
         float | None, typer.Option(metavar="SECONDS", help="How long a party may train in a round (default: 300).")
     ] = None,
     tape: Annotated[Path | None, typer.Option(metavar="FILE", help="Record what the server sees.")] = None,
+    metrics: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Show /metrics for Prometheus there, in clear.")] = None,
 ) -> int:
     """Run a job's rounds with the parties that join; the server sees no row, no update and no key of theirs."""
     from securefl import files  # noqa: PLC0415
@@ -57,10 +58,13 @@ def serve(
     from securefl.transport.enrolment import Credentials, RosterFile  # noqa: PLC0415
     from securefl.transport.hall import Hall  # noqa: PLC0415
     from securefl.transport.log import JsonLog  # noqa: PLC0415
+    from securefl.transport.metrics import Metered, shown  # noqa: PLC0415
     from securefl.transport.port import Port  # noqa: PLC0415
 
     checked, credentials, clock = Job.load(job), Credentials.load(keys, "server"), SystemClock()
     address(listen)
+    if metrics is not None:
+        address(metrics)
     if within is not None and not 1 <= within <= 7 * 86400:
         raise UserError(f"--within is {within:g}: 1 to {7 * 86400} seconds are allowed")
     if tape is not None and tape.exists():
@@ -72,17 +76,17 @@ def serve(
     from securefl.shared_job import SharedJob  # noqa: PLC0415
 
     roster = RosterFile(credentials)
-    shared, log = SharedJob.of(checked, roster().cohort), JsonLog(clock)
+    shared, log = SharedJob.of(checked, roster().cohort), Metered(JsonLog(clock))
     keeper = kept_run(shared, roster(), store or f"sqlite:///{keys / 'server.db'}", models or str(keys / "models"), log, anew=anew)
     run = keeper.held.run
 
     async def work() -> int:
-        with ThreadPoolExecutor(1, "session") as worker:
+        with ThreadPoolExecutor(1, "session") as worker, shown(log, metrics) as page:
             hall = Hall(run, shared.hash, roster, worker=worker, clock=clock, log=log)
             key, certificate, authority = credentials.tls
             port = Port(listen, (key, certificate), [authority], [hall], clock=clock, log=log)
             await port.start()
-            log("listening", run=run, port=port.port, parties=[entry.name for entry in hall.members.parties])
+            log("listening", run=run, port=port.port, metrics=page, parties=[entry.name for entry in hall.members.parties])
             recorded = None if tape is None else Tape(tape)
             serving, why = Serving(shared, hall, keeper=keeper, within=within, tape=recorded), "stopped"
             try:
@@ -105,7 +109,7 @@ def serve(
     return until_stopped(work)
 
 
-def kept_run(shared: SharedJob, roster: SignedRoster, store: str, models: str, log: JsonLog, *, anew: bool) -> Keeper:
+def kept_run(shared: SharedJob, roster: SignedRoster, store: str, models: str, log: Log, *, anew: bool) -> Keeper:
     """The run of a job in the store, begun or taken up, over the parties of the roster."""
     from securefl.keeping import Keeper, held_run  # noqa: PLC0415
     from securefl.store import Checkpoints, RunStore  # noqa: PLC0415
