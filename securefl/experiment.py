@@ -108,7 +108,7 @@ def _ledgers(job: Job, loaded: Dataset) -> Iterator[Ledgers]:
         return
     data = knobs.ledger_data or Path(job.data.name).name
     with Store(knobs.ledger) as store:
-        yield ledgers_of(store, {s.name: (s.x, s.y) for s in loaded.sites}, data)
+        yield ledgers_of(store, {s.name: (s.known, s.y) for s in loaded.sites}, data)
 
 
 def _run(

@@ -24,6 +24,11 @@ class Site:
     y: NDArray[np.int64] = field(repr=False)
     missing: NDArray[np.bool_] | None = field(default=None, repr=False)
 
+    @property
+    def known(self) -> NDArray[np.float64]:
+        """``x`` with NaN where it is missing."""
+        return self.x if self.missing is None else np.where(self.missing, np.nan, self.x)
+
 
 @dataclass(frozen=True)
 class Coding:

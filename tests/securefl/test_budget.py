@@ -21,10 +21,11 @@ from protocols.suite import Occasion
 from securefl import Runner, UserError
 from securefl.cli import main
 from securefl.privacy.accountant import epsilon_of
-from securefl.privacy.budget import Charge, ChargingJournal, PartyLedger, RunCharges, charges_of, digest_of
+from securefl.privacy.budget import Charge, ChargingJournal, PartyLedger, RunCharges, charges_of
 from securefl.privacy.divergence import SkellamEvent
 from securefl.privacy.events import DpSgdEvent, ExactEvent, plain
 from securefl.privacy.noise_plan import Cohort, calibrate_distributed
+from securefl.privacy.rows import digest_of
 from securefl.privacy.store import Budget, Store
 from securefl.results import Opened, RunResult
 
