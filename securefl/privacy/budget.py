@@ -140,8 +140,9 @@ class PartyLedger:
         others = [data for party, data in self.store.budgeted() if party == self.party]
         if not others:
             return ""
+        named = ", ".join(map(quoted, others))
         return (
-            f"{quoted(self.party)} has a budget for {', '.join(map(quoted, others))} and none for the data set {quoted(self.data)}: "
+            f"{quoted(self.party)} has a budget for {named} and none for the data set {quoted(self.data)}: "
             "for the same people take that name (privacy.ledger_data, --ledger-data), for others set one (securefl budget --set)"
         )
 
