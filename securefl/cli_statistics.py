@@ -131,35 +131,17 @@ def _source(
     data: str, directory: Path | None, clients: int | None, site: str | None, ranges: Sequence[str], levels: Sequence[str]
 ) -> Source:
     from securefl.data import load  # noqa: PLC0415
-    from securefl.options import range_of  # noqa: PLC0415
+    from securefl.options import levels_of, ranges_of  # noqa: PLC0415
     from securefl.statistics import sources  # noqa: PLC0415
 
     if data.lower().endswith(".csv"):
         if clients is not None or directory is not None:
             raise UserError("--clients and --data-dir are for named data: the site column of a CSV gives its sites")
-        known = [
-            _once(pairs, option) for pairs, option in (([*map(range_of, ranges)], "--range"), ([*map(_levels, levels)], "--levels"))
-        ]
-        return sources.of_csv(Path(data), site, *known)
+        return sources.of_csv(Path(data), site, ranges_of(ranges), levels_of(levels))
     for option, given in {"--site": site, "--range": ranges, "--levels": levels}.items():
         if given:
             raise UserError(f"{option} is given, but goes with a .csv file only: {data} has its own")
     return sources.of_dataset(load(data, clients=clients, directory=directory))
-
-
-def _once(pairs: Sequence[tuple[str, Any]], option: str) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise UserError(f"{option} is refused twice for the column {twice!r}")
-    return dict(pairs)
-
-
-def _levels(text: str) -> tuple[str, tuple[str, ...]]:
-    column, equals, values = text.rpartition("=")
-    if not (column and equals and all(values.split(","))):
-        raise UserError(f"--levels {text!r} is refused; allowed: COLUMN=VALUE,VALUE, such as sex=f,m")
-    return column, tuple(values.split(","))
 
 
 def _names(source: Source, given: Sequence[str] | None) -> list[str]:

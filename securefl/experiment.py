@@ -222,7 +222,8 @@ def prepared_features(
 
 
 def _opened_in_table(job: Job) -> list[Opened]:
-    told = opened_in_scaling("columns of the table", "names, kinds, values of text columns and which are constant")
+    named = "names and kinds" if job.privacy.mechanism != "none" else "names, kinds, values of text columns"
+    told = opened_in_scaling("columns of the table", f"{named} and which, without a public range or levels, are constant")
     return [told] if job.data.is_table else []
 
 

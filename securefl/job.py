@@ -222,7 +222,7 @@ def _explain(error: ValidationError, where: str, names: Mapping[str, str]) -> st
         reason = str(problem["ctx"]["error"])
         text = f"{names.get(key, key)}: {reason}" if len(path) > 1 else reason
     else:
-        part = "".join(f".{step}" for step in path[2:] if path[1] == "ranges" and not step.isdigit())
+        part = "".join(f".{step}" for step in path[2:] if path[1] in ("ranges", "levels") and not step.isdigit())
         words = " or ".join(choices(path[0], path[1])) or allowed(path[0], path[1])
         text = f"{names.get(key, key)}{part} = {quote(problem['input'])} is refused; allowed: {words}"
         text += near(
