@@ -45,7 +45,7 @@ from securefl.privacy.composition import ALONE, Before
 from securefl.privacy.differencing import Cohorts
 from securefl.privacy.plain import LocalTraining
 from securefl.privacy.prepared import encoding_of, event_of, forecast, local_training, noise_of, settled
-from securefl.privacy.spending import Spending
+from securefl.privacy.spending import Spending, delta_too_large
 from securefl.results import Opened, RoundRecord, RunResult
 from securefl.round import Fold, NextModel, Site, Starting, charged, model_values, round_flow, weight_was_cut
 from securefl.secure import secured
@@ -236,14 +236,15 @@ class Runner:
             self._notice(f"each party vanishes with probability {dropout:g} in a round: expect {aborts} to abort")
         if self.plan.tail:
             self._notice(forecast(self.plan))
+        lax = list[str]()
         for name, folds in self.folds.items():
             rows = [len(fold.train) for fold in folds]  # type: ignore[arg-type]
             if max(rows) > knobs.w_max and self._weight is None and not self.plan.tail:
                 self._notice(weight_was_cut(name, knobs.w_max))
             if self._private and knobs.delta * min(rows) >= 1:
-                self._notice(
-                    f"{name}: privacy.delta = {knobs.delta:g} is not below one over its rows: it would let a row be shown; lower it"
-                )
+                lax.append(name)
+        if lax:
+            self._notice(delta_too_large(knobs.delta, lax))
 
     @property
     def stages(self) -> list[str]:

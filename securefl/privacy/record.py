@@ -126,8 +126,9 @@ class RecordLevel(NoisedSum):
     def forecast(self) -> str:
         """One line on what the noise does to a step."""
         n = self.parties
+        batch = max(1, round(self.plan.expected_batch(n)))
         return (
-            f"noise inside the sum: a step's mean gradient over about {self.plan.expected_batch(n):.0f} records, each of at most "
+            f"noise inside the sum: a step's mean gradient over about {batch} record{'s' * (batch != 1)}, each of at most "
             f"{self.clip:g}, carries an error of norm about {self.plan.error(n):.3g} "
             f"({self.plan.noise_multiplier(n):.3g} clips of noise in the sum)"
         )

@@ -33,7 +33,7 @@ def test_the_figures_are_those_of_the_plan(capsys: pytest.CaptureFixture[str], n
     plan = calibrate_distributed(
         epsilon=3.0, delta=1e-5, cohort=Cohort.of(50, corrupt=5, dropouts=10), rounds=20, size=300, clip=2.5, kind=noise
     )
-    assert (tree["mechanism"], tree["unit"], tree["noise"]) == ("distributed-party", "party", noise)
+    assert (tree["mechanism"], tree["privacy"]["unit"], tree["noise"]) == ("distributed-party", "party", noise)
     assert (tree["granularity"], tree["share"], tree["wrap"], tree["dimension"]) == (plan.granularity, plan.share, plan.wrap, 512)
     asked = tree["asked"]
     assert (asked["clients"], asked["corrupt"], asked["smallest"], asked["bits"]) == (50, 5, 40, plan.bits)
@@ -42,6 +42,7 @@ def test_the_figures_are_those_of_the_plan(capsys: pytest.CaptureFixture[str], n
     assert asked["error"] == pytest.approx(asked["mean_deviation"] * math.sqrt(300))
     assert asked["worst_error"] == pytest.approx(asked["error"] * math.sqrt(50 / 40))
     assert asked["spent"] == plan.spent(50) < 3
+    assert tree["privacy"] == {"unit": "party", "epsilon": [plan.spent(50)], "delta": 1e-5, "accountant": "rdp", "planned": 3.0}
     assert asked in tree["rows"]
     for row in tree["rows"]:
         assert (row["corrupt"], row["smallest"]) == (row["clients"] // 10, row["clients"] - row["clients"] // 5)
@@ -137,7 +138,7 @@ def test_noise_for_records_is_that_of_their_plan(capsys: pytest.CaptureFixture[s
     options = {"mechanism": "distributed-record", "rows": "200", "sample-rate": "0.5", "dimension": "31", "clients": "10"}
     tree = json.loads(run(capsys, "--json", **options))
     plan = calibrate_records(epsilon=3.0, delta=1e-5, cohort=Cohort(10, 7, 3), rounds=20, size=31, clip=1.0, rate=0.5, rows=200)
-    assert (tree["unit"], tree["rate"], tree["rows_a_party"]) == ("record", 0.5, 200)
+    assert (tree["privacy"]["unit"], tree["rate"], tree["rows_a_party"]) == ("record", 0.5, 200)
     assert (tree["granularity"], tree["share"], tree["wrap"], tree["asked"]["bits"]) == (
         plan.granularity, plan.share, plan.wrap, plan.bits
     )  # fmt: skip

@@ -20,6 +20,7 @@ from protocols.rand import Replay
 from protocols.session import Farewell, client
 from securefl import Aggregate, ClientTrainer, Fold, Runner, ServerAggregator, SumSpec, UserError
 from securefl.parties import Consortium
+from securefl.privacy.spending import delta_too_large
 from securefl.results import RoundRecord, RunResult
 from securefl.round import Contribution, Task, train
 
@@ -161,7 +162,7 @@ def test_what_is_known_beforehand_is_said_once_a_site_and_first() -> None:
     assert [line.partition(":")[0] for line in heavy] == ["site-1", "site-3"]
     assert all("a larger w_max would" in line for line in heavy)
     loose = [line for line in beforehand if "delta" in line]
-    assert [line.partition(":")[0] for line in loose] == ["site-1", "site-3", "site-4"]
+    assert [line.partition(":")[0] for line in loose] == ["site-1, site-3 and site-4"]
     assert not any(str(len(fold.train)) in line for line in beforehand for fold in sites().values())  # type: ignore[arg-type]
     result = runner.run()
     assert result.warnings == told
@@ -170,11 +171,18 @@ def test_what_is_known_beforehand_is_said_once_a_site_and_first() -> None:
     assert sum("w_max" in line for line in told) == 2
 
 
+def test_a_delta_above_one_over_the_rows_is_one_line_for_any_number_of_sites() -> None:
+    for names, whose in (["a"], "a: "), (["a", "b"], "a and b: "), ([*"abcde"], "a, b, c and 2 more: "):
+        assert delta_too_large(0.1, names).startswith(f"{whose}privacy.delta = 0.1 is not below one over ")
+
+
 @pytest.mark.parametrize(("rows", "said"), [(49, False), (50, True)])
 def test_delta_is_held_against_one_over_the_rows(rows: int, said: bool) -> None:
     data = sites((80, 70, rows, 90, 60))
     runner = Runner(linear, data, job=job(**PRIVATE, delta=1 / 50))
-    assert any(line.startswith("site-2: privacy.delta") for line in runner.warnings) == said
+    lines = [line for line in runner.warnings if "privacy.delta" in line]
+    assert len(lines) == 1
+    assert ("site-2" in lines[0]) == said
     assert not Runner(linear, data, job=job()).warnings
 
 
