@@ -44,7 +44,7 @@ from securefl.privacy.budget import Ledgers, RunCharges
 from securefl.privacy.composition import ALONE, Before
 from securefl.privacy.differencing import Cohorts
 from securefl.privacy.plain import LocalTraining
-from securefl.privacy.prepared import encoding_of, event_of, forecast, local_training, noise_of, settled
+from securefl.privacy.prepared import encoding_of, event_of, local_training, noise_of
 from securefl.privacy.spending import Spending, delta_too_large
 from securefl.results import Opened, RoundRecord, RunResult
 from securefl.round import Fold, NextModel, Site, Starting, charged, model_values, round_flow, weight_was_cut
@@ -234,8 +234,8 @@ class Runner:
         if dropout > 0:
             aborts = f"about {expected_aborts(self.job, len(self.folds)):.1f} of {knobs.rounds} round{'s' * (knobs.rounds != 1)}"
             self._notice(f"each party vanishes with probability {dropout:g} in a round: expect {aborts} to abort")
-        if self.plan.tail:
-            self._notice(forecast(self.plan))
+        if line := self.plan.forecast():
+            self._notice(line)
         lax = list[str]()
         for name, folds in self.folds.items():
             rows = [len(fold.train) for fold in folds]  # type: ignore[arg-type]
@@ -337,7 +337,7 @@ class Runner:
                 contributors = opened.aggregate.contributors
         finally:
             self._charge(contributors)
-            self._charges.settle(settled(self.plan, contributors))
+            self._charges.settle(self.plan.event(contributors))
             if self._told:
                 absent = dict.fromkeys(out, self._keys.flow.messages("server")[0].__name__)
                 self._cohorts.add(number, self._keys.flow, {**gone, **absent}, self._told[0])

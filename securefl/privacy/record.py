@@ -171,6 +171,14 @@ class Central(RecordLevel):
         )
         return replace(exact, updates=updates)
 
+    def event(self, _survivors: int | None) -> None:
+        """None: the server's noise does not depend on them."""
+        return
+
+    def account(self, accountant: str, before: tuple[Covered, ...]) -> CentralAccount:
+        """What a party's records spend, by the sampled Gaussian mechanism."""
+        return CentralAccount(self, accountant, before=before)
+
     def forecast(self) -> str:
         """One line on who is trusted."""
         return (

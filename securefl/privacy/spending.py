@@ -15,7 +15,7 @@ from securefl.encoding import Encoding
 from securefl.errors import quoted
 from securefl.privacy.composition import ALONE, Before
 from securefl.privacy.plain import LocalTraining
-from securefl.privacy.prepared import UNITS, accounts
+from securefl.privacy.prepared import UNITS
 
 if TYPE_CHECKING:
     from securefl.knobs import PrivacyKnobs
@@ -44,8 +44,9 @@ class Spending:
         before: Before = ALONE,
     ) -> None:
         self._knobs, self._training, self._models_per_record = knobs, training, models_per_record
-        self._encoding, self._accounts = encoding, accounts(encoding, training, knobs.accountant, before)
-        self._before = before.happened
+        self._encoding, self._before = encoding, before.happened
+        made = {name: encoding.account(knobs.accountant, before.happened) for name in training}
+        self._accounts = {name: account for name, account in made.items() if account is not None}
 
     @property
     def unit(self) -> str | None:
