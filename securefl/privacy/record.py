@@ -33,7 +33,7 @@ from securefl.privacy.noised_sum import NoisedSum, refuse_sums
 from securefl.privacy.party import rotation
 from securefl.privacy.record_plan import RecordPlan, check_records, on_radius, wide_enough
 from securefl.privacy.rounding import norm_bounds, rotate_back, rotate_whole, round_sum
-from securefl.privacy.samplers import discrete_gaussian, skellam
+from securefl.privacy.samplers import drawn
 
 FINE = 2.0**16
 """Steps of the grid, times √d, in a record's bound where no noise hides the rounding: it adds 2^-16 to the norm."""
@@ -105,8 +105,7 @@ class RecordLevel(NoisedSum):
 
     def noise(self, rand: Rand) -> NDArray[np.int64]:
         """One party's share of the noise for one model, shape (plan.dimension,), int64."""
-        sampler = skellam if self.plan.kind == "skellam" else discrete_gaussian
-        return sampler(rand, "noise", self.plan.dimension, self.plan.share)
+        return drawn(self.plan.kind, rand, "noise", self.plan.dimension, self.plan.share)
 
     def decode(self, total: NDArray[np.int64], contributors: int, occasion: Occasion) -> Decoded:
         """The step of each model: −learning rate × noised sum / (rate × public rows of those in the sum).
