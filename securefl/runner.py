@@ -45,8 +45,8 @@ from securefl.privacy.budget import Ledgers, RunCharges
 from securefl.privacy.composition import ALONE, Before
 from securefl.privacy.differencing import Cohorts
 from securefl.privacy.plain import LocalTraining
-from securefl.privacy.prepared import encoding_of, event_of, forecast, local_training, noise_of, settled
-from securefl.privacy.spending import Spending
+from securefl.privacy.prepared import encoding_of, event_of, local_training, noise_of
+from securefl.privacy.spending import Spending, delta_too_large
 from securefl.results import Opened, RoundRecord, RunResult
 from securefl.round import Fold, NextModel, Site, Starting, charged, model_values, round_flow, weight_was_cut
 from securefl.secure import secured
@@ -175,7 +175,7 @@ class Runner:
         self.flow = secured(round_flow(flow), self._keys.protocol)
         self._timed = self._clock.timed(self.flow)
         self._entropy, self._dropouts = {name: entropy(name) for name in self.folds}, dropouts or self._random_dropouts
-        self._guards, self._cohorts = dict[str, OccasionGuard](), Cohorts([*self.folds])
+        self._guards, self._cohorts, self._told = dict[str, OccasionGuard](), Cohorts([*self.folds]), list[int]()
         self._opened, self._begun, self._wall, self._done, self._records = 0, 0, 0.0, False, list[RoundRecord]()
         self._weight = knobs.w_max if knobs.rows is not None and flow is None else None
         self._training = self._prepare_training(before)
@@ -237,16 +237,17 @@ class Runner:
         if dropout > 0:
             aborts = f"about {expected_aborts(self.job, len(self.folds)):.1f} of {knobs.rounds} round{'s' * (knobs.rounds != 1)}"
             self._notice(f"each party vanishes with probability {dropout:g} in a round: expect {aborts} to abort")
-        if self.plan.tail:
-            self._notice(forecast(self.plan))
+        if line := self.plan.forecast():
+            self._notice(line)
+        lax = list[str]()
         for name, folds in self.folds.items():
             rows = [len(fold.train) for fold in folds]  # type: ignore[arg-type]
             if max(rows) > knobs.w_max and self._weight is None and not self.plan.tail:
                 self._notice(weight_was_cut(name, knobs.w_max))
             if self._private and knobs.delta * min(rows) >= 1:
-                self._notice(
-                    f"{name}: privacy.delta = {knobs.delta:g} is not below one over its rows: it would let a row be shown; lower it"
-                )
+                lax.append(name)
+        if lax:
+            self._notice(delta_too_large(knobs.delta, lax))
 
     @property
     def stages(self) -> list[str]:
@@ -305,10 +306,13 @@ class Runner:
         return result
 
     def _charged_round(self, number: int) -> RoundRecord:
-        """A round; one that an exception breaks off is in the records as an aborted one, with what it has cost."""
+        """A round; one that an exception breaks off is in the records as an aborted one, with what it has cost and opened."""
+        opened = self._opened
+        self._told.clear()
         try:
             return self._round(number)
         except BaseException:
+            self._opened = opened + bool(self._told)
             self._keys.broken_off()
             n, cost = len(self.folds), self.epsilon()
             self._records.append(RoundRecord(number, n, 0, {}, "round: broken off", {}, cost, self._clock.round()))
@@ -320,6 +324,7 @@ class Runner:
         index = {name: i for i, name in enumerate(self.folds, 1)}
         network = simulate.vanish({client(index[name]): stage for name, stage in gone.items()})
         self._guards.clear()
+        out = list[str]()
         contributors, opened, watch = None, None, beside(self._traffic.watch, self._recording)
         try:
             with shared_work():
@@ -335,10 +340,10 @@ class Runner:
                 contributors = opened.aggregate.contributors
         finally:
             self._charge(contributors)
-            self._charges.settle(settled(self.plan, contributors))
-        flow = self._keys.flow
-        first = flow.messages("server")[0].__name__
-        self._cohorts.add(number, flow, {**gone, **dict.fromkeys(out, first)}, contributors)
+            self._charges.settle(self.plan.event(contributors))
+            if self._told:
+                absent = dict.fromkeys(out, self._keys.flow.messages("server")[0].__name__)
+                self._cohorts.add(number, self._keys.flow, {**gone, **absent}, self._told[0])
         gone = {**gone, **dict.fromkeys(out, OUT)}
         for address, session in outcome.sessions.items():
             left = session.ended
@@ -385,7 +390,7 @@ class Runner:
             self._recording.begin(self.protocol, terms, self.consortium.parties)
         limits = Limits(len(self.folds), {**self.protocol.layouts(self.parameters), "model": layout})
         ready = self._keys.server
-        start = Starting(occasion, terms, layout, self.models, self.server, self.plan, ready)
+        start = Starting(occasion, terms, layout, self.models, self.server, self.plan, ready, self._told.append)
         model = Copier(self.template)
         invited = terms.roster.indexes if ready is None else ready.u2
         sessions = {SERVER: Session(self._timed, SERVER, {"client": invited}, [start], limits)}
