@@ -40,6 +40,7 @@ from securefl.results import DataSummary, Opened, Preparation, RoundRecord, RunR
 from securefl.round import Fold
 from securefl.runner import Runner
 from securefl.scaling import Exponents, Moments, Scaler, from_ranges
+from securefl.standardise import Scaled, standardised
 from securefl.statistics import secure_totals
 from securefl.timing import Gauge
 from securefl.trainer import ClientTrainer
@@ -126,7 +127,8 @@ def _run(
     consortium = Consortium.of(names, policy)
     gauge = Gauge(names)
     with _timed(spent, "scale_features"):
-        scalers, opened = scale(job, loaded, splits, consortium, gauge, recording, ledgers)
+        scaled = prepared_features(job, loaded, splits, consortium, gauge, recording, ledgers)
+    loaded, scalers, opened = scaled.dataset, scaled.scalers, scaled.opened
     spent["scale_features"] -= sum(gauge.clock.total().values())  # the steps of its secure sums stand for themselves
     folds = {
         s.name: tuple(
@@ -150,6 +152,7 @@ def _run(
             on_notice=on_notice,
             recording=recording,
             ledgers=ledgers,
+            before=scaled.before,
         )
     lonely = [
         f"{name} trains on 1 row: what it sends is about that row alone"
@@ -157,7 +160,7 @@ def _run(
         if min(len(part.train) for part in parts) == 1
     ]
     unknown = {strangers(ledger.store, ledger.data, names) for ledger in ledgers.values()}
-    for line in (*loaded.warnings, *lonely, *filter(None, unknown)):
+    for line in (*loaded.warnings, *scaled.lines, *lonely, *filter(None, unknown)):
         runner.warnings.append(line)
         on_notice(line)
     on_start()
@@ -202,6 +205,27 @@ def _rows(scaler: Scaler, x: NDArray[Any], y: NDArray[Any]) -> TensorDataset:
     return TensorDataset(torch.from_numpy(scaler.apply(x)), torch.from_numpy(y.astype("float32")))
 
 
+def prepared_features(
+    job: Job,
+    loaded: Dataset,
+    splits: Splits,
+    consortium: Consortium,
+    gauge: Gauge,
+    recording: Recording | None = None,
+    ledgers: Ledgers | None = None,
+) -> Scaled:
+    """Rows, scalers and what was opened for them, as the job wants it: `scale`, or `securefl.standardise.standardised`."""
+    if job.data.scaling == "noised":
+        found = standardised(job, loaded, splits, consortium, gauge, recording, ledgers)
+        return replace(found, opened=[*_opened_in_table(job), *found.opened])
+    return Scaled(loaded, *scale(job, loaded, splits, consortium, gauge, recording, ledgers))
+
+
+def _opened_in_table(job: Job) -> list[Opened]:
+    told = opened_in_scaling("columns of the table", "names, kinds, values of text columns and which are constant")
+    return [told] if job.data.is_table else []
+
+
 def scale(
     job: Job,
     loaded: Dataset,
@@ -237,8 +261,7 @@ def scale(
             recording=recording,
         )
 
-    if job.data.is_table:
-        opened.append(opened_in_scaling("columns of the table", "names, kinds, values of text columns and which are constant"))
+    opened += _opened_in_table(job)
     if bounds is None and job.privacy.mechanism in ("distributed-party", "distributed-record", "central"):
         raise UserError(
             f"{job.privacy.mechanism} needs public ranges of all columns (--range COLUMN=LOW:HIGH): scaling by what the sites hold "

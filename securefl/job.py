@@ -142,6 +142,22 @@ IDLE = (
         lambda _: "with distributed-record, whose noise the rdp accountant alone knows",
     ),
     Idle(
+        ("data.scaling",),
+        ("privacy.mechanism",),
+        lambda job: job.privacy.mechanism in ("none", "distributed-party"),
+        lambda job: (
+            "without differential privacy, where means and variances are exact"
+            if job.privacy.mechanism == "none"
+            else "with distributed-party: its ε protects all records of a party at once, the noise of such statistics one of them"
+        ),
+    ),
+    Idle(
+        ("privacy.accountant",),
+        ("data.scaling",),
+        lambda job: job.data.scaling == "noised" and job.privacy.mechanism in ("local-record", "central"),
+        lambda _: "with data.scaling = noised (--scaling), whose noise the rdp accountant alone knows",
+    ),
+    Idle(
         ("privacy.ledger_data",),
         ("privacy.ledger",),
         lambda job: job.privacy.ledger is None,

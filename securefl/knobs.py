@@ -56,6 +56,11 @@ class DataKnobs(Knobs):
     drop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         default=(), strict=False, description="column of a CSV to leave out, such as a free text or a patient number"
     )
+    scaling: Literal["auto", "noised"] = Field(
+        default="auto",
+        description="auto: by public ranges, without differential privacy by exact means and variances; noised: by noised means "
+        "and variances, which take part of ε",
+    )
 
     @field_validator("name")
     @classmethod

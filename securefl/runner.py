@@ -41,6 +41,7 @@ from securefl.models import ModelFactory, threads_for, to_vector
 from securefl.modules import Copier
 from securefl.parties import Consortium
 from securefl.privacy.budget import Ledgers, RunCharges
+from securefl.privacy.composition import ALONE, Before
 from securefl.privacy.differencing import Cohorts
 from securefl.privacy.plain import LocalTraining
 from securefl.privacy.prepared import encoding_of, event_of, forecast, local_training, noise_of, settled
@@ -83,6 +84,7 @@ class Runner:
         on_notice: called with each new line of ``warnings``, as it comes up.
         recording: writes down what the server and each party saw (`securefl.audit.recording`).
         ledgers: by site name, its own `securefl.privacy.budget.PartyLedger`, charged before each of its inputs leaves.
+        before: noised sums of the same records that were opened before: ε is over these and the training.
 
     Attributes:
         warnings: lines that the user should see; what is known before training is there before it.
@@ -108,6 +110,7 @@ class Runner:
         on_notice: Callable[[str], None] = lambda _line: None,
         recording: Recording | None = None,
         ledgers: Ledgers | None = None,
+        before: Before = ALONE,
     ) -> None:
         refuse_kinds(job, trainer, server)
         refuse_own_steps(job, trainer, flow)
@@ -137,6 +140,7 @@ class Runner:
             sums,
             models_per_record=self.models_per_record,
             learning_rate=self.job.performance.learning_rate,
+            before=before,
         )
         of_sum = {"bits": self.plan.bits, "threshold": knobs.threshold, **({"tail": self.plan.tail} if self.plan.tail else {})}
         lost = self.job.simulation.dropout or EXPECTED
@@ -168,8 +172,8 @@ class Runner:
         self._guards, self._cohorts = dict[str, OccasionGuard](), Cohorts([*self.folds])
         self._opened, self._begun, self._wall, self._done, self._records = 0, 0, 0.0, False, list[RoundRecord]()
         self._weight = knobs.w_max if knobs.rows is not None and flow is None else None
-        self._training = self._prepare_training()
-        self._spending = Spending(knobs, self.plan, self._training, self.models_per_record)
+        self._training = self._prepare_training(before)
+        self._spending = Spending(knobs, self.plan, self._training, self.models_per_record, before)
         self._charges = RunCharges(ledgers or {}, self.run_name, self._opens(1))
         self._charges.check(knobs.rounds)
         self._trainers = {name: copy.deepcopy(self.trainer) for name in self.folds}
@@ -211,9 +215,9 @@ class Runner:
             checks.check_model(model)
         return model
 
-    def _prepare_training(self) -> dict[str, tuple[LocalTraining, ...]]:
+    def _prepare_training(self, before: Before) -> dict[str, tuple[LocalTraining, ...]]:
         knobs = self.job.privacy
-        sigma = noise_of(knobs, self.models_per_record)
+        sigma = noise_of(knobs, self.models_per_record, before)
 
         def training(name: str) -> LocalTraining:
             return local_training(knobs, noise_multiplier=sigma, entropy=self._entropy[name], encoding=self.plan)

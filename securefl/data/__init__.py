@@ -33,6 +33,7 @@ def load(
     site: str | None = None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
     drop: Collection[str] = (),
+    later: bool = False,
 ) -> Dataset:
     """Load a data set by name, or a table from a CSV file.
 
@@ -45,6 +46,7 @@ def load(
         site: column that names each row's site, for a CSV file alone.
         ranges: publicly known lower and upper bounds by column, for a CSV file alone.
         drop: columns to leave out, for a CSV file alone.
+        later: whether missing numbers of a CSV file will get the mean of their column.
 
     Raises:
         UserError: the name is unknown, an argument does not belong to it, or the data are refused; one line that names
@@ -72,7 +74,7 @@ def load(
 
     if clients is not None:
         raise UserError(f"clients is {clients}, but the data fix the sites: one a value of the site column")
-    return csv.load(Path(name), label=label, site=site, ranges=ranges or {}, drop=drop)
+    return csv.load(Path(name), label=label, site=site, ranges=ranges or {}, drop=drop, later=later)
 
 
 def of_job(job: Job) -> Dataset:
@@ -87,4 +89,5 @@ def of_job(job: Job) -> Dataset:
         site=data.site,
         ranges=data.ranges,
         drop=data.drop,
+        later=data.scaling == "noised",
     )

@@ -37,7 +37,9 @@ class _Choice:
     constant: tuple[str, ...]
 
 
-def load(path: Path, *, label: str | None, site: str | None, ranges: Ranges, drop: Collection[str] = ()) -> Dataset:
+def load(
+    path: Path, *, label: str | None, site: str | None, ranges: Ranges, drop: Collection[str] = (), later: bool = False
+) -> Dataset:
     """Read, check and encode a table.
 
     Args:
@@ -46,6 +48,7 @@ def load(path: Path, *, label: str | None, site: str | None, ranges: Ranges, dro
         site: column that names each row's site.
         ranges: public lower and upper bounds of numeric columns, by name.
         drop: columns to leave out.
+        later: whether what stands in for missing numbers will be replaced by their mean; this changes a note alone.
 
     Returns:
         Sites in the order of their names (as numbers, if they are); numeric columns first, then one 0/1 column for
@@ -83,11 +86,12 @@ def load(path: Path, *, label: str | None, site: str | None, ranges: Ranges, dro
         twice = sorted({title for title in titles if titles.count(title) > 1})
         raise UserError(f"{path} has a column named like an encoded value of another: {some(map(quoted, twice))}; rename it")
     x = np.column_stack([values for _, values, _ in encoded])
+    gaps = np.column_stack([~column.present for column in choice.used for _ in _coding(column, rows, ranges).features])
     bounds = [bound for _, _, bound in encoded if bound is not None]
     return Dataset(
         name=path.name,
         features=titles,
-        sites=tuple(Site(name, x[rows & own], y[rows & own]) for name, own in sites.items()),
+        sites=tuple(Site(name, x[rows & own], y[rows & own], gaps[rows & own]) for name, own in sites.items()),
         ranges=np.array(bounds, dtype=np.float64) if len(bounds) == len(encoded) else None,
         fixed_sites=True,
         source=f"{path}, the user's own table; its licence is not known",
@@ -97,7 +101,7 @@ def load(path: Path, *, label: str | None, site: str | None, ranges: Ranges, dro
                 for i, (name, n) in enumerate(zip(classes, np.bincount(y[rows], minlength=2).tolist(), strict=True))
             ),
             *_type_notes(choice, rows, sum(not column.name for column in columns)),
-            *_missing_notes((outcome, *features), choice.used, ranges, rows, sites),
+            *_missing_notes((outcome, *features), choice.used, ranges, rows, sites, later=later),
             f"constant columns, not used: {some(choice.constant) or 'none'}",
             *([f"columns left out as asked: {some(map(quoted, drop))}"] if drop else []),
         ),
@@ -209,13 +213,20 @@ def _type_notes(choice: _Choice, rows: Mask, nameless: int) -> list[str]:
 
 
 def _missing_notes(
-    columns: Sequence[Column], used: Sequence[Column], ranges: Ranges, rows: Mask, sites: Mapping[str, Mask]
+    columns: Sequence[Column],
+    used: Sequence[Column],
+    ranges: Ranges,
+    rows: Mask,
+    sites: Mapping[str, Mask],
+    *,
+    later: bool,
 ) -> list[str]:
     counts = {column.name: int(np.sum(~column.present)) for column in columns}
     notes = ["missing values: " + (some(f"{quoted(name)} {count}" for name, count in counts.items() if count) or "none")]
     filled = [f"{quoted(c.name)} {sum(ranges[c.name]) / 2:g}" for c in used if c.name in ranges and not c.present[rows].all()]
     if filled:
-        notes.append(f"missing numbers replaced by the middle of the public range: {some(filled)}")
+        mean = "the column's noised mean, or where noise hides it " if later else ""
+        notes.append(f"missing numbers replaced by {mean}the middle of the public range: {some(filled)}")
     if not rows.all():
         lost = [f"{quoted(name)} {np.sum(own & ~rows)} of {np.sum(own)}" for name, own in sites.items() if (own & ~rows).any()]
         notes.append(f"rows with missing values, left out: {some(lost)}")

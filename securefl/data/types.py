@@ -16,11 +16,13 @@ class Site:
         name: the site's name.
         x: features, shape (rows, features), float64, in their own units (not scaled).
         y: labels, shape (rows,), int64, 0 or 1.
+        missing: which of ``x`` are missing, so that something public stands there, shape (rows, features), bool; None: none.
     """
 
     name: str
     x: NDArray[np.float64] = field(repr=False)
     y: NDArray[np.int64] = field(repr=False)
+    missing: NDArray[np.bool_] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

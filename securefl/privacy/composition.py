@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from securefl.errors import UserError
 from securefl.privacy import events
 from securefl.privacy.divergence import ORDERS, SAMPLED_ORDERS, epsilon_of_events, epsilon_of_rdp, rdp_of
+from securefl.privacy.divergence import Event as IntegerNoise
 from securefl.privacy.events import Covered, DpSgdEvent, Event, ExactEvent
 
 
@@ -34,6 +35,23 @@ class Spent:
 
 
 NOTHING = Spent(0.0, "rdp")
+
+
+@dataclass(frozen=True)
+class Before:
+    """What was opened with noise before training, under one ε with it and of the same unit.
+
+    Attributes:
+        planned: as if the fewest sites had survived; the noise of training is made beside these.
+        happened: what they turned out to cost, at no order more.
+    """
+
+    planned: tuple[IntegerNoise, ...] = ()
+    happened: tuple[IntegerNoise, ...] = ()
+
+
+ALONE = Before()
+"""Nothing."""
 
 
 def merged(happened: Iterable[tuple[Event, int]]) -> list[Covered]:
@@ -101,6 +119,38 @@ def spent(happened: Iterable[tuple[Event, int]], delta: float, accountant: str =
     for event in noised:
         total += event.rounds * rdp_of(event)
     return Spent(epsilon_of_rdp(total, delta - sum(event.failure for event in noised)), "rdp")
+
+
+@lru_cache(maxsize=64)
+def noise_beside(before: tuple[IntegerNoise, ...], *, epsilon: float, delta: float, sample_rate: float, steps: int) -> float:
+    """The least noise multiplier, to a millionth, with which steps of DP-SGD keep within (ε, δ) together with ``before``, by RDP.
+
+    Args:
+        before: other events of the same unit.
+        epsilon: ε over everything, > 0 and finite.
+        delta: δ in (0, 1).
+        sample_rate: probability in (0, 1] with which a record is in a batch.
+        steps: of all models that one record takes part in.
+
+    Raises:
+        UserError: for a value out of range, or where no noise does.
+    """
+    from securefl.privacy.noise_plan import Unreachable, least  # noqa: PLC0415  (scipy's transforms load with it)
+
+    if not (math.isfinite(epsilon) and epsilon > 0):
+        raise UserError(f"epsilon is {epsilon}: it must be finite and above 0")
+
+    def cost(variance: float) -> float:
+        step = DpSgdEvent(math.sqrt(variance), sample_rate, steps)
+        return spent([*((event, 1) for event in before), (step, 1)], delta).epsilon
+
+    try:
+        return math.sqrt(least(cost, epsilon, reach=(-40.0, 60.0))) * (1 + 2.0**-50)
+    except Unreachable:
+        raise UserError(
+            f"epsilon {epsilon} with delta {delta} cannot be reached beside the noised statistics over {steps} steps at sampling "
+            f"rate {sample_rate}: choose a larger epsilon, a lower rate or fewer steps"
+        ) from None
 
 
 @lru_cache(maxsize=256)

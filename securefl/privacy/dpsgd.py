@@ -23,7 +23,9 @@ from torch.optim import Optimizer
 
 from protocols.rand import Entropy, fresh
 from securefl.errors import UserError
-from securefl.privacy.accountant import History, check_accountant, epsilon_of_history
+from securefl.privacy.accountant import History, check_accountant
+from securefl.privacy.composition import spent
+from securefl.privacy.events import Covered, DpSgdEvent
 from securefl.privacy.noise import gaussian
 from securefl.privacy.per_record import Observer, PerRecord
 
@@ -207,7 +209,9 @@ class LocalRecordDP(PerRecord):
         return (*self.history, (self.noise_multiplier, self.sample_rate, left)) if left else self.history
 
 
-def site_epsilon(models: Sequence[LocalRecordDP], models_per_record: int, *, planned: bool = False) -> float:
+def site_epsilon(
+    models: Sequence[LocalRecordDP], models_per_record: int, *, planned: bool = False, before: Sequence[Covered] = ()
+) -> float:
     """ε of a site whose models, trained side by side, each leave out other records (cross-validation).
 
     A record takes part in ``models_per_record`` of them; the composition of those with the most steps bounds the ε of every record.
@@ -215,7 +219,8 @@ def site_epsilon(models: Sequence[LocalRecordDP], models_per_record: int, *, pla
     Args:
         models: one account a model, with equal noise, rate, δ and accountant.
         models_per_record: in how many of them one record takes part, 1 … ``len(models)``.
-        planned: whether to count every planned step, or those taken so far (0.0 before any).
+        planned: whether to count every planned step, or those taken so far.
+        before: what was opened before, under the same ε.
 
     Raises:
         UserError: for accounts that differ or a number out of range.
@@ -228,8 +233,8 @@ def site_epsilon(models: Sequence[LocalRecordDP], models_per_record: int, *, pla
     merged: dict[tuple[float, float], int] = {}
     for sigma, rate, steps in (run for history in histories[:models_per_record] for run in history):
         merged[sigma, rate] = merged.get((sigma, rate), 0) + steps
-    history = tuple((sigma, rate, steps) for (sigma, rate), steps in merged.items())
-    return epsilon_of_history(history, models[0].delta, models[0].accountant)
+    trained = [DpSgdEvent(sigma, rate, steps) for (sigma, rate), steps in merged.items()]
+    return spent([(event, 1) for event in (*before, *trained)], models[0].delta, models[0].accountant).epsilon
 
 
 def _steps(history: History) -> int:

@@ -245,13 +245,18 @@ def continuous_variance(epsilon: float, delta: float, rounds: int) -> float:
     )
 
 
-def least(cost: Callable[[float], float], epsilon: float) -> float:
+def least(cost: Callable[[float], float], epsilon: float, reach: tuple[float, float] = (-60.0, 200.0)) -> float:
     """The least variance with ``cost`` at most ``epsilon``, to a millionth, never below it.
+
+    Args:
+        cost: ε of a variance, not increasing.
+        epsilon: target.
+        reach: log2 of the smallest and the largest variance that are looked at.
 
     Raises:
         Unreachable: where no noise does.
     """
-    low, high = -60.0, 200.0  # log2
+    low, high = reach
     if not cost(2.0**high) <= epsilon:
         raise Unreachable
     while high - low > 2.0**-20:

@@ -174,10 +174,12 @@ class Account:
     Attributes:
         plan: of the run.
         survivors: over how many parties each sum went that the party's masked input may be in.
+        before: what was opened before, under the same ε.
     """
 
     plan: Costed
     survivors: Counter[int] = field(default_factory=Counter)
+    before: tuple[Event, ...] = ()
 
     def charge(self, survivors: int | None) -> None:
         """The party's masked input has left; ``survivors`` is None where no sum was opened, or nobody knows."""
@@ -191,7 +193,8 @@ class Account:
     @property
     def epsilon(self) -> float:
         """ε at the plan's δ, as far as it is spent."""
-        return epsilon_of_events([self.plan.event(s, rounds) for s, rounds in sorted(self.survivors.items())], self.plan.delta)
+        rounds = [self.plan.event(s, count) for s, count in sorted(self.survivors.items())]
+        return epsilon_of_events([*self.before, *rounds], self.plan.delta)
 
 
 def expectation(encoding: PartyLevel) -> str:

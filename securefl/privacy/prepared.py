@@ -16,6 +16,7 @@ from protocols.sums import scheme
 from securefl.encode import Plan
 from securefl.encoding import Encoding, SumSpec
 from securefl.errors import UserError
+from securefl.privacy.composition import ALONE, Before
 from securefl.privacy.plain import LocalTraining, PlainTraining
 
 if TYPE_CHECKING:
@@ -29,18 +30,31 @@ UNITS = {"local-record": "record", "distributed-party": "party", "distributed-re
 """What one ε protects, by mechanism."""
 
 
-def noise_of(knobs: PrivacyKnobs, models_per_record: int = 1) -> float | None:
+def noise_of(knobs: PrivacyKnobs, models_per_record: int = 1, before: Before = ALONE) -> float | None:
     """The noise multiplier that the job's ε asks for over all its steps; None where nobody adds Gaussian noise.
 
     Args:
         knobs: of the job.
         models_per_record: in how many models, trained side by side, one record takes part.
+        before: what was opened before, under the same ε.
 
     Raises:
-        UserError: for an ε that the accountant cannot prove with any noise.
+        UserError: for an ε that the accountant cannot prove with any noise; for the prv accountant beside integer noise.
     """
     if knobs.mechanism not in ("local-record", "central"):
         return None
+    if before.planned:
+        if knobs.accountant != "rdp":
+            raise UserError(f"accountant {knobs.accountant} is refused beside noised statistics, whose noise rdp alone knows")
+        from securefl.privacy.composition import noise_beside  # noqa: PLC0415
+
+        return noise_beside(
+            before.planned,
+            epsilon=knobs.epsilon,
+            delta=knobs.delta,
+            sample_rate=knobs.sample_rate,
+            steps=knobs.rounds * knobs.steps * models_per_record,
+        )
     from securefl.privacy.accountant import calibrate  # noqa: PLC0415  (Opacus loads in 3 s)
 
     return calibrate(
@@ -61,6 +75,7 @@ def encoding_of(
     *,
     models_per_record: int | None = None,
     learning_rate: float = 1.0,
+    before: Before = ALONE,
 ) -> Encoding:
     """How updates become the integers of a sum: with noise in it for ``distributed-party`` and ``distributed-record``.
 
@@ -71,10 +86,14 @@ def encoding_of(
         sums: metrics that are opened beside the updates where no noise is in the sum.
         models_per_record: in how many of the blocks one record takes part; by default in all.
         learning_rate: step size along a mean gradient over all sites.
+        before: what was opened before, under the same ε of a record.
 
     Raises:
         UserError: for a protocol that does not hide single updates, or noise that cannot be.
+        Misuse: for statistics before a mechanism whose ε is of no record.
     """
+    if before.planned and UNITS.get(knobs.mechanism) != "record":
+        raise Misuse(f"the ε of {knobs.mechanism} is of no record: noised sums of records cannot be under it")
     if knobs.mechanism in ("none", "local-record"):
         return Plan(parties, blocks, knobs.update_clip, knobs.w_max, sums, knobs.precision)
     from securefl.privacy.adaptive import AdaptiveClip  # noqa: PLC0415
@@ -88,7 +107,7 @@ def encoding_of(
     of_sum = protocol.parameters(parties, 1, 1, threshold=knobs.threshold)
     cohort = Cohort(parties, of_sum.threshold, of_sum.corrupt)
     if knobs.summed:
-        return _of_records(knobs, cohort, blocks, models_per_record or len(blocks), learning_rate)
+        return _of_records(knobs, cohort, blocks, models_per_record or len(blocks), learning_rate, before)
     quantile = knobs.clip_quantile
     adaptive = None if quantile is None else AdaptiveClip(knobs.update_clip, quantile)
     plan = calibrate_distributed(
@@ -104,7 +123,7 @@ def encoding_of(
 
 
 def _of_records(
-    knobs: PrivacyKnobs, cohort: Cohort, blocks: tuple[int, ...], models_per_record: int, learning_rate: float
+    knobs: PrivacyKnobs, cohort: Cohort, blocks: tuple[int, ...], models_per_record: int, learning_rate: float, before: Before
 ) -> RecordLevel:
     from securefl.privacy.record import Central, RecordLevel, central_plan  # noqa: PLC0415
     from securefl.privacy.record_plan import RecordPlan, calibrate_records  # noqa: PLC0415
@@ -121,7 +140,7 @@ def _of_records(
             knobs.noise, cohort, knobs.epsilon, knobs.delta, knobs.rounds, blocks[0], knobs.clip, knobs.sample_rate, knobs.rows,
             len(blocks), models_per_record,
         )  # fmt: skip
-        plan, multiplier = central_plan(draft), noise_of(knobs, models_per_record)
+        plan, multiplier = central_plan(draft), noise_of(knobs, models_per_record, before)
         return Central(plan, learning_rate, multiplier or math.inf)
     plan = calibrate_records(
         epsilon=knobs.epsilon,
@@ -135,17 +154,21 @@ def _of_records(
         models=len(blocks),
         models_per_record=models_per_record,
         kind=knobs.noise,
+        before=before.planned,
     )
     return RecordLevel(plan, learning_rate)
 
 
-def accounts(encoding: Encoding, parties: Iterable[str], accountant: str = "rdp") -> dict[str, Account | CentralAccount]:
+def accounts(
+    encoding: Encoding, parties: Iterable[str], accountant: str = "rdp", before: Before = ALONE
+) -> dict[str, Account | CentralAccount]:
     """An account for every party where the noise is not its own training's; else none.
 
     Args:
         encoding: of the run.
         parties: by name.
         accountant: of the job, for noise of a server.
+        before: what was opened before, under the same ε.
     """
     if not encoding.tail:
         return {}
@@ -153,10 +176,10 @@ def accounts(encoding: Encoding, parties: Iterable[str], accountant: str = "rdp"
     from securefl.privacy.record import Central, CentralAccount, RecordLevel  # noqa: PLC0415
 
     if isinstance(encoding, Central):
-        return {name: CentralAccount(encoding, accountant) for name in parties}
+        return {name: CentralAccount(encoding, accountant, before=before.happened) for name in parties}
     if not isinstance(encoding, PartyLevel | RecordLevel):
         raise Misuse(f"nobody accounts for the noise of a {type(encoding).__name__}")
-    return {name: Account(encoding.plan) for name in parties}
+    return {name: Account(encoding.plan, before=before.happened) for name in parties}
 
 
 def event_of(

@@ -28,6 +28,8 @@ from protocols.rand import Entropy, Rand, fresh
 from protocols.suite import Occasion
 from securefl.encoding import Decoded, Encoded, SumSpec
 from securefl.errors import UserError
+from securefl.privacy.composition import spent
+from securefl.privacy.events import Covered, DpSgdEvent
 from securefl.privacy.party import rotation
 from securefl.privacy.record_plan import RecordPlan, check_records, on_radius, wide_enough
 from securefl.privacy.rounding import norm_bounds, rotate_back, rotate_whole, round_sum
@@ -225,11 +227,13 @@ class CentralAccount:
         encoding: of the run.
         accountant: ``rdp`` or ``prv``.
         steps: rounds so far.
+        before: what was opened before, under the same ε.
     """
 
     encoding: Central
     accountant: str
     steps: int = 0
+    before: tuple[Covered, ...] = ()
 
     def charge(self, _survivors: int | None) -> None:
         """The party's masked input has left."""
@@ -238,9 +242,6 @@ class CentralAccount:
     @property
     def epsilon(self) -> float:
         """ε of a record at the plan's δ, as far as it is spent, against those who see the noised steps."""
-        from securefl.privacy.accountant import epsilon_of  # noqa: PLC0415  (Opacus loads in 3 s)
-
-        plan = self.encoding.plan
-        if not self.steps:
-            return 0.0
-        return epsilon_of(self.encoding.multiplier, plan.rate, self.steps * plan.models_per_record, plan.delta, self.accountant)
+        plan, steps = self.encoding.plan, self.steps * self.encoding.plan.models_per_record
+        happened = [DpSgdEvent(self.encoding.multiplier, plan.rate, steps)] if steps else []
+        return spent([(event, 1) for event in (*self.before, *happened)], plan.delta, self.accountant).epsilon

@@ -64,6 +64,7 @@ class RecordPlan:
         share: variance of one party's noise a coordinate, in squared steps.
         bits: width of a value of the sum.
         wrap: bound of the probability that any value of any round wraps around.
+        before: what ε covers beside the rounds, for every record once.
     """
 
     kind: Kind
@@ -82,6 +83,7 @@ class RecordPlan:
     share: float = 0.0
     bits: int = 0
     wrap: float = 1.0
+    before: tuple[Event, ...] = ()
 
     @property
     def dimension(self) -> int:
@@ -132,8 +134,8 @@ class RecordPlan:
         return DiscreteGaussianEvent(self.share, honest, self.dimension, delta1, delta2, sums, self.rate, sums * self.beta)
 
     def spent(self, survivors: int, rounds: int | None = None) -> float:
-        """ε at the plan's δ after so many rounds (all of them by default) in which so many survived."""
-        return epsilon_of_events([self.event(survivors, rounds or self.rounds)], self.delta)
+        """ε at the plan's δ after so many rounds (all of them by default) in which so many survived, and what was before."""
+        return epsilon_of_events([*self.before, self.event(survivors, rounds or self.rounds)], self.delta)
 
     def expected_batch(self, survivors: int) -> float:
         """What the noised sum is divided by: the rate times the public number of rows of those in the sum."""
@@ -165,6 +167,7 @@ def calibrate_records(
     models: int = 1,
     models_per_record: int = 1,
     kind: Kind = "skellam",
+    before: tuple[Event, ...] = (),
 ) -> RecordPlan:
     """The least noise that keeps all rounds within (ε, δ) for a record, and the grid and width for it.
 
@@ -180,11 +183,12 @@ def calibrate_records(
         models: trained side by side.
         models_per_record: in how many of them a record takes part.
         kind: law of the noise.
+        before: what ε covers beside the rounds, for every record once.
 
     Raises:
         UserError: for a value out of range, or an ε that cannot be reached.
     """
-    draft = RecordPlan(kind, cohort, epsilon, delta, rounds, size, clip, rate, rows, models, models_per_record)
+    draft = RecordPlan(kind, cohort, epsilon, delta, rounds, size, clip, rate, rows, models, models_per_record, before=before)
     check_records(draft)
     try:
         plan = _coarsest(draft)
@@ -253,10 +257,12 @@ def _coarsest(draft: RecordPlan) -> RecordPlan:
 
 
 def continuous_variance(draft: RecordPlan) -> float:
-    """Variance of Gaussian noise for sensitivity 1 at the same (ε, δ), steps and rate, by the same accountant."""
-    return least(
-        lambda variance: epsilon_of_events([SkellamEvent(variance, 0.0, 1.0, draft.steps, draft.rate)], draft.delta), draft.epsilon
-    )
+    """Variance of Gaussian noise for sensitivity 1 at the same (ε, δ), steps and rate, beside the same, by the same accountant."""
+
+    def cost(variance: float) -> float:
+        return epsilon_of_events([*draft.before, SkellamEvent(variance, 0.0, 1.0, draft.steps, draft.rate)], draft.delta)
+
+    return least(cost, draft.epsilon)
 
 
 def wide_enough(plan: RecordPlan) -> RecordPlan:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from securefl.encoding import Encoding
+from securefl.privacy.composition import ALONE, Before
 from securefl.privacy.plain import LocalTraining
 from securefl.privacy.prepared import UNITS, accounts
 
@@ -27,13 +28,20 @@ class Spending:
         encoding: how updates become the integers of the sums.
         training: by party, for each model trained side by side, where its batches come from.
         models_per_record: in how many of the models one record takes part.
+        before: what was opened before, under the same ε.
     """
 
     def __init__(
-        self, knobs: PrivacyKnobs, encoding: Encoding, training: Mapping[str, tuple[LocalTraining, ...]], models_per_record: int
+        self,
+        knobs: PrivacyKnobs,
+        encoding: Encoding,
+        training: Mapping[str, tuple[LocalTraining, ...]],
+        models_per_record: int,
+        before: Before = ALONE,
     ) -> None:
         self._knobs, self._training, self._models_per_record = knobs, training, models_per_record
-        self._encoding, self._accounts = encoding, accounts(encoding, training, knobs.accountant)
+        self._encoding, self._accounts = encoding, accounts(encoding, training, knobs.accountant, before)
+        self._before = before.happened
 
     @property
     def unit(self) -> str | None:
@@ -82,7 +90,8 @@ class Spending:
     def _site(self, name: str, *, planned: bool) -> float:
         from securefl.privacy.dpsgd import site_epsilon  # noqa: PLC0415
 
-        return site_epsilon(self._training[name], self._models_per_record, planned=planned)  # type: ignore[arg-type]
+        models: Any = self._training[name]
+        return site_epsilon(models, self._models_per_record, planned=planned, before=self._before)
 
     def charge(self, left: Iterable[str], contributors: int | None) -> None:
         """Charge the parties whose masked input has ``left``; ``contributors`` is None where no sum is known of."""

@@ -95,6 +95,7 @@ class Book:
             split=dict(zip(self.names, plan.split, strict=True)),
             parts=parts,
             opened=released["opened"],
+            event=plan.event(survivors),
         )
 
     def _moments(self, names: Sequence[str]) -> Moments:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from securefl.privacy.divergence import SkellamEvent
 from securefl.results import Opened
 from securefl.statistics.results import Array, Cells, Correlation, Description, Quantiles, Released
 
@@ -126,6 +127,7 @@ class Release:
         parts: results by the name of their kind: ``description``, ``quantiles``, ``correlation``, and by column in ``classes``,
             ``histograms`` and ``crosstabs``.
         opened: the one sum, as the ledger has it.
+        event: what it cost, by the sites that were in it.
     """
 
     epsilon: float
@@ -134,6 +136,7 @@ class Release:
     split: Mapping[str, float]
     parts: Mapping[str, Released | Mapping[str, Released]]
     opened: tuple[Opened, ...] = field(repr=False)
+    event: SkellamEvent = field(repr=False)
     unit: str = "record"
 
     def __getitem__(self, kind: str) -> Any:

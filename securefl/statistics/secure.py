@@ -27,7 +27,7 @@ from securefl.statistics.axes import Axis, bins_of, count
 from securefl.statistics.columns import Columns, Tell, named, site_tables
 from securefl.statistics.description import described
 from securefl.statistics.moments import MOST_ROWS, Moments, Products
-from securefl.statistics.noise import planned
+from securefl.statistics.noise import StatisticsPlan, planned
 from securefl.statistics.noised import Asked
 from securefl.statistics.results import Cells, Correlation, Description, Quantiles
 from securefl.statistics.results_noised import Release
@@ -162,18 +162,8 @@ class SecureStatistics:
         Raises:
             UserError: also for a protocol that shows each site's part to the server, or a budget that does not suffice.
         """
-        if not self.protocol.hides:
-            raise UserError(
-                f"{self.protocol.name} shows every site's sums with a share of the noise alone: take one that hides them"
-            )
-        large = next((site for site in self._sites if site.rows * delta >= 1), None)
-        if large is not None:
-            raise UserError(f"{quoted(large.name)}: delta is {delta:g}: it must be below 1 over its rows, or could give one away")
-        of_sum: Any = self.protocol.parameters(len(self._sites), 1, 1, threshold=self._threshold)
-        cohort = Cohort(len(self._sites), of_sum.threshold, of_sum.corrupt)
-        book = Book(asked, self.columns, self._sites, self._tell)
-        plan = planned(book.questions, cohort, self.rows_max, epsilon=epsilon, delta=delta)
-        opened = opened_with_noise(book.names, plan.event(cohort.smallest))
+        book, plan = self._planned(asked, epsilon, delta)
+        opened = opened_with_noise(book.names, plan.event(plan.cohort.smallest))
         parties = charging(self.consortium, self._ledgers, self._run, opened)
         occasion, self._sums = Occasion(self._run, self._sums), self._sums + 1
         values = [np.concatenate([q.sums(at, s) for q, s in plan.scaled(book.questions)]) for at in range(len(self._sites))]
@@ -192,6 +182,23 @@ class SecureStatistics:
         settle(parties, plan.event(found.contributors))
         released = {"sites": found.contributors, "min_cell": self.min_cell, "opened": tuple(opened)}
         return book.release(plan, found.values, found.contributors, released)
+
+    def noise(self, asked: Asked, *, epsilon: float, delta: float) -> StatisticsPlan:
+        """The noise that `noised` would add, without opening anything; arguments and errors as there."""
+        return self._planned(asked, epsilon, delta)[1]
+
+    def _planned(self, asked: Asked, epsilon: float, delta: float) -> tuple[Book, StatisticsPlan]:
+        if not self.protocol.hides:
+            raise UserError(
+                f"{self.protocol.name} shows every site's sums with a share of the noise alone: take one that hides them"
+            )
+        large = next((site for site in self._sites if site.rows * delta >= 1), None)
+        if large is not None:
+            raise UserError(f"{quoted(large.name)}: delta is {delta:g}: it must be below 1 over its rows, or could give one away")
+        of_sum: Any = self.protocol.parameters(len(self._sites), 1, 1, threshold=self._threshold)
+        cohort = Cohort(len(self._sites), of_sum.threshold, of_sum.corrupt)
+        book = Book(asked, self.columns, self._sites, self._tell)
+        return book, planned(book.questions, cohort, self.rows_max, epsilon=epsilon, delta=delta)
 
     def describe(self, columns: Sequence[str] | None = None) -> Description:
         """Rows, counts, missing values, means and variances of columns with a range (all of them unless named): one secure sum.

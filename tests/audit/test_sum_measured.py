@@ -16,7 +16,7 @@ from scipy import stats
 
 from securefl import UserError
 from securefl.audit import measure_mechanism
-from securefl.audit.measured import apart, inside, registry
+from securefl.audit.measured import apart, inside
 from securefl.audit.measured.registry import Setting
 from securefl.audit.measured.run import registered
 from securefl.audit.measured.summed import Summed, epsilon_of_variance, summed
@@ -24,7 +24,7 @@ from securefl.audit.verdict import Verdict
 from securefl.job import Job
 
 Patch = pytest.MonkeyPatch
-MEASURES = [one for one in registered() if one.on == registry.IN_SUM]
+MEASURES = [one for one in registered() if "distributed-party" in one.on]
 
 
 @pytest.fixture(autouse=True)

@@ -124,7 +124,7 @@ def test_plain_data_has_every_key_that_is_not_idle_and_reads_back() -> None:
         (s, k) for s, keys in heart.plain().items() for k in keys
     }
     assert left_out == {
-        ("data", "holdout"),
+        *(("data", key) for key in ("holdout", "scaling")),
         ("model", "hidden"),
         *(("privacy", k) for k in ("epsilon", "delta", "accountant", "clip", "rows", "noise", "clip_quantile", "ledger_data")),
     }

@@ -21,8 +21,8 @@ from protocols.rand import Replay
 from securefl.audit.measured.epsilon import Measured, epsilon_of_mu, fit_mu, two_worlds
 from securefl.audit.measured.inside import NEAR, effective
 from securefl.audit.measured.noise import smallest
-from securefl.audit.measured.registry import IN_SUM, Setting, compared, flagged, measure
-from securefl.audit.measured.summed import FALSE_ALARM, Reals, Summed, Whole, summed
+from securefl.audit.measured.registry import ANY_SUM, IN_SUM, Setting, compared, flagged, measure
+from securefl.audit.measured.summed import FALSE_ALARM, Reals, Summed, Whole, of_party, summed
 from securefl.audit.verdict import Verdict, harmless, untold
 from securefl.encode import Plan, decode, encode
 
@@ -32,15 +32,22 @@ RUNS = 4000
 """Canaries that the fit rests on in ``--quick``."""
 
 
-def scores(made: Summed, label: str, wanted: int) -> tuple[Reals, Reals]:
+def scores(made: Summed, label: str, wanted: int, *, drawn: bool = False) -> tuple[Reals, Reals]:
     """What a reader makes of single sums, in clips: of coordinates that a canary is in, and of as many and more that none is in.
 
     Every honest party carries a canary of its own, in a coordinate of its own; each is one run of the game.  The corrupt do not
     take part: the reader has subtracted what they sent.
 
+    Args:
+        made: the sums.
+        label: of their randomness.
+        wanted: runs.
+        drawn: whether a canary that is a record goes through the sampling of its site; else it is in for certain.
+
     Returns:
         Shapes (runs,), of ``wanted`` runs or a few more, and (others,).
     """
+    made = replace(made, unit=made.drawn or made.unit) if drawn else made
     inside, outside = list[Reals](), list[Reals]()
     carried = min(made.honest, made.size // 2)
     for number in range(-(-wanted // carried)):
@@ -59,23 +66,29 @@ def scores(made: Summed, label: str, wanted: int) -> tuple[Reals, Reals]:
     "white-box canaries: the distance of the worlds with and without one party's contribution",
     how="μ fitted to single sums with the noise of the fewest honest survivors, turned into ε over all rounds as of a Gaussian; "
     f"the interval misses with {FIT_LEVEL:g}, if noise is near a Gaussian",
-    on=IN_SUM,
+    on=ANY_SUM,
 )
 def fitted(setting: Setting) -> Verdict:
     """The noise as a reader of single sums finds it, over all rounds."""
     made = summed(setting)
-    left = made.honest * made.plan.share
+    left = math.inf if made.trusted else made.honest * made.plan.share
     inside, outside = scores(made, "fit", RUNS if setting.quick else 10_000)
     low, high = fit_mu(inside, outside, level=FIT_LEVEL)
-    rounds = math.sqrt(made.plan.rounds)
-    ends = [epsilon_of_mu(mu * rounds, setting.delta) for mu in (low, high)]
+    ends = [over_all(made, mu) for mu in (low, high)]
     measured = Measured("Gaussian fit", ends[0], math.inf, 1 - FIT_LEVEL, setting.delta, len(inside), ends[1])
     if left < NEAR and low < math.inf:
         return untold(f"the honest noise has a variance of {left:.3g} squared steps: too far from a Gaussian for a fit")
     told = f"μ in {low:.4f} … {high:.4f} a sum over {made.fewest}, of which {made.honest} are honest"
     verdict = compared("sum-fit", setting, setting.claimed, measured, told)
-    ratio = made.plan.radius / math.sqrt(left)
+    ratio = 1 / setting.noise_multiplier if made.trusted else made.plan.radius / math.sqrt(left)
     return verdict if verdict.broken else replace(verdict, why=f"{verdict.why}; clip/σ is {ratio:.4f}")
+
+
+def over_all(made: Summed, mu: float) -> float:
+    """ε over all rounds of units that are μ standard deviations in a sum: as of a Gaussian, or of a sampled one by Opacus."""
+    if not made.setting.summed:
+        return epsilon_of_mu(mu * math.sqrt(made.steps), made.setting.delta)
+    return made.setting.epsilon_of(0.0 if math.isinf(mu) else 1 / mu, made.steps) if mu else 0.0
 
 
 @measure(
@@ -84,18 +97,18 @@ def fitted(setting: Setting) -> Verdict:
     "whether one party's contribution is in one noised sum, beside the same game on an exact sum",
     how="likelihood ratio, N runs of each world, Clopper–Pearson bounds, against ε of one sum over the fewest; a sound mechanism "
     "at its very ε is refuted with 5 %",
-    on=IN_SUM,
+    on=ANY_SUM,
 )
 def game(setting: Setting) -> Verdict:
     """A contribution of one clip, there or not, told by the coordinate that it is in."""
     made = summed(setting)
-    with_it, without = scores(made, "worlds", 400 if setting.quick else 2000)
+    with_it, without = scores(made, "worlds", 400 if setting.quick else 2000, drawn=True)
     runs = min(len(with_it), len(without))
     hits, false = (int((values[:runs] > 0.5).sum()) for values in (with_it, without))
     measured = two_worlds(hits, false, runs, setting.delta)
     bare = two_worlds(*exact(made, 200), 200)
     told = f"told in {hits} of {runs} runs, {false} false alarms, in one sum; in an exact sum ε ≥ {bare.lower:.2f}"
-    return compared("sum-worlds", setting, made.plan.spent(made.fewest, 1), measured, told)
+    return compared("sum-worlds", setting, made.spent(made.fewest), measured, told)
 
 
 def exact(made: Summed, runs: int) -> tuple[int, int]:
@@ -108,7 +121,7 @@ def exact(made: Summed, runs: int) -> tuple[int, int]:
         for world in (0, 1):
             given = [canary if u == world == 0 else np.zeros(made.size) for u in range(e.parties)]
             parts = [
-                encode(plan, made.unit(e, x), [1] * len(e.blocks), {}, Replay(f"exact {number} {world} {u}")()).vector
+                encode(plan, of_party(e, x), [1] * len(e.blocks), {}, Replay(f"exact {number} {world} {u}")()).vector
                 for u, x in enumerate(given)
             ]
             mean = np.concatenate([x for x in decode(plan, np.sum(parts, axis=0), e.parties).updates if x is not None])
@@ -152,7 +165,7 @@ def differencing(setting: Setting) -> Verdict:
     ends = [epsilon_of_mu(mu, setting.delta) for mu in (low, high)]
     measured = Measured("Gaussian fit", ends[0], math.inf, 1 - FIT_LEVEL, setting.delta, runs, ends[1])
     told = f"two sums, over {n} parties and {n - 1}: their difference has {share:.3f} of the noise of two"
-    return compared("sum-differencing", setting, made.plan.spent(n, 1), measured, told)
+    return compared("sum-differencing", setting, made.spent(n, drawn=False), measured, told)
 
 
 def _opened(made: Summed, vectors: Mapping[int, Reals | None], label: str, number: int) -> Reals:

@@ -25,7 +25,7 @@ from protocols.sums import Party, Scheme
 from securefl.audit.measured.epsilon import Measured
 from securefl.audit.measured.inside import effective, halfway, largest
 from securefl.audit.measured.noise import smallest
-from securefl.audit.measured.registry import IN_SUM, Setting, compared, flagged, measure
+from securefl.audit.measured.registry import ANY_SUM, IN_SUM, ROWS, Setting, compared, flagged, measure
 from securefl.audit.measured.summed import FALSE_ALARM, Summed, epsilon_of_variance, summed
 from securefl.audit.recording import Recording
 from securefl.audit.verdict import Verdict, combine, harmless, stated
@@ -35,10 +35,13 @@ from securefl.job import Job
 from securefl.ledger import EXACT, opened_in_training
 from securefl.privacy.divergence import DiscreteGaussianEvent, SkellamEvent, epsilon_of_events
 from securefl.privacy.prepared import encoding_of
+from securefl.privacy.record_plan import RecordPlan
 from securefl.results import RoundRecord
 from securefl.round import Fold
 from securefl.runner import Runner
 
+RARE = {"sample_rate": 0.02}
+"""A rate at which one row makes an empty batch, and 400 do not."""
 FEATURES, SITES = 5, 6
 """Columns of the data of a played run, and its sites."""
 
@@ -94,7 +97,8 @@ def alone(setting: Setting) -> Verdict:
         tries.append(("a metric with the update", flagged("sum-alone", "an exact value is taken along with a noised update")))
     except UserError as error:
         tries.append(("a metric with the update", Verdict("refused", str(error), who="the party", check="sum-alone")))
-    planned = encoding_of(setting.job.privacy, setting.parties, setting.blocks, (SumSpec("rows", 1, 1000.0, integer=True),))
+    knobs = setting.job.privacy.model_copy(update={"rows": ROWS} if setting.summed else {})
+    planned = encoding_of(knobs, setting.parties, setting.lengths, (SumSpec("rows", 1, 1000.0, integer=True),))
     told = sorted(spec.name for spec in planned.sums)
     declared = flagged("sum-alone", f"{told} is opened beside a noised sum") if told else harmless("what is declared is not opened")
     tries.append(("a metric that is declared", declared))
@@ -194,7 +198,7 @@ def played(
     "sizes and counts of messages against rows, batches, an empty batch, long and short updates",
     how="every message of a round, by sender, recipient, kind and size, against those of another round; times of encoding are "
     "reported, not judged; never wrong",
-    on=IN_SUM,
+    on=ANY_SUM,
 )
 def sizes(setting: Setting) -> Verdict:
     """What a party has and does must not show in how much it says."""
@@ -207,8 +211,12 @@ def sizes(setting: Setting) -> Verdict:
         "an update that is clipped": {"scale": 1e6},
         "an update of zero": {"scale": 0.0},
     }
+    beside: dict[str, dict[str, Any]] = {}
+    if setting.summed:  # the rate is public, and the width of a value follows from it: batches differ by their rows
+        others |= {"whole data sets as batches": {"first": 400, "sample_rate": 1.0}, "empty batches": {"first": 1, **RARE}}
+        beside = {"whole data sets as batches": {"sample_rate": 1.0}, "empty batches": {"first": 400, **RARE}}
     for name, change in others.items():
-        odd = (played(setting, **change).seen, usual)
+        odd = (played(setting, **change).seen, played(setting, **beside[name]).seen if name in beside else usual)
         differ = sorted({*(odd[0] - odd[1]), *(odd[1] - odd[0])})
         what = f"{differ[0][0]} from {differ[0][1]} to {differ[0][2]}: size or number is another" if differ else ""
         tries.append((name, flagged("sum-sizes", what) if differ else harmless("the same messages, of the same sizes")))
@@ -229,11 +237,13 @@ def timed(made: Summed) -> str:
     }
     told = []
     for name, vector in cases.items():
+        made.sent(made.occasion("clip", 0), 1, vector)  # a record's training is done once, and not timed
         began = time.process_time()
         for number in range(50):
             made.sent(made.occasion("clip", 0), 1, vector, label=f"timed {number}")
         told.append(f"{name} {20 * (time.process_time() - began):.2f} ms")
-    return f"encoding takes {', '.join(told)}: how often it is rounded shows in its time"
+    shows = "it is rounded once, whatever it is" if made.setting.summed else "how often it is rounded shows in its time"
+    return f"encoding takes {', '.join(told)}: {shows}"
 
 
 @measure(
@@ -242,7 +252,7 @@ def timed(made: Summed) -> str:
     "who took part and who dropped out, against what each party is charged",
     how="rounds with everybody, with one party gone, and with a sum that is never opened; ε of each party against that of the sums "
     "that its input may be in, each with the noise of its honest survivors, without amplification; never wrong",
-    on=IN_SUM,
+    on=ANY_SUM,
 )
 def account(setting: Setting) -> Verdict:
     """Cohorts are visible, by design; no party may be told a smaller ε than that of what left it."""
@@ -258,7 +268,7 @@ def account(setting: Setting) -> Verdict:
         raise UserError(f"the rounds of the played run came to {counts}")
     spent = run.runner.epsilon()
     for name, rounds in (("site-1", counts), (f"site-{SITES}", [counts[0], counts[2]])):
-        least = charged(plan.plan, rounds)
+        least = setting.epsilon_of(plan.multiplier, len(rounds)) if setting.name == "central" else charged(plan.plan, rounds)
         if spent[name] < least * (1 - 1e-9):
             what = ", ".join("none opened" if c is None else f"over {c}" for c in rounds)
             return flagged("sum-account", f"{name} is told ε = {spent[name]:.4g}; its sums ({what}) cost {least:.4g}")
@@ -272,11 +282,12 @@ def account(setting: Setting) -> Verdict:
 def charged(plan: Any, survivors: Iterable[int | None]) -> float:
     """ε of sums over so many parties, less the corrupt, each by itself; None counts as the fewest."""
     _, delta2, delta1 = plan.bounds
+    sampled = (1, plan.rate, plan.beta) if isinstance(plan, RecordPlan) else ()
     events: list[SkellamEvent | DiscreteGaussianEvent] = []
     for count in survivors:
         left = (plan.cohort.smallest if count is None else count) - plan.cohort.corrupt
         if plan.kind == "skellam":
-            events.append(SkellamEvent(left * plan.share, delta1, delta2))
+            events.append(SkellamEvent(left * plan.share, delta1, delta2, *sampled))
         else:
-            events.append(DiscreteGaussianEvent(plan.share, left, plan.dimension, delta1, delta2))
+            events.append(DiscreteGaussianEvent(plan.share, left, plan.dimension, delta1, delta2, *sampled))
     return epsilon_of_events(events, plan.delta)

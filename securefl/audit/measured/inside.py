@@ -16,7 +16,7 @@ from scipy.special import chdtrc, gammaincinv, ive, ndtr, ndtri
 
 from protocols.errors import Misuse
 from securefl.audit.measured.noise import by_chance, pairs, smallest
-from securefl.audit.measured.registry import IN_SUM, Setting, flagged, measure
+from securefl.audit.measured.registry import ANY_SUM, IN_SUM, Setting, flagged, measure
 from securefl.audit.measured.summed import FALSE_ALARM, Reals, Summed, Whole, summed
 from securefl.audit.verdict import Verdict, harmless
 from securefl.errors import UserError
@@ -157,9 +157,10 @@ def shapes(made: Summed, number: int) -> dict[str, Reals]:
 
 def halfway(made: Summed, number: int) -> Reals:
     """A contribution that lies halfway between two steps in every coordinate, as long as the bound allows: its norm varies most."""
-    whole = max(math.floor(made.plan.radius / math.sqrt(made.encoding.size) - 0.5), 0)
+    whole = max(math.floor(made.plan.radius / math.sqrt(made.encoding.size / made.parts) - 0.5), 0)
     total = np.full(made.encoding.size, 2 * whole + 1, np.int64)
-    return made.decoded(total, 1, made.occasion("clip", number)) / 2
+    occasion = made.occasion("clip", number)
+    return (made.decoded(total, 1, occasion) - made.decoded(np.zeros_like(total), 1, occasion)) / 2
 
 
 @measure(
@@ -168,12 +169,12 @@ def halfway(made: Summed, number: int) -> Reals:
     "contributions of 10⁶, 2 and 1 clips, over all blocks and in each, and those that rounding serves worst",
     how="noise repeats and cancels, so that a contribution stands alone in integers; its L2 and L1 norm against what the "
     "accountant was told; never wrong",
-    on=IN_SUM,
+    on=ANY_SUM,
 )
 def clipped(setting: Setting) -> Verdict:
     """How far one contribution moves the sum, after clipping, rotation and rounding, with all blocks together."""
     made, worst = summed(setting), 0.0
-    event = made.plan.event(made.encoding.parties)
+    delta2, delta1 = made.bounds
     tries = 40 if setting.quick else 400
     for number in range(tries):
         occasion = made.occasion("clip", number)
@@ -184,10 +185,11 @@ def clipped(setting: Setting) -> Verdict:
                     moved = made.moved(occasion, vector)
                 except (UserError, Misuse) as error:
                     return flagged("sum-clip", f"{name}: a contribution of {length or 1:g} clips is not encoded: {error}")
-                norm, least = math.sqrt(float(moved.astype(np.float64) @ moved)), float(np.abs(moved).sum())
-                worst = max(worst, norm / event.delta2)
-                if norm > event.delta2 or least > event.delta1:
-                    far = f"{norm:.5g} steps in L2 and {least:.5g} in L1, where {event.delta2:.5g} and {event.delta1:.5g}"
+                parts = moved.astype(np.float64).reshape(made.parts, -1)
+                norm, least = float(np.linalg.norm(parts, axis=1).max()), float(np.abs(parts).sum(axis=1).max())
+                worst = max(worst, norm / delta2)
+                if norm > delta2 or least > delta1:
+                    far = f"{norm:.5g} steps in L2 and {least:.5g} in L1, where {delta2:.5g} and {delta1:.5g}"
                     return flagged("sum-clip", f"{name}: one contribution moves the sum by {far} are accounted for")
     return harmless(f"one contribution moves the sum by {worst:.4f} of the L2 norm that is accounted for, at most")
 
@@ -198,7 +200,7 @@ def clipped(setting: Setting) -> Verdict:
     "a contribution within the bound comes out of the sum as it went in",
     how="noise repeats and cancels; what comes out along a contribution of one clip, against it, with rounding taken at its worst "
     "and a deviation of 8 (10⁻¹⁵)",
-    on=IN_SUM,
+    on=ANY_SUM,
 )
 def gain(setting: Setting) -> Verdict:
     """A grid, a rotation or a centring that differs between the party and whoever decodes."""
@@ -210,7 +212,7 @@ def gain(setting: Setting) -> Verdict:
         total = made.total([made.sent(occasion, 1, shape * made.encoding.clip), *(made.sent(occasion, u) for u in (2, 3))])
         bare = made.total([made.sent(occasion, u) for u in (1, 2, 3)])
         found.append(float((made.decoded(total, 3, occasion) - made.decoded(bare, 3, occasion)) @ shape) / made.encoding.clip)
-    mean, slack = float(np.mean(found)), (1 + 8 / math.sqrt(tries)) / (2 * made.plan.radius)
+    mean, slack = float(np.mean(found)), (1 + 8 / math.sqrt(tries)) / (2 * made.plan.radius) + made.coarseness
     if abs(mean - 1) > slack:
         return flagged("sum-gain", f"{mean:.4g} of a contribution comes out of the sum, where 1 ± {slack:.3g} should")
     return harmless(f"{mean:.4f} of a contribution comes out of the sum")

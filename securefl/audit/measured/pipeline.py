@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from securefl.audit.measured.epsilon import guessed
-from securefl.audit.measured.registry import RECORDS, Setting, compared, measure
+from securefl.audit.measured.registry import RECORDS, SUMMED, Setting, compared, measure
 from securefl.audit.verdict import Verdict, combine
 from securefl.job import Job
 from securefl.models import initialise
@@ -75,7 +75,7 @@ def sureness(model: nn.Module, rows: Rows) -> NDArray[np.float64]:
     10,
     "canary records through the whole pipeline, told by the released model",
     how="one-run bound; a sound mechanism at its very ε is wrongly refuted with at most 5 %",
-    on=RECORDS,
+    on=(*RECORDS, *SUMMED),
 )
 def canaries(setting: Setting) -> Verdict:
     """Canaries with a feature of their own, each in with probability ½; guesses from their loss under the final model."""

@@ -100,7 +100,7 @@ def probed(
     """
     x = torch.from_numpy(features).to(torch.float64)
     probe = Probe(mean=setting.private)
-    training = setting.training(rows, label=label, rate=rate)
+    training = setting.training(rows, label=label, rate=rate, size=features.shape[1])
     probe.train(Tensors(features.shape[1]), TensorDataset(x, torch.arange(len(x))), training, steps)
     return probe
 

@@ -18,19 +18,30 @@ from numpy.typing import NDArray
 from protocols.rand import Entropy, Rand, Replay
 from securefl.audit.measured.epsilon import Measured
 from securefl.audit.verdict import Verdict, stated, untold
+from securefl.encoding import Encoding
 from securefl.errors import UserError
 from securefl.job import Job
 from securefl.privacy.plain import LocalTraining
 from securefl.privacy.prepared import local_training, noise_of
 
-MECHANISMS: dict[str, str] = {"local-record": "record", "distributed-party": "party", "none": "record"}
+MECHANISMS: dict[str, str] = {
+    "local-record": "record",
+    "distributed-record": "record",
+    "distributed-party": "party",
+    "central": "record",
+    "none": "record",
+}
 """Mechanism → its unit: what ε protects, or would."""
 RECORDS = ("local-record", "none")
 """Those whose sites train as `Setting.training` has them, and whose sums are as exact as they can be."""
-IN_SUM = ("distributed-party",)
+IN_SUM = ("distributed-party", "distributed-record")
 """Those that put noise into the sum."""
-PARTIES, BLOCKS = 12, (700, 324)
-"""Parties, and lengths of the blocks of an update, where no job has data that say so."""
+SUMMED = ("distributed-record", "central")
+"""Those whose sums are over records: a round is one step over all sites."""
+ANY_SUM = (*IN_SUM, "central")
+"""Those whose noise is in the sum, or is added to it by the server."""
+PARTIES, BLOCKS, MODELS, ROWS = 12, (700, 324), (324, 324), 100
+"""Parties, lengths of the blocks of an update, of the gradients of models side by side, and rows a site, where no job says so."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +53,14 @@ class Setting:
         seed: of everything random: canaries, noise, sampling; a measurement repeats.
         quick: whether less is tried.
         parties: invited to a sum with noise in it.
-        blocks: lengths of the blocks of an update in such a sum.
+        blocks: lengths of the blocks of an update in such a sum; None for those of no job.
     """
 
     job: Job
     seed: str = "audit"
     quick: bool = True
     parties: int = PARTIES
-    blocks: tuple[int, ...] = BLOCKS
+    blocks: tuple[int, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -63,8 +74,18 @@ class Setting:
 
     @property
     def in_sum(self) -> bool:
-        """Whether the noise is in the sum."""
-        return self.name in IN_SUM
+        """Whether the noise is in the sum, or is added to it."""
+        return self.name in ANY_SUM
+
+    @property
+    def summed(self) -> bool:
+        """Whether the sums are over records."""
+        return self.name in SUMMED
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Lengths of the blocks of an update, or of the gradients of the models."""
+        return self.blocks or (MODELS if self.summed else BLOCKS)
 
     @property
     def private(self) -> bool:
@@ -84,7 +105,13 @@ class Setting:
     @property
     def steps(self) -> int:
         """Training steps over all rounds, in all models that one record takes part in."""
-        return self.job.privacy.rounds * self.job.privacy.local_steps * max(1, self.job.data.splits - 1)
+        return self.job.privacy.rounds * self.job.privacy.steps * self.models_per_record
+
+    @property
+    def models_per_record(self) -> int:
+        """In how many of the models that are trained side by side one record takes part: in those of all folds but one."""
+        splits = self.job.data.splits
+        return splits - 1 if splits > 1 else len(self.lengths) if self.summed else 1
 
     def few(self, count: int, quick: int, full: int) -> int:
         """So many rounds or steps of the job, or the most that are tried."""
@@ -93,25 +120,41 @@ class Setting:
     @cached_property
     def noise_multiplier(self) -> float:
         """The σ that the job's ε asks for, as training computes it; 0.0 without a mechanism."""
-        return noise_of(self.job.privacy, max(1, self.job.data.splits - 1)) or 0.0
+        return noise_of(self.job.privacy, self.models_per_record) or 0.0
 
-    def epsilon_of(self, noise_multiplier: float, steps: int) -> float:
-        """ε of so many steps with that noise, by the job's accountant; infinite without noise."""
+    @cached_property
+    def encoding(self) -> Encoding:
+        """Of the sums of the job, as a run makes it."""
+        from securefl.privacy.prepared import encoding_of  # noqa: PLC0415  (as a run: what is patched there is measured)
+
+        knobs = self.job.privacy
+        if self.summed:
+            knobs = knobs.model_copy(update={"rows": knobs.rows or ROWS})
+        return encoding_of(knobs, self.parties, self.lengths, (), models_per_record=self.models_per_record)
+
+    def epsilon_of(self, noise_multiplier: float, steps: int, *, rate: float | None = None) -> float:
+        """ε of so many steps with that noise, by the job's accountant; infinite without noise; ``rate`` is by default the job's."""
         from securefl.privacy import accountant  # noqa: PLC0415
 
         knobs = self.job.privacy
-        return accountant.epsilon_of(noise_multiplier, knobs.sample_rate, steps, knobs.delta, knobs.accountant)
+        sampled = knobs.sample_rate if rate is None else rate
+        return accountant.epsilon_of(noise_multiplier, sampled, steps, knobs.delta, knobs.accountant)
 
-    def training(self, rows: int, *, label: str, rate: float | None = None) -> LocalTraining:
+    def training(self, rows: int, *, label: str, rate: float | None = None, size: int = 1) -> LocalTraining:
         """How one site trains one model under the mechanism, as `securefl.runner.Runner` has it train.
 
         Args:
             rows: public number by whose share a noised sum is divided.
             label: of its randomness.
             rate: sampling rate; by default the job's.
+            size: coordinates of a gradient.
         """
         knobs = self.job.privacy
         chosen = knobs.sample_rate if rate is None else rate
+        if self.summed:
+            from securefl.audit.measured.records import site_of  # noqa: PLC0415  (it builds upon this module)
+
+            return site_of(self, size, rate=chosen, label=label)
         return local_training(
             knobs.model_copy(update={"sample_rate": chosen, "rows": rows}),
             noise_multiplier=self.noise_multiplier if self.private else None,
@@ -136,7 +179,10 @@ class Setting:
         tree = {
             name: value for name, value in self.job.plain()["privacy"].items() if name not in ("threshold", "min_cohort", "rows")
         }
-        return {**tree, "protocol": "auto", **change}
+        given = {**tree, "protocol": "auto", **change}
+        if not self.summed:
+            return given
+        return {"rows": ROWS, **{name: value for name, value in given.items() if name != "local_steps"}}
 
 
 Play = Callable[[Setting], Verdict]

@@ -105,10 +105,11 @@ def _shape(job: Any) -> dict[str, Any]:
 
 def registered() -> Sequence[Any]:
     """Every `securefl.audit.measured.registry.Measure`, once all modules are loaded that have some."""
-    from securefl.audit.measured import apart, beside, game, gradients, inside, noise, pipeline, reconstruction, registry, sampling  # noqa: PLC0415  # noqa: PLC0415, I001  (in the order in which they are shown)
+    from securefl.audit.measured import apart, beside, game, gradients, inside, noise, pipeline, reconstruction, registry, sampling  # noqa: PLC0415, I001  (in the order in which they are shown)
+    from securefl.audit.measured import records, trusted  # noqa: PLC0415
 
     del game, gradients, noise, pipeline, reconstruction, sampling  # imported to register what they measure
-    del inside, apart, beside
+    del inside, apart, beside, records, trusted
     return registry.MEASURES
 
 
@@ -131,8 +132,12 @@ def measure_mechanism(
 
     setting = setting_of(mechanism, None, quick=True) if isinstance(mechanism, str) else mechanism
     began, limits, results = time.perf_counter(), bounds or Bounds(60.0 if setting.quick else 600.0), list[Result]()
-    if setting.private and not setting.in_sum:
-        _ = setting.noise_multiplier  # once, before there are children
+    if setting.in_sum:  # once, before there are children
+        _ = setting.encoding
+    if setting.summed:
+        setting.training(1, label="once")  # what it loads
+    if setting.name in ("local-record", "central"):
+        _ = setting.noise_multiplier
     wanted = None if checks is None else set(checks)
     for one in registered():
         if (one.on and setting.name not in one.on) or (wanted is not None and one.check not in wanted):
@@ -154,7 +159,9 @@ def claim(measurement: Measurement) -> str:
     if not setting.private:
         return "no ε is claimed"
     what = f"ε = {setting.claimed:g} at δ = {setting.delta:g} is claimed for one {setting.unit}"
-    if setting.in_sum:
+    if setting.name == "central":
+        what = f"{what}, but not against the server, which is trusted"
+    elif setting.in_sum:
         return f"{what} over {setting.job.privacy.rounds} rounds, by {setting.job.privacy.noise} noise of {setting.parties} parties"
     return f"{what} over {setting.steps} steps, by noise of {setting.noise_multiplier:.3g} clips"
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.special import bdtr, bdtrc
 
 from securefl.audit.measured.probe import probed
-from securefl.audit.measured.registry import Setting, flagged, measure
+from securefl.audit.measured.registry import SUMMED, Setting, flagged, measure
 from securefl.audit.verdict import Verdict, harmless
 
 FALSE_ALARM = 1e-9
@@ -74,7 +74,7 @@ def fault(drawn: Drawn, rate: float, *, alarm: float = FALSE_ALARM) -> str:
     "which records are in the batches that training draws",
     how="binomial tests of rate, sizes and counts against the sampling rate that the accountant takes for granted; wrong with "
     f"{FALSE_ALARM:g} in all",
-    on=("local-record",),
+    on=("local-record", *SUMMED),
 )
 def sampling(setting: Setting) -> Verdict:
     """Batches that are not Poisson samples at the job's rate."""

@@ -1,7 +1,7 @@
 """Sums with noise in them, as a job makes them: its encoding, its protocol, and one unit's contribution.
 
 What is measured of noise inside a sum (`securefl.audit.measured.inside`, ``apart``, ``beside``) asks for no more than an
-`securefl.encode.Encoding` with a plan of its noise, and for what a unit (a party, later a record) hands to it.  Sums are formed by
+`securefl.encoding.Encoding` with a plan of its noise, and for what a unit (a party, a record) hands to it.  Sums are formed by
 the ring or field of the protocol's own parameters and centred by it; `through_protocol` has real sessions form one.
 
 What it does not show: what a run does before it encodes, or after it has decoded; `securefl.audit.measured.beside` plays runs.
@@ -9,6 +9,7 @@ What it does not show: what a run does before it encodes, or after it has decode
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,11 +30,16 @@ from securefl.encoding import Encoding
 from securefl.errors import UserError
 from securefl.privacy.divergence import DiscreteGaussianEvent, Event, epsilon_of_events
 from securefl.privacy.noise_plan import NoisePlan
+from securefl.privacy.record import Central
+from securefl.privacy.record_plan import RecordPlan
+from securefl.privacy.rounding import norm_bounds
 
 Reals = NDArray[np.float64]
 Whole = NDArray[np.int64]
 Unit = Callable[[Encoding, Reals], Sequence[Reals]]
 """From a vector of all coordinates to what one unit with that contribution hands to `Encoding.encode`."""
+OTHERS = 20
+"""Records beside the one that is looked at."""
 FALSE_ALARM = 1e-9
 """Probability with which each statistical check calls sound noise unsound."""
 
@@ -54,14 +60,52 @@ class Summed:
         scheme: the protocol that adds up.
         unit: from a vector to what a unit hands in.
         rate: probability with which a unit is drawn by secret sampling; 1 where the server sees who takes part.
+        drawn: `unit` with that sampling; None where nothing is drawn.
     """
 
     setting: Setting
     encoding: Encoding
-    plan: NoisePlan
+    plan: NoisePlan | RecordPlan
     scheme: sums.Scheme
     unit: Unit = of_party
     rate: float = 1.0
+    drawn: Unit | None = None
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the server adds the noise."""
+        return isinstance(self.encoding, Central)
+
+    @property
+    def parts(self) -> int:
+        """Sums of one round, each with an account of its own: one a model for records, one for whole updates."""
+        return self.plan.models if isinstance(self.plan, RecordPlan) else 1
+
+    @property
+    def steps(self) -> int:
+        """Sums over all rounds that a unit is in."""
+        return self.plan.steps if isinstance(self.plan, RecordPlan) else self.plan.rounds
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """L2 and L1 norm, in steps of the grid, by which a unit moves one of the `parts` at most, as the accountant takes it."""
+        if self.trusted:
+            return norm_bounds(self.plan.radius, self.plan.dimension, 0.0)[1:]
+        event = self.plan.event(self.encoding.parties)
+        return event.delta2, event.delta1
+
+    @property
+    def coarseness(self) -> float:
+        """By what share of its length a contribution may change before the grid: where it is rounded to whole numbers."""
+        return math.sqrt(self.size) / self.plan.fixed if isinstance(self.plan, RecordPlan) else 0.0
+
+    def spent(self, survivors: int, rounds: int = 1, *, drawn: bool = True) -> float:
+        """ε that is accounted for after so many rounds over so many; ``drawn``: with amplification by sampling in secret."""
+        if self.trusted:
+            steps = rounds * self.setting.models_per_record
+            return self.setting.epsilon_of(self.setting.noise_multiplier, steps, rate=None if drawn else 1.0)
+        event = self.plan.event(survivors, rounds)
+        return epsilon_of_events([event if drawn else replace(event, rate=1.0)], self.plan.delta)
 
     @property
     def size(self) -> int:
@@ -102,8 +146,20 @@ class Summed:
         return self.encoding.encode(given, [1] * len(self.encoding.blocks), {}, occasion, rand).vector
 
     def moved(self, occasion: Occasion, vector: Reals, *, label: str = "") -> Whole:
-        """By how much a contribution moves a party's integers: rounding and noise repeat, so that the noise cancels."""
-        return self.sent(occasion, 1, vector, label=label) - self.sent(occasion, 1, label=label)
+        """By how much a contribution moves a party's integers, beside `others`: rounding and noise repeat, so noise cancels."""
+        others = self.others
+        with_it = vector if others is None else np.concatenate([others, vector[None]])
+        return self.sent(occasion, 1, with_it, label=label) - self.sent(occasion, 1, others, label=label)
+
+    @cached_property
+    def others(self) -> Reals | None:
+        """Records of the same party, each of at most 1.5 clips, shape (OTHERS, size); None where a party is the unit."""
+        if not self.setting.summed:
+            return None
+        words = self.setting.rand("beside").words("records", OTHERS * self.size).reshape(OTHERS, -1)
+        rows = (words >> np.uint64(11)).astype(np.float64) / 2.0**52 - 1
+        lengths = np.linspace(0, 1.5, OTHERS)[:, None] * self.encoding.clip
+        return np.asarray(rows * (lengths / np.linalg.norm(rows, axis=1)[:, None]), np.float64)
 
     def total(self, vectors: Iterable[Whole]) -> Whole:
         """Their sum as the protocol's ring forms it, centred, shape (encoding.size,)."""
@@ -116,9 +172,12 @@ class Summed:
 
     def decoded(self, total: Whole, contributors: int, occasion: Occasion) -> Reals:
         """The sum of contributions that is read from a total, shape (size,), in units of a contribution."""
-        read = self.encoding.decode(total, contributors, occasion)
-        means = [x for x in read.updates if x is not None]
-        return np.concatenate(means) * contributors
+        encoding: Encoding = self.encoding
+        if isinstance(encoding, Central):  # a server has other noise in every round
+            encoding = replace(encoding, entropy=Replay(f"{occasion.run} {occasion.round} server"))
+        means = [x for x in encoding.decode(total, contributors, occasion).updates if x is not None]
+        scale = -self.plan.expected_batch(contributors) if isinstance(self.plan, RecordPlan) else contributors
+        return np.concatenate(means) * scale
 
     def noise(self, label: str, rounds: int, survivors: int) -> Whole:
         """The noise of so many sums, in steps of the grid, shape (rounds, encoding.size)."""
@@ -165,26 +224,27 @@ def upload(scheme: sums.Scheme) -> str:
 
 
 def summed(setting: Setting) -> Summed:
-    """The sums of the job of a mechanism that puts noise into them.
+    """The sums of the job of a mechanism that puts noise into them, or has the server add it.
 
     Raises:
         UserError: for a job whose sums carry no such noise, or a noise that cannot be.
     """
-    from securefl.privacy.prepared import encoding_of  # noqa: PLC0415  (as a run: what is patched there is measured)
+    knobs, encoding = setting.job.privacy, setting.encoding
+    plan, scheme = getattr(encoding, "plan", None), sums.scheme("secagg" if knobs.protocol == AUTO else knobs.protocol)
+    if isinstance(plan, RecordPlan):
+        from securefl.audit.measured.records import of_records  # noqa: PLC0415  (it builds upon this module)
 
-    knobs = setting.job.privacy
-    encoding = encoding_of(knobs, setting.parties, setting.blocks, ())
-    plan = getattr(encoding, "plan", None)
+        return Summed(setting, encoding, plan, scheme, of_records(setting, 1.0), plan.rate, of_records(setting, plan.rate))
     if not isinstance(plan, NoisePlan):
         raise UserError(f"the sums of {knobs.mechanism} carry no noise")
-    return Summed(setting, encoding, plan, sums.scheme("secagg" if knobs.protocol == AUTO else knobs.protocol))
+    return Summed(setting, encoding, plan, scheme)
 
 
 def epsilon_of_variance(made: Summed, survivors: int, variance: float) -> float:
     """ε at the plan's δ of all rounds whose honest noise has this variance (squared steps), by the accountant of its law."""
-    event: Event = made.plan.event(survivors)
+    event: Event = made.plan.event(survivors, made.plan.rounds)
     if isinstance(event, DiscreteGaussianEvent):
-        event = replace(event, share=variance / max(event.honest, 1), rounds=made.plan.rounds, rate=made.rate)
+        event = replace(event, share=variance / max(event.honest, 1), rounds=made.steps, rate=made.rate)
     else:
-        event = replace(event, variance=variance, rounds=made.plan.rounds, rate=made.rate)
+        event = replace(event, variance=variance, rounds=made.steps, rate=made.rate)
     return epsilon_of_events([event], made.plan.delta)
