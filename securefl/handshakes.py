@@ -42,6 +42,10 @@ class Handshakes(Protocol):
     def flow(self) -> Flow:
         """The security flow of one round, without a handshake that serves several."""
 
+    @property
+    def before(self) -> Flow | None:
+        """The flow of a handshake that serves several rounds."""
+
     def stages(self) -> list[str]:
         """Names of the messages that a party sends in the next round, those of a handshake that is due included."""
 
@@ -67,6 +71,9 @@ class Handshakes(Protocol):
     def end(self, sessions: Mapping[Address, Session], outcome: simulate.Outcome) -> None:
         """A round ended."""
 
+    def broken_off(self) -> None:
+        """A round was broken off by an exception."""
+
 
 @dataclass
 class Single:
@@ -82,6 +89,7 @@ class Single:
     parameters: SumParameters
     consortium: Consortium
     server: None = None
+    before: None = None
 
     @property
     def flow(self) -> Flow:
@@ -113,6 +121,9 @@ class Single:
     def end(self, _sessions: Mapping[Address, Session], _outcome: simulate.Outcome) -> None:
         """Nothing is kept."""
 
+    def broken_off(self) -> None:
+        """Nothing is kept."""
+
 
 @dataclass
 class Batched:
@@ -142,6 +153,11 @@ class Batched:
     def flow(self) -> Flow:
         """One step."""
         return self.protocol.steps
+
+    @property
+    def before(self) -> Flow:
+        """The handshake."""
+        return self.protocol.handshake
 
     def stages(self) -> list[str]:
         """Those of a step, after those of a handshake where one is due."""
@@ -197,6 +213,10 @@ class Batched:
         left = self.group.server
         if left is None or left.step == left.terms.steps:
             self.group = None
+
+    def broken_off(self) -> None:
+        """Who has sent what is not known: a new handshake is due."""
+        self.group = None
 
 
 def rounds_together(asked: int | None, protocol: Scheme, *, parties: int, stepwise: bool, alone: str) -> int:

@@ -65,6 +65,11 @@ Dropouts = Callable[[int, Sequence[str]], Mapping[str, str]]
 """From the number of a round and the stages (messages that a party sends), who vanishes in it, and before which message."""
 
 
+def wanted(recording: Recording | None) -> Recording | None:
+    """The recording, where anything is to be written."""
+    return recording if recording is not None and recording.needed else None
+
+
 class Runner:
     """Federated training of one model over several sites.
 
@@ -155,7 +160,7 @@ class Runner:
             for line in hints(self.trainer, self.template, self.folds):
                 self._notice(line)
         self.models: list[NDArray[np.float32]] = [vector.copy() for _ in range(self._models)]
-        self._clock, self._traffic, self._recording = StepClock(time.perf_counter), Traffic([*self.folds]), recording
+        self._clock, self._traffic, self._recording = StepClock(time.perf_counter), Traffic([*self.folds]), wanted(recording)
         self.run_name = f"run-{fresh().bytes('run', 8).hex()}"
         self._keys = handshakes(
             self.protocol,
@@ -301,6 +306,7 @@ class Runner:
         try:
             return self._round(number)
         except BaseException:
+            self._keys.broken_off()
             n, cost = len(self.folds), self.epsilon()
             self._records.append(RoundRecord(number, n, 0, {}, "round: broken off", {}, cost, self._clock.round()))
             raise
@@ -453,7 +459,9 @@ class Runner:
             up=self._traffic.up,
             down=self._traffic.down,
             seconds=self._clock.total(),
-            server_saw=self._traffic.server_saw(self.flow, self._opened, self.plan.size, hidden=not self._insecure),
+            server_saw=self._traffic.server_saw(
+                self.flow, self._opened, self.plan.size, hidden=not self._insecure, before=self._keys.before
+            ),
             warnings=list(self.warnings),
             wall=self._wall,
             state={

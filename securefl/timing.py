@@ -87,18 +87,21 @@ class Traffic:
         elif letter.sender == SERVER:
             self.down[self._names[to.index - 1]] += size
 
-    def arrived(self, flow: Flow) -> list[ServerSaw]:
-        """The messages that reached the server."""
-        awaited = {kind: flow.receiver(kind).name for kind in flow.messages("server")}
+    def arrived(self, *flows: Flow) -> list[ServerSaw]:
+        """The messages that reached the server, in the steps of these flows."""
+        awaited = {kind: flow.receiver(kind).name for flow in flows for kind in flow.messages("server")}
         return [
             ServerSaw(kind.__name__, awaited.get(kind, "(leaves)"), count, self._bytes[kind], _shows(kind))
             for kind, count in self._count.items()
         ]
 
-    def server_saw(self, flow: Flow, sums: int, size: int, *, hidden: bool = True) -> list[ServerSaw]:
+    def server_saw(self, flow: Flow, sums: int, size: int, *, hidden: bool = True, before: Flow | None = None) -> list[ServerSaw]:
         """What reached the server, and the one thing that it could open: ``sums`` sums of ``size`` values."""
         what = "the one thing it could open" if hidden else "beside every vector itself, which came in clear"
-        return [*self.arrived(flow), ServerSaw("Sum", "opened", sums, 8 * size * sums, f"the sum over all survivors: {what}")]
+        return [
+            *self.arrived(flow, *([before] if before is not None else [])),
+            ServerSaw("Sum", "opened", sums, 8 * size * sums, f"the sum over all survivors: {what}"),
+        ]
 
 
 def beside(watch: Watch | None, recording: Recording | None) -> Watch | None:

@@ -71,6 +71,11 @@ class Recording:
         """Whether deliveries are written down: without tape and logs a run need not tell of them."""
         return self._tape_path is not None or self._folder is not None
 
+    @property
+    def needed(self) -> bool:
+        """Whether anything at all was asked for."""
+        return self.watches or self._evidence is not None
+
     def begin(self, scheme: Scheme, terms: Terms[Any], parties: Iterable[Party]) -> None:
         """A sum begins."""
         self._sum, self._last = (scheme, terms), None

@@ -26,17 +26,18 @@ from protocols.rand import Rand, Seed
 from protocols.suite import Occasion
 from protocols.wire import canonical
 from securefl.encode import finite_vector
-from securefl.encoding import Decoded, Encoded, SumSpec
+from securefl.encoding import Decoded, Encoded
 from securefl.errors import UserError
 from securefl.privacy.adaptive import SHARE, AdaptiveClip
 from securefl.privacy.divergence import Event, epsilon_of_events
 from securefl.privacy.noise_plan import Cohort, NoisePlan
 from securefl.privacy.noised import contribution, mean
+from securefl.privacy.noised_sum import NoisedSum, refuse_sums
 from securefl.privacy.rounding import clip, round_signs
 
 
 @dataclass(frozen=True)
-class PartyLevel:
+class PartyLevel(NoisedSum):
     """An `securefl.encoding.Encoding` with noise in the sum.
 
     Attributes:
@@ -56,44 +57,14 @@ class PartyLevel:
             raise Misuse(f"the plan of adaptive clipping is for vectors of norm 1, not {self.plan.clip:g}")
 
     @property
-    def parties(self) -> int:
-        """Parties invited."""
-        return self.plan.cohort.clients
-
-    @property
-    def sums(self) -> tuple[SumSpec, ...]:
-        """None: nothing exact is opened beside a noised sum."""
-        return ()
-
-    @property
     def clip(self) -> float:
         """Bound of the L2 norm of a party's whole update, in this round."""
         return self.plan.clip if self.adaptive is None else self.adaptive.bound
 
     @property
-    def w_max(self) -> int:
-        """1: all parties weigh the same."""
-        return 1
-
-    @property
     def size(self) -> int:
         """Coordinates after padding to a power of two."""
         return self.plan.dimension
-
-    @property
-    def limit(self) -> int:
-        """1: the whole width of the ring belongs to `tail`, as no single value is held to a bound."""
-        return 1
-
-    @property
-    def bits(self) -> int:
-        """Width of the ring."""
-        return self.plan.bits
-
-    @property
-    def tail(self) -> int:
-        """What is left of the ring: a sum past it has wrapped around, with a probability of at most ``plan.wrap`` over the run."""
-        return int(2 ** (self.bits - 1)) - 1 - self.parties
 
     @property
     def state(self) -> tuple[float, ...]:
@@ -116,8 +87,7 @@ class PartyLevel:
         Raises:
             UserError: for another shape, NaN or inf, or sums, which would leave without noise.
         """
-        if sums:
-            raise UserError(f"{', '.join(sorted(sums))}: nothing exact leaves beside a noised sum")
+        refuse_sums(sums)
         if len(updates) != len(self.blocks):
             raise UserError(f"{len(self.blocks)} blocks need as many updates, not {len(updates)}")
         parts = [

@@ -26,10 +26,10 @@ from numpy.typing import ArrayLike, NDArray
 from protocols.errors import Misuse
 from protocols.rand import Entropy, Rand, fresh
 from protocols.suite import Occasion
-from securefl.encoding import Decoded, Encoded, SumSpec
-from securefl.errors import UserError
+from securefl.encoding import Decoded, Encoded
 from securefl.privacy.composition import spent
 from securefl.privacy.events import Covered, DpSgdEvent
+from securefl.privacy.noised_sum import NoisedSum, refuse_sums
 from securefl.privacy.party import rotation
 from securefl.privacy.record_plan import RecordPlan, check_records, on_radius, wide_enough
 from securefl.privacy.rounding import norm_bounds, rotate_back, rotate_whole, round_sum
@@ -40,7 +40,7 @@ FINE = 2.0**16
 
 
 @dataclass(frozen=True)
-class RecordLevel:
+class RecordLevel(NoisedSum):
     """An `securefl.encoding.Encoding` of sums of clipped gradients, with noise in the sum.
 
     Attributes:
@@ -52,19 +52,9 @@ class RecordLevel:
     learning_rate: float
 
     @property
-    def parties(self) -> int:
-        """Parties invited."""
-        return self.plan.cohort.clients
-
-    @property
     def blocks(self) -> tuple[int, ...]:
         """Length of each model's gradient."""
         return (self.plan.size,) * self.plan.models
-
-    @property
-    def sums(self) -> tuple[SumSpec, ...]:
-        """None: nothing exact is opened beside a noised sum."""
-        return ()
 
     @property
     def clip(self) -> float:
@@ -72,29 +62,9 @@ class RecordLevel:
         return self.plan.clip
 
     @property
-    def w_max(self) -> int:
-        """1: no weights are sent."""
-        return 1
-
-    @property
     def size(self) -> int:
         """Coordinates of all models, each padded to a power of two."""
         return self.plan.dimension * self.plan.models
-
-    @property
-    def limit(self) -> int:
-        """1: the whole width of the ring belongs to `tail`, as no single value is held to a bound."""
-        return 1
-
-    @property
-    def bits(self) -> int:
-        """Width of the ring."""
-        return self.plan.bits
-
-    @property
-    def tail(self) -> int:
-        """What is left of the ring: a sum past it has wrapped around, with a probability of at most ``plan.wrap`` over the run."""
-        return int(2 ** (self.bits - 1)) - 1 - self.parties
 
     @property
     def state(self) -> tuple[float, ...]:
@@ -120,8 +90,7 @@ class RecordLevel:
             UserError: for sums, which would leave without noise.
             Misuse: for another number, shape or dtype.
         """
-        if sums:
-            raise UserError(f"{', '.join(sorted(sums))}: nothing exact leaves beside a noised sum")
+        refuse_sums(sums)
         totals = [np.asarray(update) for update in updates]
         if [(t.shape, t.dtype) for t in totals] != [((size,), np.dtype(np.int64)) for size in self.blocks]:
             raise Misuse(f"{len(self.blocks)} sums of {self.plan.size} whole numbers are encoded, not {len(totals)} of other kinds")

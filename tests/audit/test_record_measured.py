@@ -116,6 +116,7 @@ MUTANTS: dict[str, Mutants] = {
 
 @pytest.mark.parametrize(("mechanism", "name"), [(m, name) for m, of in MUTANTS.items() for name in of])
 def test_every_mutant_is_flagged_by_the_checks_that_are_made_for_it(mechanism: str, name: str, monkeypatch: Patch) -> None:
+    """Such as ``record-clip`` and ``record-rounding``, by what a site hands to the sum."""
     monkeypatch.setattr(apart, "RUNS", 2500)
     apply, flagging, blind = MUTANTS[mechanism][name]
     apply(monkeypatch)

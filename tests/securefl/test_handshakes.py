@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 from made_sites import linear, replayed, sites, weights
 
-from protocols import batch, sums
+from protocols import batch, simulate, sums
 from protocols.policy import Policy
 from securefl import Runner, UserError
 from securefl.audit.recording import Recording
+from securefl.cli import main
 from securefl.handshakes import TOGETHER, Batched, Single, rounds_together
 from securefl.job import Job
 from securefl.parties import Consortium
@@ -95,6 +97,41 @@ def test_a_party_that_wants_no_such_handshake_does_not_take_part() -> None:
     records = made.run().rounds
     assert [record.aborted for record in records[:3]] == ["handshake: policy-steps"] * 3
     assert [record.aborted for record in records[3:]] == [None] * 3  # three rounds are left
+
+
+def test_a_round_that_was_broken_off_is_followed_by_a_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, real, seen = runner(6), simulate.run, [0]
+
+    def broken(*words: Any, **more: Any) -> Any:
+        outcome = real(*words, **more)
+        seen[0] += 1
+        if seen[0] == 3:  # a handshake, a round, and this one
+            raise KeyboardInterrupt
+        return outcome
+
+    monkeypatch.setattr(simulate, "run", broken)
+    with pytest.raises(KeyboardInterrupt):
+        made.run()
+    result = made.run()
+    assert [record.aborted for record in result.rounds] == [None, "round: broken off", None, None, None, None]
+
+
+def test_the_command_line_shares_handshakes_unless_something_is_recorded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", "--mechanism", "distributed-record", "--rows", "80", "--rounds", "4", "--no-baselines", "--json"]
+
+    def handshakes(*more: str) -> int:
+        assert main([*words, *more]) == 0
+        saw = json.loads(capsys.readouterr().out)["server_saw"]
+        return sum(row["count"] for row in saw if row["message"] in ("Advert", "BatchAdvert")) // 5
+
+    assert handshakes() == 1
+    assert handshakes("--handshake-rounds", "3") == 2
+    assert handshakes("--handshake-rounds", "1") == 4
+    assert handshakes("--tape", str(tmp_path / "tape")) == 4
+    assert main([*words, "--handshake-rounds", "2", "--tape", str(tmp_path / "other")]) == 2
+    assert "refused with a tape" in capsys.readouterr().err
 
 
 def test_steps_of_training_share_handshakes_unless_something_speaks_against_it() -> None:

@@ -11,6 +11,7 @@ What it does not show: what the models of single rounds would give away beside t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from securefl.audit.measured.registry import RECORDS, SUMMED, Setting, compared,
 from securefl.audit.verdict import Verdict, combine
 from securefl.job import Job
 from securefl.models import initialise
+from securefl.privacy.record import Central
 from securefl.round import Fold
 from securefl.runner import Runner
 from securefl.trainer import ClientTrainer
@@ -55,6 +57,9 @@ def trained(setting: Setting, model: nn.Module, data: Mapping[str, Rows], *, lab
         job=Job.parse({"privacy": knobs, "performance": performance}),
         entropy=lambda name: setting.entropy(f"{label} {name}"),
     )
+    runner.run_name = f"{setting.seed} {label}"  # the rotation of sums over records follows from it
+    if isinstance(runner.plan, Central):
+        runner.plan = replace(runner.plan, entropy=setting.entropy(f"{label} server"))
     runner.run()
     return runner.final_models()[0]
 
