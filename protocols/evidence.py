@@ -71,8 +71,7 @@ def check_evidence(evidence: Evidence, terms: Terms[Any]) -> str:
 
 def graph_of(terms: Terms[Any]) -> Graph:
     """The graph of a sum, or of the keys that carry it."""
-    parameters = terms.parameters
-    found: Graph = parameters.keys.graph if hasattr(parameters, "keys") else parameters.graph
+    found: Graph = terms.parameters.graph
     return found
 
 

@@ -116,9 +116,8 @@ class Scheme:
             Misuse: as `Build`, and where the protocol's sums carry none.
         """
         if not self.noisy:
-            raise Misuse(
-                f"the sums of {self.name} carry no noise: take one of {', '.join(s.name for s in SCHEMES.values() if s.noisy)}"
-            )
+            secure = (s.name for s in SCHEMES.values() if s.noisy and s.hides)
+            raise Misuse(f"the sums of {self.name} carry no noise: take one of {', '.join(secure)}")
         build: Any = self.parameters
         made: SumParameters = build(parties, size, max_abs, tail=tail, **more)
         return made

@@ -49,7 +49,7 @@ def budget(
         found = [PartyLedger(store, *at) for at in store.places()]
         if json:
             accounts = [tree for ledger in found for tree in _accounts(ledger, delta)]
-            exact = [_event(ledger, entry) for ledger in found for entry in ledger.exact()]
+            exact = [{"party": ledger.party, "data": ledger.data, **_opened(e)} for ledger in found for e in ledger.exact()]
             typer.echo(dumps({"ledger": str(file), "accounts": accounts, "exact": exact}, allow_nan=False))
             return
         for sheet in _sheets(found, delta):
@@ -69,27 +69,37 @@ def _statements(ledger: PartyLedger, delta: float) -> list[Statement]:
 
 
 def _accounts(ledger: PartyLedger, delta: float) -> list[dict[str, Any]]:
+    from securefl.results import privacy_tree  # noqa: PLC0415
+
     return [
         {
             "party": ledger.party,
             "data": ledger.data,
-            "unit": s.unit,
-            "delta": s.delta,
-            "allowed": None if s.allowed is None else s.allowed.epsilon,
-            "spent": s.spent.epsilon if math.isfinite(s.spent.epsilon) else None,
-            "left": s.left,
-            "accountant": s.spent.accountant,
-            "events": [_event(ledger, entry) for entry in s.entries],
+            "privacy": privacy_tree(
+                s.unit,
+                [s.spent.epsilon if math.isfinite(s.spent.epsilon) else None],
+                s.delta,
+                s.spent.accountant,
+                planned=None if s.allowed is None else s.allowed.epsilon,
+                left=s.left,
+                opened=[_opened(entry) for entry in s.entries],
+            ),
         }
         for s in _statements(ledger, delta)
     ]
 
 
-def _event(ledger: PartyLedger, entry: Entry) -> dict[str, Any]:
-    from securefl.privacy.events import plain  # noqa: PLC0415
+def _opened(entry: Entry) -> dict[str, Any]:
+    """As a run says it, with the name of the run."""
+    from dataclasses import asdict  # noqa: PLC0415
 
-    where = {"party": ledger.party, "data": ledger.data} if entry.unit is None else {}
-    return {**where, "run": entry.run, "what": entry.what, "times": entry.times, "event": plain(entry.event)}
+    from securefl.ledger import COVERED, EXACT  # noqa: PLC0415
+    from securefl.privacy.events import ExactEvent, plain  # noqa: PLC0415
+    from securefl.results import Opened  # noqa: PLC0415
+
+    if isinstance(entry.event, ExactEvent):
+        return {"run": entry.run, **asdict(Opened(entry.what, entry.times, EXACT, entry.event.shows))}
+    return {"run": entry.run, **asdict(Opened(entry.what, entry.times, COVERED, "", entry.unit, plain(entry.event)))}
 
 
 def _sheets(found: list[PartyLedger], delta: float) -> list[Sheet]:
@@ -109,10 +119,11 @@ def _sheets(found: list[PartyLedger], delta: float) -> list[Sheet]:
         for entry in ledger.exact():
             at = place, printable(entry.what)
             exact[at] = exact.get(at, 0) + entry.times
-    columns = ["party/data", "protects one", "allowed ε", "spent ε", "left ε", "δ", "accountant"]
+    columns = ["party/data", "protects one", "allowed ε", "spent", "left", "δ", "by"]
     note = "Units are not added up. A dash: no budget is set."
-    first = Sheet("What was allowed, spent and left", columns, accounts, note, frozenset({2, 3, 4, 5}))
-    second = Sheet("Events that ε covers", ["party/data", "run", "times", "event"], covered, "", frozenset({2}))
+    kept = frozenset({0})
+    first = Sheet("What was allowed, spent and left", columns, accounts, note, frozenset({2, 3, 4, 5}), kept=kept)
+    second = Sheet("Events that ε covers", ["party/data", "run", "times", "event"], covered, "", frozenset({2}), kept=kept)
     rows = [[*at, str(times)] for at, times in exact.items()]
-    third = Sheet("Opened exactly, outside of every ε", ["party/data", "what", "times"], rows, "", frozenset({2}))
+    third = Sheet("Opened exactly, outside of every ε", ["party/data", "what", "times"], rows, "", frozenset({2}), kept=kept)
     return [first, *(sheet for sheet in (second, third) if sheet.rows)]

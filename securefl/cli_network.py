@@ -160,7 +160,8 @@ def join(
     rows = own_rows(checked, data, name, site, [entry.name for entry in credentials.roster.parties])
     from securefl.attending import Attending  # noqa: PLC0415  (loads torch)
     from securefl.own_rows import own_folds, refuse_unfit  # noqa: PLC0415
-    from securefl.privacy.budget import PartyLedger, digest_of  # noqa: PLC0415
+    from securefl.privacy.budget import PartyLedger  # noqa: PLC0415
+    from securefl.privacy.rows import digest_of  # noqa: PLC0415
     from securefl.transport.link import Link  # noqa: PLC0415
 
     log, identity = JsonLog(clock, party=name), credentials.identity

@@ -76,8 +76,8 @@ def stats(
         raise UserError("--ledger-data is refused without a ledger (--ledger), to which it belongs")
     with Console(stderr=True, highlight=False).status("opening sums"):
         source = _source(data, data_dir, clients, site, ranges or [], levels or [])
-        notices = list[str]()
-        with _ledgers(source, ledger, ledger_data, notices) as ledgers:
+        notices, warnings = list[str](), list[str]()
+        with _ledgers(source, ledger, ledger_data, warnings) as ledgers:
             statistics = _statistics(source, protocol, min_cell, notices, ledgers)
             asked, names = {"classes": _classes(source, classes), "histograms": histogram or []}, _names(source, columns)
             release = None
@@ -87,13 +87,13 @@ def stats(
                 release = statistics.noised(_asked(statistics, names, asked, bins, correlation), epsilon=epsilon, delta=delta)
                 parts = dict(release.parts)
     if json:
-        _print_json(source, statistics, parts, notices, release)
+        _print_json(source, statistics, parts, notices, warnings, release)
     else:
-        _show(source, statistics, parts, notices, release)
+        _show(source, statistics, parts, notices, warnings, release)
 
 
 @contextmanager
-def _ledgers(source: Source, path: Path | None, name: str | None, notices: list[str]) -> Iterator[Ledgers]:
+def _ledgers(source: Source, path: Path | None, name: str | None, warnings: list[str]) -> Iterator[Ledgers]:
     """Each site's own ledger, where a file is named."""
     if path is None:
         yield {}
@@ -104,7 +104,7 @@ def _ledgers(source: Source, path: Path | None, name: str | None, notices: list[
     with Store(path) as store:
         data = name or source.name
         found = ledgers_of(store, {site: [*table.values()] for site, table in source.tables.items()}, data)
-        notices += filter(None, [strangers(store, data, list(found))])
+        warnings += filter(None, [strangers(store, data, list(found))])
         yield found
 
 
@@ -131,35 +131,17 @@ def _source(
     data: str, directory: Path | None, clients: int | None, site: str | None, ranges: Sequence[str], levels: Sequence[str]
 ) -> Source:
     from securefl.data import load  # noqa: PLC0415
-    from securefl.options import range_of  # noqa: PLC0415
+    from securefl.options import levels_of, ranges_of  # noqa: PLC0415
     from securefl.statistics import sources  # noqa: PLC0415
 
     if data.lower().endswith(".csv"):
         if clients is not None or directory is not None:
             raise UserError("--clients and --data-dir are for named data: the site column of a CSV gives its sites")
-        known = [
-            _once(pairs, option) for pairs, option in (([*map(range_of, ranges)], "--range"), ([*map(_levels, levels)], "--levels"))
-        ]
-        return sources.of_csv(Path(data), site, *known)
+        return sources.of_csv(Path(data), site, ranges_of(ranges), levels_of(levels))
     for option, given in {"--site": site, "--range": ranges, "--levels": levels}.items():
         if given:
             raise UserError(f"{option} is given, but goes with a .csv file only: {data} has its own")
     return sources.of_dataset(load(data, clients=clients, directory=directory))
-
-
-def _once(pairs: Sequence[tuple[str, Any]], option: str) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise UserError(f"{option} is refused twice for the column {twice!r}")
-    return dict(pairs)
-
-
-def _levels(text: str) -> tuple[str, tuple[str, ...]]:
-    column, equals, values = text.rpartition("=")
-    if not (column and equals and all(values.split(","))):
-        raise UserError(f"--levels {text!r} is refused; allowed: COLUMN=VALUE,VALUE, such as sex=f,m")
-    return column, tuple(values.split(","))
 
 
 def _names(source: Source, given: Sequence[str] | None) -> list[str]:
@@ -219,11 +201,25 @@ def _flat(parts: dict[str, Any]) -> list[Released]:
 
 
 def _print_json(
-    source: Source, statistics: SecureStatistics, parts: dict[str, Any], notices: list[str], release: Release | None
+    source: Source,
+    statistics: SecureStatistics,
+    parts: dict[str, Any],
+    notices: list[str],
+    warnings: list[str],
+    release: Release | None,
 ) -> None:
+    from dataclasses import asdict  # noqa: PLC0415
     from json import dumps  # noqa: PLC0415
 
+    from securefl.results import privacy_tree  # noqa: PLC0415
     from securefl.statistics.results import by_name  # noqa: PLC0415
+
+    if release is None:
+        privacy = privacy_tree(None, [], None, None, opened=[asdict(event) for one in _flat(parts) for event in one.opened])
+    else:
+        found = release.as_json()
+        spent = [found.pop("epsilon")] * len(source.tables)
+        privacy = privacy_tree(found.pop("unit"), spent, found.pop("delta"), found.pop("accountant"), **found)
 
     tree = {name: by_name(part) if isinstance(part, dict) else part.as_json() for name, part in parts.items()}
     head = {
@@ -231,12 +227,20 @@ def _print_json(
         "sites": list(source.tables),
         "protocol": statistics.protocol.name,
         "min_cell": statistics.min_cell,
-        "privacy": None if release is None else release.as_json(),
+        "privacy": privacy,
     }
-    typer.echo(dumps({**head, **tree, "notices": notices}, allow_nan=False))
+    beside = {"notices": notices, "warnings": warnings, "simulation_only": ["notices"]}
+    typer.echo(dumps({**head, **tree, **beside}, allow_nan=False))
 
 
-def _show(source: Source, statistics: SecureStatistics, parts: dict[str, Any], notices: list[str], release: Release | None) -> None:
+def _show(
+    source: Source,
+    statistics: SecureStatistics,
+    parts: dict[str, Any],
+    notices: list[str],
+    warnings: list[str],
+    release: Release | None,
+) -> None:
     from rich.console import Console  # noqa: PLC0415
 
     from protocols.sums import foreign  # noqa: PLC0415
@@ -265,5 +269,9 @@ def _show(source: Source, statistics: SecureStatistics, parts: dict[str, Any], n
         console.show_warning(screen, f"{protocol.name}: the server sees every site's own values")
     if protocol.shared_key:
         console.show_warning(screen, "all sites share one key: one that helps the server opens every site's values")
-    for line in (*filter(None, [foreign(protocol)]), *notices):
+    for line in (*filter(None, [foreign(protocol)]), *warnings):
+        console.show_warning(screen, line)
+    if notices:
+        screen.print("simulation only; each site alone would be told its own, which are exact and leave no site:", style="dim")
+    for line in notices:
         console.show_warning(screen, line)

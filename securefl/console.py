@@ -7,8 +7,10 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 from rich.text import Text
@@ -183,14 +185,26 @@ def show_result(console: Console, result: RunResult, *, told: Collection[str] = 
     console.print(f"\n{NOTICE}", style="dim")
 
 
+WIDEST = 1000
+"""Columns of the widest table."""
+
+
 def show_sheet(console: Console, sheet: Sheet) -> None:
-    """One table."""
+    """One table; where it has cells that stand on one line and they need more than the terminal's width, as wide as they need."""
     console.print(f"\n[bold]{escape(sheet.title)}[/bold]")
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for number, heading in enumerate(sheet.columns):
-        table.add_column(escape(heading), justify="right" if number in sheet.figures else "left", overflow="fold")
+        figures = number in sheet.figures
+        whole = number in sheet.kept or (figures and bool(sheet.kept))
+        widest = max(map(cell_len, [heading, *(row[number] for row in sheet.rows)])) if whole else None
+        table.add_column(escape(heading), justify="right" if figures else "left", overflow="fold", no_wrap=whole, min_width=widest)
     for number, row in enumerate(sheet.rows):
         table.add_row(*map(escape, row), style="bold green" if number == sheet.strong else None)
-    console.print(table)
+    least = Measurement.get(console, console.options.update(max_width=WIDEST), table).minimum if sheet.kept else 0
+    (console if least <= console.width else _wider(console, least)).print(table)
     if sheet.note:
         console.print(escape(sheet.note), style="dim")
+
+
+def _wider(console: Console, width: int) -> Console:
+    return Console(file=console.file, width=width, highlight=False, force_terminal=console.is_terminal)

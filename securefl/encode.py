@@ -131,6 +131,18 @@ class Plan:
         """`decode`, whatever the occasion."""
         return decode(self, total, contributors)
 
+    def event(self, _survivors: int | None) -> None:
+        """None: no noise is in the sum."""
+        return
+
+    def account(self, _accountant: str, _before: tuple[object, ...]) -> None:
+        """None: training on a site has its own, if any."""
+        return
+
+    def forecast(self) -> str:
+        """Nothing: no noise is in the sum."""
+        return ""
+
     @cached_property
     def layout(self) -> tuple[tuple[str, slice], ...]:
         """Where everything lies: ``block 0`` …, ``weights`` (if there are blocks), then the names of the sums."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 from protocols.rand import Rand
 from protocols.suite import Occasion
 from securefl.errors import UserError
+
+if TYPE_CHECKING:
+    from securefl.privacy.divergence import Event
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,21 @@ class Decoded:
     state: tuple[float, ...] = ()
 
 
+class PartyAccount(Protocol):
+    """What one party has spent by the sums that its masked input may be in."""
+
+    @property
+    def accountant(self) -> str:
+        """What ε is computed with."""
+
+    @property
+    def epsilon(self) -> float:
+        """ε as far as it is spent."""
+
+    def charge(self, survivors: int | None, /) -> None:
+        """The party's masked input has left; None where no sum was opened, or nobody knows over how many."""
+
+
 class Encoding(Protocol):
     """How updates become the integers of a sum, and the sum their mean: `securefl.encode.Plan`, or one with noise."""
 
@@ -136,3 +154,12 @@ class Encoding(Protocol):
 
     def decode(self, total: NDArray[np.int64], contributors: int, occasion: Occasion, /) -> Decoded:
         """What the opened sum says."""
+
+    def event(self, survivors: int | None, /) -> Event | None:
+        """What a sum over so many costs each party in it, None for the fewest; None where that does not depend on them."""
+
+    def account(self, accountant: str, before: tuple[Event, ...], /) -> PartyAccount | None:
+        """A party's account of the sums that it is in, beside what was ``before``; None where its own training has one."""
+
+    def forecast(self) -> str:
+        """One line on what the noise in the sum does, and who is trusted; empty without."""

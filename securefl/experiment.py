@@ -108,7 +108,7 @@ def _ledgers(job: Job, loaded: Dataset) -> Iterator[Ledgers]:
         return
     data = knobs.ledger_data or Path(job.data.name).name
     with Store(knobs.ledger) as store:
-        yield ledgers_of(store, {s.name: (s.x, s.y) for s in loaded.sites}, data)
+        yield ledgers_of(store, {s.name: (s.known, s.y) for s in loaded.sites}, data)
 
 
 def _run(
@@ -225,7 +225,8 @@ def prepared_features(
 
 
 def _opened_in_table(job: Job) -> list[Opened]:
-    told = opened_in_scaling("columns of the table", "names, kinds, values of text columns and which are constant")
+    named = "names and kinds" if job.privacy.mechanism != "none" else "names, kinds, values of text columns"
+    told = opened_in_scaling("columns of the table", f"{named} and which, without a public range or levels, are constant")
     return [told] if job.data.is_table else []
 
 

@@ -104,7 +104,50 @@ class Idle:
     reason: Callable[[Job], str]
 
 
+NO_NOISE = "without noise inside the sum (--mechanism distributed-party or distributed-record), to which it belongs"
+NO_UPDATES = "without noise on whole updates (--mechanism distributed-party), to which it belongs"
+NO_DP = 'without differential privacy (--no-dp, mechanism = "none"), to which it belongs'
+WHOLE = "with distributed-party, which clips whole updates, weighs all parties alike and computes its own grid"
+STEP = "with {}: a round is one step over all sites, without weights, on a grid of its own"
+
+IDLE_WITH: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
+    "none": (
+        (NO_DP, ("privacy.epsilon", "privacy.delta", "privacy.accountant", "privacy.clip", "privacy.rows")),
+        ("without differential privacy, where means and variances are exact", ("data.scaling",)),
+        (NO_NOISE, ("privacy.noise",)),
+        (NO_UPDATES, ("privacy.clip_quantile",)),
+    ),
+    "local-record": (
+        (NO_NOISE, ("privacy.noise",)),
+        (NO_UPDATES, ("privacy.clip_quantile",)),
+    ),
+    "distributed-party": (
+        (WHOLE, ("privacy.accountant", "privacy.clip", "privacy.rows", "privacy.w_max", "privacy.precision")),
+        (
+            "with distributed-party: its ε protects all records of a party at once, the noise of such statistics one of them",
+            ("data.scaling",),
+        ),
+    ),
+    "distributed-record": (
+        (STEP.format("distributed-record"), ("privacy.local_steps", "privacy.update_clip", "privacy.w_max", "privacy.precision")),
+        ("with distributed-record, whose noise the rdp accountant alone knows", ("privacy.accountant",)),
+        (NO_UPDATES, ("privacy.clip_quantile",)),
+    ),
+    "central": (
+        (STEP.format("central"), ("privacy.local_steps", "privacy.update_clip", "privacy.w_max", "privacy.precision")),
+        (NO_NOISE, ("privacy.noise",)),
+        (NO_UPDATES, ("privacy.clip_quantile",)),
+    ),
+}
+"""Mechanism → why keys are idle with it, and which: every key that is not named means something there."""
+
+
+def _with(mechanism: str, why: str, keys: tuple[str, ...]) -> Idle:
+    return Idle(keys, ("privacy.mechanism",), lambda job: job.privacy.mechanism == mechanism, lambda _: why)
+
+
 IDLE = (
+    *(_with(mechanism, *rule) for mechanism, rules in IDLE_WITH.items() for rule in rules),
     Idle(
         ("data.holdout",),
         ("data.folds", "data.name"),
@@ -118,40 +161,6 @@ IDLE = (
         lambda job: f"for {job.model.name}: it belongs to mlp",
     ),
     Idle(
-        ("privacy.epsilon", "privacy.delta", "privacy.accountant", "privacy.clip", "privacy.rows"),
-        ("privacy.mechanism",),
-        lambda job: job.privacy.mechanism == "none",
-        lambda _: 'without differential privacy (--no-dp, mechanism = "none"), to which it belongs',
-    ),
-    Idle(
-        ("privacy.accountant", "privacy.clip", "privacy.rows", "privacy.w_max", "privacy.precision"),
-        ("privacy.mechanism",),
-        lambda job: job.privacy.mechanism == "distributed-party",
-        lambda _: "with distributed-party, which clips whole updates, weighs all parties alike and computes its own grid",
-    ),
-    Idle(
-        ("privacy.local_steps", "privacy.update_clip", "privacy.w_max", "privacy.precision"),
-        ("privacy.mechanism",),
-        lambda job: job.privacy.summed,
-        lambda job: f"with {job.privacy.mechanism}: a round is one step over all sites, without weights, on a grid of its own",
-    ),
-    Idle(
-        ("privacy.accountant",),
-        ("privacy.mechanism",),
-        lambda job: job.privacy.mechanism == "distributed-record",
-        lambda _: "with distributed-record, whose noise the rdp accountant alone knows",
-    ),
-    Idle(
-        ("data.scaling",),
-        ("privacy.mechanism",),
-        lambda job: job.privacy.mechanism in ("none", "distributed-party"),
-        lambda job: (
-            "without differential privacy, where means and variances are exact"
-            if job.privacy.mechanism == "none"
-            else "with distributed-party: its ε protects all records of a party at once, the noise of such statistics one of them"
-        ),
-    ),
-    Idle(
         ("privacy.accountant",),
         ("data.scaling",),
         lambda job: job.data.scaling == "noised" and job.privacy.mechanism in ("local-record", "central"),
@@ -162,18 +171,6 @@ IDLE = (
         ("privacy.ledger",),
         lambda job: job.privacy.ledger is None,
         lambda _: "without a ledger (--ledger), to which it belongs",
-    ),
-    Idle(
-        ("privacy.noise",),
-        ("privacy.mechanism",),
-        lambda job: job.privacy.mechanism not in ("distributed-party", "distributed-record"),
-        lambda _: "without noise inside the sum (--mechanism distributed-party or distributed-record), to which it belongs",
-    ),
-    Idle(
-        ("privacy.clip_quantile",),
-        ("privacy.mechanism",),
-        lambda job: job.privacy.mechanism != "distributed-party",
-        lambda _: "without noise on whole updates (--mechanism distributed-party), to which it belongs",
     ),
 )
 
@@ -222,7 +219,7 @@ def _explain(error: ValidationError, where: str, names: Mapping[str, str]) -> st
         reason = str(problem["ctx"]["error"])
         text = f"{names.get(key, key)}: {reason}" if len(path) > 1 else reason
     else:
-        part = "".join(f".{step}" for step in path[2:] if path[1] == "ranges" and not step.isdigit())
+        part = "".join(f".{step}" for step in path[2:] if path[1] in ("ranges", "levels") and not step.isdigit())
         words = " or ".join(choices(path[0], path[1])) or allowed(path[0], path[1])
         text = f"{names.get(key, key)}{part} = {quote(problem['input'])} is refused; allowed: {words}"
         text += near(

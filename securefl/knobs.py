@@ -21,6 +21,7 @@ BUILT_IN: tuple[str, ...] = get_args(BuiltIn)
 Unit = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, le=1e6)]
 Range = Annotated[tuple[float, float], Field(strict=False)]
+Levels = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
 
 
 class Knobs(BaseModel):
@@ -53,6 +54,11 @@ class DataKnobs(Knobs):
         description="publicly known range of a column of a CSV; a missing number becomes its middle (without a range the row is "
         "left out)",
     )
+    levels: dict[str, Levels] = Field(
+        default_factory=dict,
+        description="publicly known values of a column of text of a CSV, needed with differential privacy; the value other takes "
+        "all that are not named",
+    )
     drop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         default=(), strict=False, description="column of a CSV to leave out, such as a free text or a patient number"
     )
@@ -83,6 +89,18 @@ class DataKnobs(Knobs):
                 )
         return ranges
 
+    @field_validator("levels")
+    @classmethod
+    def _named(cls, levels: dict[str, Levels]) -> dict[str, Levels]:
+        for column, values in levels.items():
+            if not column or "=" in column:
+                raise ValueError(f"levels need the name of a column without =, not {quote(column)}")
+            if len(set(values)) < max(2, len(values)) or any(value != " ".join(value.split()) for value in values):
+                raise ValueError(
+                    f"the levels of column {quote(column)} must be two texts or more, each once, without needless space"
+                )
+        return levels
+
     @model_validator(mode="after")
     def _fitting(self) -> DataKnobs:
         if self.is_table:
@@ -92,7 +110,7 @@ class DataKnobs(Knobs):
             if self.clients is not None:
                 raise ValueError("data.clients is refused: the site column of a CSV fixes the sites")
         else:
-            for key in ("label", "site", "ranges", "drop"):
+            for key in ("label", "site", "ranges", "levels", "drop"):
                 if getattr(self, key):
                     raise ValueError(f"data.{key} is refused for {self.name}: it belongs to a CSV")
             if self.name == "heart" and self.clients is not None:
@@ -268,7 +286,7 @@ def _words(kind: Mapping[str, Any]) -> str:
         "integer": "a whole number",
         "number": "a number",
         "boolean": "true or false",
-        "object": "a table of column = [low, high]",
+        "object": "a table of column = [text, text]" if "items" in _inner(kind) else "a table of column = [low, high]",
         "array": "a list of texts that are not empty",
     }.get(kind.get("type", ""), "a text")
     signs = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
@@ -276,6 +294,12 @@ def _words(kind: Mapping[str, Any]) -> str:
     if kind.get("minLength"):
         return f"{noun} that is not empty"
     return f"{noun} {' and '.join(bounds)}" if bounds else noun
+
+
+def _inner(kind: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the values of a table of columns are; empty for what is no table."""
+    inner = kind.get("additionalProperties")
+    return inner if isinstance(inner, Mapping) else {}
 
 
 def _figure(value: float) -> str:

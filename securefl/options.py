@@ -5,10 +5,12 @@ An option that is not given leaves the job file's value.  `command` is the inver
 
 from __future__ import annotations
 
+import csv
 import inspect
+import io
 import re
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -41,6 +43,9 @@ PANELS = {
     "simulation": "Simulation only",
     "output": "Output",
 }
+LISTS = {"ranges": "COLUMN=LOW:HIGH", "levels": "COLUMN=A,B,C", "drop": "COLUMN"}
+"""Options that may be given several times."""
+
 LONGEST = 16
 """Letters of the longest list of values that stands beside an option; a longer one follows the description."""
 
@@ -97,8 +102,8 @@ def _kind(section: str, key: str, annotation: Any) -> tuple[Any, str | None]:
         annotation = next(part for part in get_args(annotation) if part is not type(None))
     if "/" in flag(section, key):
         return bool, ""
-    if key in {"ranges", "drop"}:
-        return list[str], "COLUMN=LOW:HIGH" if key == "ranges" else "COLUMN"
+    if key in LISTS:
+        return list[str], LISTS[key]
     metavars = {"name": "NAME|FILE.csv", "dir": "DIR", "label": "COLUMN", "site": "COLUMN", "dropout": "P"}
     metavars |= {"ledger": "FILE", "ledger_data": "NAME"}
     return (annotation if annotation in (int, float, str) else str), metavars.get(key)
@@ -154,14 +159,43 @@ def _value(full: str, value: Any, before: Any) -> Any:
     """The value of a key out of its option; ``before`` is the job file's."""
     if full == "data.drop":
         return [*(before if isinstance(before, list) else []), *value]
-    if full != "data.ranges":
+    if full not in ("data.ranges", "data.levels"):
         return value
-    pairs = [range_of(text) for text in value]
-    columns = [column for column, _ in pairs]
-    twice = next((column for column in columns if columns.count(column) > 1), None)
+    given = ranges_of(value) if full == "data.ranges" else levels_of(value)
+    return {**(before if isinstance(before, dict) else {}), **given}
+
+
+def ranges_of(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """All of ``--range``, a column once; errors as for `range_of`."""
+    return _once([range_of(text) for text in texts], "--range")
+
+
+def levels_of(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """All of ``--levels``: ``COLUMN=VALUE,VALUE``, a column once; a value with a comma in double quotes.
+
+    Raises:
+        UserError: for another form.
+    """
+    return _once([_levels(text) for text in texts], "--levels")
+
+
+def _once(pairs: Sequence[tuple[str, Any]], option: str) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise UserError(f"--range is refused twice for the column {twice!r}: a column has one range")
-    return {**(before if isinstance(before, dict) else {}), **dict(pairs)}
+        raise UserError(f"{option} is refused twice for the column {twice!r}: give it once for a column")
+    return dict(pairs)
+
+
+def _levels(text: str) -> tuple[str, tuple[str, ...]]:
+    column, _, listed = text.partition("=")
+    try:
+        rows = list(csv.reader(io.StringIO(listed, newline=""), strict=True))
+    except csv.Error:
+        rows = []
+    if not column or len(rows) != 1 or not all(rows[0]):
+        raise UserError(f"--levels {text!r} is refused; allowed: COLUMN=VALUE,VALUE, such as sex=f,m")
+    return column, tuple(rows[0])
 
 
 def range_of(text: str) -> tuple[str, tuple[float, float]]:
@@ -194,8 +228,16 @@ def command(job: Job) -> list[str]:
                 words.append(name.split("/")[0 if value else 1])
             elif key == "ranges":
                 words += [f"{name}={column}={low!r}:{high!r}" for column, (low, high) in value.items()]
+            elif key == "levels":
+                words += [f"{name}={column}={_listed(levels)}" for column, levels in value.items()]
             elif key == "drop":
                 words += [f"{name}={column}" for column in value]
             else:
                 words.append(f"{name}={value}")
     return words
+
+
+def _listed(values: Sequence[str]) -> str:
+    out = io.StringIO(newline="")
+    csv.writer(out, lineterminator="").writerow(values)
+    return out.getvalue()

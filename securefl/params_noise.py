@@ -18,6 +18,7 @@ from securefl.errors import UserError
 from securefl.files import atomic_write
 from securefl.privacy.noise_plan import Cohort, Kind, NoisePlan, calibrate_distributed
 from securefl.privacy.record_plan import RecordPlan, calibrate_records
+from securefl.results import privacy_tree
 from securefl.tables import Sheet
 
 PICTURES = (".svg", ".png", ".pdf")
@@ -99,8 +100,10 @@ class Answer:
         return "update" if self.rate is None else "gradient"
 
     def as_json(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return asdict(self)
+        """JSON-ready data; what is about privacy under the same keys as a run's."""
+        tree = asdict(self)
+        target, unit, delta = (tree.pop(key) for key in ("epsilon", "unit", "delta"))
+        return {**tree, "privacy": privacy_tree(unit, [self.asked.spent], delta, "rdp", planned=target)}
 
 
 @dataclass(frozen=True)

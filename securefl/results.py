@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -245,14 +245,14 @@ class RunResult:
                     "accuracy": [site.metrics.get("accuracy") for site in self.local],
                 },
             },
-            "privacy": {
-                "unit": self.unit,
-                "epsilon": list(self.epsilon),
-                "delta": self.delta,
-                "accountant": self.accountant,
-                "noise_multiplier": self.noise_multiplier,
-                "opened": [asdict(event) for event in self.opened],
-            },
+            "privacy": privacy_tree(
+                self.unit,
+                self.epsilon,
+                self.delta,
+                self.accountant,
+                noise_multiplier=self.noise_multiplier,
+                opened=[asdict(event) for event in self.opened],
+            ),
             "bytes": {
                 "up_per_client": round(sum(self.up.values()) / max(1, len(self.up))),
                 "down_per_client": round(sum(self.down.values()) / max(1, len(self.down))),
@@ -293,6 +293,21 @@ class RunResult:
         if self.preparation is not None:
             out |= {"features": list(self.preparation.features), "classes": list(self.preparation.classes)}
         return out
+
+
+def privacy_tree(
+    unit: str | None, epsilon: Sequence[float | None], delta: float | None, accountant: str | None, **more: Any
+) -> dict[str, Any]:
+    """What every command's JSON says about privacy, under the same keys; without differential privacy no ε, and null.
+
+    Args:
+        unit: what one ε protects.
+        epsilon: spent, one number for each party that has an account.
+        delta: at which.
+        accountant: that computed it.
+        more: what the command has beside it.
+    """
+    return {"unit": unit, "epsilon": list(epsilon), "delta": delta, "accountant": accountant, **more}
 
 
 def added(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:

@@ -104,6 +104,7 @@ class Starting:
     aggregator: ServerAggregator
     plan: Encoding
     ready: ServerReady | None = None
+    told: Callable[[int], None] = lambda _: None  # how many are in the sum, once that is open
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +115,7 @@ class Averaging:
     aggregator: ServerAggregator
     plan: Encoding
     occasion: Occasion
+    told: Callable[[int], None] = lambda _: None
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +212,7 @@ def broadcast(start: Starting) -> tuple[Entering, Averaging, Broadcast[GlobalMod
     weights = Bulk.of(start.layout, model_values(start.models, start.plan))
     message = GlobalModel(start.occasion.round, start.occasion.attempt, weights)
     parties = tuple(start.terms.roster.indexes) if start.ready is None else start.ready.u2
-    waiting = Averaging(start.models, start.aggregator, start.plan, start.terms.occasion)
+    waiting = Averaging(start.models, start.aggregator, start.plan, start.terms.occasion, start.told)
     return Entering(start.terms, start.ready), waiting, Broadcast(message, parties)
 
 
@@ -343,6 +345,7 @@ def charged(training: LocalTraining) -> int | None:
 
 def decode_sum(averaging: Averaging, total: Input[Sum]) -> Stepping:
     """Read the weighted means, the total weights and the metrics from the opened sum."""
+    averaging.told(total.contributors)
     decoded = averaging.plan.decode(total.values, total.contributors, averaging.occasion)
     aggregate = Aggregate(decoded.updates, decoded.weights, decoded.sums, total.contributors)
     return Stepping(averaging.models, averaging.aggregator, aggregate, decoded.state)

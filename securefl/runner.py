@@ -40,8 +40,7 @@ from securefl.parties import Consortium
 from securefl.privacy.budget import Ledgers
 from securefl.privacy.composition import ALONE, Before
 from securefl.privacy.differencing import Cohorts
-from securefl.privacy.prepared import forecast
-from securefl.privacy.spending import Spending
+from securefl.privacy.spending import Spending, delta_too_large
 from securefl.results import RoundRecord, RunResult
 from securefl.round import Fold, round_flow, weight_was_cut
 from securefl.run_terms import RunTerms
@@ -167,7 +166,7 @@ class Runner:
         self.flow = secured(round_flow(flow), self._keys.protocol)
         self._timed = self._clock.timed(self.flow)
         self._entropy, self._dropouts = {name: entropy(name) for name in self.folds}, dropouts or self._random_dropouts
-        self._cohorts = Cohorts([*self.folds])
+        self._cohorts, self._told = Cohorts([*self.folds]), list[int]()
         self._opened, self._begun, self._wall, self._done, self._records = 0, 0, 0.0, False, list[RoundRecord]()
         self._sites = self._enrolled(ledgers or {})
         self._say_beforehand()
@@ -258,16 +257,17 @@ class Runner:
         if dropout > 0:
             aborts = f"about {expected_aborts(self.job, len(self.folds)):.1f} of {knobs.rounds} round{'s' * (knobs.rounds != 1)}"
             self._notice(f"each party vanishes with probability {dropout:g} in a round: expect {aborts} to abort")
-        if self.plan.tail:
-            self._notice(forecast(self.plan))
+        if line := self.plan.forecast():
+            self._notice(line)
+        lax = list[str]()
         for name, folds in self.folds.items():
             rows = [len(fold.train) for fold in folds]  # type: ignore[arg-type]
             if max(rows) > knobs.w_max and self.about.weight is None and not self.plan.tail:
                 self._notice(weight_was_cut(name, knobs.w_max))
             if self._private and knobs.delta * min(rows) >= 1:
-                self._notice(
-                    f"{name}: privacy.delta = {knobs.delta:g} is not below one over its rows: it would let a row be shown; lower it"
-                )
+                lax.append(name)
+        if lax:
+            self._notice(delta_too_large(knobs.delta, lax))
 
     @property
     def stages(self) -> list[str]:
@@ -331,10 +331,13 @@ class Runner:
         return result
 
     def _charged_round(self, number: int) -> RoundRecord:
-        """A round; one that an exception breaks off is in the records as an aborted one, with what it has cost."""
+        """A round; one that an exception breaks off is in the records as an aborted one, with what it has cost and opened."""
+        opened = self._opened
+        self._told.clear()
         try:
             return self._round(number)
         except BaseException:
+            self._opened = opened + bool(self._told)
             self._keys.broken_off()
             n, cost = len(self.folds), self.epsilon()
             self._records.append(RoundRecord(number, n, 0, {}, "round: broken off", {}, cost, self._clock.round()))
@@ -345,6 +348,7 @@ class Runner:
         gone = self._dropouts(number, self.stages)
         index = {name: i for i, name in enumerate(self.folds, 1)}
         network = simulate.vanish({client(index[name]): stage for name, stage in gone.items()})
+        out = list[str]()
         contributors, opened, watch = None, None, beside(self._traffic.watch, self._recording)
         try:
             with shared_work():
@@ -361,9 +365,9 @@ class Runner:
         finally:
             for site in self._sites.values():
                 site.over(contributors)
-        flow = self._keys.flow
-        first = flow.messages("server")[0].__name__
-        self._cohorts.add(number, flow, {**gone, **dict.fromkeys(out, first)}, contributors)
+            if self._told:
+                absent = dict.fromkeys(out, self._keys.flow.messages("server")[0].__name__)
+                self._cohorts.add(number, self._keys.flow, {**gone, **absent}, self._told[0])
         gone = {**gone, **dict.fromkeys(out, OUT)}
         for address, session in outcome.sessions.items():
             left = session.ended
@@ -401,7 +405,7 @@ class Runner:
         if self._recording is not None:
             self._recording.begin(self.protocol, terms, self.consortium.parties)
         model = Copier(self.template)
-        sessions = {SERVER: self._server.session(self._timed, occasion, terms, ready=self._keys.server)}
+        sessions = {SERVER: self._server.session(self._timed, occasion, terms, ready=self._keys.server, told=self._told.append)}
         for party, site in zip(self.consortium.parties, self._sites.values(), strict=True):
             if self._keys.present(party.index):
                 sessions[client(party.index)] = site.session(

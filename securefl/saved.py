@@ -18,7 +18,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from securefl.data.types import Coding
+from securefl.data.types import OTHER, Coding
 from securefl.errors import UserError
 from securefl.job import Job
 from securefl.models import build
@@ -106,7 +106,7 @@ def load_model(path: Path | str) -> SavedModel:
 def _assembled(job: Job, made: Preparation, state: Mapping[str, torch.Tensor]) -> SavedModel:
     folds = sorted({int(name.split(".")[0].removeprefix("fold")) for name in state if name.startswith("fold")})
     models = tuple(_module(job, made, state, prefix) for prefix in ([f"fold{k}." for k in folds] or [""]))
-    codings = tuple(Coding(c["column"], tuple(c["values"]), c["fill"]) for c in made.columns)
+    codings = tuple(Coding(c["column"], tuple(c["values"]), c["fill"], c.get("other", False)) for c in made.columns)
     bounds = (None if part is None else np.array(part, dtype=np.float64) for part in (made.low, made.high))
     scaler = Scaler(np.array(made.shift, dtype=np.float64), np.array(made.scale, dtype=np.float64), *bounds)
     (first, second), features = made.classes, tuple(made.features)
@@ -132,6 +132,8 @@ def _column(coding: Coding, table: Mapping[str, Sequence[Any]]) -> list[NDArray[
     if not coding.values:
         return [np.array([_number(coding, cell, row) for row, cell in enumerate(cells, 1)], dtype=np.float64)]
     spelled = [_spelled(cell) for cell in cells]
+    if coding.other:
+        spelled = [cell if cell in coding.values else OTHER for cell in spelled]
     for row, cell in enumerate(spelled, 1):
         if cell not in coding.values:
             raise UserError(f"column {coding.column!r} is {cell!r} in row {row}; allowed: {', '.join(map(repr, coding.values))}")

@@ -8,7 +8,7 @@ What it does not protect: the models are the server's; parties bind their sums t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,14 @@ class ServerSide:
         return Occasion(run, number, attempt, weights.digest)
 
     def session(
-        self, flow: Flow, occasion: Occasion, terms: Terms[Any], *, turns: int = TURNS, ready: ServerReady | None = None
+        self,
+        flow: Flow,
+        occasion: Occasion,
+        terms: Terms[Any],
+        *,
+        turns: int = TURNS,
+        ready: ServerReady | None = None,
+        told: Callable[[int], None] = lambda _contributors: None,
     ) -> Session:
         """The session of one round.
 
@@ -61,8 +68,9 @@ class ServerSide:
             terms: of the sum.
             turns: how many vectors may be under way at once.
             ready: what a handshake for several rounds left.
+            told: called with the number of contributors, once the sum is open.
         """
-        start = Starting(occasion, terms, self.about.layout, self.models, self.aggregator, self.plan, ready)
+        start = Starting(occasion, terms, self.about.layout, self.models, self.aggregator, self.plan, ready, told)
         invited = terms.roster.indexes if ready is None else ready.u2
         return Session(flow, SERVER, {"client": invited}, [start], self.about.limits, turns=turns)
 

@@ -21,7 +21,7 @@ from securefl.encoding import Encoding
 from securefl.models import ModelFactory
 from securefl.privacy.budget import PartyLedger, RunCharges
 from securefl.privacy.plain import LocalTraining
-from securefl.privacy.prepared import local_training, settled
+from securefl.privacy.prepared import local_training
 from securefl.privacy.spending import Spending
 from securefl.round import Fold, Site, charged
 from securefl.run_terms import RunTerms
@@ -136,7 +136,7 @@ class SiteSide:
         """
         spent = self._guard is not None and self._guard.spent
         self.spending.charge([self.name] if spent else [], contributors)
-        self._charges.settle(settled(self.about.plan, contributors))
+        self._charges.settle(self.about.plan.event(contributors))
         self._guard = None
 
 

@@ -142,8 +142,7 @@ def _ranges(job: Job, loaded: Dataset) -> NDArray[np.float64]:
 
 def _table(loaded: Dataset, site: Site, splits: Sequence[Split]) -> dict[str, NDArray[np.float64]]:
     """The rows of a site that statistics are over, by column, NaN where missing."""
-    x = site.x if site.missing is None else np.where(site.missing, np.nan, site.x)
-    rows = x[splits[0].train] if len(splits) == 1 else x
+    rows = site.known[splits[0].train] if len(splits) == 1 else site.known
     return dict(zip(loaded.features, rows.T, strict=True))
 
 

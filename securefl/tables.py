@@ -27,6 +27,7 @@ class Sheet:
         note: a line below, or empty.
         figures: numbers of the columns that hold figures.
         strong: number of the row that stands out, or None.
+        kept: numbers of the columns whose cells stand on one line in a terminal, however narrow, such as names.
     """
 
     title: str
@@ -35,6 +36,7 @@ class Sheet:
     note: str = ""
     figures: frozenset[int] = frozenset()
     strong: int | None = None
+    kept: frozenset[int] = frozenset()
 
 
 def sheets(result: RunResult) -> list[Sheet]:

@@ -98,7 +98,7 @@ class _Instead(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(compile(self.source, str(self.path), "exec"), module.__dict__)  # noqa: S102
 
 
-def run(name: str, source: str, path: Path, tests: list[str]) -> int:
+def run(name: str, source: str, path: Path, tests: list[str], seconds: int = SECONDS) -> int:
     """Start pytest on one mutant in a forked process; its id."""
     child = os.fork()
     if child:
@@ -110,7 +110,7 @@ def run(name: str, source: str, path: Path, tests: list[str]) -> int:
     code = 1
     try:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
         sys.meta_path.insert(0, _Instead(name, source, path))
         import hypothesis
         import pytest
@@ -125,14 +125,14 @@ def run(name: str, source: str, path: Path, tests: list[str]) -> int:
         os._exit(code)
 
 
-def judge(name: str, mutants: dict[int, str], tests: list[str], workers: int) -> list[int]:
+def judge(name: str, mutants: dict[int, str], tests: list[str], workers: int, seconds: int = SECONDS) -> list[int]:
     """The numbers of the mutants that the tests do not kill."""
     path = ROOT / f"{name.replace('.', '/')}.py"
     queue, running, alive = list(mutants.items()), dict[int, tuple[int, float]](), list[int]()
     while queue or running:
         while queue and len(running) < workers:
             number, source = queue.pop(0)
-            running[run(name, source, path, tests)] = (number, time.monotonic() + 10 * SECONDS)
+            running[run(name, source, path, tests, seconds)] = (number, time.monotonic() + 10 * seconds)
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid:
             number, _ = running.pop(pid)
@@ -154,6 +154,7 @@ def main() -> None:
     parser.add_argument("--mutmut", default=".venv-mutation/bin/python", help="the Python that has mutmut")
     parser.add_argument("--only", type=int, nargs="*")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seconds", type=int, default=SECONDS, help="of computing, for one mutant")
     asked = parser.parse_args()
     if asked.make:
         json.dump(list(make(asked.make)), sys.stdout)
@@ -173,7 +174,7 @@ def main() -> None:
         mutants = {i: code for i, code in enumerate(made) if not asked.only or i in asked.only}
         if judge(name, {-1: source}, tests, 1) != [-1]:
             raise SystemExit(f"{name}: the tests fail without a mutant")
-        alive = judge(name, mutants, tests, asked.workers)
+        alive = judge(name, mutants, tests, asked.workers, asked.seconds)
         print(f"{name}: {len(mutants)} mutants, {len(mutants) - len(alive)} killed, {len(alive)} survive", flush=True)
         for number in alive:
             changed = difflib.unified_diff(source.splitlines(), made[number].splitlines(), lineterm="", n=0)

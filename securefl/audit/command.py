@@ -121,14 +121,7 @@ def measured(
     if mechanism is None and job is None:
         return lambda _: []
     setting = setting_of(mechanism, job, quick=quick, noise=noise)
-    if setting is None:
-        return _unmeasured
     return lambda tell: [measure_mechanism(setting, tell=tell)]
-
-
-def _unmeasured(tell: Callable[[str], None]) -> list[Measurement]:
-    tell("the job's mechanism: nothing measures it yet")
-    return []
 
 
 def as_json(audits: Sequence[Audit], measurements: Sequence[Measurement] = ()) -> str:

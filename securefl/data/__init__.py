@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,8 +32,10 @@ def load(
     label: str | None = None,
     site: str | None = None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
+    levels: Mapping[str, Sequence[str]] | None = None,
     drop: Collection[str] = (),
     later: bool = False,
+    private: bool = False,
 ) -> Dataset:
     """Load a data set by name, or a table from a CSV file.
 
@@ -45,8 +47,10 @@ def load(
         label: column of the label, for a CSV file alone.
         site: column that names each row's site, for a CSV file alone.
         ranges: publicly known lower and upper bounds by column, for a CSV file alone.
+        levels: publicly known values of columns of text, for a CSV file alone.
         drop: columns to leave out, for a CSV file alone.
         later: whether missing numbers of a CSV file will get the mean of their column.
+        private: whether no row of a CSV file may decide what is a feature.
 
     Raises:
         UserError: the name is unknown, an argument does not belong to it, or the data are refused; one line that names
@@ -56,7 +60,13 @@ def load(
     if not table and name not in NAMES:
         raise UserError(f"data is {name!r}: {', '.join(NAMES)} or a path that ends in .csv is allowed")
     if not table:
-        for argument, given in {"label": label, "site": site, "ranges": ranges or None, "drop": drop or None}.items():
+        for argument, given in {
+            "label": label,
+            "site": site,
+            "ranges": ranges or None,
+            "levels": levels or None,
+            "drop": drop or None,
+        }.items():
             if given is not None:
                 raise UserError(f"{argument} is given, but goes with a .csv file only: {name} has its own")
     if directory is not None and name != "heart":
@@ -74,7 +84,9 @@ def load(
 
     if clients is not None:
         raise UserError(f"clients is {clients}, but the data fix the sites: one a value of the site column")
-    return csv.load(Path(name), label=label, site=site, ranges=ranges or {}, drop=drop, later=later)
+    return csv.load(
+        Path(name), label=label, site=site, ranges=ranges or {}, levels=levels or {}, drop=drop, later=later, private=private
+    )
 
 
 def of_job(job: Job) -> Dataset:
@@ -88,6 +100,8 @@ def of_job(job: Job) -> Dataset:
         label=data.label,
         site=data.site,
         ranges=data.ranges,
+        levels=data.levels,
         drop=data.drop,
         later=data.scaling == "noised",
+        private=job.privacy.mechanism != "none",
     )

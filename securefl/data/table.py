@@ -1,7 +1,8 @@
 """A newcomer's own table: a CSV file with a binary label and a column that names each row's site.
 
 The table is pooled on one machine, so this is a simulation: which columns are constant and which values a text column
-has is read off all sites together.  Real parties would have to agree on both beforehand.  Nothing numeric is estimated:
+has is read off all sites together, unless the user names ranges and levels, as real parties must beforehand.  With differential
+privacy levels are demanded: else one row's rare text would be a feature for all to see.  Nothing numeric is estimated:
 a missing number becomes the middle of the column's public range where the user gave one, and otherwise the row is left
 out, so no site's statistics enter another's rows.
 """
@@ -18,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from securefl.data.columns import Column, Mask, check_finite, labels, ordered, read, site_names, some
-from securefl.data.types import Coding, Dataset, Site
+from securefl.data.levels import Levels, with_levels
+from securefl.data.types import OTHER, Coding, Dataset, Site
 from securefl.errors import UserError, quoted
 
 MOST_VALUES = 20
@@ -38,7 +40,15 @@ class _Choice:
 
 
 def load(
-    path: Path, *, label: str | None, site: str | None, ranges: Ranges, drop: Collection[str] = (), later: bool = False
+    path: Path,
+    *,
+    label: str | None,
+    site: str | None,
+    ranges: Ranges,
+    levels: Levels | None = None,
+    drop: Collection[str] = (),
+    later: bool = False,
+    private: bool = False,
 ) -> Dataset:
     """Read, check and encode a table.
 
@@ -47,7 +57,9 @@ def load(
         label: column of the label: 0/1, true/false, yes/no or any two values, the larger one being 1.
         site: column that names each row's site.
         ranges: public lower and upper bounds of numeric columns, by name.
+        levels: public values of columns of text, by name, at least two each; `OTHER` among them takes all that are not named.
         drop: columns to leave out.
+        private: whether no row may decide what is a feature: columns of text need levels, and what has a range is not left out.
         later: whether what stands in for missing numbers will be replaced by their mean; this changes a note alone.
 
     Returns:
@@ -58,35 +70,38 @@ def load(
     Raises:
         UserError: the file cannot be read or has no rows; a column is missing, named twice or holds inf; the label is
             not binary or has one value over all sites; a site's name is blank, a site has no complete row, there are
-            fewer than 2 sites, or no feature is left; a range names no numeric column or is none; ``drop`` names no feature column.
+            fewer than 2 sites, or no feature is left; a range names no numeric column or is none; levels name no feature column, a
+            value is none of them, or are missing where ``private`` needs them; ``drop`` names no feature column.
     """
     columns = read(path)
     outcome, site_column, every = _roles(columns, label, site, path)
-    features = _without(every, drop, path)
+    features, levels = _without(every, drop, path), levels or {}
+    features = with_levels(features, levels, path, needed=private)
+    known = {*levels, *(ranges if private else ())}
     for column in (outcome, *features):
         check_finite(column)
     _check_ranges(ranges, features, path)
     names = site_names(site_column, FEWEST_SITES)
     y, classes = labels(outcome)
 
-    first = _choose(features, np.ones(y.size, dtype=bool))
+    first = _choose(features, np.ones(y.size, dtype=bool), known)
     rows = _complete(outcome, first.used, ranges)
     sites = {name: names == name for name in ordered(names)}
     _check_sites(sites, rows, first.used)
     if np.unique(y[rows]).size < 2:
         raise UserError(f"the label column {label!r} has one value over all sites once incomplete rows are left out")
-    second = _choose(first.used, rows)
+    second = _choose(first.used, rows, known)
     choice = _Choice(second.used, first.unusable + second.unusable, first.constant + second.constant)
     if not choice.used:
         reasons = some((*choice.unusable, *choice.constant)) or "only label and site"
         raise UserError(f"{path} has no usable feature column: {reasons}")
-    encoded = [part for column in choice.used for part in _encode(column, rows, ranges)]
+    encoded = [part for column in choice.used for part in _encode(column, rows, ranges, levels)]
     titles = tuple(title for title, _, _ in encoded)
     if len(set(titles)) < len(titles):
         twice = sorted({title for title in titles if titles.count(title) > 1})
         raise UserError(f"{path} has a column named like an encoded value of another: {some(map(quoted, twice))}; rename it")
     x = np.column_stack([values for _, values, _ in encoded])
-    gaps = np.column_stack([~column.present for column in choice.used for _ in _coding(column, rows, ranges).features])
+    gaps = np.column_stack([~column.present for column in choice.used for _ in _coding(column, rows, ranges, levels).features])
     bounds = [bound for _, _, bound in encoded if bound is not None]
     return Dataset(
         name=path.name,
@@ -100,7 +115,7 @@ def load(
                 f"label {quoted(str(label))}: {i} is {quoted(name)} ({n} row{'s' * (n != 1)})"
                 for i, (name, n) in enumerate(zip(classes, np.bincount(y[rows], minlength=2).tolist(), strict=True))
             ),
-            *_type_notes(choice, rows, sum(not column.name for column in columns)),
+            *_type_notes(choice, rows, sum(not column.name for column in columns), levels),
             *_missing_notes((outcome, *features), choice.used, ranges, rows, sites, later=later),
             f"constant columns, not used: {some(choice.constant) or 'none'}",
             *([f"columns left out as asked: {some(map(quoted, drop))}"] if drop else []),
@@ -110,7 +125,7 @@ def load(
             *_outside_warnings(choice.used, rows, ranges),
             *_site_warnings(sites),
         ),
-        codings=tuple(_coding(column, rows, ranges) for column in choice.used),
+        codings=tuple(_coding(column, rows, ranges, levels) for column in choice.used),
         classes=classes,
     )
 
@@ -148,12 +163,14 @@ def _check_ranges(ranges: Ranges, features: Sequence[Column], path: Path) -> Non
             raise UserError(f"the range of {name!r} is {low:g} to {high:g}: two finite numbers, the smaller first")
 
 
-def _choose(columns: Sequence[Column], rows: Mask) -> _Choice:
-    """Which columns can be features by what they hold in ``rows``; numbers come first."""
+def _choose(columns: Sequence[Column], rows: Mask, known: Collection[str]) -> _Choice:
+    """Which columns can be features by what they hold in ``rows``, those that are ``known`` whatever it is; numbers come first."""
     used, unusable, constant = [], [], []
     for column in columns:
         values = column.values(rows)
-        if not values:
+        if column.name in known:
+            used.append(column)
+        elif not values:
             unusable.append(f"{quoted(column.name)} (no values)")
         elif len(values) == 1:
             constant.append(f"{quoted(column.name)} (always {quoted(values[0])})")
@@ -182,15 +199,19 @@ def _check_sites(sites: Mapping[str, Mask], rows: Mask, used: Sequence[Column]) 
             raise UserError(f"site {name!r} is empty once rows with missing values are left out; missing in: {gaps}")
 
 
-def _coding(column: Column, rows: Mask, ranges: Ranges) -> Coding:
+def _coding(column: Column, rows: Mask, ranges: Ranges, levels: Levels) -> Coding:
     bound = ranges.get(column.name)
+    if (listed := levels.get(column.name)) is not None:
+        return Coding(column.name, tuple(listed), None, OTHER in listed)
     values = tuple(column.values(rows)) if column.numbers is None else ()
     return Coding(column.name, values, None if bound is None or values else bound[0] / 2 + bound[1] / 2)
 
 
-def _encode(column: Column, rows: Mask, ranges: Ranges) -> list[tuple[str, NDArray[np.float64], tuple[float, float] | None]]:
+def _encode(
+    column: Column, rows: Mask, ranges: Ranges, levels: Levels
+) -> list[tuple[str, NDArray[np.float64], tuple[float, float] | None]]:
     """A column's features: name, values of all rows of the file, shape (rows,), and public range."""
-    coding = _coding(column, rows, ranges)
+    coding = _coding(column, rows, ranges, levels)
     if column.numbers is None:
         present = zip(coding.features, coding.values[1:], strict=True)
         return [(title, (column.cells == value).astype(np.float64), (0.0, 1.0)) for title, value in present]
@@ -198,9 +219,9 @@ def _encode(column: Column, rows: Mask, ranges: Ranges) -> list[tuple[str, NDArr
     return [(column.name, np.where(column.present, column.numbers, middle), ranges.get(column.name))]
 
 
-def _type_notes(choice: _Choice, rows: Mask, nameless: int) -> list[str]:
+def _type_notes(choice: _Choice, rows: Mask, nameless: int, levels: Levels) -> list[str]:
     numeric = [quoted(column.name) for column in choice.used if column.numbers is not None]
-    text = [f"{quoted(c.name)} ({len(c.values(rows))} values)" for c in choice.used if c.numbers is None]
+    text = [f"{quoted(c.name)} ({len(levels.get(c.name) or c.values(rows))} values)" for c in choice.used if c.numbers is None]
     notes = [
         f"columns of numbers: {some(numeric) or 'none'}",
         f"columns of text, one 0/1 feature for every value but the first: {some(text) or 'none'}",

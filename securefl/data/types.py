@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+OTHER = "other"
+"""Among public levels: takes every value that is none of the others."""
+
 
 @dataclass(frozen=True)
 class Site:
@@ -24,6 +27,11 @@ class Site:
     y: NDArray[np.int64] = field(repr=False)
     missing: NDArray[np.bool_] | None = field(default=None, repr=False)
 
+    @property
+    def known(self) -> NDArray[np.float64]:
+        """``x`` with NaN where it is missing."""
+        return self.x if self.missing is None else np.where(self.missing, np.nan, self.x)
+
 
 @dataclass(frozen=True)
 class Coding:
@@ -34,11 +42,13 @@ class Coding:
         values: () for a column of numbers, which is one feature; else all values that it has, the first of which has no feature and
             the others ``column=value``, 0 or 1.
         fill: what stands in for a missing number, or None.
+        other: whether a value that is none of ``values`` counts as `OTHER`, which is one of them.
     """
 
     column: str
     values: tuple[str, ...] = ()
     fill: float | None = None
+    other: bool = False
 
     @property
     def features(self) -> tuple[str, ...]:

@@ -5,10 +5,11 @@ transaction in which the budget is looked at: two jobs at once cannot overdraw i
 is charged as if the fewest did; where more are known to have, `PartyLedger.settle` replaces it by what it cost.
 
 A party that has a budget for a data set takes part in nothing that no ε covers, not even where a server is trusted with the exact
-sum and adds the noise, and in nothing whose unit has no budget.
+sum and adds the noise, in nothing whose unit has no budget, and in nothing with a data set that has none: a new name does not start
+anew.
 
-What it does not protect: a data set is a name.  The digest of its rows finds the same rows under another name, in any order; it
-does not find the same patients in another table, or with one row more.
+What it does not protect: a data set is a name.  The digest of its rows (`securefl.privacy.rows`) finds the same rows under another
+name; it does not find the same patients in another table, or with one row more.
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-from cryptography.hazmat.primitives import hashes
 from numpy.typing import NDArray
 
 from protocols.errors import Misuse, Refused
@@ -30,6 +29,7 @@ from securefl.parties import Consortium
 from securefl.privacy.composition import NOTHING, Spent, spent
 from securefl.privacy.divergence import rdp_of
 from securefl.privacy.events import UNITS, DpSgdEvent, Event, ExactEvent, Unit, parse
+from securefl.privacy.rows import digest_of
 from securefl.privacy.store import Budget, Entry, Place, Store
 from securefl.results import Opened
 
@@ -117,7 +117,7 @@ class PartyLedger:
         wanted = {charge.unit for charge in charges if charge.unit is not None}
         limited = [unit for unit, budget in budgets.items() if budget is not None]
         if not limited:
-            return ""
+            return self._unnamed()
         who = f"{quoted(self.party)} has a budget of ε of a {limited[0]} for the data set {quoted(self.data)}"
         exact = [charge.what for charge in charges if charge.bare or not wanted]
         if exact:
@@ -137,6 +137,17 @@ class PartyLedger:
                     f"{quoted(self.data)} at δ = {budget.delta:g}, and this needs ε = {needed:.4g}"
                 )
         return ""
+
+    def _unnamed(self) -> str:
+        """Why a data set without a budget is refused; empty where the party has none for any."""
+        others = [data for party, data in self.store.budgeted() if party == self.party]
+        if not others:
+            return ""
+        named = ", ".join(map(quoted, others))
+        return (
+            f"{quoted(self.party)} has a budget for {named} and none for the data set {quoted(self.data)}: "
+            "for the same people take that name (privacy.ledger_data, --ledger-data), for others set one (securefl budget --set)"
+        )
 
     def charge(self, run: str, charges: Sequence[Charge]) -> None:
         """Write down what is about to leave, all of it or nothing.
@@ -325,28 +336,9 @@ def ledgers_of(store: Store, tables: Mapping[str, Sequence[NDArray[Any]]], data:
 
 def strangers(store: Store, data: str, parties: Sequence[str]) -> str:
     """One line where the ledger has budgets for the data set of parties that do not take part: names may be misspelt."""
-    named = [party for party, about in store.places() if about == data and party not in parties]
-    limited = [quoted(party) for party in named if any(store.budget((party, data), unit) for unit in UNITS)]
+    limited = [quoted(party) for party, about in store.budgeted() if about == data and party not in parties]
     return (
         f"the ledger has a budget for {data} of {', '.join(limited)}, which takes no part: look for misspelt names"
         if limited
         else ""
     )
-
-
-def digest_of(columns: Sequence[NDArray[Any]]) -> str:
-    """SHA-256 of rows in any order, in hex; arrays of shape (rows,) or (rows, columns), numbers or other values."""
-    parts = [column.reshape(len(column), -1).T for column in columns]
-    rows = [_words(line) for part in parts for line in part]
-    order = np.lexsort(rows) if rows else np.arange(0)
-    digest = hashes.Hash(hashes.SHA256())
-    for line in rows:
-        digest.update(len(line).to_bytes(8, "big") + np.ascontiguousarray(line[order]).tobytes())
-    return digest.finalize().hex()
-
-
-def _words(line: NDArray[Any]) -> NDArray[Any]:
-    """One column as numbers, or as texts."""
-    if line.dtype.kind in "biuf":
-        return line.astype(np.float64) + 0.0  # −0 is 0
-    return np.array([repr(value).encode() for value in line.tolist()])

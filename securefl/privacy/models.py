@@ -70,7 +70,7 @@ def refuse_running_statistics(model: nn.Module) -> None:
         if any(name in dict(layer.named_buffers(recurse=False)) for name in _STATISTICS)
     }
     if reasons:
-        raise _refusal("federated averaging refuses", reasons, model)
+        raise _refusal("training over several sites refuses", reasons, model)
 
 
 def try_model(

@@ -82,8 +82,74 @@ class Cohort:
         return self.smallest - self.corrupt
 
 
+class SumPlan:
+    """What plans of noise in a sum have in common, whatever one ε protects: `NoisePlan`, and `RecordPlan` of the module beside."""
+
+    kind: Kind
+    cohort: Cohort
+    epsilon: float
+    delta: float
+    rounds: int
+    size: int
+    share: float
+
+    @property
+    def dimension(self) -> int:
+        """d, coordinates after padding."""
+        return padded(self.size)
+
+    @property
+    def sampled(self) -> tuple[int, float, float]:
+        """Of what ε protects: in how many sums of a round it is, at which rate, and how probably it is more than `bounds`."""
+        return 1, 1.0, 0.0
+
+    @property
+    def earlier(self) -> tuple[Event, ...]:
+        """What ε covers beside the rounds."""
+        return ()
+
+    @property
+    def bounds(self) -> tuple[int, float, float]:
+        """⌊Δ2²⌋, Δ2 and Δ1 of what is protected, in steps."""
+        raise NotImplementedError
+
+    def deviation(self, survivors: int) -> float:
+        """Standard deviation of one coordinate of the mean over ``survivors``."""
+        raise NotImplementedError
+
+    def event(self, survivors: int, rounds: int = 1) -> Event:
+        """What ``rounds`` sums over ``survivors`` parties cost: infinitely much where no honest noise is left."""
+        _, delta2, delta1 = self.bounds
+        each, rate, beta = self.sampled
+        sums, honest = rounds * each, max(survivors - self.cohort.corrupt, 0)
+        if self.kind == "skellam":
+            return SkellamEvent(honest * self.share, delta1, delta2, sums, rate, sums * beta)
+        return DiscreteGaussianEvent(self.share, honest, self.dimension, delta1, delta2, sums, rate, sums * beta)
+
+    def spent(self, survivors: int, rounds: int | None = None) -> float:
+        """ε at the plan's δ after so many rounds (all of them by default) in which so many survived, and what was before."""
+        return epsilon_of_events([*self.earlier, self.event(survivors, rounds or self.rounds)], self.delta)
+
+    def error(self, survivors: int) -> float:
+        """Root of the expected squared L2 norm of the error of the mean."""
+        return self.deviation(survivors) * math.sqrt(self.size)
+
+    def check(self, units: int, of: str, clip: float) -> None:
+        """Raise `UserError` where a number is out of its range; ``units`` of what ε protects, named ``of``."""
+        if not (math.isfinite(self.epsilon) and self.epsilon > 0):
+            raise UserError(f"epsilon is {self.epsilon}: it must be finite and above 0")
+        if not 0 < self.delta < 1 / units:
+            raise UserError(f"delta is {self.delta}: it must lie below 1 over the number of {of}, {1 / units:g}, and above 0")
+        if not 1 <= self.size <= 1 << 30:
+            raise UserError(f"the dimension is {self.size}: it must be 1 to 2^30")
+        if not 2.0**-200 < clip < 2.0**200:
+            raise UserError(f"the clipping bound is {clip}: it must be above 0 and finite")
+        if self.kind not in KINDS:
+            raise UserError(f"the noise is {self.kind!r}: it must be one of {', '.join(KINDS)}")
+
+
 @dataclass(frozen=True)
-class NoisePlan:
+class NoisePlan(SumPlan):
     """Public, the same for all parties, fixed before a round.
 
     Attributes:
@@ -112,11 +178,6 @@ class NoisePlan:
     wrap: float = 1.0
 
     @property
-    def dimension(self) -> int:
-        """d, coordinates after padding."""
-        return padded(self.size)
-
-    @property
     def radius(self) -> float:
         """Δ: the clipping bound in steps of the grid."""
         return self.clip / self.granularity
@@ -126,18 +187,6 @@ class NoisePlan:
         """⌊Δ2²⌋, Δ2 and Δ1 of a rounded update, in steps."""
         return norm_bounds(self.radius, self.dimension)
 
-    def event(self, survivors: int, rounds: int = 1) -> Event:
-        """What ``rounds`` sums over ``survivors`` parties cost: infinitely much where no honest noise is left."""
-        _, delta2, delta1 = self.bounds
-        honest = max(survivors - self.cohort.corrupt, 0)
-        if self.kind == "skellam":
-            return SkellamEvent(honest * self.share, delta1, delta2, rounds)
-        return DiscreteGaussianEvent(self.share, honest, self.dimension, delta1, delta2, rounds)
-
-    def spent(self, survivors: int, rounds: int | None = None) -> float:
-        """ε at the plan's δ after so many rounds (all of them by default) in which so many survived."""
-        return epsilon_of_events([self.event(survivors, rounds or self.rounds)], self.delta)
-
     def deviation(self, survivors: int) -> float:
         """Standard deviation of one coordinate of the mean update over ``survivors``, in units of the update.
 
@@ -145,10 +194,6 @@ class NoisePlan:
         not in it.
         """
         return self.granularity * math.sqrt((self.share + 0.25) / survivors)
-
-    def error(self, survivors: int) -> float:
-        """Root of the expected squared L2 norm of the error of the mean, in units of the update."""
-        return self.deviation(survivors) * math.sqrt(self.size)
 
 
 def calibrate_distributed(
@@ -180,8 +225,10 @@ def calibrate_distributed(
         UserError: for a value out of range, an ε that cannot be reached, or a width in which a value would wrap around with a
             probability above `WRAP`.
     """
-    _check(epsilon, delta, cohort.clients, rounds, size, clip, kind)
     draft = NoisePlan(kind, cohort, epsilon, delta, rounds, size, clip, 1.0, 1.0)
+    draft.check(cohort.clients, "parties", clip)
+    if rounds < 1:
+        raise UserError(f"rounds is {rounds}: it must be at least 1")
     try:
         plan = _on_grid(draft, granularity) if granularity is not None else _coarsest(draft)
     except Unreachable:
@@ -190,21 +237,6 @@ def calibrate_distributed(
             f"choose a larger epsilon or fewer rounds"
         ) from None
     return _wide_enough(plan, bits)
-
-
-def _check(epsilon: float, delta: float, clients: int, rounds: int, size: int, clip: float, kind: str) -> None:
-    if not (math.isfinite(epsilon) and epsilon > 0):
-        raise UserError(f"epsilon is {epsilon}: it must be finite and above 0")
-    if not 0 < delta < 1 / clients:
-        raise UserError(f"delta is {delta}: it must lie below 1 over the number of parties, {1 / clients:g}, and above 0")
-    if rounds < 1:
-        raise UserError(f"rounds is {rounds}: it must be at least 1")
-    if not 1 <= size <= 1 << 30:
-        raise UserError(f"the dimension is {size}: it must be 1 to 2^30")
-    if not 2.0**-200 < clip < 2.0**200:
-        raise UserError(f"the clipping bound is {clip}: it must be above 0 and finite")
-    if kind not in KINDS:
-        raise UserError(f"the noise is {kind!r}: it must be one of {', '.join(KINDS)}")
 
 
 class Unreachable(Exception):

@@ -20,7 +20,7 @@ from protocols.rand import Rand, Seed
 from securefl.encode import finite_vector
 from securefl.privacy.noise_plan import NoisePlan
 from securefl.privacy.rounding import clip, rotate, rotate_back, round_within
-from securefl.privacy.samplers import discrete_gaussian, skellam
+from securefl.privacy.samplers import drawn
 
 
 def contribution(plan: NoisePlan, update: ArrayLike, signs: Seed, rand: Rand) -> NDArray[np.int64]:
@@ -47,8 +47,7 @@ def contribution(plan: NoisePlan, update: ArrayLike, signs: Seed, rand: Rand) ->
 
 def noise(plan: NoisePlan, rand: Rand) -> NDArray[np.int64]:
     """One party's share of the noise, shape (plan.dimension,), int64; the label ``noise`` of ``rand`` is drawn."""
-    sampler = skellam if plan.kind == "skellam" else discrete_gaussian
-    return sampler(rand, "noise", plan.dimension, plan.share)
+    return drawn(plan.kind, rand, "noise", plan.dimension, plan.share)
 
 
 def centred(plan: NoisePlan, total: NDArray[np.integer]) -> NDArray[np.int64]:

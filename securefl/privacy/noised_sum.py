@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from securefl.encoding import SumSpec
+from securefl.encoding import PartyAccount, SumSpec
 from securefl.errors import UserError
+from securefl.privacy.divergence import Event
 
 
 class NoisedSum:
@@ -46,6 +47,17 @@ class NoisedSum:
     def tail(self) -> int:
         """What is left of the ring: a sum past it has wrapped around, with a probability of at most ``plan.wrap`` over the run."""
         return int(2 ** (self.bits - 1)) - 1 - self.parties
+
+    def event(self, survivors: int | None) -> Event | None:
+        """What a sum over so many costs each party in it; None for the fewest."""
+        event: Event = self.plan.event(self.plan.cohort.smallest if survivors is None else survivors)
+        return event
+
+    def account(self, _accountant: str, before: tuple[Event, ...]) -> PartyAccount:
+        """What a party spends, told how many survived."""
+        from securefl.privacy.party import Account  # noqa: PLC0415  (it is built on this)
+
+        return Account(self.plan, before=before)
 
 
 def refuse_sums(sums: Mapping[str, object]) -> None:

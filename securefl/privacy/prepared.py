@@ -6,7 +6,6 @@ What it does not protect: see `securefl.privacy.dpsgd`; without a mechanism, not
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from protocols.errors import Misuse
@@ -21,10 +20,8 @@ from securefl.privacy.plain import LocalTraining, PlainTraining
 
 if TYPE_CHECKING:
     from securefl.knobs import PrivacyKnobs
-    from securefl.privacy.events import Event
     from securefl.privacy.noise_plan import Cohort
-    from securefl.privacy.party import Account
-    from securefl.privacy.record import CentralAccount, RecordLevel
+    from securefl.privacy.record import RecordLevel
 
 UNITS = {"local-record": "record", "distributed-party": "party", "distributed-record": "record", "central": "record"}
 """What one ε protects, by mechanism."""
@@ -159,29 +156,6 @@ def _of_records(
     return RecordLevel(plan, learning_rate)
 
 
-def accounts(
-    encoding: Encoding, parties: Iterable[str], accountant: str = "rdp", before: Before = ALONE
-) -> dict[str, Account | CentralAccount]:
-    """An account for every party where the noise is not its own training's; else none.
-
-    Args:
-        encoding: of the run.
-        parties: by name.
-        accountant: of the job, for noise of a server.
-        before: what was opened before, under the same ε.
-    """
-    if not encoding.tail:
-        return {}
-    from securefl.privacy.party import Account, PartyLevel  # noqa: PLC0415
-    from securefl.privacy.record import Central, CentralAccount, RecordLevel  # noqa: PLC0415
-
-    if isinstance(encoding, Central):
-        return {name: CentralAccount(encoding, accountant, before=before.happened) for name in parties}
-    if not isinstance(encoding, PartyLevel | RecordLevel):
-        raise Misuse(f"nobody accounts for the noise of a {type(encoding).__name__}")
-    return {name: Account(encoding.plan, before=before.happened) for name in parties}
-
-
 def event_of(
     knobs: PrivacyKnobs, encoding: Encoding, noise_multiplier: float | None, models_per_record: int = 1
 ) -> dict[str, Any] | None:
@@ -197,30 +171,8 @@ def event_of(
 
     if noise_multiplier is not None:
         return plain(DpSgdEvent(noise_multiplier, knobs.sample_rate, knobs.steps * models_per_record))
-    event = settled(encoding, None)
+    event = encoding.event(None)
     return None if event is None else plain(event)
-
-
-def settled(encoding: Encoding, survivors: int | None) -> Event | None:
-    """What a round over so many cost each party in it, where that depends on them; None for the fewest, or where nobody knows."""
-    if not encoding.tail:
-        return None
-    from securefl.privacy.party import PartyLevel  # noqa: PLC0415
-    from securefl.privacy.record import Central, RecordLevel  # noqa: PLC0415
-
-    if isinstance(encoding, Central):
-        return None
-    if not isinstance(encoding, PartyLevel | RecordLevel):
-        raise Misuse(f"nobody accounts for the noise of a {type(encoding).__name__}")
-    return encoding.plan.event(encoding.plan.cohort.smallest if survivors is None else survivors)
-
-
-def forecast(encoding: Encoding) -> str:
-    """One line on what the noise in the sum does, and who is trusted."""
-    from securefl.privacy.party import PartyLevel  # noqa: PLC0415
-    from securefl.privacy.record import RecordLevel  # noqa: PLC0415
-
-    return encoding.forecast() if isinstance(encoding, PartyLevel | RecordLevel) else ""
 
 
 def local_training(

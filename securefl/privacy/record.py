@@ -33,7 +33,7 @@ from securefl.privacy.noised_sum import NoisedSum, refuse_sums
 from securefl.privacy.party import rotation
 from securefl.privacy.record_plan import RecordPlan, check_records, on_radius, wide_enough
 from securefl.privacy.rounding import norm_bounds, rotate_back, rotate_whole, round_sum
-from securefl.privacy.samplers import discrete_gaussian, skellam
+from securefl.privacy.samplers import drawn
 
 FINE = 2.0**16
 """Steps of the grid, times √d, in a record's bound where no noise hides the rounding: it adds 2^-16 to the norm."""
@@ -105,8 +105,7 @@ class RecordLevel(NoisedSum):
 
     def noise(self, rand: Rand) -> NDArray[np.int64]:
         """One party's share of the noise for one model, shape (plan.dimension,), int64."""
-        sampler = skellam if self.plan.kind == "skellam" else discrete_gaussian
-        return sampler(rand, "noise", self.plan.dimension, self.plan.share)
+        return drawn(self.plan.kind, rand, "noise", self.plan.dimension, self.plan.share)
 
     def decode(self, total: NDArray[np.int64], contributors: int, occasion: Occasion) -> Decoded:
         """The step of each model: −learning rate × noised sum / (rate × public rows of those in the sum).
@@ -126,8 +125,9 @@ class RecordLevel(NoisedSum):
     def forecast(self) -> str:
         """One line on what the noise does to a step."""
         n = self.parties
+        batch = max(1, round(self.plan.expected_batch(n)))
         return (
-            f"noise inside the sum: a step's mean gradient over about {self.plan.expected_batch(n):.0f} records, each of at most "
+            f"noise inside the sum: a step's mean gradient over about {batch} record{'s' * (batch != 1)}, each of at most "
             f"{self.clip:g}, carries an error of norm about {self.plan.error(n):.3g} "
             f"({self.plan.noise_multiplier(n):.3g} clips of noise in the sum)"
         )
@@ -169,6 +169,14 @@ class Central(RecordLevel):
             if update is not None
         )
         return replace(exact, updates=updates)
+
+    def event(self, _survivors: int | None) -> None:
+        """None: the server's noise does not depend on them."""
+        return
+
+    def account(self, accountant: str, before: tuple[Covered, ...]) -> CentralAccount:
+        """What a party's records spend, by the sampled Gaussian mechanism."""
+        return CentralAccount(self, accountant, before=before)
 
     def forecast(self) -> str:
         """One line on who is trusted."""

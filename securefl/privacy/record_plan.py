@@ -19,20 +19,20 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from securefl.errors import UserError
-from securefl.privacy.divergence import DiscreteGaussianEvent, Event, SkellamEvent, epsilon_of_events
+from securefl.privacy.divergence import Event, SkellamEvent, epsilon_of_events
 from securefl.privacy.noise_plan import (
     BITS,
-    KINDS,
     LARGEST_SHARE,
     LOSS,
     WRAP,
     Cohort,
     Kind,
+    SumPlan,
     Unreachable,
     least,
     wrap_probability,
 )
-from securefl.privacy.rounding import norm_bounds, padded
+from securefl.privacy.rounding import norm_bounds
 
 FIXED = 2.0**22
 """The bound of a record's gradient is between half of this and this many whole numbers."""
@@ -45,7 +45,7 @@ HEADROOM = 2
 
 
 @dataclass(frozen=True)
-class RecordPlan:
+class RecordPlan(SumPlan):
     """Public, the same for all parties, fixed before training.
 
     Attributes:
@@ -86,11 +86,6 @@ class RecordPlan:
     before: tuple[Event, ...] = ()
 
     @property
-    def dimension(self) -> int:
-        """d, coordinates of one model's gradient after padding."""
-        return padded(self.size)
-
-    @property
     def inner(self) -> float:
         """What the clipping bound is in whole numbers: rounding to them adds at most √d/2 to a norm."""
         return self.fixed - math.sqrt(self.dimension) / 2 - 1
@@ -116,6 +111,16 @@ class RecordPlan:
         return min(BETA, OFF_DELTA * self.delta / self.steps)
 
     @property
+    def sampled(self) -> tuple[int, float, float]:
+        """In how many sums of a round a record may be, at which rate, and `beta`."""
+        return self.models_per_record, self.rate, self.beta
+
+    @property
+    def earlier(self) -> tuple[Event, ...]:
+        """`before`."""
+        return self.before
+
+    @property
     def records(self) -> int:
         """N: public, expected number of rows of all parties."""
         return self.rows * self.cohort.clients
@@ -124,18 +129,6 @@ class RecordPlan:
     def bounds(self) -> tuple[int, float, float]:
         """⌊Δ2²⌋, Δ2 and Δ1 of what one record moves a sum by, in steps."""
         return norm_bounds(self.radius, self.dimension, self.beta)
-
-    def event(self, survivors: int, rounds: int = 1) -> Event:
-        """What ``rounds`` steps over ``survivors`` parties cost: infinitely much where no honest noise is left."""
-        _, delta2, delta1 = self.bounds
-        sums, honest = rounds * self.models_per_record, max(survivors - self.cohort.corrupt, 0)
-        if self.kind == "skellam":
-            return SkellamEvent(honest * self.share, delta1, delta2, sums, self.rate, sums * self.beta)
-        return DiscreteGaussianEvent(self.share, honest, self.dimension, delta1, delta2, sums, self.rate, sums * self.beta)
-
-    def spent(self, survivors: int, rounds: int | None = None) -> float:
-        """ε at the plan's δ after so many rounds (all of them by default) in which so many survived, and what was before."""
-        return epsilon_of_events([*self.before, self.event(survivors, rounds or self.rounds)], self.delta)
 
     def expected_batch(self, survivors: int) -> float:
         """What the noised sum is divided by: the rate times the public number of rows of those in the sum."""
@@ -148,10 +141,6 @@ class RecordPlan:
     def deviation(self, survivors: int) -> float:
         """Standard deviation of one coordinate of the mean gradient: noise, and rounding at its worst (¼ a party)."""
         return self.granularity * math.sqrt((self.share + 0.25) * survivors) / self.expected_batch(survivors)
-
-    def error(self, survivors: int) -> float:
-        """Root of the expected squared L2 norm of the error of the mean gradient."""
-        return self.deviation(survivors) * math.sqrt(self.size)
 
 
 def calibrate_records(
@@ -202,27 +191,16 @@ def calibrate_records(
 
 def check_records(draft: RecordPlan) -> None:
     """Raise `UserError` where a number of the plan is out of its range."""
-    if not (math.isfinite(draft.epsilon) and draft.epsilon > 0):
-        raise UserError(f"epsilon is {draft.epsilon}: it must be finite and above 0")
     if not 0 < draft.rate <= 1:
         raise UserError(f"the sampling rate is {draft.rate}: it must lie in (0, 1]")
     if draft.rows < 1:
         raise UserError(f"the public number of rows a party is {draft.rows}: it must be at least 1")
-    if not 0 < draft.delta < 1 / draft.records:
-        raise UserError(
-            f"delta is {draft.delta}: it must lie below 1 over the number of records, {1 / draft.records:g}, and above 0"
-        )
+    draft.check(draft.records, "records", draft.clip)
     if draft.rounds < 1 or not 1 <= draft.models_per_record <= draft.models:
         raise UserError(
             f"{draft.rounds} rounds of {draft.models} models, {draft.models_per_record} of them with a record: at least 1 each, "
             "and no more with a record than there are"
         )
-    if not 1 <= draft.size <= 1 << 30:
-        raise UserError(f"the dimension is {draft.size}: it must be 1 to 2^30")
-    if not 2.0**-200 < draft.clip < 2.0**200:
-        raise UserError(f"the clipping bound is {draft.clip}: it must be above 0 and finite")
-    if draft.kind not in KINDS:
-        raise UserError(f"the noise is {draft.kind!r}: it must be one of {', '.join(KINDS)}")
 
 
 def on_radius(draft: RecordPlan, radius: float) -> RecordPlan:

@@ -101,6 +101,11 @@ def skellam(rand: Rand, label: str, size: int, variance: float) -> NDArray[np.in
     return out
 
 
+def drawn(kind: str, rand: Rand, label: str, size: int, variance: float) -> NDArray[np.int64]:
+    """Draws from the law of a plan, ``skellam`` or ``discrete-gaussian``; the rest as for `skellam`."""
+    return (skellam if kind == "skellam" else discrete_gaussian)(rand, label, size, variance)
+
+
 def discrete_gaussian(rand: Rand, label: str, size: int, variance: float) -> NDArray[np.int64]:
     """Independent draws from N_Z(0, variance), P[k] ∝ exp(−k²/(2·variance)).
 

@@ -8,16 +8,20 @@ What it does not protect: it counts this run alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from securefl.encoding import Encoding
+from securefl.errors import quoted
 from securefl.privacy.composition import ALONE, Before
 from securefl.privacy.plain import LocalTraining
-from securefl.privacy.prepared import UNITS, accounts
+from securefl.privacy.prepared import UNITS
 
 if TYPE_CHECKING:
     from securefl.knobs import PrivacyKnobs
+
+NAMED = 3
+"""Sites that a line names at most."""
 
 
 class Spending:
@@ -40,8 +44,9 @@ class Spending:
         before: Before = ALONE,
     ) -> None:
         self._knobs, self._training, self._models_per_record = knobs, training, models_per_record
-        self._encoding, self._accounts = encoding, accounts(encoding, training, knobs.accountant, before)
-        self._before = before.happened
+        self._encoding, self._before = encoding, before.happened
+        made = {name: encoding.account(knobs.accountant, before.happened) for name in training}
+        self._accounts = {name: account for name, account in made.items() if account is not None}
 
     @property
     def unit(self) -> str | None:
@@ -98,3 +103,14 @@ class Spending:
         for name in left:
             if name in self._accounts:
                 self._accounts[name].charge(contributors)
+
+
+def delta_too_large(delta: float, sites: Sequence[str]) -> str:
+    """One line for all sites of so few rows that ``delta`` would let one of them be shown."""
+    shown = [quoted(name) for name in sites[:NAMED]]
+    more = [f"{len(sites) - NAMED} more"] if len(sites) > NAMED else []
+    who = ", ".join([*shown, *more][:-1])
+    last = [*shown, *more][-1]
+    named = f"{who} and {last}" if who else last
+    whose = "its rows" if len(sites) == 1 else "the rows of each of them"
+    return f"{named}: privacy.delta = {delta:g} is not below one over {whose}: it would let a row be shown; lower it"

@@ -187,6 +187,12 @@ class Store:
             rows = self._base.execute("SELECT party, data FROM budgets UNION SELECT party, data FROM events ORDER BY 1, 2")
             return [(str(party), str(data)) for party, data in rows]
 
+    def budgeted(self) -> list[Place]:
+        """Every party and data set that has a budget, in order."""
+        with self._named():
+            rows = self._base.execute("SELECT DISTINCT party, data FROM budgets ORDER BY 1, 2")
+            return [(str(party), str(data)) for party, data in rows]
+
     def entries(self, place: Place) -> list[Entry]:
         """All events of a party and data set, the oldest first.
 

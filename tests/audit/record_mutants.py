@@ -22,7 +22,7 @@ Patch = pytest.MonkeyPatch
 Whole = NDArray[np.int64]
 Reals = NDArray[np.float64]
 NOISE, BLOCK, ENCODE, EVENT = record.RecordLevel.noise, record.RecordLevel._block, record.RecordLevel.encode, RecordPlan.event
-SAMPLERS = {name: getattr(record, name) for name in ("skellam", "discrete_gaussian")}
+DRAWN = record.drawn
 WHOLE, PRE_STEP, GAUSSIAN = gradients.whole_gradients, gradients.SummingOptimizer.pre_step, noise.gaussian
 
 
@@ -31,8 +31,7 @@ def noise_off(patch: Patch) -> None:
 
 
 def sigma_halved(patch: Patch) -> None:
-    for name, sampler in SAMPLERS.items():
-        patch.setattr(record, name, lambda rand, label, size, share, draw=sampler: draw(rand, label, size, share / 4))
+    patch.setattr(record, "drawn", lambda kind, rand, label, size, share: DRAWN(kind, rand, label, size, share / 4))
 
 
 def half_of_the_parties(patch: Patch) -> None:

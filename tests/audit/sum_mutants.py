@@ -26,7 +26,7 @@ NOISE, CLIP, CONTRIBUTION, EVENT, ENCODE = (
     NoisePlan.event,
     party.PartyLevel.encode,
 )
-SAMPLERS = {name: getattr(noised, name) for name in ("skellam", "discrete_gaussian")}
+DRAWN = noised.drawn
 
 
 def noise_by(make: Callable[[NoisePlan, Rand], Whole]) -> Callable[[Patch], None]:
@@ -61,8 +61,7 @@ def half_of_the_parties(patch: Patch) -> None:
 
 
 def sigma_halved(patch: Patch) -> None:
-    for name, sampler in SAMPLERS.items():
-        patch.setattr(noised, name, lambda rand, label, size, share, draw=sampler: draw(rand, label, size, share / 4))
+    patch.setattr(noised, "drawn", lambda kind, rand, label, size, share: DRAWN(kind, rand, label, size, share / 4))
 
 
 def machines_repeat(patch: Patch) -> None:

@@ -18,9 +18,10 @@ import torch
 from securefl.audit import measure_mechanism
 from securefl.audit.measured import apart
 from securefl.audit.measured.registry import SUMMED, Setting
-from securefl.audit.measured.run import claim, registered
+from securefl.audit.measured.run import claim, registered, setting_of
 from securefl.audit.measured.summed import epsilon_of_variance, summed
 from securefl.audit.verdict import Verdict
+from securefl.errors import UserError
 from securefl.job import Job
 
 Patch = pytest.MonkeyPatch
@@ -164,7 +165,7 @@ def test_epsilon_of_the_planned_noise_is_the_one_that_was_asked_for() -> None:
 
 
 def test_a_record_is_drawn_at_the_rate_of_its_site() -> None:
-    """200 draws at rate 0.2: 20 to 60 have all but 1e-7."""
+    """200 draws at rate 0.2: fewer than 16 or more than 67 are in it with probability 4e-6."""
     made = summed(setting())
     assert made.drawn is not None
     record, at = made.direction(0)
@@ -204,3 +205,13 @@ def test_the_document_has_every_mutant(mechanism: str, title: str) -> None:
 def test_every_check_of_sums_over_records_has_a_mutant() -> None:
     flagging = {check for of in MUTANTS.values() for _, checks, _ in of.values() for check in checks}
     assert {one.check for of in MEASURES.values() for one in of} - flagging == {"epsilon-canaries"}
+
+
+@pytest.mark.parametrize("mechanism", ["distributed-record", "central"])
+def test_a_job_without_the_public_number_of_rows_is_not_measured_with_another(tmp_path: Path, mechanism: str) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text(f'[privacy]\nmechanism = "{mechanism}"\n')
+    for named in (None, mechanism):
+        with pytest.raises(UserError, match=r"job\.toml: privacy\.rows is missing"):
+            setting_of(named, path, quick=True)
+    assert setting_of(mechanism, None, quick=True).encoding.plan.rows == 100

@@ -296,6 +296,17 @@ def test_terms_out_of_their_bounds_are_refused() -> None:
     for step in (-1, 3):
         with pytest.raises(Misuse, match="prepared steps 0 to 2"):
             case.terms.at(step)
+    at_most = replace(case.terms, steps=4096)
+    assert at_most.at(4095).occasion.round == OCCASION.round + 4095
+
+
+def test_a_sum_has_the_terms_of_its_handshake_but_for_round_and_model() -> None:
+    terms = small().terms
+    for step in range(terms.steps):
+        one = terms.at(step, model(4))
+        assert (one.suite, one.roster, one.parameters) == (terms.suite, terms.roster, terms.parameters)
+        assert one.occasion == replace(terms.occasion, round=terms.occasion.round + step, model=model(4))
+        assert (one.handshake, one.step) == (terms, step)
 
 
 @pytest.mark.parametrize("name", ["plain-insecure", "lightsecagg", "bfv", "ckks"])

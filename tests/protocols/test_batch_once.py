@@ -17,7 +17,17 @@ from test_memory import finds, reachable, shown, spellings
 
 from protocols import batch_sums, simulate
 from protocols.batch_sums import Group, client_handshake, client_step, opened
-from protocols.batch_types import BatchAdvert, BatchBoxes, BatchListed, BatchSealed, Later, Ready, Turn
+from protocols.batch_types import (
+    BatchAdvert,
+    BatchAdvertised,
+    BatchBoxes,
+    BatchListed,
+    BatchSealed,
+    BatchShared,
+    Later,
+    Ready,
+    Turn,
+)
 from protocols.errors import Misuse, Refused
 from protocols.policy import MemoryJournal, OccasionGuard, Policy, StepGuard
 from protocols.primitives.shamir import SHARE_SIZE
@@ -220,6 +230,22 @@ def test_what_a_party_holds_between_two_sums_prints_and_pickles_no_secret() -> N
         assert not any(spelling in text for spelling in spellings(secret) for text in texts)
 
 
+def test_no_state_during_a_handshake_prints_a_secret() -> None:
+    sessions, held = dict[Address, Session](), dict[type, Any]()
+
+    def network(letter: Letter) -> Iterable[Letter]:
+        held.update((type(value), value) for value in sessions[client(2)].remembers)
+        return (letter,)
+
+    shaken(network, sessions)
+    assert {BatchAdvertised, BatchShared} <= set(held)
+    shared = held[BatchShared]
+    secrets = [*(share for share in shared.own_shares if share), *(seed.reveal() for seed in shared.b)]
+    assert len(secrets) == 2 * CASE.steps
+    for value in held.values():
+        assert not any(spelling in shown(value) for secret in secrets for spelling in spellings(secret))
+
+
 # Sizes
 
 
@@ -237,6 +263,13 @@ def test_messages_of_a_handshake_are_bounded_by_its_number_of_sums() -> None:
         most = max_control(kind, *limits.sizes)
         assert sizes[kind.__name__] <= most < sizes[kind.__name__] + 2 * (BOX + 3 * PINS) + 200
         assert max_control(kind, 6, 4) > most
+
+
+def test_every_sum_takes_one_of_those_that_are_left() -> None:
+    for steps in range(CASE.steps):
+        server = after(steps)[0].server
+        assert server is not None
+        assert server.left == CASE.steps - steps
 
 
 def test_a_step_at_the_end_of_rounds_is_counted_on() -> None:

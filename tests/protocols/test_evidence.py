@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from adversary import EVERYBODY, Federation, LyingServer, federation, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kahe_adversary import enciphered
 from lies import LIAR, flipped, telling
+from sparse_server import world
 from test_adv_liars import advert, with_other_share
 
+from protocols.bulk import Bulk
 from protocols.errors import Refused
-from protocols.evidence import KINDS, Evidence, check_evidence, dealing_refused, keys_refused, other_share, two_statements
+from protocols.evidence import (
+    KINDS,
+    Evidence,
+    check_evidence,
+    dealing_refused,
+    held_by,
+    keeps_own,
+    keys_refused,
+    other_share,
+    two_statements,
+)
+from protocols.kahe_types import Enciphered
 from protocols.primitives.shamir import SHARE_SIZE
 from protocols.said import Said
 from protocols.schema import Message
 from protocols.secagg_labels import share_statement
 from protocols.secagg_types import BOX, Advert, Boxes, Listed, Masked, Openings, Sealed
-from protocols.session import SERVER, Address, Letter, Session
+from protocols.session import SERVER, Address, Letter, Session, client
 from protocols.statements import Told, statement
 from protocols.wire import control_bytes
 
@@ -40,15 +55,15 @@ def letters_of(fed: Federation) -> list[Letter]:
     return out
 
 
-def said_by(fed: Federation, u: int) -> dict[type, Said]:
+def said_by(fed: Federation, u: int, letters: Iterable[Letter] | None = None) -> dict[type, Said]:
     """What an honest party signs in a sum, by message."""
     told, said = Told(), dict[type, Said]()
-    for letter in letters_of(fed):
+    for letter in letters_of(fed) if letters is None else letters:
         kind, fields = type(letter.message), vars(letter.message)
         if letter.sender == SERVER and u in {to.index for to in letter.to}:
             told = told.after(kind, fields)
         elif letter.sender.index == u:
-            digests = {"y": letter.message.y.digest} if isinstance(letter.message, Masked) else {}
+            digests = {name: value.digest for name, value in fields.items() if isinstance(value, Bulk)}
             content = statement(fed.terms, u, told, kind, fields, digests)
             assert content is not None
             said[kind] = Said(content, fields["signature"])
@@ -151,6 +166,73 @@ def test_two_statements_of_one_round_are_evidence() -> None:
     said = [said for kind, said in HONEST.items() if kind.__name__ == "Agree"]
     evidence = two_statements(3, said[0], Said(other, FED.parties[3].identity.sign(other)))
     assert check_evidence(evidence, FED.terms) == "party 3 (party-3) signed two different statements 'agree' in one session"
+
+
+@pytest.mark.parametrize("u", EVERYBODY)
+def test_whoever_signs_two_lists_of_survivors_is_convicted(u: int) -> None:
+    L = HONEST[Masked].parts[3]
+    one, other = (
+        Said(content, FED.parties[u].identity.sign(content))
+        for content in (FED.terms.statement("agree", u, L, survivors) for survivors in (EVERYBODY, EVERYBODY[:-1]))
+    )
+    assert check_evidence(two_statements(u, one, other), FED.terms).startswith(f"party {u} (party-{u}) signed two different")
+
+
+# Shares, wherever they lie among those that are opened
+
+
+def all_opened(fed: Federation, lost: int) -> Iterator[tuple[int, int, Callable[[Said], Evidence], Said]]:
+    """Of a sum that lost one party after it dealt: opener, dealer, evidence from what is said to be opened, what was opened."""
+    letters, said = list[Letter](), dict[int, dict[type, Said]]()
+    mute = client(lost)
+    network = lambda x: () if x.sender == mute and type(x.message) in (Masked, Enciphered) else (x,)  # noqa: E731
+    run(fed, network=network, watch=lambda letter, _to, _size: letters.append(letter))
+    for u in fed.parties:
+        said[u] = said_by(fed, u, letters)
+    for u in fed.parties:
+        if u == lost:
+            continue
+        mail = next(x.message.hashes for x in letters if isinstance(x.message, Sealed) and client(u) in x.to)
+        summed, opening, dealt = said[u].get(Masked) or said[u][Enciphered], said[u][Openings], said[u][Boxes]
+        u2 = tuple(summed.parts[4])
+        for v in [*held_by(fed.terms, summed.parts[3], u, u2), *[u] * keeps_own(fed.terms)]:
+            made = partial(other_share, u, v, summed, dealing=dealt if u == v else None, hashes=b"" if u == v else mail)
+            yield u, v, made, opening
+
+
+@pytest.mark.parametrize("fed", [FED, world(12, 6, 1), enciphered()], ids=["complete", "sparse", "enciphered"])
+def test_every_share_convicts_its_opener_exactly_where_another_was_opened(fed: Federation) -> None:
+    """Those of the dropped party's key among them."""
+    lost, seen = 2, set[int]()
+    for u, v, made, opening in all_opened(fed, lost):
+        with pytest.raises(Refused, match="the share is the one that was accepted"):
+            check_evidence(made(opening), fed.terms)
+        tag, _, _, *rest, shares = opening.parts
+        changed = fed.terms.statement(tag, u, *rest, bytes(len(shares)))
+        lied = Said(changed, fed.parties[u].identity.sign(changed))
+        assert f"opened another share of party {v}'s secret" in check_evidence(made(lied), fed.terms)
+        seen.add(v)
+    assert seen == set(fed.parties)
+
+
+@pytest.mark.parametrize("fed", [FED, world(12, 6, 1), enciphered()], ids=["complete", "sparse", "enciphered"])
+def test_no_good_dealing_convicts_its_dealer(fed: Federation) -> None:
+    letters = letters_of(fed)
+    listed = next(control_bytes(x.message) for x in letters if isinstance(x.message, Listed))
+    dealt = {x.sender.index: x.message for x in letters if isinstance(x.message, Boxes)}
+    assert set(dealt) == set(fed.parties)
+    for u in (1, len(fed.parties)):
+        with pytest.raises(Refused, match="a dealing that nothing is wrong with"):
+            check_evidence(dealing_refused(u, said_by(fed, u, letters)[Boxes], dealt[u].hashes, listed), fed.terms)
+
+
+def test_shares_opened_under_another_list_are_not_held_to_the_hashes_of_this_one() -> None:
+    tag, _, u, _, *rest = HONEST[Openings].parts
+    elsewhere = FED.terms.statement(tag, u, bytes(32), *rest)
+    opening = Said(elsewhere, FED.parties[3].identity.sign(elsewhere))
+    with pytest.raises(Refused) as error:
+        check_evidence(other_share(3, 1, HONEST[Masked], opening, hashes=MAIL), FED.terms)
+    assert error.value.check == "evidence-proof"
 
 
 # Honest parties

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from collections.abc import Sequence
+from itertools import combinations, product
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -287,6 +289,42 @@ def test_wrong_values_are_located_up_to_half_of_the_spare_and_detected_up_to_all
     else:
         assert found != []
     assert any(any(lagrange.syndromes(field, points, row, degree)) for row in rows) == bool(wrong)
+
+
+@given(FIELDS, st.integers(1, 4), st.integers(2, 8), st.data())
+@settings(max_examples=150)
+def test_wrong_values_chosen_so_that_first_syndromes_vanish_are_located_too(
+    field: Field, degree: int, spare: int, data: st.DataObject
+) -> None:
+    """Random ones don't do that; liars that know the points do.  Each row may be wrong elsewhere."""
+    q, m = field.modulus, degree + spare
+    points = sorted(data.draw(st.lists(st.integers(1, 40), min_size=m, max_size=m, unique=True)))
+    scale = [int(w) for w in lagrange.weights(field, points)]
+    wrong = data.draw(st.lists(st.integers(0, m - 1), min_size=1, max_size=spare // 2, unique=True))
+    rows = list[list[int]]()
+    for part in (wrong, data.draw(st.just(wrong[:1]) | st.just(wrong[1:]))):
+        row = [(3 + 5 * x**degree // x) % q for x in points]
+        for at, i in enumerate(part):
+            parts = st.just((-1) ** at * comb(len(part) - 1, at)) | st.sampled_from([-2, -1, 1, 2])
+            row[i] = (row[i] + data.draw(parts) * pow(scale[i], -1, q)) % q
+        rows.append(row)
+    for given_ in (rows, rows[::-1]):
+        assert lagrange.misfits(field, points, given_, degree) == sorted(points[i] for i in wrong)
+
+
+def test_the_shortest_recurrence_of_every_short_sequence_is_found() -> None:
+    """By trying them all, modulo 3."""
+    q = 3
+
+    def gives(register: Sequence[int], sequence: Sequence[int]) -> bool:
+        span = range(len(register) - 1, len(sequence))
+        return not any(sum(c * sequence[at - i] for i, c in enumerate(register)) % q for at in span)
+
+    for sequence in product(range(q), repeat=6):
+        found = lagrange._shortest_register(q, sequence)
+        assert found[0] != 0
+        assert gives(found, sequence)
+        assert not any(gives([1, *rest], sequence) for n in range(len(found) - 1) for rest in product(range(q), repeat=n))
 
 
 def test_an_error_that_shows_in_one_row_only_is_found() -> None:

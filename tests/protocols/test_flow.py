@@ -12,6 +12,7 @@ from values import A, B, C, D
 from protocols import plain, secagg
 from protocols.errors import Misuse
 from protocols.flow import Arrived, Broadcast, Fanout, Flow, Inbox, Input
+from protocols.rand import Rand
 from protocols.schema import Index, Message
 from protocols.secagg_types import Collecting, Invited
 from protocols.vector import Vector
@@ -165,6 +166,37 @@ def no_quorum(flow: Flow) -> None:
     def receive(b: B, pings: Inbox[Ping]) -> None: ...
 
 
+def no_quorum_of_those_that_arrive(flow: Flow) -> None:
+    send(flow)
+
+    @flow.server(fold=lambda b, _u, _p: b)
+    def receive(b: B, pings: Arrived[Ping]) -> None: ...
+
+
+def no_state_for_those_that_arrive(flow: Flow) -> None:
+    send(flow)
+
+    @flow.server(quorum=one, fold=lambda b, _u, _p: b)
+    def receive(pings: Arrived[Ping]) -> B: ...
+
+
+def two_inputs_of_a_type(flow: Flow) -> None:
+    @flow.client
+    def first(a: A, x: Input[D], y: Input[D]) -> B: ...
+
+
+def a_farewell_of_its_own(flow: Flow) -> None:
+    @dataclass(frozen=True)
+    class Farewell(Message):
+        n: Index
+
+    @flow.client
+    def say(a: A) -> Farewell: ...
+
+    @flow.server(quorum=one)
+    def hear(b: B, said: Inbox[Farewell]) -> None: ...
+
+
 def no_state(flow: Flow) -> None:
     send(flow)
 
@@ -244,6 +276,10 @@ REFUSED: list[tuple[Callable[[Flow], None], str]] = [
     (fold_without_arrived, "exactly if it has a fold"),
     (no_quorum, "declares no quorum"),
     (no_state, "has no state"),
+    (no_quorum_of_those_that_arrive, "declares no quorum"),
+    (no_state_for_those_that_arrive, "has no state"),
+    (two_inputs_of_a_type, "first has two values of type D"),
+    (a_farewell_of_its_own, "Farewell"),
     (takes_nothing, "spring takes nothing"),
     (no_type_on_a_parameter, "first needs a type on every parameter"),
     (no_type_on_the_result, "first needs a type on every parameter and on what it returns"),
@@ -282,6 +318,21 @@ def test_a_flow_that_connects_is_accepted() -> None:
     assert flow.messages("client") == []
 
 
+def test_a_step_may_wait_for_many_and_for_one_of_another_role() -> None:
+    flow = Flow("both")
+    dealer = flow.role("dealer")
+    send(flow)
+
+    @dealer
+    def deal(c: C) -> Pong: ...
+
+    @flow.server(quorum=one)
+    def receive(b: B, pings: Inbox[Ping], pong: Pong) -> None: ...
+
+    assert flow.check() is flow
+    assert flow.receiver(Pong) is flow.receiver(Ping)
+
+
 def test_only_known_steps_are_replaced_and_the_original_stays() -> None:
     flow = Flow("good")
     send(flow)
@@ -306,6 +357,8 @@ def test_the_graph_of_secagg_is_the_papers() -> None:
 
 
 def test_a_circle_of_steps_that_wait_for_nothing_is_refused() -> None:
+    """Randomness is there at once."""
+
     class A: ...
 
     class B: ...
@@ -317,7 +370,7 @@ def test_a_circle_of_steps_that_wait_for_nothing_is_refused() -> None:
         raise NotImplementedError
 
     @flow.client
-    def back(b: B) -> A:
+    def back(b: B, rand: Rand) -> A:
         raise NotImplementedError
 
     with pytest.raises(Misuse, match="runs in a circle that waits for nothing"):

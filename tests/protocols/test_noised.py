@@ -5,6 +5,7 @@ Source: row 39 of the attacks: a value that is refused or clamped after its nois
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -65,13 +66,26 @@ def test_a_tail_that_is_none_is_refused(protocol: str, tail: int) -> None:
 
 @pytest.mark.parametrize("protocol", ["bfv", "ckks"])
 def test_other_protocols_say_that_they_carry_none(protocol: str) -> None:
-    with pytest.raises(Misuse, match=f"sums of {protocol} carry no noise: take one of secagg, secagg.*kahe"):
+    with pytest.raises(Misuse, match=f"sums of {protocol} carry no noise: take one of secagg, secagg.*kahe$"):
         sums.scheme(protocol).noised(N, SIZE, MAX_ABS, tail=TAIL)
 
 
 @pytest.mark.parametrize("protocol", NOISY)
 @given(st.integers(2, 200), st.integers(1, 2**20), st.integers(0, 2**30))
+@example(2, 2**20, 2**30)  # more than a field of 31 bits holds
+@example(3, 1, 2**30 - 3)  # by one
 @settings(deadline=None, max_examples=40)
 def test_the_ring_has_room_for_the_noise(protocol: str, parties: int, max_abs: int, tail: int) -> None:
     p = sums.scheme(protocol).noised(parties, SIZE, max_abs, tail=tail)
     assert 2 * (parties * max_abs + tail) < p.ring.modulus
+
+
+@pytest.mark.parametrize("protocol", NOISY)
+@given(st.integers(2, 200), st.integers(1, 2**20))
+@settings(deadline=None, max_examples=20)
+def test_all_the_room_of_a_ring_is_for_the_noise_and_no_more(protocol: str, parties: int, max_abs: int) -> None:
+    p = sums.scheme(protocol).noised(parties, SIZE, max_abs, tail=0)
+    most = (p.ring.modulus - 1) // 2 - parties * max_abs
+    replace(p, tail=most)
+    with pytest.raises(Misuse, match="headroom"):
+        replace(p, tail=most + 1)

@@ -22,10 +22,11 @@ from protocols.suite import Occasion
 from securefl import Runner, UserError
 from securefl.cli import main
 from securefl.privacy.accountant import epsilon_of
-from securefl.privacy.budget import Charge, ChargingJournal, PartyLedger, RunCharges, charges_of, digest_of
+from securefl.privacy.budget import Charge, ChargingJournal, PartyLedger, RunCharges, charges_of
 from securefl.privacy.divergence import SkellamEvent
 from securefl.privacy.events import DpSgdEvent, ExactEvent, plain
 from securefl.privacy.noise_plan import Cohort, calibrate_distributed
+from securefl.privacy.rows import digest_of
 from securefl.privacy.store import Budget, Store
 from securefl.results import Opened, RunResult
 
@@ -279,8 +280,20 @@ def shown(capsys: pytest.CaptureFixture[str], *args: str) -> Any:
 def test_the_command_sets_shows_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(tmp_path / "ledger.db")
     tree = shown(capsys, path, "--set", "site 1/breast-cancer", "3.0", "1e-5")
-    assert [(a["party"], a["data"], a["unit"], a["allowed"], a["spent"], a["left"]) for a in tree["accounts"]] == [
-        ("site 1", "breast-cancer", "record", 3.0, 0.0, 3.0)
+    assert tree["accounts"] == [
+        {
+            "party": "site 1",
+            "data": "breast-cancer",
+            "privacy": {
+                "unit": "record",
+                "epsilon": [0.0],
+                "delta": 1e-5,
+                "accountant": "rdp",
+                "planned": 3.0,
+                "left": 3.0,
+                "opened": [],
+            },
+        }
     ]
     assert main(["budget", path, "--set", "site 9/breast-cancer", "1", "1e-5", "--unit", "party"]) == 0
     capsys.readouterr()
@@ -288,11 +301,16 @@ def test_the_command_sets_shows_and_refuses(tmp_path: Path, capsys: pytest.Captu
     assert first.returncode == 0
     assert any("site 9, which takes no part" in line for line in json.loads(first.stdout)["warnings"])
     tree = shown(capsys, path)
-    account = tree["accounts"][0]
-    assert account["spent"] == pytest.approx(json.loads(first.stdout)["privacy"]["epsilon"][0])
-    assert account["left"] == pytest.approx(3.0 - account["spent"])
-    assert [(e["times"], e["event"]["kind"], e["event"]["steps"]) for e in account["events"]] == [(2, "dp-sgd", 3)]
-    assert {e["what"] for e in tree["exact"]} >= {"sum of weights (row total)"}
+    account, told = tree["accounts"][0]["privacy"], json.loads(first.stdout)["privacy"]
+    assert account["epsilon"] == pytest.approx(told["epsilon"][:1])
+    assert account["left"] == pytest.approx(3.0 - account["epsilon"][0])
+    assert {key: account[key] for key in ("unit", "delta", "accountant")} == {
+        key: told[key] for key in ("unit", "delta", "accountant")
+    }
+    rows = {row["what"]: row for row in told["opened"]}
+    assert [{**row, "run": ""} for row in account["opened"]] == [{**rows["sum of weighted updates"], "note": "", "run": ""}]
+    weights = next(row for row in tree["exact"] if row["what"] == "sum of weights (row total)")
+    assert {key: value for key, value in weights.items() if key not in ("party", "data", "run")} == rows[weights["what"]]
     second = ran(*BASE, "--ledger", path)
     assert (second.returncode, second.stdout) == (2, "")
     assert second.stderr.startswith("securefl: 'site 1' has ε = 0.") or second.stderr.startswith("securefl: site 1 has ε = 0.")
@@ -303,6 +321,23 @@ def test_the_command_sets_shows_and_refuses(tmp_path: Path, capsys: pytest.Captu
     assert "under the name breast-cancer" in renamed.stderr
     assert main(["budget", path]) == 0
     assert "site 1/breast-cancer" in capsys.readouterr().out
+
+
+def test_a_name_stands_on_one_line_of_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    path, names = str(tmp_path / "ledger.db"), ["the hospital of the north/breast cancer, 2019 to 2024", "s/heart"]
+    with Store(Path(path)) as store:
+        for name in names:
+            party, _, data = name.partition("/")
+            PartyLedger(store, party, data).charge("run-0123456789abcdef", [CHARGE, Charge("weights", ExactEvent("rows"), None)])
+            store.set_budget((party, data), "record", Budget(12.5, 1e-5))
+    assert main(["budget", path]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name in names:
+        assert sum(line.startswith(name) for line in lines) == 3
+    assert any("12.5" in line and "1e-05" in line for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -340,4 +375,4 @@ def test_infinite_cost_is_null_in_json(tmp_path: Path, capsys: pytest.CaptureFix
     with Store(path) as store:
         PartyLedger(store, "north", "heart").charge("run", [Charge("sum", SkellamEvent(0.0, 1.0, 1.0), "party")])
         assert PartyLedger(store, "north", "heart").statement("party").spent.epsilon == math.inf
-    assert shown(capsys, str(path))["accounts"][0]["spent"] is None
+    assert shown(capsys, str(path))["accounts"][0]["privacy"]["epsilon"] == [None]

@@ -77,13 +77,15 @@ def test_every_key_of_a_job_has_an_option(capsys: pytest.CaptureFixture[str], mo
 TEXT = st.text(st.characters(blacklist_categories=["Cs", "Cc"]), min_size=1, max_size=8)
 NUMBERS = st.floats(-1e9, 1e9)
 RANGES = st.dictionaries(TEXT, st.tuples(NUMBERS, NUMBERS).map(sorted).filter(lambda ends: ends[0] < ends[1]), max_size=3)
+WORD = TEXT.filter(lambda text: text == " ".join(text.split()))
+LEVELS = st.dictionaries(TEXT.filter(lambda text: "=" not in text), st.lists(WORD, min_size=2, max_size=4, unique=True), max_size=3)
 SPLIT = {"folds": st.integers(1, 100), "holdout": st.floats(0, 1, exclude_min=True, exclude_max=True)}
 DATA = st.one_of(
     st.fixed_dictionaries({}, optional={**SPLIT, "clients": st.integers(2, 10_000)}),
     st.fixed_dictionaries({"name": st.just("heart")}, optional={**SPLIT, "dir": TEXT}),
     st.fixed_dictionaries(
         {"name": TEXT.map(lambda text: f"{text}.csv"), "label": TEXT, "site": TEXT},
-        optional={**SPLIT, "ranges": RANGES, "drop": st.lists(TEXT, max_size=3)},
+        optional={**SPLIT, "ranges": RANGES, "levels": LEVELS, "drop": st.lists(TEXT, max_size=3)},
     ),
 )
 

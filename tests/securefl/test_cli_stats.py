@@ -60,6 +60,12 @@ def test_a_table_of_ones_own_is_described_with_its_missing_values(table: str, ca
     shown = tree["histograms"]["age"]["counts"]
     assert [count for count in shown if count is not None] == [0, 0, 10, 10, 18, 2]
     assert tree["notices"] == ["south: 7 of 18 values of age lie outside 0 to 50 and are clipped to it"]
+    assert tree["simulation_only"] == ["notices"]
+    privacy, opened = tree["privacy"], tree["description"]["opened"]
+    assert {key: privacy[key] for key in ("unit", "epsilon", "delta", "accountant")} == {
+        "unit": None, "epsilon": [], "delta": None, "accountant": None
+    }  # fmt: skip
+    assert privacy["opened"][: len(opened)] == opened
     assert (tree["data"], tree["sites"], tree["protocol"], tree["min_cell"]) == ("own.csv", ["north", "south"], "secagg", 2)
 
 
@@ -74,6 +80,7 @@ def test_the_terminal_shows_every_table_what_is_withheld_and_what_was_opened(
     ):  # fmt: skip
         assert words in out, words
     assert "server sees every site" not in out
+    assert out.index("each site alone would be told its own") < out.index("7 of 18 values of age")
 
 
 def test_weaker_protocols_come_with_a_warning(table: str, capsys: pytest.CaptureFixture[str]) -> None:

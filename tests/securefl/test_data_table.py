@@ -313,3 +313,52 @@ def test_control_characters_are_refused_with_their_row(tmp_path: Path, text: str
     path.write_text(text)
     with pytest.raises(UserError, match="control character in line"):
         load(str(path), label="label", site="site")
+
+
+LEVELS = "age,sex,ward,ill,hospital\n50,f,a,no,B\n61,m,b,yes,A\n47,m,,yes,B\n33,f,a,no,A\n70,f,z,yes,A\n"
+
+
+def test_named_levels_are_features_whatever_the_rows_hold_and_other_takes_the_rest(table):
+    named = {"sex": ["m", "f", "x"], "ward": ["a", "other", "b"]}
+    data = table(LEVELS, levels=named, ranges={"age": (0, 90)}, private=True)
+    assert data.features == ("age", "sex=f", "sex=x", "ward=other", "ward=b")
+    assert data.sites[0].x.tolist() == [[61, 0, 0, 0, 1], [33, 1, 0, 0, 0], [70, 1, 0, 1, 0]]
+    assert data.ranges.tolist() == [[0, 90], *[[0, 1]] * 4]
+    assert "sex (3 values), ward (3 values)" in "; ".join(data.notes)
+    assert [coding.other for coding in data.codings] == [False, False, True]
+
+
+def test_a_value_that_is_no_level_is_refused_by_line_and_not_by_name(refused):
+    line = refused(LEVELS, levels={"ward": ["a", "b"]})
+    assert "'ward' has a value that is none of its public levels (a, b) in line 6" in line
+    assert "z" not in line.replace("public", "")
+
+
+def test_text_without_levels_is_refused_where_no_row_may_decide_a_feature(table, refused):
+    line = refused(LEVELS, levels={"sex": ["f", "m"]}, private=True)
+    for word in ("text in ward:", "--levels COLUMN=A,B,other", "--drop COLUMN"):
+        assert word in line
+    assert "sex" not in line
+    stray = refused(LEVELS.replace("61,", "61 years,"), levels={"sex": ["f", "m"]}, drop=["ward"], private=True)
+    assert "age: '61 years' is no number" in stray
+    assert "text in" in refused(LEVELS.replace(",b,", ",a,").replace(",z,", ",a,"), drop=["sex"], private=True)  # though constant
+    assert table(LEVELS, levels={"sex": ["f", "m"]}, drop=["ward"], private=True).features == ("age", "sex=m")
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_a_column_with_a_range_that_happens_to_be_constant_is_a_feature_where_no_row_may_decide_it(table, private):
+    text = PLAIN.replace("2.5", "1.5").replace("0.5", "1.5").replace("1.0", "1.5")
+    data = table(text, ranges={"dose": (0, 9)}, levels={"sex": ["f", "m"]}, private=private)
+    assert ("dose" in data.features) == private
+
+
+def test_levels_go_with_a_column_of_text_of_a_table(refused):
+    assert "levels are given for 'hospital', no feature column" in refused(PLAIN, levels={"hospital": ["A", "B"]})
+    assert "a range is given for 'sex', which holds text" in refused(PLAIN, levels={"sex": ["f", "m"]}, ranges={"sex": (0, 1)})
+    with pytest.raises(UserError, match="levels is given, but goes with a .csv file only"):
+        load("breast-cancer", levels={"sex": ["f", "m"]})
+
+
+def test_numbers_may_be_levels(table):
+    data = table(PLAIN.replace("0.5", "2.5"), levels={"dose": ["1.0", "1.5", "2.5"]})
+    assert data.features == ("age", "sex=m", "dose=1.5", "dose=2.5")

@@ -249,6 +249,9 @@ def securefl(*args: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+PUBLIC = ("--levels", "smoker=no,yes")
+
+
 def table(path: Path, rows: int = 90) -> None:
     rng = np.random.default_rng(1)
     lines = ["age,smoker,dose,sick,clinic"]
@@ -282,11 +285,37 @@ def test_a_newcomers_table_from_the_command_line(tmp_path: Path) -> None:
 
 def test_with_privacy_and_no_public_ranges_the_table_shows_what_epsilon_leaves_out(tmp_path: Path) -> None:
     table(tmp_path / "mine.csv")
-    done = securefl("run", "--data", "mine.csv", "--label", "sick", "--site", "clinic", "--rounds", "2", "--json", folder=tmp_path)
+    done = securefl(
+        "run", "--data", "mine.csv", "--label", "sick", "--site", "clinic", *PUBLIC, "--rounds", "2", "--json", folder=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     opened = {o["what"]: o["coverage"] for o in json.loads(done.stdout)["privacy"]["opened"]}
     assert opened["binary exponents of each column"] == "exact"
     assert opened["sum of weighted updates"] == "covered by ε"
+
+
+@pytest.mark.parametrize("mechanism", ["local-record", "distributed-record", "distributed-party", "central"])
+def test_one_rows_text_becomes_no_feature_with_differential_privacy(tmp_path: Path, mechanism: str) -> None:
+    table(tmp_path / "mine.csv")
+    with (tmp_path / "mine.csv").open("a") as file:
+        file.write("50,smokes Gauloises,5.0,0,A\n")
+    known = {"name": str(tmp_path / "mine.csv"), "label": "sick", "site": "clinic", "ranges": {"age": [0, 99], "dose": [0, 20]}}
+    private = {"mechanism": mechanism, "rounds": 1, **({"rows": 30} if mechanism in ("distributed-record", "central") else {})}
+
+    def ran(**more: object) -> list[str]:
+        job = Job.parse({"data": {**known, **more}, "privacy": private, "simulation": {"baselines": False}})
+        result = run_job(job)
+        assert result.preparation is not None
+        return [*result.preparation.features]
+
+    for more, culprit in (
+        ({}, "text in smoker: "),
+        ({"levels": {"smoker": ["no", "yes"]}}, "in line 92: name it, or the level other"),
+    ):
+        with pytest.raises(UserError, match=culprit):
+            ran(**more)
+    assert ran(levels={"smoker": ["no", "yes", "other"]}) == ["age", "dose", "smoker=yes", "smoker=other"]
+    assert ran(drop=["smoker"]) == ["age", "dose"]
 
 
 def test_what_may_not_be_meant_in_a_table_is_told_before_training_and_kept(tmp_path: Path) -> None:
@@ -333,7 +362,7 @@ def test_what_is_refused_is_refused_before_anything_is_shown(tmp_path: Path, opt
         (["--epsilon", "-1"], "--epsilon"),
         (["--precision", "24", "--w-max", "40000"], "w-max"),
         (["broken.toml"], "broken.toml"),
-        (["--data", "huge.csv", "--label", "sick", "--site", "clinic"], "the column dose reaches 1e+300"),
+        (["--data", "huge.csv", "--label", "sick", "--site", "clinic", *PUBLIC], "the column dose reaches 1e+300"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_written(tmp_path: Path, options: list[str], culprit: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -15,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from securefl.errors import UserError
-from securefl.job import IDLE, Job, read_toml
-from securefl.knobs import SECTIONS, allowed
+from securefl.job import IDLE, IDLE_WITH, Job, read_toml
+from securefl.knobs import SECTIONS, allowed, choices
 
 
 def refusal(toml: str, **options: Any) -> str:
@@ -230,3 +231,17 @@ def test_relative_paths_are_taken_from_the_files_own_folder(tmp_path: Path) -> N
     assert Job.load(path).data.dir == Path("/d")
     path.write_text("[output]\ndir = 'o'")
     assert Job.load(path).output.dir == tmp_path / "o"
+
+
+def test_every_mechanism_says_which_keys_are_idle_with_it() -> None:
+    assert {*IDLE_WITH} == {*choices("privacy", "mechanism")}
+    for mechanism, rules in IDLE_WITH.items():
+        for why, keys in rules:
+            for full in keys:
+                section, key = full.split(".")
+                default = SECTIONS[section].model_fields[key].default
+                value = {"accountant": "prv", "scaling": "noised", "noise": "skellam"}.get(key, 1 if default is None else default)
+                tree: dict[str, Any] = {"privacy": {"mechanism": mechanism}}
+                tree[section] = {**tree.get(section, {}), key: value if key != "clip_quantile" else 0.5}
+                with pytest.raises(UserError, match=re.escape(f"{full} is refused {why}")):
+                    Job.parse(tree)

@@ -6,11 +6,15 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from securefl import params_noise
 from securefl.cli import main
+from securefl.job import Job
+from securefl.privacy.accountant import epsilon_of
 from securefl.privacy.noise_plan import Cohort, calibrate_distributed
+from securefl.privacy.prepared import noise_of
 from securefl.privacy.record_plan import calibrate_records
 
 ASKED = {"--epsilon": "3", "--delta": "1e-5", "--mechanism": "distributed-party", "--clients": "50", "--rounds": "20"}
@@ -33,7 +37,7 @@ def test_the_figures_are_those_of_the_plan(capsys: pytest.CaptureFixture[str], n
     plan = calibrate_distributed(
         epsilon=3.0, delta=1e-5, cohort=Cohort.of(50, corrupt=5, dropouts=10), rounds=20, size=300, clip=2.5, kind=noise
     )
-    assert (tree["mechanism"], tree["unit"], tree["noise"]) == ("distributed-party", "party", noise)
+    assert (tree["mechanism"], tree["privacy"]["unit"], tree["noise"]) == ("distributed-party", "party", noise)
     assert (tree["granularity"], tree["share"], tree["wrap"], tree["dimension"]) == (plan.granularity, plan.share, plan.wrap, 512)
     asked = tree["asked"]
     assert (asked["clients"], asked["corrupt"], asked["smallest"], asked["bits"]) == (50, 5, 40, plan.bits)
@@ -42,6 +46,7 @@ def test_the_figures_are_those_of_the_plan(capsys: pytest.CaptureFixture[str], n
     assert asked["error"] == pytest.approx(asked["mean_deviation"] * math.sqrt(300))
     assert asked["worst_error"] == pytest.approx(asked["error"] * math.sqrt(50 / 40))
     assert asked["spent"] == plan.spent(50) < 3
+    assert tree["privacy"] == {"unit": "party", "epsilon": [plan.spent(50)], "delta": 1e-5, "accountant": "rdp", "planned": 3.0}
     assert asked in tree["rows"]
     for row in tree["rows"]:
         assert (row["corrupt"], row["smallest"]) == (row["clients"] // 10, row["clients"] - row["clients"] // 5)
@@ -137,7 +142,7 @@ def test_noise_for_records_is_that_of_their_plan(capsys: pytest.CaptureFixture[s
     options = {"mechanism": "distributed-record", "rows": "200", "sample-rate": "0.5", "dimension": "31", "clients": "10"}
     tree = json.loads(run(capsys, "--json", **options))
     plan = calibrate_records(epsilon=3.0, delta=1e-5, cohort=Cohort(10, 7, 3), rounds=20, size=31, clip=1.0, rate=0.5, rows=200)
-    assert (tree["unit"], tree["rate"], tree["rows_a_party"]) == ("record", 0.5, 200)
+    assert (tree["privacy"]["unit"], tree["rate"], tree["rows_a_party"]) == ("record", 0.5, 200)
     assert (tree["granularity"], tree["share"], tree["wrap"], tree["asked"]["bits"]) == (
         plan.granularity, plan.share, plan.wrap, plan.bits
     )  # fmt: skip
@@ -158,4 +163,56 @@ def test_noise_for_records_is_that_of_their_plan(capsys: pytest.CaptureFixture[s
     ],
 )
 def test_what_does_not_belong_to_records_is_refused(capsys: pytest.CaptureFixture[str], options: dict[str, str], why: str) -> None:
+    assert why in run(capsys, code=2, **options)
+
+
+@pytest.mark.parametrize("accountant", ["rdp", "prv"])
+@pytest.mark.parametrize("mechanism", ["local-record", "central"])
+def test_gaussian_noise_is_that_of_a_run_and_its_error_that_of_draws(
+    capsys: pytest.CaptureFixture[str], mechanism: str, accountant: str
+) -> None:
+    local = mechanism == "local-record"
+    given = {"mechanism": mechanism, "rows": "200", "sample-rate": "0.25", "dimension": "64", "clients": "4", "clip": "2"}
+    given |= {"rounds": "10", "accountant": accountant, **({"local-steps": "3"} if local else {})}
+    tree = json.loads(run(capsys, "--json", **given))
+    steps = 3 if local else 1
+    more = {"local_steps": 3} if local else {"rows": 200}
+    wanted = {"mechanism": mechanism, "epsilon": 3.0, "delta": 1e-5, "sample_rate": 0.25, "rounds": 10, "accountant": accountant}
+    knobs = Job.parse({"privacy": {**wanted, **more}}).privacy
+    sigma = noise_of(knobs)
+    assert tree["noise_multiplier"] == sigma
+    assert tree["privacy"] == {
+        "unit": "record",
+        "epsilon": [epsilon_of(sigma or 0, 0.25, 10 * steps, 1e-5, accountant)],
+        "delta": 1e-5,
+        "accountant": accountant,
+        "planned": 3.0,
+    }
+    draws = np.random.default_rng(0).normal(scale=tree["noise_multiplier"] * 2, size=(4000, 4 if local else 1, 64))
+    found = np.sqrt((np.linalg.norm(draws.sum(1) / (0.25 * 200 * 4), axis=1) ** 2).mean())
+    assert tree["asked"]["error"] == pytest.approx(found, rel=0.02)  # 5.5 standard deviations of the mean of 256000 squares
+    falls = [row["error"] * (math.sqrt(row["clients"]) if local else row["clients"]) for row in tree["rows"]]
+    assert falls == pytest.approx([falls[0]] * len(falls))
+    assert (tree["asked"]["site_error"] is None) != local
+    text = run(capsys, **given)
+    assert f"{mechanism}: ε = 3, δ = 1e-05 for every record over {10 * steps} steps" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"mechanism": "local-record"}, "local-record needs the number of rows a party"),
+        ({"mechanism": "central", "rows": "100", "local-steps": "3"}, "--local-steps is refused with central"),
+        ({"mechanism": "central", "rows": "100", "noise": "skellam"}, "--noise is refused with central"),
+        ({"mechanism": "local-record", "rows": "100", "plot": "x.svg"}, "--plot is refused with local-record"),
+        ({"accountant": "prv"}, "--accountant is refused with distributed-party"),
+        ({"mechanism": "local-record", "rows": "100", "delta": "0.01"}, "below 1 over the number of records, 0.01"),
+        ({"mechanism": "central", "rows": "100", "delta": "0.001"}, "below 1 over the number of records, 0.0002"),
+        ({"mechanism": "local-record", "rows": "100", "epsilon": "0"}, "epsilon"),
+        ({"mechanism": "local-record", "rows": "100", "rounds": "0"}, "--rounds is 0"),
+    ],
+)
+def test_what_does_not_belong_to_gaussian_noise_is_refused(
+    capsys: pytest.CaptureFixture[str], options: dict[str, str], why: str
+) -> None:
     assert why in run(capsys, code=2, **options)

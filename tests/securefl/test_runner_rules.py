@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from made_sites import FEATURES, job, sites
+from numpy.typing import NDArray
 from torch import nn
 
 from protocols import simulate
@@ -17,8 +18,9 @@ from protocols.flow import Flow
 from protocols.policy import Policy
 from protocols.rand import Replay
 from protocols.session import Farewell, client
-from securefl import Aggregate, ClientTrainer, Fold, Runner, SumSpec, UserError
+from securefl import Aggregate, ClientTrainer, Fold, Runner, ServerAggregator, SumSpec, UserError
 from securefl.parties import Consortium
+from securefl.privacy.spending import delta_too_large
 from securefl.results import RoundRecord, RunResult
 from securefl.round import Contribution, Task, train
 
@@ -160,7 +162,7 @@ def test_what_is_known_beforehand_is_said_once_a_site_and_first() -> None:
     assert [line.partition(":")[0] for line in heavy] == ["site-1", "site-3"]
     assert all("a larger w_max would" in line for line in heavy)
     loose = [line for line in beforehand if "delta" in line]
-    assert [line.partition(":")[0] for line in loose] == ["site-1", "site-3", "site-4"]
+    assert [line.partition(":")[0] for line in loose] == ["site-1, site-3 and site-4"]
     assert not any(str(len(fold.train)) in line for line in beforehand for fold in sites().values())  # type: ignore[arg-type]
     result = runner.run()
     assert result.warnings == told
@@ -169,11 +171,18 @@ def test_what_is_known_beforehand_is_said_once_a_site_and_first() -> None:
     assert sum("w_max" in line for line in told) == 2
 
 
+def test_a_delta_above_one_over_the_rows_is_one_line_for_any_number_of_sites() -> None:
+    for names, whose in (["a"], "a: "), (["a", "b"], "a and b: "), ([*"abcde"], "a, b, c and 2 more: "):
+        assert delta_too_large(0.1, names).startswith(f"{whose}privacy.delta = 0.1 is not below one over ")
+
+
 @pytest.mark.parametrize(("rows", "said"), [(49, False), (50, True)])
 def test_delta_is_held_against_one_over_the_rows(rows: int, said: bool) -> None:
     data = sites((80, 70, rows, 90, 60))
     runner = Runner(linear, data, job=job(**PRIVATE, delta=1 / 50))
-    assert any(line.startswith("site-2: privacy.delta") for line in runner.warnings) == said
+    lines = [line for line in runner.warnings if "privacy.delta" in line]
+    assert len(lines) == 1
+    assert ("site-2" in lines[0]) == said
     assert not Runner(linear, data, job=job()).warnings
 
 
@@ -240,6 +249,63 @@ def test_a_round_that_breaks_off_inside_counts_as_aborted_and_is_charged() -> No
     assert result.aborted_rounds == 1
     assert result.epsilon[:2] == pytest.approx(whole.epsilon[:2])
     assert all(spent < planned for spent, planned in zip(result.epsilon[2:], whole.epsilon[2:], strict=True))
+
+
+class Breaking(ServerAggregator):
+    """Breaks off in its second step, before, inside or after it."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where, self.calls = where, 0
+
+    def on_before_step(self, aggregate: Aggregate) -> Aggregate:
+        self.calls += 1
+        self.fail("before")
+        return aggregate
+
+    def step(self, models: Sequence[NDArray[np.float32]], aggregate: Aggregate) -> list[NDArray[np.float32]]:
+        self.fail("inside")
+        return super().step(models, aggregate)
+
+    def on_after_step(self, _models: Sequence[NDArray[np.float32]], _aggregate: Aggregate) -> None:
+        self.fail("after")
+
+    def fail(self, where: str) -> None:
+        if self.calls == 2 and where == self.where:
+            raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("where", ["before", "inside", "after"])
+@pytest.mark.parametrize("mechanism", ["local-record", "distributed-party", "none"])
+def test_a_sum_that_was_open_when_the_servers_step_broke_off_is_among_what_was_opened(where: str, mechanism: str) -> None:
+    privacy = {"epsilon": 8.0} if mechanism != "none" else {}
+    wanted = job(mechanism=mechanism, rounds=3, **privacy)
+    gone = {2: {"site-1": "Masked"}}
+    runner = Runner(linear, sites(), job=wanted, server=Breaking(where), dropouts=lambda number, _: gone.get(number, {}))
+    with pytest.raises(ZeroDivisionError):
+        runner.run()
+    result = runner.run()
+    assert [record.aborted for record in result.rounds] == [None, "round: broken off", None]
+    differences = [row for row in result.opened if row.what == "differences of these exact sums"]
+    assert {row.rounds for row in result.opened if row not in differences} == {3}
+    assert bool(differences) == (mechanism != "distributed-party")
+    assert next(row.count for row in result.server_saw if row.message == "Sum") == 3
+
+
+def test_a_round_that_broke_off_before_its_sum_was_open_opened_nothing() -> None:
+    class Once(ClientTrainer):
+        calls = 0
+
+        def on_after_training(self, _model: nn.Module, _data: Any) -> None:
+            Once.calls += 1
+            if Once.calls == 7:  # of the 4 sites, in round 2
+                raise ZeroDivisionError
+
+    runner = Runner(linear, sites(), trainer=Once(), job=job(rounds=3))
+    with pytest.raises(ZeroDivisionError):
+        runner.run()
+    result = runner.run()
+    assert {row.rounds for row in result.opened} == {2}
 
 
 @pytest.mark.parametrize("where", ["before", "train", "after"])

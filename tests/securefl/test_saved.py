@@ -60,6 +60,13 @@ def mine(tmp_path: Path) -> Path:
     return path
 
 
+def test_a_value_that_is_no_level_is_other_where_training_had_that_level(tmp_path: Path, mine: Path) -> None:
+    table = {"name": str(mine), "label": "ill", "site": "hospital", "ranges": {"age": [0, 100], "dose": [0, 20]}}
+    saved, *_ = trained(tmp_path, {"data": {**table, "levels": {"sex": ["m", "f", "other"]}}, "privacy": {"rounds": 1}})
+    rows = {"age": [50, 50], "sex": ["f", "not asked"], "dose": [1.5, 2]}
+    assert saved.encode(rows).tolist() == [[50, 1.5, 1, 0], [50, 2, 0, 1]]
+
+
 @pytest.mark.parametrize("model", ["logistic", "mlp"])
 def test_scores_of_the_saved_model_are_those_of_the_run(tmp_path: Path, model: str) -> None:
     saved, metrics, data, job = trained(tmp_path, {"model": {"name": model}, "privacy": {"rounds": 4}})

@@ -20,11 +20,12 @@ from securefl.errors import UserError
 from securefl.experiment import prepared_features, run_job, split
 from securefl.job import Job
 from securefl.parties import Consortium
-from securefl.privacy.budget import PartyLedger, digest_of
+from securefl.privacy.budget import PartyLedger
 from securefl.privacy.composition import Before, noise_beside, rdp_of_step, spent
 from securefl.privacy.divergence import SkellamEvent, epsilon_of_rdp, rdp_of
 from securefl.privacy.events import DpSgdEvent, parse
 from securefl.privacy.prepared import encoding_of, noise_of
+from securefl.privacy.rows import digest_of
 from securefl.privacy.store import Budget, Store
 from securefl.results import RunResult
 from securefl.scaling import from_ranges

@@ -317,6 +317,11 @@ def test_exact_sums_stand_in_the_ledger_without_an_epsilon() -> None:
         assert "difference" in entry.event.shows  # type: ignore[union-attr]
 
 
+def _budget(capsys: pytest.CaptureFixture[str], path: str) -> Any:
+    assert main(["budget", path, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
 def test_the_command_shows_noise_epsilon_and_split_and_keeps_to_the_ledger(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -339,8 +344,15 @@ def test_the_command_shows_noise_epsilon_and_split_and_keeps_to_the_ledger(
     tree = json.loads(capsys.readouterr().out)
     privacy = tree["privacy"]
     assert (privacy["unit"], privacy["planned"], privacy["delta"]) == ("record", 1.9, 1e-5)
-    assert privacy["epsilon"] <= 1.9
-    assert sum(privacy["split"].values()) == pytest.approx(1)
+    assert len(privacy["epsilon"]) == len(tree["sites"])
+    assert 0 < min(privacy["epsilon"]) == max(privacy["epsilon"]) <= 1.9
+    assert privacy["accountant"] == "rdp"
+    account = _budget(capsys, path)["accounts"][0]["privacy"]
+    assert all(account[key] == privacy[key] for key in ("unit", "delta", "accountant"))
+    assert account["epsilon"] == pytest.approx(privacy["epsilon"][:1])
+    for kept, row in zip(account["opened"], privacy["opened"], strict=True):
+        assert {**row, "run": kept["run"], "note": "", "event": None} == {**kept, "event": None}
+        assert kept["event"].keys() == row["event"].keys()
     assert [event["coverage"] for event in privacy["opened"]] == ["covered by ε"]
     assert tree["description"]["columns"]["mean radius"]["mean_noise"] > 0
     assert tree["classes"]["label"]["noise"] > 0

@@ -17,6 +17,7 @@ from rich.text import Text
 from securefl.audit.audit import Result
 from securefl.audit.bounded import bounded
 from securefl.audit.target import Bounds
+from securefl.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -70,19 +71,23 @@ class Measurement:
 
 
 def setting_of(mechanism: str | None, job: Path | None, *, quick: bool, seed: str = "audit", noise: str | None = None) -> Any:
-    """The mechanism of a job, or a named one with the job's other knobs, or with the defaults; None for a job's that none measures.
+    """The mechanism of a job, or a named one with the job's other knobs, or with the defaults.
 
     Raises:
-        UserError: for a mechanism that does not exist yet, or a job that is refused.
+        UserError: for a mechanism that does not exist yet, or a job that is refused, or lacks the public number of rows that its
+            sums are divided by.
     """
-    from securefl.audit.measured.registry import MECHANISMS, Setting, known  # noqa: PLC0415  (loads torch)
+    from securefl.audit.measured.registry import Setting, known  # noqa: PLC0415  (loads torch)
     from securefl.options import read_job  # noqa: PLC0415
 
     given = {} if mechanism is None else {"privacy.mechanism": known(mechanism)}  # of the command line, so it overrides
     given |= {} if noise is None else {"privacy.noise": noise}
     checked = read_job(job, given)
-    if checked.privacy.mechanism not in MECHANISMS:
-        return None
+    if job is not None and checked.privacy.summed and checked.privacy.rows is None:
+        raise UserError(
+            f"{job}: privacy.rows is missing: {checked.privacy.mechanism} divides a sum by the public number of rows of a site, "
+            "and its δ is held against it; name it in the job, as a run demands too"
+        )
     setting = Setting(checked, seed, quick)
     if not setting.in_sum:
         return setting

@@ -15,7 +15,6 @@ from securefl.audit.measured.registry import Setting, flagged, measure
 from securefl.audit.measured.summed import FALSE_ALARM, Whole, summed
 from securefl.audit.verdict import Verdict, harmless, stated
 from securefl.ledger import EXACT, opened_in_training
-from securefl.privacy.prepared import forecast
 from securefl.privacy.record import Central
 
 ONLY = ("central",)
@@ -59,7 +58,7 @@ def trust(setting: Setting) -> Verdict:
     """The server sees exact sums: stated, where the run and its ledger state it."""
     made = summed(setting)
     encoding = made.encoding
-    if not isinstance(encoding, Central) or "trusted" not in forecast(encoding):
+    if not isinstance(encoding, Central) or "trusted" not in encoding.forecast():
         return flagged("central-trust", "the server opens exact sums, and no line of a run says that it is trusted")
     events = opened_in_training(1, mechanism=setting.name, sums=[])
     if not any(one.coverage == EXACT and "number of parties" not in one.what for one in events):

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_wired_refusals import hello, tls_of
-from wired import LIMIT, NAMES, Wired, channel, vector, wired
+from wired import LIMIT, NAMES, Wired, channel, hello, tls_of, vector, wired
 
 from protocols.session import client
 from securefl.transport.envelope import FROM_SERVER, Convene, Ready, Welcome, control, read

@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
-from wired import LIMIT, NAMES, Wired, channel, vector, wired
+from wired import LIMIT, NAMES, Tls, Wired, channel, hello, tls_of, vector, wired
 
 from protocols.errors import Refused
 from protocols.policy import MemoryJournal
@@ -24,12 +24,6 @@ from securefl.transport.enrolment import Credentials, RosterFile
 from securefl.transport.envelope import FROM_SERVER, WIRE, Adjourn, Convene, Dismiss, Hello, Ready, Welcome, control, read
 from securefl.transport.port import METHOD, SERVICE, Port
 from securefl.transport.sums import Adder, Adding
-
-Tls = tuple[bytes | None, bytes | None]
-
-
-def tls_of(folder: Path) -> Tls:
-    return (folder / "tls.key").read_bytes(), (folder / "tls.pem").read_bytes()
 
 
 async def end_of(stream: Any) -> str:
@@ -57,10 +51,6 @@ async def call(net: Wired, own: Tls, *messages: bytes, target: str = "") -> str:
             return await end_of(stream)
         told = read(found, FROM_SERVER)
         return told.check if isinstance(told, Dismiss) else type(told).__name__.lower()
-
-
-def hello(net: Wired, **changed: Any) -> bytes:
-    return control(replace(Hello(WIRE, "test", net.adding.hash, 0), **changed))
 
 
 async def outcome(tmp_path: Path, own: Callable[[Wired], Tls], **options: Any) -> str:

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wired import NAMES, Ending, vector, wired
+from wired import NAMES, vector, wired
 
 from protocols.errors import Refused
 from protocols.sums import scheme, secure_sum
 from securefl.transport.envelope import FROM_PARTY, FROM_SERVER, HEAD, Frame, Parcel, control, read
+from securefl.transport.link import Ending
 
 
 def inputs(names: tuple[str, ...] = NAMES) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from protocols.vector import Sum
 from securefl.transport import enrolment
 from securefl.transport.clock import SystemClock
 from securefl.transport.enrolment import Credentials, RosterFile
-from securefl.transport.envelope import Parcel
+from securefl.transport.envelope import WIRE, Hello, Parcel, control
 from securefl.transport.hall import Hall
-from securefl.transport.link import Attendant, Ending, Link
+from securefl.transport.link import Attendant, Link
 from securefl.transport.port import Port
 from securefl.transport.sitting import Part
 from securefl.transport.sums import Adder, Adding
@@ -175,10 +175,18 @@ async def wired(
             await port.stop(0)
 
 
+Tls = tuple[bytes | None, bytes | None]
+
+
+def tls_of(folder: Path) -> Tls:
+    return (folder / "tls.key").read_bytes(), (folder / "tls.pem").read_bytes()
+
+
+def hello(net: Wired, **changed: Any) -> bytes:
+    return control(replace(Hello(WIRE, "test", net.adding.hash, 0), **changed))
+
+
 def channel(target: str, authority: bytes, key: bytes | None = None, certificate: bytes | None = None) -> Any:
     """A raw channel, for what no honest party does."""
     secure = grpc.ssl_channel_credentials(root_certificates=authority, private_key=key, certificate_chain=certificate)
     return grpc.aio.secure_channel(target, secure, options=(("grpc.max_send_message_length", -1),))
-
-
-__all__ = ["NAMES", "Ending", "Jumping", "Lines", "Wired", "channel", "vector", "wired"]
