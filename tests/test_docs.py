@@ -546,3 +546,13 @@ def test_every_direct_dependency_is_pinned():
 def test_changelog_has_the_version():
     version = tomllib.loads(text("pyproject.toml"))["project"]["version"]
     assert re.search(rf"^## {re.escape(version)} – ", text("CHANGELOG.md"), re.MULTILINE)
+
+
+def test_every_fault_of_the_table_has_a_test_that_exists():
+    rows = [line for line in text("docs/reliability.md").splitlines() if line.startswith("| ")][1:]
+    assert rows
+    for row in rows:
+        named = re.findall(r"`([\w/]+\.py)::(\w+)`", row)
+        assert named, row
+        for file, test in named:
+            assert re.search(rf"^(async def|def|class) {test}\b|^{test} = ", text(f"tests/{file}"), re.MULTILINE), test
