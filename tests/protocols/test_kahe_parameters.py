@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from scipy.stats import binom
 from protocols import kahe_parameters
 from protocols.errors import Misuse
 from protocols.kahe_parameters import FAILURE, KaheParameters, digit_bits, fitted, noise, wire_bits
+from protocols.kahe_types import KeyParameters
 from protocols.primitives.graph import Complete, Harary
 from protocols.primitives.negacyclic import DEGREE, MODULUS, Limbs
 from protocols.primitives.rlwe import LARGEST, VARIANCE, Shape
@@ -178,3 +179,12 @@ def test_all_of_it_enters_the_session_identity(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(kahe_parameters, "fitted", lambda *_: (1, 30))
     others.append(KaheParameters.of(100, 10**6, 2**15 - 1))
     assert len({repr(p.content) for p in [GOOD, *others]}) == 7
+
+
+def test_parameters_of_keys_know_the_sum_that_they_are_of() -> None:
+    whole = KaheParameters.of(5, 10, 100)
+    assert KeyParameters.within(whole).whole is whole
+    assert KeyParameters.within(whole).content == whole.content
+    keys = {field.name: getattr(whole.keys, field.name) for field in fields(Parameters)}
+    with pytest.raises(TypeError, match="parameters of no keys"):
+        _ = KeyParameters(**keys).whole
