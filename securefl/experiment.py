@@ -40,7 +40,7 @@ from securefl.results import DataSummary, Opened, Preparation, RoundRecord, RunR
 from securefl.round import Fold
 from securefl.runner import Runner
 from securefl.scaling import Exponents, Moments, Scaler, from_ranges
-from securefl.standardise import Scaled, standardised
+from securefl.standardise import Scaled, standardised, without_ranges
 from securefl.statistics import secure_totals
 from securefl.timing import Gauge
 from securefl.trainer import ClientTrainer
@@ -269,7 +269,7 @@ def scale(
     if bounds is None and job.privacy.mechanism in ("distributed-party", "distributed-record", "central"):
         raise UserError(
             f"{job.privacy.mechanism} needs public ranges of all columns (--range COLUMN=LOW:HIGH): scaling by what the sites hold "
-            "would open exact sums, which no ε covers"
+            f"would open exact sums, which no ε covers; missing: {without_ranges(job, loaded)}"
         )
     if bounds is None:
         exponents = Exponents(len(loaded.features), loaded.features)

@@ -132,12 +132,17 @@ def _ranges(job: Job, loaded: Dataset) -> NDArray[np.float64]:
             "which is not its unit"
         )
     if loaded.ranges is None:
-        without = [quoted(c.column) for c in loaded.codings if not c.values and c.column not in job.data.ranges]
         raise UserError(
             f"data.scaling = noised needs public ranges of all columns (--range COLUMN=LOW:HIGH), which bound what one row adds; "
-            f"missing: {', '.join(without) or 'those of the data set'}"
+            f"missing: {without_ranges(job, loaded)}"
         )
     return loaded.ranges
+
+
+def without_ranges(job: Job, loaded: Dataset) -> str:
+    """The columns that a job gives no public range, in words."""
+    without = [quoted(c.column) for c in loaded.codings if not c.values and c.column not in job.data.ranges]
+    return ", ".join(without) or "those of the data set"
 
 
 def _table(loaded: Dataset, site: Site, splits: Sequence[Split]) -> dict[str, NDArray[np.float64]]:

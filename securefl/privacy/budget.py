@@ -179,12 +179,13 @@ class PartyLedger:
         """Replace an event that was charged at its worst by what it turned out to be.
 
         Raises:
-            Misuse: where that would cost more at any order, or nothing of the kind was charged.
+            Misuse: where that would cost more at any order or take more of δ, or nothing of the kind was charged.
         """
         before = charged.event
         if isinstance(event, DpSgdEvent | ExactEvent) or isinstance(before, DpSgdEvent | ExactEvent):
             raise Misuse("only an event of integer noise is charged at its worst and settled later")
-        if (rdp_of(event) > rdp_of(before) * (1 + SLACK)).any():
+        spent_now, charged_then = (one.rounds * rdp_of(one) for one in (event, before))
+        if (spent_now > charged_then * (1 + SLACK)).any() or event.failure > before.failure * (1 + SLACK):
             raise Misuse("an event is settled for what costs no more than was charged")
         with self.store.transaction():
             if not self.store.remove(self.place, Entry(run, charged.what, charged.unit, before)):

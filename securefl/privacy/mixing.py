@@ -1,7 +1,7 @@
 """What a record does to the gradients of the others: nothing, or no clip bounds what it does to their sum.
 
-Found on a few rows, before training: a model whose output for one record changes with the record beside it, and a loss that is no
-mean of one term a record.
+Found on a few rows, before training: a model whose output for one record changes with another, in its batch or in the one before,
+and a loss that is no mean of one term a record.
 
 What it does not find: weights that a loss has taken from the data before, a loss that changes while it trains, and a training
 loop of the user's own.
@@ -10,7 +10,7 @@ loop of the user's own.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import nn
@@ -24,28 +24,62 @@ _CLOSE = 1e-3
 
 
 def refuse_mixing(model: nn.Module, x: torch.Tensor) -> None:
-    """Refuse a model whose output for a record changes with the record beside it: no clip then bounds what one record does.
+    """Refuse a model whose output for a record changes with another, in its batch or the one before: no clip bounds what one does.
+
+    Each record is replaced in turn, and the outputs for all others are held against what they were, with the same random numbers:
+    with the model's own weights and with others, as zeros would hide what comes before them.
 
     Args:
-        model: the model, as it is trained.
+        model: the model, as it is trained; it is left as it was.
         x: records, shape (rows, …), at least one.
 
     Raises:
-        ModelUnsupported: where the first record's output differs beside two records, with the same random numbers.
+        ModelUnsupported: where an output differs.
     """
-    first, beside = x[:1], x[1:2] if len(x) > 1 else x[:1]
-    other = beside * 2 + 1 if x.is_floating_point() else first
-    model, outputs = copy.deepcopy(model).train(), list[torch.Tensor]()
-    for pair in (torch.cat([first, beside]), torch.cat([first, other])):
+    x = x if len(x) > 1 else torch.cat([x, x])
+    changed = x * 2 + 1 if x.is_floating_point() else x.roll(1, 0)
+    for tried in (copy.deepcopy(model).train(), _stirred(model).train()):
+        whole = _outputs(tried, x)
+        for row in range(len(x)):
+            other = x.clone()
+            other[row] = changed[row]
+            if not _alike(whole, _outputs(tried, other), [at for at in range(len(x)) if at != row]):
+                raise ModelUnsupported(
+                    f"{type(model).__name__} mixes the records of a batch: the output for one changes with the record beside it, "
+                    "and ε would not hold; scale records before training, not in the model"
+                )
+        if not _alike(_outputs(tried, x, x), _outputs(tried, changed, x), [*range(len(x))]):
+            raise ModelUnsupported(
+                f"{type(model).__name__} remembers the records of a batch: the output for one changes with the batch before, "
+                "and ε would not hold; scale records before training, not in the model"
+            )
+
+
+def _outputs(model: nn.Module, *batches: torch.Tensor) -> list[torch.Tensor]:
+    """What a copy of the model gives for the last of several batches: the tensors that have a line a record."""
+    model = copy.deepcopy(model)
+    for batch in batches:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(0)  # noqa: TID251  (a trial run, thrown away)
-            outputs.append(model(pair))
-    one, two = outputs
-    if isinstance(one, torch.Tensor) and one.ndim and not torch.allclose(one[0], two[0], rtol=1e-4, atol=1e-6):
-        raise ModelUnsupported(
-            f"{type(model).__name__} mixes the records of a batch: the output for one changes with the record beside it, and ε "
-            "would not hold; scale records before training, not in the model"
-        )
+            found = model(batch)
+    return [value for value in _tensors(found) if value.ndim and len(value) == len(batches[-1])]
+
+
+def _tensors(value: object) -> Iterator[torch.Tensor]:
+    """The tensors in an output, which may be a tuple, a list or a table of them."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(part)
+
+
+def _alike(one: list[torch.Tensor], two: list[torch.Tensor], rows: list[int]) -> bool:
+    """Whether these rows of all tensors are the same but for rounding."""
+    return len(one) == len(two) and all(
+        a.shape == b.shape and torch.allclose(a[rows], b[rows], rtol=1e-4, atol=1e-6, equal_nan=True)
+        for a, b in zip(one, two, strict=True)
+    )
 
 
 def refuse_mixing_loss(

@@ -113,6 +113,19 @@ def test_noise_inside_the_sum_is_told_of_parties() -> None:
     assert page.count(one.line) == 2  # in the picture and in the table
 
 
+@pytest.mark.parametrize("name", ["distributed-record", "central"])
+def test_sums_over_records_are_told_of_rows(name: str) -> None:
+    found = measure_mechanism(name, checks=("record-clip",))
+    page = html([], {}, [found])
+    for words in ("is claimed for one record", "a given row was in", "ε counts rows", "single rows of it are covered by ε"):
+        assert words in page
+    for words in ("ε counts parties", "a given party", "gave a party", "whole parties", "{{"):
+        assert words not in page
+    trusted = ("the server sees those exactly", "ε does not hold against it", "ε bounds nothing")
+    assert [words in page for words in trusted] == [name == "central"] * 3
+    assert ("Noise is sized for as many corrupt parties" in page) == (name != "central")
+
+
 def test_the_annex_says_who_sees_what_and_what_was_opened() -> None:
     noised, bare = (html([], {}, [measured(name)]) for name in ("local-record", "none"))
     covered = re.findall(r"<td>(sum of weighted updates)</td><td[^>]*>20</td><td>([^<]+)</td>", noised + bare)

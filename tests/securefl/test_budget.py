@@ -212,6 +212,8 @@ def test_only_noise_inside_the_sum_is_settled_and_only_for_less(store: Store) ->
     for charged, event in (
         (worst, plan.event(5)),
         (Charge("sum", plan.event(5), "party"), plan.event(4)),
+        (Charge("sum", plan.event(5), "party"), plan.event(5, rounds=2)),
+        (Charge("sum", plan.event(5), "party"), replace(plan.event(5), failure=1e-9)),
         (CHARGE, STEP),
         (Charge("sum", ExactEvent("all"), None), plan.event(5)),
     ):

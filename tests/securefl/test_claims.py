@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from made_sites import FEATURES, job, linear, rows, sites
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 from protocols.rand import Replay
 from protocols.suite import Occasion
@@ -98,3 +98,17 @@ def test_cross_validation_passes_and_looks_of_few_rows_are_said() -> None:
     many = int(ALIKE * 60) + 2
     with pytest.raises(UserError, match=f"^{many} of 60 "):
         check_claims({"a": overlapping(rows(60, 7), [[*apart[0], *apart[1][:many]], *apart[1:]])}, knobs, 1)
+
+
+def test_cross_validation_of_few_different_rows_passes() -> None:
+    x = torch.arange(60, dtype=torch.float32).reshape(60, 1) % 6  # ten records of each look
+    whole = TensorDataset(x, x[:, 0] % 2)
+    knobs, every = job(**LOCAL).privacy, range(60)
+    held = [[row for row in every if (row // 6) % 5 == fold] for fold in range(5)]  # two of each look in every fold
+    folds = tuple(Fold(Subset(whole, [r for r in every if r not in own]), Subset(whole, own)) for own in held)
+    assert check_claims({"a": folds}, knobs, 4) == []
+    with pytest.raises(UserError, match="^6 of 6 different training rows of a are in more than models_per_record = 3 of its folds"):
+        check_claims({"a": folds}, knobs, 3)
+    bare = tuple(Fold(fold.train, None) for fold in folds)
+    with pytest.raises(UserError, match="^6 of 6 "):
+        check_claims({"a": bare}, knobs, 4)

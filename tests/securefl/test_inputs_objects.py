@@ -203,7 +203,56 @@ def test_a_model_that_mixes_rows_is_refused_with_privacy(detached: bool) -> None
     Runner(Standardises(detached=detached), sites(), job=job(mechanism="none"))
 
 
-@pytest.mark.parametrize("rows", [1, 2])
+class Between(nn.Module):
+    """A part of one's own before the last layer."""
+
+    def __init__(self, inside: Any, *, several: bool = False) -> None:
+        super().__init__()
+        self.inside, self.last, self.several, self.seen = inside, linear(), several, torch.zeros(FEATURES)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        out = self.last(self.inside(x, self) if self.training else x)
+        return {"z": (out,)} if self.several else out
+
+
+def running(x: torch.Tensor, model: Between) -> torch.Tensor:
+    """Less the mean of all batches before."""
+    out = x - model.seen
+    model.seen = 0.9 * model.seen + 0.1 * x.mean(0)
+    return out
+
+
+MIXERS = {
+    "those before": (lambda x, _: torch.cumsum(x, 0), "mixes the records"),
+    "the first": (lambda x, _: x - x[:1], "mixes the records"),
+    "three and more": (lambda x, _: x - x.mean(0) if len(x) > 2 else x, "mixes the records"),
+    "the mean": (lambda x, _: x - x.mean(0), "mixes the records"),
+    "the batch before": (running, "remembers the records"),
+}
+
+
+@pytest.mark.parametrize("several", [True, False])
+@pytest.mark.parametrize("zeros", [True, False])
+@pytest.mark.parametrize(("inside", "found"), MIXERS.values(), ids=MIXERS)
+def test_a_model_of_any_output_and_weights_that_mixes_rows_in_any_order_is_refused(
+    inside: Any, found: str, zeros: bool, several: bool
+) -> None:
+    model = Between(inside, several=several)
+    if zeros:
+        nn.init.zeros_(model.last.weight)
+    with pytest.raises(ModelUnsupported, match=f"^Between {found}"):
+        refuse_mixing(model, torch.randn(4, FEATURES))
+    refuse_mixing(Between(lambda x, _: torch.tanh(x), several=several), torch.randn(4, FEATURES))
+
+
+def test_a_run_tries_more_than_two_rows_together() -> None:
+    inside, found = MIXERS["three and more"]
+    with pytest.raises(ModelUnsupported, match=f"Between {found}"):
+        Runner(Between(inside), sites(), job=job(mechanism="local-record", sample_rate=0.3))
+    Runner(Between(inside), sites(), job=job(mechanism="none"))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4])
 @pytest.mark.parametrize(
     "model",
     [

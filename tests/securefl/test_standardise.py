@@ -291,6 +291,11 @@ def test_a_column_without_a_public_range_is_named(tmp_path: Path) -> None:
         "data.scaling = noised needs public ranges of all columns (--range COLUMN=LOW:HIGH), which bound what one row adds; "
         "missing: dose"
     )
+    del tree["scaling"]
+    for mechanism in ("distributed-party", "distributed-record", "central"):
+        given = {"mechanism": mechanism, **({} if mechanism == "distributed-party" else {"rows": 50})}
+        with pytest.raises(UserError, match=f"^{mechanism} needs public ranges of all columns .*; missing: dose$"):
+            run_job(Job.parse({"data": tree, "privacy": given}))
 
 
 def test_missing_numbers_of_a_table_become_the_noised_mean(quiet: None, tmp_path: Path) -> None:

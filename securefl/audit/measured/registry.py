@@ -78,6 +78,11 @@ class Setting:
         return self.name in ANY_SUM
 
     @property
+    def server(self) -> bool:
+        """Whether the noise is the server's own, which opens exact sums."""
+        return self.in_sum and self.name not in IN_SUM
+
+    @property
     def summed(self) -> bool:
         """Whether the sums are over records."""
         return self.name in SUMMED
