@@ -1,4 +1,4 @@
-"""What a job claims of its records, held against them before training: the public number of rows, and the models that one is in.
+"""What a job claims of its records, held against them before training: the public number of rows, δ, and the models that one is in.
 
 What it does not find: a record that comes as several different rows, such as one with another label in every fold.
 """
@@ -25,7 +25,7 @@ ALIKE = 0.05
 
 
 def check_claims(sites: Mapping[str, tuple[Fold, ...]], knobs: PrivacyKnobs, models_per_record: int) -> list[str]:
-    """Refuse rows so far above the public number that sums would wrap around, and folds that understate ε.
+    """Refuse rows too far above the public number for sums to hold, a δ that lets a row be shown, and folds that understate ε.
 
     Rows are told apart by their values, so two records that look alike count as one: where few rows do, that is said, not refused.
 
@@ -44,6 +44,8 @@ def check_claims(sites: Mapping[str, tuple[Fold, ...]], knobs: PrivacyKnobs, mod
     for name, folds in sites.items():
         if knobs.summed and knobs.rows is not None:
             _check_room(name, max(count_rows(fold.train) for fold in folds), knobs.rows)
+        if knobs.mechanism == "local-record":  # with sums over records it is held against all of them, when the noise is planned
+            _check_delta(name, max(count_rows(fold.train) for fold in folds), knobs.delta)
         if knobs.per_record and models_per_record < len(folds):
             lines += _check_folds(name, folds, models_per_record)
     return lines
@@ -55,6 +57,14 @@ def _check_room(name: str, rows: int, public: int) -> None:
         raise UserError(
             f"{name} has {rows} training rows where privacy.rows = {public}: sums have room for up to {most}; "
             f"give about the mean over the sites, here at least {math.ceil(rows / HEADROOM)}"
+        )
+
+
+def _check_delta(name: str, rows: int, delta: float) -> None:
+    if delta * rows >= 1:
+        raise UserError(
+            f"{name} has {rows} training rows and privacy.delta = {delta:g}: it must be below one over the rows, {1 / rows:.3g}, "
+            "or one of them might be shown"
         )
 
 

@@ -40,7 +40,7 @@ from securefl.parties import Consortium
 from securefl.privacy.budget import Ledgers
 from securefl.privacy.composition import ALONE, Before
 from securefl.privacy.differencing import Cohorts
-from securefl.privacy.spending import Spending, delta_too_large
+from securefl.privacy.spending import Spending
 from securefl.results import RoundRecord, RunResult
 from securefl.round import Fold, round_flow, weight_was_cut
 from securefl.run_terms import RunTerms
@@ -259,15 +259,10 @@ class Runner:
             self._notice(f"each party vanishes with probability {dropout:g} in a round: expect {aborts} to abort")
         if line := self.plan.forecast():
             self._notice(line)
-        lax = list[str]()
         for name, folds in self.folds.items():
             rows = [len(fold.train) for fold in folds]  # type: ignore[arg-type]
             if max(rows) > knobs.w_max and self.about.weight is None and not self.plan.tail:
                 self._notice(weight_was_cut(name, knobs.w_max))
-            if self._private and knobs.delta * min(rows) >= 1:
-                lax.append(name)
-        if lax:
-            self._notice(delta_too_large(knobs.delta, lax))
 
     @property
     def stages(self) -> list[str]:

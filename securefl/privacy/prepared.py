@@ -127,8 +127,8 @@ def _of_records(
 
     if knobs.rows is None:
         raise UserError(
-            f"privacy.rows is missing: {knobs.mechanism} divides the sum over all sites by the public number of rows that a site "
-            "is expected to have (--rows)"
+            f"privacy.rows is missing: {knobs.mechanism} divides the sum over all sites by the public number of rows that a "
+            "site is expected to have: a whole number from 1 on, such as --rows 100"
         )
     if len(set(blocks)) != 1:
         raise Misuse(f"models trained side by side have one size, not {sorted(set(blocks))}")

@@ -8,20 +8,16 @@ What it does not protect: it counts this run alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from securefl.encoding import Encoding
-from securefl.errors import quoted
 from securefl.privacy.composition import ALONE, Before
 from securefl.privacy.plain import LocalTraining
 from securefl.privacy.prepared import UNITS
 
 if TYPE_CHECKING:
     from securefl.knobs import PrivacyKnobs
-
-NAMED = 3
-"""Sites that a line names at most."""
 
 
 class Spending:
@@ -103,14 +99,3 @@ class Spending:
         for name in left:
             if name in self._accounts:
                 self._accounts[name].charge(contributors)
-
-
-def delta_too_large(delta: float, sites: Sequence[str]) -> str:
-    """One line for all sites of so few rows that ``delta`` would let one of them be shown."""
-    shown = [quoted(name) for name in sites[:NAMED]]
-    more = [f"{len(sites) - NAMED} more"] if len(sites) > NAMED else []
-    who = ", ".join([*shown, *more][:-1])
-    last = [*shown, *more][-1]
-    named = f"{who} and {last}" if who else last
-    whose = "its rows" if len(sites) == 1 else "the rows of each of them"
-    return f"{named}: privacy.delta = {delta:g} is not below one over {whose}: it would let a row be shown; lower it"

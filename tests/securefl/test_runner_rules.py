@@ -20,7 +20,6 @@ from protocols.rand import Replay
 from protocols.session import Farewell, client
 from securefl import Aggregate, ClientTrainer, Fold, Runner, ServerAggregator, SumSpec, UserError
 from securefl.parties import Consortium
-from securefl.privacy.spending import delta_too_large
 from securefl.results import RoundRecord, RunResult
 from securefl.round import Contribution, Task, train
 
@@ -156,13 +155,11 @@ def test_rounds_beyond_the_plan_are_refused_with_the_reason(privacy: dict[str, A
 
 def test_what_is_known_beforehand_is_said_once_a_site_and_first() -> None:
     told: list[str] = []
-    runner = Runner(linear, sites(), job=job(**PRIVATE, w_max=60, delta=0.02, rounds=2), on_notice=told.append)
+    runner = Runner(linear, sites(), job=job(**PRIVATE, w_max=60, rounds=2), on_notice=told.append)
     beforehand = list(told)
     heavy = [line for line in beforehand if "w_max" in line]
     assert [line.partition(":")[0] for line in heavy] == ["site-1", "site-3"]
     assert all("a larger w_max would" in line for line in heavy)
-    loose = [line for line in beforehand if "delta" in line]
-    assert [line.partition(":")[0] for line in loose] == ["site-1, site-3 and site-4"]
     assert not any(str(len(fold.train)) in line for line in beforehand for fold in sites().values())  # type: ignore[arg-type]
     result = runner.run()
     assert result.warnings == told
@@ -171,18 +168,15 @@ def test_what_is_known_beforehand_is_said_once_a_site_and_first() -> None:
     assert sum("w_max" in line for line in told) == 2
 
 
-def test_a_delta_above_one_over_the_rows_is_one_line_for_any_number_of_sites() -> None:
-    for names, whose in (["a"], "a: "), (["a", "b"], "a and b: "), ([*"abcde"], "a, b, c and 2 more: "):
-        assert delta_too_large(0.1, names).startswith(f"{whose}privacy.delta = 0.1 is not below one over ")
-
-
-@pytest.mark.parametrize(("rows", "said"), [(49, False), (50, True)])
-def test_delta_is_held_against_one_over_the_rows(rows: int, said: bool) -> None:
-    data = sites((80, 70, rows, 90, 60))
-    runner = Runner(linear, data, job=job(**PRIVATE, delta=1 / 50))
-    lines = [line for line in runner.warnings if "privacy.delta" in line]
-    assert len(lines) == 1
-    assert ("site-2" in lines[0]) == said
+@pytest.mark.parametrize("rows", [99, 100])
+def test_a_delta_that_is_not_below_one_over_a_sites_rows_is_refused(rows: int) -> None:
+    data, private = sites((80, 70, rows, 90, 60)), job(**PRIVATE, delta=1 / 100)
+    if rows < 100:
+        Runner(linear, data, job=private)
+        return
+    with pytest.raises(UserError, match="^site-2 has 100 training rows and privacy.delta = 0.01: it must be below one"):
+        Runner(linear, data, job=private)
+    Runner(linear, data, job=job(mechanism="none"))
     assert not Runner(linear, data, job=job()).warnings
 
 
