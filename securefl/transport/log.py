@@ -41,5 +41,5 @@ class JsonLog:
         stream.flush()
 
 
-def silent(_event: str, **_about: Value) -> None:
+def silent(event: str, **about: Value) -> None:
     """Write nothing."""
