@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # an audit forks in a process that other tests have used gRPC in
+
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("default", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])

@@ -237,8 +237,8 @@ def _free() -> int:
         return int(one.getsockname()[1])
 
 
-@app.command()
-def soak(
+@app.command("soak")
+def main(
     minutes: Annotated[float, typer.Option(min=0.1)] = 10.0,
     parties: Annotated[int, typer.Option(min=3, max=50)] = 5,
     size: Annotated[int, typer.Option(min=100)] = 20_000,

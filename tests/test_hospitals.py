@@ -45,7 +45,8 @@ def test_four_hospitals_train_from_nothing_in_one_command(tmp_path: Path) -> Non
         ).stdout  # fmt: skip
         (account,) = json.loads(budget)["accounts"]
         assert account["party"] == name
-        assert 0 < account["spent"] <= 3.0 < account["allowed"] == 8.0
+        (spent,) = account["privacy"]["epsilon"]
+        assert 0 < spent <= 3.0 < account["privacy"]["planned"] == 8.0
 
 
 def flags(line: str) -> list[str]:

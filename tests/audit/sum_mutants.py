@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from protocols.errors import require
 from protocols.rand import Rand, Replay
 from protocols.ring import Ring
-from securefl import runner
+from securefl import site_side
 from securefl.privacy import noise_plan, noised, party, rounding
 from securefl.privacy.noise_plan import NoisePlan
 
@@ -134,8 +134,8 @@ def corrupt_counted(patch: Patch) -> None:
 
 
 def charged_at_success(patch: Patch) -> None:
-    charge = runner.Runner._charge
-    patch.setattr(runner.Runner, "_charge", lambda self, count: None if count is None else charge(self, count))
+    over = site_side.SiteSide.over
+    patch.setattr(site_side.SiteSide, "over", lambda self, count: None if count is None else over(self, count))
 
 
 def amplified(patch: Patch) -> None:
