@@ -162,7 +162,7 @@ def test_command_lines_parse(page):
 
 
 def options_of_scripts() -> set[str]:
-    """Parameters of every ``main`` of benchmarks, of packages that run by ``-m`` and of tests/soak.py, and options written there."""
+    """Parameters of every ``main`` of benchmarks, packages that run by ``-m`` and tests/soak.py, and what is an option there."""
     paths = [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "securefl").rglob("__main__.py"), ROOT / "tests" / "soak.py"]
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
     nodes = [node for tree in trees for node in ast.walk(tree)]
