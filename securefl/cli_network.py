@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -48,7 +49,9 @@ def serve(
     within: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="How long a party may train in a round (default: 300).")
     ] = None,
-    tape: Annotated[Path | None, typer.Option(metavar="FILE", help="Record what the server sees.")] = None,
+    tape: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Record what the server sees; a file that exists gets a number.")
+    ] = None,
     metrics: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Show /metrics for Prometheus there, in clear.")] = None,
 ) -> int:
     """Run a job's rounds with the parties that join; the server sees no row, no update and no key of theirs."""
@@ -59,7 +62,7 @@ def serve(
     from securefl.transport.hall import Hall  # noqa: PLC0415
     from securefl.transport.log import JsonLog  # noqa: PLC0415
     from securefl.transport.metrics import Metered, shown  # noqa: PLC0415
-    from securefl.transport.port import Port  # noqa: PLC0415
+    from securefl.transport.port import Port, refuse_taken  # noqa: PLC0415
 
     checked, credentials, clock = Job.load(job), Credentials.load(keys, "server"), SystemClock()
     address(listen)
@@ -67,8 +70,7 @@ def serve(
         address(metrics)
     if within is not None and not 1 <= within <= 7 * 86400:
         raise UserError(f"--within is {within:g}: 1 to {7 * 86400} seconds are allowed")
-    if tape is not None and tape.exists():
-        raise UserError(f"--tape: {tape} exists, and what was recorded is never written over: name another, or remove it")
+    refuse_taken(listen)
     if out is not None:
         files.check_folder(out, ("metrics.json", "model.safetensors"))
     from securefl.audit.tape import Tape  # noqa: PLC0415
@@ -87,7 +89,7 @@ def serve(
             port = Port(listen, (key, certificate), [authority], [hall], clock=clock, log=log)
             await port.start()
             log("listening", run=run, port=port.port, metrics=page, parties=[entry.name for entry in hall.members.parties])
-            recorded = None if tape is None else Tape(tape)
+            recorded = None if tape is None else Tape(unused(tape))
             serving, why = Serving(shared, hall, keeper=keeper, within=within, tape=recorded), "stopped"
             try:
                 await serving.run(patience=wait)
@@ -107,6 +109,12 @@ def serve(
             return 1 if all(record.aborted for record in serving.records) else 0
 
     return until_stopped(work)
+
+
+def unused(tape: Path) -> Path:
+    """The file, or where it exists the first of its name with a number: what was recorded is never written over."""
+    numbered = (tape.with_name(f"{tape.stem}-{number}{tape.suffix}") for number in itertools.count(2))
+    return next(path for path in itertools.chain([tape], numbered) if not path.exists())
 
 
 def kept_run(shared: SharedJob, roster: SignedRoster, store: str, models: str, log: Log, *, anew: bool) -> Keeper:

@@ -9,6 +9,7 @@ What it does not protect: against a flood of connections; that is for the networ
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from securefl.transport.log import Log
 from securefl.transport.roster import Entry, check_dates
 
 SERVICE, METHOD = "securefl.v1.Federation", "Attend"
+CANNOT = "cannot listen on {}: the address is not this machine's, or the port is taken"
 ALIVE = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -40,6 +42,26 @@ OPTIONS = (
     ("grpc.max_metadata_size", 16 << 10),
     ("grpc.so_reuseport", 0),
 )
+
+
+def refuse_taken(listen: str) -> None:
+    """Refuse an address where nobody can listen: before anything is taken up that a server there may hold.
+
+    Args:
+        listen: HOST:PORT.
+
+    Raises:
+        UserError: the address is not this machine's, or the port is taken.
+    """
+    host, _, port = listen.rpartition(":")
+    try:
+        family, kind, _, _, where = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(where)
+            trial.listen()
+    except OSError:
+        raise UserError(CANNOT.format(listen)) from None
 
 
 class _Call:
@@ -94,7 +116,7 @@ class Port:
         except RuntimeError:
             self.port = 0
         if not self.port:
-            raise UserError(f"cannot listen on {self._listen}: the address is not this machine's, or the port is taken")
+            raise UserError(CANNOT.format(self._listen))
         await self._server.start()
 
     async def stop(self, grace: float = 2.0) -> None:

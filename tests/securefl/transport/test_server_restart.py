@@ -19,6 +19,7 @@ from protocols.policy import MemoryJournal
 from protocols.session import Letter
 from securefl import data as datasets
 from securefl.attending import Attending
+from securefl.cli import main
 from securefl.errors import UserError
 from securefl.job import Job
 from securefl.keeping import Keeper, Watched, asking, held_run
@@ -173,6 +174,7 @@ def test_a_server_process_that_is_killed_is_replaced_and_no_round_is_lost(place:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     serve = ("serve", "--job", place / "job.toml", "--keys", place / "keys/server", "--listen", f"127.0.0.1:{port}")
+    serve = (*serve, "--tape", place / "run.tape")
     with processes() as made:
         server = Process(*serve)
         made.append(server)
@@ -180,8 +182,14 @@ def test_a_server_process_that_is_killed_is_replaced_and_no_round_is_lost(place:
         for name in ("north", "south", "west"):
             own = ("--keys", place / "keys" / name, "--data", place / f"{name}.csv", "--job", place / "job.toml")
             made.append(Process("join", "--server", f"localhost:{port}", *own))
-        for _ in range(4):
+        for _ in range(2):
             before = server.until("round")
+        second = Process(*serve)  # by mistake, at the same address: it takes nothing from the first
+        made.append(second)
+        assert second.end() == 2
+        assert f"cannot listen on 127.0.0.1:{port}" in second.lines[-1]
+        for _ in range(2):
+            assert server.until("round")["contributors"] == 3
         server.running.kill()
         assert server.end() == -signal.SIGKILL
         later = Process(*serve, "--out", place / "out")
@@ -189,6 +197,8 @@ def test_a_server_process_that_is_killed_is_replaced_and_no_round_is_lost(place:
         assert later.until("resumed")["run"] == before["run"]
         assert later.end() == 0, later.lines
         assert [process.end() for process in made[1:4]] == [0, 0, 0], made[1].lines
+    assert {path.name for path in place.glob("run*.tape")} == {"run.tape", "run-2.tape"}
+    assert main(["audit", "--tape", str(place / "run-2.tape")]) == 0
     with RunStore(f"sqlite:///{place / 'keys/server/server.db'}", clock=lambda: None) as store:  # type: ignore[arg-type,return-value]
         rows = store.rows("attempts", before["run"])
     finished = [row["round"] for row in rows if row["outcome"] == "finished"]
