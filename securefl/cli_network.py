@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from securefl.keeping import Keeper
     from securefl.policy_file import PolicyFile
     from securefl.shared_job import SharedJob
+    from securefl.transport.clock import Clock
     from securefl.transport.link import Ending
     from securefl.transport.log import Log
     from securefl.transport.roster import SignedRoster
@@ -79,7 +80,9 @@ def serve(
 
     roster = RosterFile(credentials)
     shared, log = SharedJob.of(checked, roster().cohort), Metered(JsonLog(clock))
-    keeper = kept_run(shared, roster(), store or f"sqlite:///{keys / 'server.db'}", models or str(keys / "models"), log, anew=anew)
+    keeper = kept_run(
+        shared, roster(), store or f"sqlite:///{keys / 'server.db'}", models or str(keys / "models"), log, clock, anew=anew
+    )
     run = keeper.held.run
 
     async def work() -> int:
@@ -117,13 +120,12 @@ def unused(tape: Path) -> Path:
     return next(path for path in itertools.chain([tape], numbered) if not path.exists())
 
 
-def kept_run(shared: SharedJob, roster: SignedRoster, store: str, models: str, log: Log, *, anew: bool) -> Keeper:
+def kept_run(shared: SharedJob, roster: SignedRoster, store: str, models: str, log: Log, clock: Clock, *, anew: bool) -> Keeper:
     """The run of a job in the store, begun or taken up, over the parties of the roster."""
     from securefl.keeping import Keeper, held_run  # noqa: PLC0415
     from securefl.store import Checkpoints, RunStore  # noqa: PLC0415
-    from securefl.transport.clock import SystemClock  # noqa: PLC0415
 
-    base, places = RunStore(store, clock=SystemClock().utc), Checkpoints(models)
+    base, places = RunStore(store, clock=clock.utc), Checkpoints(models)
     base.know({entry.name: entry.identity for entry in roster.parties}, roster.serial)
     held, goes_on = held_run(base, shared, anew=anew)
     if goes_on:

@@ -9,7 +9,6 @@ What it does not protect: whoever may write the folder may take files away; a ch
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from securefl.errors import UserError
+from securefl.files import atomic_write
 
 _NAME = re.compile(r"[0-9a-f]{64}\.safetensors")
 
@@ -77,7 +77,7 @@ class Checkpoints:
         made = Checkpoint(digest, f"{digest}.safetensors", len(blob))
         try:
             if isinstance(self._files, LocalFileSystem):
-                _replace(Path(self._at(made.path)), blob)
+                atomic_write(Path(self._at(made.path)), blob)
             else:
                 self._files.pipe_file(self._at(made.path), blob)  # a bucket has an object whole or not at all
         except (OSError, ValueError) as error:
@@ -110,17 +110,3 @@ class Checkpoints:
 
     def _bad(self, why: object) -> UserError:
         return UserError(f"the checkpoints {self.url} cannot be used: {' '.join(str(why).split()) or type(why).__name__}")
-
-
-def _replace(place: Path, blob: bytes) -> None:
-    """Write a file whole, and on the disk, or leave what was there."""
-    half = place.with_name(f".{place.name}.part")
-    try:
-        with half.open("wb") as file:
-            file.write(blob)
-            file.flush()
-            os.fsync(file.fileno())
-        half.replace(place)
-    except BaseException:
-        half.unlink(missing_ok=True)
-        raise
