@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from wired import LIMIT, NAMES, Wired, channel, hello, tls_of, vector, wired
+from wired import LIMIT, NAMES, Wired, raw_among_honest, vector, wired
 
 from protocols.session import client
-from securefl.transport.envelope import FROM_SERVER, Convene, Ready, Welcome, control, read
-from securefl.transport.port import METHOD, SERVICE
+from securefl.transport.envelope import FROM_SERVER, read
 from securefl.transport.sitting import Sitting
 
 
@@ -31,16 +30,7 @@ def test_who_is_silent_is_a_dropout_when_the_steps_time_is_over(tmp_path: Path) 
 
     async def run() -> None:
         async with wired(tmp_path) as net:
-            honest = [asyncio.ensure_future(net.link(name).attend(patience=0.0)) for name in "acd"]
-            authority = (net.folder / "server" / "ca.pem").read_bytes()
-            async with channel(net.target, authority, *tls_of(net.folder / "b")) as line:
-                stream = line.stream_stream(f"/{SERVICE}/{METHOD}")()
-                await stream.write(hello(net))
-                assert isinstance(read(await stream.read(), FROM_SERVER), Welcome)
-                await stream.write(control(Ready()))
-                await net.present(4)
-                total = asyncio.ensure_future(net.adding.open(net.hall, 1))
-                assert isinstance(read(await stream.read(), FROM_SERVER), Convene)
+            async with raw_among_honest(net) as (_stream, total, honest):
                 async with asyncio.timeout(LIMIT):
                     while not arrived(net, 3):
                         await asyncio.sleep(0.01)

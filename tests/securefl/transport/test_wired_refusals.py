@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
-from wired import LIMIT, NAMES, Tls, Wired, channel, hello, tls_of, vector, wired
+from wired import LIMIT, NAMES, Tls, Wired, channel, hello, raw_among_honest, tls_of, vector, wired
 
 from protocols.errors import Refused
 from protocols.policy import MemoryJournal
@@ -234,16 +234,7 @@ def test_who_sends_garbage_is_named_and_the_others_go_on(tmp_path: Path, what: s
 
     async def run() -> None:
         async with wired(tmp_path) as net:
-            honest = [asyncio.ensure_future(net.link(name).attend(patience=0.0)) for name in "acd"]
-            authority = (net.folder / "server" / "ca.pem").read_bytes()
-            async with channel(net.target, authority, *tls_of(net.folder / "b")) as line:
-                stream = line.stream_stream(f"/{SERVICE}/{METHOD}")()
-                await stream.write(hello(net))
-                assert isinstance(read(await stream.read(), FROM_SERVER), Welcome)
-                await stream.write(control(Ready()))
-                await net.present(4)
-                total = asyncio.ensure_future(net.adding.open(net.hall, 1))
-                assert isinstance(read(await stream.read(), FROM_SERVER), Convene)
+            async with raw_among_honest(net) as (stream, total, honest):
                 await stream.write(GARBAGE[what])
                 async with asyncio.timeout(LIMIT):
                     found = await total

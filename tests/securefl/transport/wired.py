@@ -21,10 +21,10 @@ from protocols.vector import Sum
 from securefl.transport import enrolment
 from securefl.transport.clock import SystemClock
 from securefl.transport.enrolment import Credentials, RosterFile
-from securefl.transport.envelope import WIRE, Hello, Parcel, control
+from securefl.transport.envelope import FROM_SERVER, WIRE, Convene, Hello, Parcel, Ready, Welcome, control, read
 from securefl.transport.hall import Hall
 from securefl.transport.link import Attendant, Link
-from securefl.transport.port import Port
+from securefl.transport.port import METHOD, SERVICE, Port
 from securefl.transport.sitting import Part
 from securefl.transport.sums import Adder, Adding
 
@@ -190,3 +190,19 @@ def channel(target: str, authority: bytes, key: bytes | None = None, certificate
     """A raw channel, for what no honest party does."""
     secure = grpc.ssl_channel_credentials(root_certificates=authority, private_key=key, certificate_chain=certificate)
     return grpc.aio.secure_channel(target, secure, options=(("grpc.max_send_message_length", -1),))
+
+
+@asynccontextmanager
+async def raw_among_honest(net: Wired) -> AsyncIterator[tuple[Any, asyncio.Future[Sum], list[asyncio.Future[Any]]]]:
+    """A sum that has begun with three honest parties and b, who has a seat: b's raw stream, the sum, the others' calls."""
+    honest = [asyncio.ensure_future(net.link(name).attend(patience=0.0)) for name in "acd"]
+    authority = (net.folder / "server" / "ca.pem").read_bytes()
+    async with channel(net.target, authority, *tls_of(net.folder / "b")) as line:
+        stream = line.stream_stream(f"/{SERVICE}/{METHOD}")()
+        await stream.write(hello(net))
+        assert isinstance(read(await stream.read(), FROM_SERVER), Welcome)
+        await stream.write(control(Ready()))
+        await net.present(4)
+        total = asyncio.ensure_future(net.adding.open(net.hall, 1))
+        assert isinstance(read(await stream.read(), FROM_SERVER), Convene)
+        yield stream, total, honest
