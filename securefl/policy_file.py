@@ -247,8 +247,8 @@ class PolicyFile:
         names = [str(part) for part in first["loc"] if isinstance(part, str) and not part.startswith(("constrained", "function"))]
         key = ".".join(names)
         if first["type"] == "extra_forbidden":
-            known = [*Rules.model_fields]
-            known += [*(f"lifetime.{name}" for name in Lifetime.model_fields), *(f"resources.{name}" for name in Resources.model_fields)]
+            life, machine = Lifetime.model_fields, Resources.model_fields
+            known = [*Rules.model_fields, *(f"lifetime.{name}" for name in life), *(f"resources.{name}" for name in machine)]
             return f"{self.line(key) if key in self._lines else self.where}: unknown key {key}{near(key, known)}"
         return f"{self.where}{f':{self._lines[key]}' if key in self._lines else ''}: {key}: {first['msg'].lower()}"
 
