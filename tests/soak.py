@@ -78,7 +78,7 @@ def server(folder: Path, port: int, protocol: str, size: int, start: int) -> Non
         with ThreadPoolExecutor(1) as worker:
             hall = Hall(fresh().bytes("run", 8).hex(), adding.hash, RosterFile(credentials), worker=worker, clock=clock, log=silent)
             key, certificate, authority = credentials.tls
-            await Port(f"127.0.0.1:{port}", (key, certificate), [authority], [hall], clock=clock, log=silent).start()
+            await Port(f"127.0.0.1:{port}", [(key, certificate)], [authority], [hall], clock=clock, log=silent).start()
             names = [member.name for member in hall.cohort.members]
             for number in range(start, SUMS):
                 await hall.gather(len(names), len(names) - 1, 2.0)

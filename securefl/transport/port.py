@@ -1,7 +1,9 @@
 """The server's port: gRPC with mutual TLS, where the peer's certificate says who calls.
 
 TLS lets in who has a certificate of a consortium that this port serves; the roster decides, at every call, who that is.  A port may
-serve several halls; each certificate belongs to one.  Handlers are coroutines: a waiting connection holds no thread.
+serve several federations: the caller's certificate decides which, as each consortium's roster speaks for its own certificates
+alone.  Each federation has a server's certificate for a host name of its own, and the name that is called picks it.  Handlers are
+coroutines: a waiting connection holds no thread.
 
 What it does not protect: against a flood of connections; that is for the network in front.
 """
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -23,7 +25,7 @@ from securefl.transport.clock import Clock
 from securefl.transport.envelope import MOST_UP
 from securefl.transport.hall import Hall
 from securefl.transport.log import Log
-from securefl.transport.roster import Entry, check_dates
+from securefl.transport.roster import Entry, SignedRoster, check_dates
 
 SERVICE, METHOD = "securefl.v1.Federation", "Attend"
 CANNOT = "cannot listen on {}: the address is not this machine's, or the port is taken"
@@ -33,6 +35,8 @@ ALIVE = (
     ("grpc.http2.max_pings_without_data", 0),
 )
 """A peer that is gone without a word is found after 40 s at the latest, by either side."""
+LATER = {"net-shut": grpc.StatusCode.UNAVAILABLE, "net-full": grpc.StatusCode.RESOURCE_EXHAUSTED}
+"""Checks after which a party calls again."""
 OPTIONS = (
     *ALIVE,
     ("grpc.max_receive_message_length", MOST_UP),
@@ -84,9 +88,10 @@ class Port:
 
     Args:
         listen: HOST:PORT; port 0 takes a free one.
-        tls: private key and certificate of the server, as PEM.
+        tls: private keys and certificates of the server, as PEM.
         authorities: certificates of the consortia, as PEM.
         halls: who may be called here.
+        rosters: of federations whose halls open later (`open`).
         clock: for the dates of certificates.
         log: for who was refused.
 
@@ -95,10 +100,21 @@ class Port:
     """
 
     def __init__(
-        self, listen: str, tls: tuple[bytes, bytes], authorities: Sequence[bytes], halls: Sequence[Hall], *, clock: Clock, log: Log
+        self,
+        listen: str,
+        tls: Sequence[tuple[bytes, bytes]],
+        authorities: Sequence[bytes],
+        halls: Sequence[Hall] = (),
+        *,
+        clock: Clock,
+        log: Log,
+        rosters: Sequence[Callable[[], SignedRoster]] = (),
     ) -> None:
-        self._listen, self._halls, self._clock, self._log = listen, halls, clock, log
-        self._credentials = grpc.ssl_server_credentials([tls], root_certificates=b"".join(authorities), require_client_auth=True)
+        self._listen, self._clock, self._log = listen, clock, log
+        self._halls: dict[Callable[[], SignedRoster], Hall | None] = dict.fromkeys(rosters)
+        for hall in halls:
+            self.open(hall)
+        self._credentials = grpc.ssl_server_credentials([*tls], root_certificates=b"".join(authorities), require_client_auth=True)
         self._server: Any = None
         self.port = 0
 
@@ -119,6 +135,14 @@ class Port:
             raise UserError(CANNOT.format(self._listen))
         await self._server.start()
 
+    def open(self, hall: Hall) -> None:
+        """Calls of the parties on this hall's roster go there from now on."""
+        self._halls[hall.roster] = hall
+
+    def shut(self, hall: Hall) -> None:
+        """They do so no more: who calls is told to try again later."""
+        self._halls[hall.roster] = None
+
     async def stop(self, grace: float = 2.0) -> None:
         """Listen no more; streams get so many seconds to end."""
         if self._server is not None:
@@ -129,16 +153,16 @@ class Port:
             hall, entry = self._who(context)
         except Refused as error:
             self._log("refused", party=error.sender, check=error.check, peer=context.peer())
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, error.check)
+            await context.abort(LATER.get(error.check, grpc.StatusCode.PERMISSION_DENIED), error.check)
         try:
             await hall.attend(entry, _Call(context))
         except Refused as error:
-            self._log("refused", party=entry.name, check=error.check, detail=error.detail)
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, error.check)
+            hall.log("refused", party=entry.name, check=error.check, detail=error.detail)
+            await context.abort(LATER.get(error.check, grpc.StatusCode.FAILED_PRECONDITION), error.check)
         except (grpc.aio.AbortError, asyncio.CancelledError):
             raise
         except Exception as error:
-            self._log("failed", party=entry.name, error=type(error).__name__)
+            hall.log("failed", party=entry.name, error=type(error).__name__)
             raise
 
     def _who(self, context: Any) -> tuple[Hall, Entry]:
@@ -147,14 +171,16 @@ class Port:
         require(found, "peer-unknown", "no certificate")
         certificate = x509.load_pem_x509_certificate(found[0])
         der = certificate.public_bytes(Encoding.DER)
-        for hall in self._halls:
+        for roster, hall in self._halls.items():
             try:
-                entry = hall.roster().of_certificate(der)
+                entry = roster().of_certificate(der)
             except Refused as error:
                 if error.check == "peer-revoked":
                     raise
                 continue
             check_dates(certificate, self._clock.utc())
             require(entry.part == "party", "peer-part", f"{entry.name} is a {entry.part}", sender=entry.name)
+            if hall is None:
+                raise Refused("net-shut", "no run of this federation is open now", sender=entry.name)
             return hall, entry
         raise Refused("peer-unknown", "a certificate that is on no roster here")

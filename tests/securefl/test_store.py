@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from alembic.migration import MigrationContext
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import create_engine, inspect, make_url, text
 
 from protocols.errors import Misuse
 from protocols.rand import Replay
@@ -293,6 +294,18 @@ def test_the_migrations_make_the_tables_of_this_version(url: str) -> None:
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
     engine.dispose()
+
+
+def test_stores_that_are_made_at_the_same_time_in_one_process_have_all_tables(tmp_path: Path) -> None:
+    """Alembic keeps what it migrates in globals."""
+
+    def make(number: int) -> set[str]:
+        with RunStore(f"sqlite:///{tmp_path / f'{number}.db'}", clock=clock) as store, store.transaction() as base:
+            return set(inspect(base).get_table_names())
+
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(make, range(24)))
+    assert all(one == {*tables.metadata.tables, "alembic_version"} for one in found)
 
 
 def test_a_database_of_another_program_or_a_later_version_is_refused(url: str) -> None:
