@@ -18,14 +18,17 @@ from protocols.errors import Refused, SecureSumError
 from securefl.errors import UserError, printable, quoted
 
 if TYPE_CHECKING:
+    from securefl.bundles.signed import SignedBundle
     from securefl.data.types import Site
     from securefl.job import Job
     from securefl.keeping import Keeper
     from securefl.policy_file import PolicyFile
     from securefl.shared_job import SharedJob
-    from securefl.transport.clock import Clock
+    from securefl.store import RunStore, Shelf
+    from securefl.transport.enrolment import Credentials
     from securefl.transport.link import Ending
     from securefl.transport.log import Log
+    from securefl.transport.port import Port
     from securefl.transport.roster import SignedRoster
 
 STOPPED = 143
@@ -33,8 +36,12 @@ STOPPED = 143
 
 
 def serve(
-    job: Annotated[Path, typer.Option(metavar="JOB.toml", help="Job file.")],
     keys: Annotated[Path, typer.Option(metavar="DIR", help="The server's folder of keys.")],
+    job: Annotated[Path | None, typer.Option(metavar="JOB.toml", help="Job file.")] = None,
+    bundle: Annotated[
+        str | None,
+        typer.Option(metavar="HASH|FILE", help="A bundle that was submitted, or its file (without it and --job: take bundles in)."),
+    ] = None,
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to listen.")] = "127.0.0.1:7443",
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the model and what became of the rounds there.")] = None,
     wait: Annotated[
@@ -57,39 +64,41 @@ def serve(
 ) -> int:
     """Run a job's rounds with the parties that join; the server sees no row, no update and no key of theirs."""
     from securefl import files  # noqa: PLC0415
-    from securefl.job import Job  # noqa: PLC0415
+    from securefl.store import RunStore, Shelf  # noqa: PLC0415
     from securefl.transport.clock import SystemClock  # noqa: PLC0415
+    from securefl.transport.desk import Desk  # noqa: PLC0415
     from securefl.transport.enrolment import Credentials, RosterFile  # noqa: PLC0415
     from securefl.transport.hall import Hall  # noqa: PLC0415
     from securefl.transport.log import JsonLog  # noqa: PLC0415
     from securefl.transport.metrics import Metered, shown  # noqa: PLC0415
     from securefl.transport.port import Port, refuse_taken  # noqa: PLC0415
 
-    checked, credentials, clock = Job.load(job), Credentials.load(keys, "server"), SystemClock()
-    address(listen)
-    if metrics is not None:
-        address(metrics)
-    if within is not None and not 1 <= within <= 7 * 86400:
-        raise UserError(f"--within is {within:g}: 1 to {7 * 86400} seconds are allowed")
+    credentials, clock = Credentials.load(keys, "server"), SystemClock()
+    check_serve(job, bundle, listen, metrics, within)
     refuse_taken(listen)
     if out is not None:
         files.check_folder(out, ("metrics.json", "model.safetensors"))
+    roster, log = RosterFile(credentials), Metered(JsonLog(clock))
+    key, certificate, authority = credentials.tls
+    base = RunStore(store or f"sqlite:///{keys / 'server.db'}", clock=clock.utc)
+    checked, signed = served_job(job, bundle, credentials, roster(), Shelf(base))
+    desk = Desk(Shelf(base), roster, credentials.authority, b"" if signed is None else signed.hash)
+    if checked is None:
+        return until_stopped(
+            lambda: desk_alone(Port(listen, (key, certificate), [authority], [], clock=clock, log=log, desks=[desk]), log)
+        )
     from securefl.audit.tape import Tape  # noqa: PLC0415
     from securefl.serving import Serving  # noqa: PLC0415  (loads torch)
     from securefl.shared_job import SharedJob  # noqa: PLC0415
 
-    roster = RosterFile(credentials)
-    shared, log = SharedJob.of(checked, roster().cohort), Metered(JsonLog(clock))
-    keeper = kept_run(
-        shared, roster(), store or f"sqlite:///{keys / 'server.db'}", models or str(keys / "models"), log, clock, anew=anew
-    )
+    shared = SharedJob.of(checked, roster().cohort, None if signed is None else signed.hash)
+    keeper = kept_run(shared, roster(), base, models or str(keys / "models"), log, anew=anew)
     run = keeper.held.run
 
     async def work() -> int:
         with ThreadPoolExecutor(1, "session") as worker, shown(log, metrics) as page:
             hall = Hall(run, shared.hash, roster, worker=worker, clock=clock, log=log)
-            key, certificate, authority = credentials.tls
-            port = Port(listen, (key, certificate), [authority], [hall], clock=clock, log=log)
+            port = Port(listen, (key, certificate), [authority], [hall], clock=clock, log=log, desks=[desk])
             await port.start()
             log("listening", run=run, port=port.port, metrics=page, parties=[entry.name for entry in hall.members.parties])
             recorded = None if tape is None else Tape(unused(tape))
@@ -120,12 +129,57 @@ def unused(tape: Path) -> Path:
     return next(path for path in itertools.chain([tape], numbered) if not path.exists())
 
 
-def kept_run(shared: SharedJob, roster: SignedRoster, store: str, models: str, log: Log, clock: Clock, *, anew: bool) -> Keeper:
+def check_serve(job: Path | None, bundle: str | None, listen: str, metrics: str | None, within: float | None) -> None:
+    """Refuse options that clash or are out of range, and a job file that is not there, before anything is opened."""
+    if job is not None and bundle is not None:
+        raise UserError("give --job or --bundle, not both")
+    if job is not None:
+        from securefl.job import Job  # noqa: PLC0415
+
+        Job.load(job)
+    for where in (listen, metrics):
+        if where is not None:
+            address(where)
+    if within is not None and not 1 <= within <= 7 * 86400:
+        raise UserError(f"--within is {within:g}: 1 to {7 * 86400} seconds are allowed")
+
+
+def served_job(
+    job: Path | None, bundle: str | None, credentials: Credentials, roster: SignedRoster, shelf: Shelf
+) -> tuple[Job | None, SignedBundle | None]:
+    """The job that a server runs, and the bundle that it came in; without either it takes bundles in, and runs nothing.
+
+    Raises:
+        UserError: as `Job.load` and `securefl.bundles.running.of_server`.
+    """
+    from securefl.bundles.running import of_server  # noqa: PLC0415
+    from securefl.job import Job  # noqa: PLC0415
+
+    if job is not None:
+        return Job.load(job), None
+    if bundle is None:
+        return None, None
+    signed = of_server(bundle, credentials, roster, shelf)
+    return signed.bundle.job, signed
+
+
+async def desk_alone(port: Port, log: Log) -> int:
+    """Take in bundles and decisions until it is stopped; nothing runs."""
+    await port.start()
+    log("listening", run=None, port=port.port)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await port.stop()
+    return 0
+
+
+def kept_run(shared: SharedJob, roster: SignedRoster, base: RunStore, models: str, log: Log, *, anew: bool) -> Keeper:
     """The run of a job in the store, begun or taken up, over the parties of the roster."""
     from securefl.keeping import Keeper, held_run  # noqa: PLC0415
-    from securefl.store import Checkpoints, RunStore  # noqa: PLC0415
+    from securefl.store import Checkpoints  # noqa: PLC0415
 
-    base, places = RunStore(store, clock=clock.utc), Checkpoints(models)
+    places = Checkpoints(models)
     base.know({entry.name: entry.identity for entry in roster.parties}, roster.serial)
     held, goes_on = held_run(base, shared, anew=anew)
     if goes_on:
@@ -140,6 +194,9 @@ def join(
     job: Annotated[
         Path | None, typer.Option(metavar="JOB.toml", help="The party's own copy of the job (default: job.toml in the folder).")
     ] = None,
+    bundle: Annotated[
+        str | None, typer.Option(metavar="HASH", help="A bundle that this party approved (default, without a job: the server's).")
+    ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the final model there.")] = None,
     site: Annotated[str | None, typer.Option(help="Whose rows of the data (default: the party's name, or place).")] = None,
     policy: Annotated[
@@ -150,7 +207,6 @@ def join(
 ) -> int:
     """Take part in a run with the own rows: nothing but the protocol's messages leaves this machine."""
     from securefl import files  # noqa: PLC0415
-    from securefl.job import Job  # noqa: PLC0415
     from securefl.journal import FileJournal  # noqa: PLC0415
     from securefl.privacy.store import Store  # noqa: PLC0415
     from securefl.transport.clock import SystemClock  # noqa: PLC0415
@@ -160,10 +216,8 @@ def join(
 
     address(server)
     credentials, clock = Credentials.load(keys, "party"), SystemClock()
-    mine = keys / "job.toml" if job is None else job
-    if job is None and not mine.exists():
-        raise UserError(f"a party holds the server to its own copy of the job: give --job, or put it into {mine}")
-    checked, rules = Job.load(mine), own_policy(policy, keys)
+    checked, signed = own_job(job, bundle, credentials, server, wait)
+    credentials, rules = Credentials.load(keys, "party"), own_policy(policy, keys)
     if out is not None:
         files.check_folder(out, ("model.safetensors",))
     name = credentials.entry.name
@@ -187,7 +241,7 @@ def join(
             worker, beside = (stack.enter_context(ThreadPoolExecutor(1, name)) for name in ("session", "training"))
             journal = stack.enter_context(FileJournal(keys / "journal.json"))
             store = stack.enter_context(Store(keys / "ledger.db"))
-            about = checked.privacy.ledger_data or Path(checked.data.name).name
+            about = own_data_name(checked, data, signed)
             rules.set_lifetime(store, (name, about))
             ledger = PartyLedger(store, name, about, digest_of((rows.x, rows.y)))
             attending = Attending(
@@ -201,6 +255,7 @@ def join(
                 policy=rules,
                 logs=keys / "logs",
                 check=lambda s: refuse_unfit(s, name, folds),
+                bundle=signed,
             )
             stack.callback(attending.close)
             link = Link(
@@ -222,6 +277,38 @@ def join(
             return ended(ending)
 
     return until_stopped(work)
+
+
+def own_job(
+    job: Path | None, bundle: str | None, credentials: Credentials, server: str, wait: float
+) -> tuple[Job, SignedBundle | None]:
+    """The job that a party takes part in: a file of its own, or a bundle that it approved.
+
+    Raises:
+        UserError: where it has neither, or as `securefl.bundles.running.of_party`.
+    """
+    from securefl.bundles.kept import Kept  # noqa: PLC0415
+    from securefl.bundles.running import of_party  # noqa: PLC0415
+    from securefl.job import Job  # noqa: PLC0415
+    from securefl.transport.asking import Asking  # noqa: PLC0415
+
+    if job is not None and bundle is not None:
+        raise UserError("give --job or --bundle, not both")
+    usual = credentials.folder / "job.toml"
+    if bundle is None and (job is not None or usual.exists()):
+        return Job.load(job or usual), None
+    if bundle is None and not Kept(credentials).decisions():
+        raise UserError(
+            f"a party holds the server to its own copy of the job: give --job, or put it into {usual}, or decide about a bundle "
+            "(securefl review)"
+        )
+    signed = of_party(bundle, credentials, lambda: Asking(server, credentials).listed(wait)[0])
+    return signed.bundle.job, signed
+
+
+def own_data_name(job: Job, data: str, signed: SignedBundle | None) -> str:
+    """What the ledger calls the rows; the author of a bundle has no say in it."""
+    return Path(data).name if signed is not None else job.privacy.ledger_data or Path(job.data.name).name
 
 
 def own_policy(given: Path | None, keys: Path) -> PolicyFile:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import grpc
 from cryptography import x509
@@ -19,11 +19,16 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from protocols.errors import Refused, require
 from securefl.errors import UserError
+from securefl.transport import desk_words
 from securefl.transport.clock import Clock
 from securefl.transport.envelope import MOST_UP
 from securefl.transport.hall import Hall
 from securefl.transport.log import Log
-from securefl.transport.roster import Entry, check_dates
+from securefl.transport.pki import Part
+from securefl.transport.roster import Entry, SignedRoster, check_dates
+
+if TYPE_CHECKING:
+    from securefl.transport.desk import Desk
 
 SERVICE, METHOD = "securefl.v1.Federation", "Attend"
 CANNOT = "cannot listen on {}: the address is not this machine's, or the port is taken"
@@ -79,6 +84,15 @@ class _Call:
         await self._context.write(message)
 
 
+class Place(Protocol):
+    """Where the members of one consortium go."""
+
+    roster: Callable[[], SignedRoster]
+
+
+P = TypeVar("P", bound=Place)
+
+
 class Port:
     """A listening server.
 
@@ -87,6 +101,7 @@ class Port:
         tls: private key and certificate of the server, as PEM.
         authorities: certificates of the consortia, as PEM.
         halls: who may be called here.
+        desks: where bundles are handed in.
         clock: for the dates of certificates.
         log: for who was refused.
 
@@ -95,9 +110,17 @@ class Port:
     """
 
     def __init__(
-        self, listen: str, tls: tuple[bytes, bytes], authorities: Sequence[bytes], halls: Sequence[Hall], *, clock: Clock, log: Log
+        self,
+        listen: str,
+        tls: tuple[bytes, bytes],
+        authorities: Sequence[bytes],
+        halls: Sequence[Hall],
+        *,
+        clock: Clock,
+        log: Log,
+        desks: Sequence[Desk] = (),
     ) -> None:
-        self._listen, self._halls, self._clock, self._log = listen, halls, clock, log
+        self._listen, self._halls, self._desks, self._clock, self._log = listen, halls, desks, clock, log
         self._credentials = grpc.ssl_server_credentials([tls], root_certificates=b"".join(authorities), require_client_auth=True)
         self._server: Any = None
         self.port = 0
@@ -110,7 +133,10 @@ class Port:
         """
         self._server = grpc.aio.server(options=OPTIONS)
         handler = grpc.stream_stream_rpc_method_handler(self._attend)
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
+        asked = grpc.unary_unary_rpc_method_handler(self._ask)
+        handlers = {SERVICE: {METHOD: handler}, desk_words.SERVICE: {desk_words.METHOD: asked}}
+        generic = [grpc.method_handlers_generic_handler(name, methods) for name, methods in handlers.items()]
+        self._server.add_generic_rpc_handlers(generic)
         try:
             self.port = self._server.add_secure_port(self._listen, self._credentials)
         except RuntimeError:
@@ -126,7 +152,7 @@ class Port:
 
     async def _attend(self, _messages: Any, context: Any) -> None:
         try:
-            hall, entry = self._who(context)
+            hall, entry = self._who(context, self._halls, "party")
         except Refused as error:
             self._log("refused", party=error.sender, check=error.check, peer=context.peer())
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, error.check)
@@ -141,20 +167,28 @@ class Port:
             self._log("failed", party=entry.name, error=type(error).__name__)
             raise
 
-    def _who(self, context: Any) -> tuple[Hall, Entry]:
-        """Whose certificate the caller has."""
+    async def _ask(self, data: bytes, context: Any) -> bytes:
+        try:
+            found, entry = self._who(context, self._desks, "party", "author")
+        except Refused as error:
+            self._log("refused", party=error.sender, check=error.check, peer=context.peer())
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, error.check)
+        return await found.serve(entry, data)
+
+    def _who(self, context: Any, places: Sequence[P], *parts: Part) -> tuple[P, Entry]:
+        """Whose certificate the caller has, and to which place its consortium's members go."""
         found = context.auth_context().get("x509_pem_cert", [])
         require(found, "peer-unknown", "no certificate")
         certificate = x509.load_pem_x509_certificate(found[0])
         der = certificate.public_bytes(Encoding.DER)
-        for hall in self._halls:
+        for place in places:
             try:
-                entry = hall.roster().of_certificate(der)
+                entry = place.roster().of_certificate(der)
             except Refused as error:
                 if error.check == "peer-revoked":
                     raise
                 continue
             check_dates(certificate, self._clock.utc())
-            require(entry.part == "party", "peer-part", f"{entry.name} is a {entry.part}", sender=entry.name)
-            return hall, entry
+            require(entry.part in parts, "peer-part", f"{entry.name} is a {entry.part}", sender=entry.name)
+            return place, entry
         raise Refused("peer-unknown", "a certificate that is on no roster here")
