@@ -82,7 +82,7 @@ def serve(
     key, certificate, authority = credentials.tls
     base = RunStore(store or f"sqlite:///{keys / 'server.db'}", clock=clock.utc)
     checked, signed = served_job(job, bundle, credentials, roster(), Shelf(base))
-    desk = Desk(Shelf(base), roster, credentials.authority, b"" if signed is None else signed.hash)
+    desk = Desk(Shelf(base), roster, credentials.authority, log=log, running=b"" if signed is None else signed.hash)
     if checked is None:
         return until_stopped(
             lambda: desk_alone(Port(listen, (key, certificate), [authority], [], clock=clock, log=log, desks=[desk]), log)

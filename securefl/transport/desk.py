@@ -36,6 +36,7 @@ from securefl.transport.desk_words import (
     Tell,
 )
 from securefl.transport.envelope import WIRE, control, read
+from securefl.transport.log import Log
 from securefl.transport.roster import Entry, SignedRoster
 
 AT_ONCE = 4
@@ -49,24 +50,39 @@ class Desk:
         shelf: where they are kept.
         roster: gives the newest roster that the server has, at every call anew.
         authority: the consortium's certificate.
+        log: for who handed in or decided what, and what was declined.
         running: hash of the bundle that runs here; empty for none.
     """
 
-    def __init__(self, shelf: Shelf, roster: Callable[[], SignedRoster], authority: x509.Certificate, running: bytes = b"") -> None:
-        self.roster, self._shelf, self._authority, self.running = roster, shelf, authority, running
+    def __init__(
+        self,
+        shelf: Shelf,
+        roster: Callable[[], SignedRoster],
+        authority: x509.Certificate,
+        *,
+        log: Log,
+        running: bytes = b"",
+    ) -> None:
+        self.roster, self._shelf, self._authority, self._log, self.running = roster, shelf, authority, log, running
         self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def serve(self, entry: Entry, data: bytes) -> bytes:
         """The answer to a message; the work is done beside the event loop."""
         async with self._turns:
-            return await asyncio.to_thread(self.answer, entry, data)
+            told = await asyncio.to_thread(self.answer, entry, data)
+        match told:
+            case Declined(check, detail):
+                self._log("refused", party=entry.name, check=check, detail=detail)
+            case Taken(digest, author):
+                self._log("bundle", party=entry.name, bundle=digest.hex(), author=author)
+        return control(told)
 
-    def answer(self, entry: Entry, data: bytes) -> bytes:
+    def answer(self, entry: Entry, data: bytes) -> Message:
         """The answer to a message of who calls."""
         try:
-            return control(self._answer(entry, data))
+            return self._answer(entry, data)
         except Refused as error:
-            return control(Declined(error.check, error.detail[:250]))
+            return Declined(error.check, error.detail[:250])
 
     def _answer(self, entry: Entry, data: bytes) -> Message:
         asked = read(data, ASKED)

@@ -271,7 +271,8 @@ class Credentials:
         roster = keyfiles.read_roster(folder, authority)
         mine = next((entry for entry in roster.entries if fingerprint(certificate) in entry.certificates), None)
         if mine is None or mine.part not in parts:
-            raise UserError(f"{folder} holds no keys of a {' or '.join(parts)} of {roster.consortium}")
+            wanted = " or ".join("an author" if part == "author" else f"a {part}" for part in parts)
+            raise UserError(f"{folder} holds no keys of {wanted} of {roster.consortium}")
         if key.public_key() != certificate.public_key():
             raise UserError(f"{folder}: {keyfiles.TLS_KEY} is not the key of {keyfiles.TLS_CERTIFICATE}")
         identity = None if mine.part == "server" else keyfiles.read_identity(folder)

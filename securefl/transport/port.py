@@ -132,11 +132,10 @@ class Port:
             UserError: where that cannot be, such as on a port that is taken.
         """
         self._server = grpc.aio.server(options=OPTIONS)
-        handler = grpc.stream_stream_rpc_method_handler(self._attend)
+        attended = grpc.method_handlers_generic_handler(SERVICE, {METHOD: grpc.stream_stream_rpc_method_handler(self._attend)})
         asked = grpc.unary_unary_rpc_method_handler(self._ask)
-        handlers = {SERVICE: {METHOD: handler}, desk_words.SERVICE: {desk_words.METHOD: asked}}
-        generic = [grpc.method_handlers_generic_handler(name, methods) for name, methods in handlers.items()]
-        self._server.add_generic_rpc_handlers(generic)
+        desk = grpc.method_handlers_generic_handler(desk_words.SERVICE, {desk_words.METHOD: asked})
+        self._server.add_generic_rpc_handlers([*([attended] if self._halls else []), *([desk] if self._desks else [])])
         try:
             self.port = self._server.add_secure_port(self._listen, self._credentials)
         except RuntimeError:
@@ -173,7 +172,12 @@ class Port:
         except Refused as error:
             self._log("refused", party=error.sender, check=error.check, peer=context.peer())
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, error.check)
-        return await found.serve(entry, data)
+        try:
+            return await found.serve(entry, data)
+        except Exception as error:
+            self._log("failed", party=entry.name, error=type(error).__name__)
+            await context.abort(grpc.StatusCode.INTERNAL, "failed")  # what it was is the server's own business
+            raise
 
     def _who(self, context: Any, places: Sequence[P], *parts: Part) -> tuple[P, Entry]:
         """Whose certificate the caller has, and to which place its consortium's members go."""
