@@ -22,6 +22,7 @@ from protocols.suite import Occasion, Terms
 from protocols.sums import Party
 from securefl import delivery
 from securefl.apart import train_beside
+from securefl.errors import UserError
 from securefl.modules import Copier
 from securefl.policy_file import PolicyFile
 from securefl.shared_job import SharedJob, is_run_of, job_hash
@@ -92,11 +93,12 @@ class Attending:
 
         Raises:
             Refused: ``net-run`` for a run of another job, ``net-rerun`` for a second run, ``net-member`` where the own identity is
-                not on the roster; ``bundle-author`` or ``bundle-signature`` for a bundle whose author is not good by this roster.
-            UserError: where the job cannot run with this cohort, the own policy refuses it, or it would exceed a budget.
+                not on the roster.
+            UserError: where the author of the own bundle is not good by this roster, the job cannot run with this cohort, the own
+                policy refuses it, or it would exceed a budget.
         """
         if self._bundle is not None:
-            self._bundle.check(roster)
+            vouch(self._bundle, roster)
         if self._shared is not None and self._side is not None:
             require(run == self._run, "net-rerun", f"{run} after {self._run}: one run at a time, and by its operator's will")
             require(roster.cohort == self._shared.cohort, "net-cohort", "another cohort than the run began with")
@@ -181,6 +183,18 @@ class Attending:
     def epsilon(self) -> float | None:
         """ε spent in this run; None without differential privacy."""
         return None if self._side is None else self._side.epsilon
+
+
+def vouch(bundle: SignedBundle, roster: SignedRoster) -> None:
+    """Hold the author of a bundle to the newest roster.
+
+    Raises:
+        UserError: with the check, as `SignedBundle.check`.
+    """
+    try:
+        bundle.check(roster)
+    except Refused as error:
+        raise UserError(f"the bundle {bundle.hash.hex()} is refused: {error.check} ({error.detail})") from None
 
 
 def new_log(folder: Path, run: str, index: int, name: str) -> Path:

@@ -151,7 +151,7 @@ class Port:
 
     async def _attend(self, _messages: Any, context: Any) -> None:
         try:
-            hall, entry = self._who(context, self._halls, "party")
+            hall, entry = self._who(context)
         except Refused as error:
             self._log("refused", party=error.sender, check=error.check, peer=context.peer())
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, error.check)
@@ -168,7 +168,7 @@ class Port:
 
     async def _ask(self, data: bytes, context: Any) -> bytes:
         try:
-            found, entry = self._who(context, self._desks, "party", "author")
+            found, entry = self._member(context, self._desks, "party", "author")
         except Refused as error:
             self._log("refused", party=error.sender, check=error.check, peer=context.peer())
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, error.check)
@@ -179,7 +179,11 @@ class Port:
             await context.abort(grpc.StatusCode.INTERNAL, "failed")  # what it was is the server's own business
             raise
 
-    def _who(self, context: Any, places: Sequence[P], *parts: Part) -> tuple[P, Entry]:
+    def _who(self, context: Any) -> tuple[Hall, Entry]:
+        """Which party calls, and to which hall it goes."""
+        return self._member(context, self._halls, "party")
+
+    def _member(self, context: Any, places: Sequence[P], *parts: Part) -> tuple[P, Entry]:
         """Whose certificate the caller has, and to which place its consortium's members go."""
         found = context.auth_context().get("x509_pem_cert", [])
         require(found, "peer-unknown", "no certificate")

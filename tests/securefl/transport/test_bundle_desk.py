@@ -356,7 +356,7 @@ def test_a_party_in_a_run_of_a_bundle_holds_it_to_the_bundle_and_the_newest_rost
             with pytest.raises(Refused, match="net-run"):
                 party.welcome(run_name(job_hash(some), entropy("one")), net.hall.members)
             party.welcome(good, net.hall.members)
-            with pytest.raises(Refused, match=r"bundle-author.*revoked"):
+            with pytest.raises(UserError, match=r"bundle-author.*revoked"):
                 party.welcome(good, enrolment.revoke(keys / "operator", "b"))
 
     asyncio.run(run())
