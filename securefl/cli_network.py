@@ -17,10 +17,12 @@ from protocols.errors import Refused, SecureSumError
 from securefl.errors import UserError, printable, quoted
 
 if TYPE_CHECKING:
+    from securefl.bundles.signed import SignedBundle
     from securefl.data.types import Site
     from securefl.federations import Federation
     from securefl.job import Job
     from securefl.policy_file import PolicyFile
+    from securefl.transport.enrolment import Credentials
     from securefl.transport.health import Health
     from securefl.transport.link import Ending
 
@@ -31,6 +33,10 @@ STOPPED = 143
 def serve(
     job: Annotated[Path | None, typer.Option(metavar="JOB.toml", help="Job file.")] = None,
     keys: Annotated[Path | None, typer.Option(metavar="DIR", help="The server's folder of keys.")] = None,
+    bundle: Annotated[
+        str | None,
+        typer.Option(metavar="HASH|FILE", help="A bundle that was submitted, or its file (without it and --job: take bundles in)."),
+    ] = None,
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to listen.")] = "127.0.0.1:7443",
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the model and what became of the rounds there.")] = None,
     wait: Annotated[
@@ -73,19 +79,23 @@ def serve(
     if drain < 0:
         raise UserError(f"--drain is {drain:g}: no negative number of seconds")
     if federations is not None:
-        own = {"job": job, "keys": keys, "out": out, "wait": wait, "store": store, "models": models, "within": within, "tape": tape}
-        given = [f"--{name}" for name, value in {**own, "anew": anew or None}.items() if value is not None]
+        own = {"job": job, "bundle": bundle, "keys": keys, "out": out, "store": store, "models": models, "tape": tape}
+        more = {"wait": wait, "within": within, "anew": anew or None}
+        given = [f"--{name}" for name, value in {**own, **more}.items() if value is not None]
         if given:
             raise UserError(f"{', '.join(given)} beside --federations: each federation has its own in the file")
         found = load(federations, listen)
-    elif job is None or keys is None:
-        raise UserError("give --job and --keys, or --federations with several")
+    elif keys is None:
+        raise UserError("give --keys with --job or --bundle, or --federations with several")
+    elif job is not None and bundle is not None:
+        raise UserError("give --job or --bundle, not both")
     else:
-        checked, credentials = Job.load(job), Credentials.load(keys, "server")
+        checked, credentials = None if job is None else Job.load(job), Credentials.load(keys, "server")
         if out is not None:
             files.check_folder(out, OUTPUTS)
         places = store or f"sqlite:///{keys / 'server.db'}", models or str(keys / "models")
-        found = [Federation("", checked, credentials, listen, *places, out, tape, 300.0 if wait is None else wait, within, anew)]
+        patience = 300.0 if wait is None else wait
+        found = [Federation("", checked, bundle, credentials, listen, *places, out, tape, patience, within, anew)]
     for each in addresses(found):
         address(each)
         refuse_taken(each)
@@ -94,8 +104,7 @@ def serve(
 
 def host_all(found: list[Federation], metrics: str | None, health: str | None, drain: float) -> int:
     """Serve federations until all are done, or the process is told to stop; the exit code."""
-    from securefl.hosting import Hosted, host  # noqa: PLC0415  (loads torch)
-    from securefl.shared_job import SharedJob  # noqa: PLC0415
+    from securefl.hosting import Hosted, host  # noqa: PLC0415
     from securefl.transport.clock import SystemClock  # noqa: PLC0415
     from securefl.transport.health import Health  # noqa: PLC0415
     from securefl.transport.log import JsonLog  # noqa: PLC0415
@@ -103,7 +112,10 @@ def host_all(found: list[Federation], metrics: str | None, health: str | None, d
 
     clock = SystemClock()
     for one in found:
-        SharedJob.of(one.job, one.credentials.roster.cohort)  # refused here, before anything begins
+        if one.job is not None:
+            from securefl.shared_job import SharedJob  # noqa: PLC0415  (loads torch)
+
+            SharedJob.of(one.job, one.credentials.roster.cohort)  # refused here, before anything begins
     logs = {one.name: Metered(JsonLog(clock, federation=one.name or None)) for one in found}
     alone = logs.get("") or Metered(JsonLog(clock))
     hosted = list[Hosted]()
@@ -138,6 +150,9 @@ def join(
     job: Annotated[
         Path | None, typer.Option(metavar="JOB.toml", help="The party's own copy of the job (default: job.toml in the folder).")
     ] = None,
+    bundle: Annotated[
+        str | None, typer.Option(metavar="HASH", help="A bundle that this party approved (default, without a job: the server's).")
+    ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the final model there.")] = None,
     site: Annotated[str | None, typer.Option(help="Whose rows of the data (default: the party's name, or place).")] = None,
     policy: Annotated[
@@ -148,7 +163,6 @@ def join(
 ) -> int:
     """Take part in a run with the own rows: nothing but the protocol's messages leaves this machine."""
     from securefl import files  # noqa: PLC0415
-    from securefl.job import Job  # noqa: PLC0415
     from securefl.journal import FileJournal  # noqa: PLC0415
     from securefl.privacy.store import Store  # noqa: PLC0415
     from securefl.transport.clock import SystemClock  # noqa: PLC0415
@@ -158,10 +172,8 @@ def join(
 
     address(server)
     credentials, clock = Credentials.load(keys, "party"), SystemClock()
-    mine = keys / "job.toml" if job is None else job
-    if job is None and not mine.exists():
-        raise UserError(f"a party holds the server to its own copy of the job: give --job, or put it into {mine}")
-    checked, rules = Job.load(mine), own_policy(policy, keys)
+    checked, signed = own_job(job, bundle, credentials, server, wait)
+    credentials, rules = Credentials.load(keys, "party"), own_policy(policy, keys)
     if out is not None:
         files.check_folder(out, ("model.safetensors",))
     name = credentials.entry.name
@@ -185,7 +197,7 @@ def join(
             worker, beside = (stack.enter_context(ThreadPoolExecutor(1, name)) for name in ("session", "training"))
             journal = stack.enter_context(FileJournal(keys / "journal.json"))
             store = stack.enter_context(Store(keys / "ledger.db"))
-            about = checked.privacy.ledger_data or Path(checked.data.name).name
+            about = own_data_name(checked, data, signed)
             rules.set_lifetime(store, (name, about))
             ledger = PartyLedger(store, name, about, digest_of((rows.x, rows.y)))
             attending = Attending(
@@ -199,6 +211,7 @@ def join(
                 policy=rules,
                 logs=keys / "logs",
                 check=lambda s: refuse_unfit(s, name, folds),
+                bundle=signed,
             )
             stack.callback(attending.close)
             link = Link(
@@ -220,6 +233,38 @@ def join(
             return ended(ending)
 
     return until_stopped(work)
+
+
+def own_job(
+    job: Path | None, bundle: str | None, credentials: Credentials, server: str, wait: float
+) -> tuple[Job, SignedBundle | None]:
+    """The job that a party takes part in: a file of its own, or a bundle that it approved.
+
+    Raises:
+        UserError: where it has neither, or as `securefl.bundles.running.of_party`.
+    """
+    from securefl.bundles.kept import Kept  # noqa: PLC0415
+    from securefl.bundles.running import of_party  # noqa: PLC0415
+    from securefl.job import Job  # noqa: PLC0415
+    from securefl.transport.asking import Asking  # noqa: PLC0415
+
+    if job is not None and bundle is not None:
+        raise UserError("give --job or --bundle, not both")
+    usual = credentials.folder / "job.toml"
+    if bundle is None and (job is not None or usual.exists()):
+        return Job.load(job or usual), None
+    if bundle is None and not Kept(credentials).decisions():
+        raise UserError(
+            f"a party holds the server to its own copy of the job: give --job, or put it into {usual}, or decide about a bundle "
+            "(securefl review)"
+        )
+    signed = of_party(bundle, credentials, lambda: Asking(server, credentials).listed(wait)[0])
+    return signed.bundle.job, signed
+
+
+def own_data_name(job: Job, data: str, signed: SignedBundle | None) -> str:
+    """What the ledger calls the rows; the author of a bundle has no say in it."""
+    return Path(data).name if signed is not None else job.privacy.ledger_data or Path(job.data.name).name
 
 
 def own_policy(given: Path | None, keys: Path) -> PolicyFile:

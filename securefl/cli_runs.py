@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,10 +22,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 
 
 def jobs(store: Where = None, keys: Keys = None, json: AsJson = False) -> None:  # noqa: FBT002
-    """List the jobs that a server has run, with their runs and how far each has come."""
+    """List the jobs that a server has run, with their runs and how far each has come; and bundles, with who decided what."""
     with _opened(store, keys) as base:
-        found = [_run(base, row) for row in base.rows("runs")]
-    _show({"jobs": found}, [_runs(found)], as_json=json)
+        found, bundles = [_run(base, row) for row in base.rows("runs")], _bundles(base)
+    _show({"jobs": found, "bundles": bundles}, [_runs(found), *([_shelf(bundles)] if bundles else [])], as_json=json)
 
 
 def status(
@@ -66,6 +67,46 @@ def _run(base: RunStore, row: dict[str, Any]) -> dict[str, Any]:
         "used": progress.used,
         "model": None if newest is None else {"round": newest[0], "digest": newest[1].digest},
     }
+
+
+def _bundles(base: RunStore) -> list[dict[str, Any]]:
+    from securefl.store import Shelf  # noqa: PLC0415
+
+    verdicts = dict[str, dict[str, str]]()
+    for row in base.rows("decisions"):
+        verdicts.setdefault(row["bundle"], {})[row["party"]] = row["verdict"]
+    return [
+        {
+            "bundle": one.digest,
+            "author": one.author,
+            "title": one.title,
+            "added": one.added.isoformat() + "Z",
+            "decisions": verdicts.get(one.digest, {}),
+        }
+        for one in Shelf(base).listed()
+    ]
+
+
+def _shelf(found: list[dict[str, Any]]) -> Sheet:
+    from securefl.tables import Sheet  # noqa: PLC0415
+
+    rows = [
+        [
+            one["bundle"][:12],
+            printable(one["author"]),
+            printable(one["title"]),
+            one["added"][:16],
+            printable(said(one["decisions"])),
+        ]
+        for one in found
+    ]
+    return Sheet("Bundles", ["bundle", "author", "title", "added", "parties"], rows)
+
+
+def said(decisions: Mapping[str, str]) -> str:
+    """Who decided what, by party, in one line."""
+    by = {verdict: sorted(party for party, one in decisions.items() if one == verdict) for verdict in ("approved", "refused")}
+    return "; ".join(f"{verdict}: {', '.join(parties)}" for verdict, parties in by.items() if parties)
 
 
 def _attempts(base: RunStore, run: str) -> list[dict[str, Any]]:

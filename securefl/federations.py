@@ -26,6 +26,7 @@ from cryptography import x509
 from pydantic import Field, ValidationError
 
 from securefl import files
+from securefl.bundles.running import is_hash
 from securefl.errors import UserError
 from securefl.job import Job
 from securefl.knobs import Knobs, near
@@ -53,13 +54,16 @@ class LimitKnobs(Knobs):
 class FederationKnobs(Knobs):
     """One federation in the file; all but the last two as the options of ``securefl serve``.
 
+    Without a job and a bundle it takes bundles in, and runs nothing.
+
     Attributes:
         restarts: how often in a row it is opened again after it failed.
         limits: of it.
     """
 
-    job: Place
     keys: Place
+    job: Place | None = None
+    bundle: str | None = None
     listen: str | None = None
     store: str | None = None
     models: str | None = None
@@ -85,7 +89,8 @@ class Federation:
 
     Attributes:
         name: empty where it is the only one.
-        job: its job.
+        job: its job; None where a bundle has it, or it runs nothing.
+        bundle: the first digits of the hash of a bundle that was submitted, or its file; or None.
         credentials: the server's in it.
         listen: HOST:PORT.
         store: URL of its database.
@@ -100,7 +105,8 @@ class Federation:
     """
 
     name: str
-    job: Job
+    job: Job | None
+    bundle: str | None
     credentials: Credentials
     listen: str
     store: str
@@ -145,7 +151,7 @@ def _parsed(path: Path) -> FederationsFile:
     if mode & 0o002:
         raise UserError(f"{path} is refused: others may write it (chmod o-w)")
     try:
-        return FederationsFile.model_validate(tree)
+        made = FederationsFile.model_validate(tree)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         names = [str(part) for part in first["loc"] if not str(part).startswith(("constrained", "function", "["))]
@@ -153,6 +159,10 @@ def _parsed(path: Path) -> FederationsFile:
             known = [*FederationKnobs.model_fields, *LimitKnobs.model_fields, *FederationsFile.model_fields]
             raise UserError(f"{path}: unknown key {'.'.join(names)}{near(names[-1], known)}") from None
         raise UserError(f"{path}: {'.'.join(names)}: {first['msg'].lower()}") from None
+    for name, knobs in made.federation.items():
+        if knobs.job is not None and knobs.bundle is not None:
+            raise UserError(f"{path}: federation.{name}: give job or bundle, not both")
+    return made
 
 
 def _federation(name: str, knobs: FederationKnobs, folder: Path, listen: str, where: str) -> Federation:
@@ -162,7 +172,8 @@ def _federation(name: str, knobs: FederationKnobs, folder: Path, listen: str, wh
             files.check_folder(folder / knobs.out, OUTPUTS)
         return Federation(
             name,
-            Job.load(folder / knobs.job),
+            None if knobs.job is None else Job.load(folder / knobs.job),
+            knobs.bundle if knobs.bundle is None or is_hash(knobs.bundle) else str(folder / knobs.bundle),
             Credentials.load(keys, "server"),
             knobs.listen or listen,
             knobs.store or f"sqlite:///{keys / 'server.db'}",

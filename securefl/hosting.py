@@ -12,24 +12,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, TypeVar
 
 from protocols.errors import SecureSumError
 from securefl import files
-from securefl.audit.tape import Tape
+from securefl.bundles.running import of_server
+from securefl.bundles.signed import SignedBundle
 from securefl.errors import UserError
 from securefl.federations import Federation, addresses, unused
-from securefl.keeping import Keeper, held_run
-from securefl.serving import Serving
-from securefl.shared_job import SharedJob
-from securefl.store import Checkpoints, RunStore
+from securefl.job import Job
+from securefl.store import Checkpoints, RunStore, Shelf
 from securefl.transport.clock import Clock
+from securefl.transport.desk import Desk
 from securefl.transport.enrolment import RosterFile
 from securefl.transport.hall import Hall
 from securefl.transport.health import Health
 from securefl.transport.log import Log
 from securefl.transport.port import Port
 from securefl.transport.roster import SignedRoster
+
+if TYPE_CHECKING:
+    from securefl.audit.tape import Tape
+    from securefl.serving import Serving
 
 T = TypeVar("T")
 PAUSE, LONGEST_PAUSE = 2.0, 60.0
@@ -58,11 +63,11 @@ class Hosted:
         self.federation, self._clock, self._log, self._told = federation, clock, log, told
         self.roster = RosterFile(federation.credentials)
         self._serving: Serving | None = None
-        self._draining = False
+        self._drained = asyncio.Event()
 
     def drain(self) -> None:
         """Begin no further round."""
-        self._draining = True
+        self._drained.set()
         if self._serving is not None:
             self._serving.drain()
 
@@ -73,7 +78,7 @@ class Hosted:
             Exception: what it failed with, where it has no number of restarts.
         """
         tries, most = 0, self.federation.restarts
-        while not self._draining:
+        while not self._drained.is_set():
             before = self._finished
             try:
                 return await self._once(last=most is None or tries >= most)
@@ -96,41 +101,82 @@ class Hosted:
 
     async def _once(self, *, last: bool) -> int:
         """From the store to the last round; where it fails and is not tried again, its parties are sent away."""
-        federation = self.federation
-        worker = ThreadPoolExecutor(1, f"session-{federation.name}")
+        name = self.federation.name
+        worker, beside = ThreadPoolExecutor(1, f"session-{name}"), ThreadPoolExecutor(2, f"desk-{name}")
+        closing = ExitStack()
         try:
-            hall, serving, tape = await _in(worker, lambda: self._opened(worker))
-            if self._draining:
-                serving.drain()
-            self._serving, why = serving, "stopped"
-            self.port.open(hall)
-            self.health.set(federation.name, serving=True)
-            self._log("listening", run=hall.run, port=self.port.port, **self._told, parties=_names(hall.members))
+            base = await _in(worker, lambda: RunStore(self.federation.store, clock=self._clock.utc))
+            closing.callback(worker.submit, base.close)
+            job, signed = await _in(worker, lambda: self._job(base))
+            running = b"" if signed is None else signed.hash
+            authority = self.federation.credentials.authority
+            desk = Desk(Shelf(base), self.roster, authority, log=self._log, running=running, worker=beside)
+            self.port.open_desk(desk)
             try:
-                await serving.run(patience=federation.wait)
-                why = ""
-            except (SecureSumError, UserError) as error:
-                why = str(error)
-                raise
+                if job is None:
+                    return await self._desk_alone()
+                return await self._rounds(worker, base, job, None if signed is None else signed.hash, last=last)
             finally:
-                self.health.set(federation.name, serving=False)
-                self.port.shut(hall)
-                if serving.drained or (why not in ("", "stopped") and not last):
-                    hall.cut()
-                else:
-                    hall.dismiss("" if not why else "net-stopped", why[:200])
-                await _in(worker, lambda: self._written(serving, tape))
+                self.port.shut_desk(desk)
+                self.health.set(name, serving=False)
         finally:
+            closing.close()  # the last thing that the worker does, whenever it comes to it
             worker.shutdown(wait=False)
+            beside.shutdown(wait=False)
+
+    def _job(self, base: RunStore) -> tuple[Job | None, SignedBundle | None]:
+        """The job that runs, and the bundle that it came in."""
+        federation = self.federation
+        if federation.bundle is None:
+            return federation.job, None
+        signed = of_server(federation.bundle, federation.credentials, self.roster(), Shelf(base))
+        return signed.bundle.job, signed
+
+    async def _desk_alone(self) -> int:
+        """Take in bundles and decisions until it is drained or stopped; nothing runs."""
+        self.health.set(self.federation.name, serving=True)
+        self._log("listening", run=None, port=self.port.port, **self._told)
+        await self._drained.wait()
+        return 0
+
+    async def _rounds(self, worker: ThreadPoolExecutor, base: RunStore, job: Job, bundle: bytes | None, *, last: bool) -> int:
+        """All rounds, or those that are left."""
+        federation = self.federation
+        hall, serving, tape = await _in(worker, lambda: self._opened(worker, base, job, bundle))
+        if self._drained.is_set():
+            serving.drain()
+        self._serving, why = serving, "stopped"
+        self.port.open(hall)
+        self.health.set(federation.name, serving=True)
+        self._log("listening", run=hall.run, port=self.port.port, **self._told, parties=_names(hall.members))
+        try:
+            await serving.run(patience=federation.wait)
+            why = ""
+        except (SecureSumError, UserError) as error:
+            why = str(error)
+            raise
+        finally:
+            self.port.shut(hall)
+            if serving.drained or (why not in ("", "stopped") and not last):
+                hall.cut()
+            else:
+                hall.dismiss("" if not why else "net-stopped", why[:200])
+            await _in(worker, lambda: self._written(serving, tape))
         aborted = [record.aborted is not None for record in serving.records]
         self._log("done", run=hall.run, rounds=len(aborted), aborted=sum(aborted))
         return 1 if all(aborted) else 0
 
-    def _opened(self, worker: ThreadPoolExecutor) -> tuple[Hall, Serving, Tape | None]:
+    def _opened(
+        self, worker: ThreadPoolExecutor, base: RunStore, job: Job, bundle: bytes | None
+    ) -> tuple[Hall, Serving, Tape | None]:
         """In the worker: the run of the job in the store, begun or taken up, over the parties of the roster."""
+        from securefl.audit.tape import Tape  # noqa: PLC0415
+        from securefl.keeping import Keeper, held_run  # noqa: PLC0415
+        from securefl.serving import Serving  # noqa: PLC0415  (loads torch)
+        from securefl.shared_job import SharedJob  # noqa: PLC0415
+
         federation, roster = self.federation, self.roster()
-        shared = SharedJob.of(federation.job, roster.cohort)
-        base, places = RunStore(federation.store, clock=self._clock.utc), Checkpoints(federation.models)
+        shared, places = SharedJob.of(job, roster.cohort, bundle), Checkpoints(federation.models)
         base.know({entry.name: entry.identity for entry in roster.parties}, roster.serial)
         held, goes_on = held_run(base, shared, anew=federation.anew)
         if goes_on:

@@ -183,7 +183,7 @@ class RunStore:
         """
         if not 1 <= len(run) <= 128 or rounds < 1:
             raise Misuse(f"a run has a name of 1 to 128 characters and at least one round: {run!r}, {rounds}")
-        mark, now = self._entropy().bytes("holder", 16).hex(), self._now()
+        mark, now = self._entropy().bytes("holder", 16).hex(), self.now()
         with self.transaction() as base:
             if base.execute(select(tables.jobs.c.digest).where(tables.jobs.c.digest == job)).scalar() is None:
                 base.execute(tables.jobs.insert().values(digest=job, text=text, added=now))
@@ -216,7 +216,8 @@ class RunStore:
         with self.transaction() as base:
             return [dict(row) for row in base.execute(query).mappings()]
 
-    def _now(self) -> datetime:
+    def now(self) -> datetime:
+        """The time in UTC, without a zone."""
         return self._clock().astimezone(UTC).replace(tzinfo=None)
 
     @contextmanager
@@ -279,7 +280,7 @@ class HeldRun:
             if made.round > _progress(base, self.run).rounds:
                 raise Misuse(f"all rounds of {self.run} are used")
             values = {"run": self.run, "round": made.round, "attempt": made.attempt}
-            base.execute(tables.attempts.insert().values(**values, began=self._store._now(), inputs_asked=False))  # noqa: SLF001
+            base.execute(tables.attempts.insert().values(**values, began=self._store.now(), inputs_asked=False))
         return made
 
     def ask_inputs(self, attempt: Attempt) -> None:
@@ -353,7 +354,7 @@ class HeldRun:
             raise Misuse(f"attempt {attempt.attempt} of round {attempt.round} of {self.run} is not under way")
 
     def _end(self, base: Connection, attempt: Attempt, fates: Fates, **values: Any) -> None:
-        self._change(base, attempt, ended=self._store._now(), **values)  # noqa: SLF001
+        self._change(base, attempt, ended=self._store.now(), **values)
         at = {"run": self.run, "round": attempt.round, "attempt": attempt.attempt}
         rows = [{**at, "member": name, "fate": fate, "detail": detail} for name, (fate, detail) in fates.items()]
         if rows:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 from cryptography import x509
@@ -21,11 +21,16 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from protocols.errors import Refused, require
 from securefl.errors import UserError
+from securefl.transport import desk_words
 from securefl.transport.clock import Clock
 from securefl.transport.envelope import MOST_UP
 from securefl.transport.hall import Hall
 from securefl.transport.log import Log
+from securefl.transport.pki import Part
 from securefl.transport.roster import Entry, SignedRoster, check_dates
+
+if TYPE_CHECKING:
+    from securefl.transport.desk import Desk
 
 SERVICE, METHOD = "securefl.v1.Federation", "Attend"
 CANNOT = "cannot listen on {}: the address is not this machine's, or the port is taken"
@@ -83,6 +88,9 @@ class _Call:
         await self._context.write(message)
 
 
+P = TypeVar("P")
+
+
 class Port:
     """A listening server.
 
@@ -91,7 +99,8 @@ class Port:
         tls: private keys and certificates of the server, as PEM.
         authorities: certificates of the consortia, as PEM.
         halls: who may be called here.
-        rosters: of federations whose halls open later (`open`).
+        rosters: of federations whose halls and desks open later (`open`, `open_desk`).
+        desks: where bundles are handed in.
         clock: for the dates of certificates.
         log: for who was refused.
 
@@ -109,11 +118,15 @@ class Port:
         clock: Clock,
         log: Log,
         rosters: Sequence[Callable[[], SignedRoster]] = (),
+        desks: Sequence[Desk] = (),
     ) -> None:
         self._listen, self._clock, self._log = listen, clock, log
         self._halls: dict[Callable[[], SignedRoster], Hall | None] = dict.fromkeys(rosters)
+        self._desks: dict[Callable[[], SignedRoster], Desk | None] = dict.fromkeys(rosters)
         for hall in halls:
             self.open(hall)
+        for desk in desks:
+            self.open_desk(desk)
         self._credentials = grpc.ssl_server_credentials([*tls], root_certificates=b"".join(authorities), require_client_auth=True)
         self._server: Any = None
         self.port = 0
@@ -125,8 +138,10 @@ class Port:
             UserError: where that cannot be, such as on a port that is taken.
         """
         self._server = grpc.aio.server(options=OPTIONS)
-        handler = grpc.stream_stream_rpc_method_handler(self._attend)
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
+        attended = grpc.method_handlers_generic_handler(SERVICE, {METHOD: grpc.stream_stream_rpc_method_handler(self._attend)})
+        asked = grpc.unary_unary_rpc_method_handler(self._ask)
+        desk = grpc.method_handlers_generic_handler(desk_words.SERVICE, {desk_words.METHOD: asked})
+        self._server.add_generic_rpc_handlers([*([attended] if self._halls else []), *([desk] if self._desks else [])])
         try:
             self.port = self._server.add_secure_port(self._listen, self._credentials)
         except RuntimeError:
@@ -142,6 +157,14 @@ class Port:
     def shut(self, hall: Hall) -> None:
         """They do so no more: who calls is told to try again later."""
         self._halls[hall.roster] = None
+
+    def open_desk(self, desk: Desk) -> None:
+        """What members on this desk's roster ask goes there from now on."""
+        self._desks[desk.roster] = desk
+
+    def shut_desk(self, desk: Desk) -> None:
+        """It does so no more."""
+        self._desks[desk.roster] = None
 
     async def stop(self, grace: float = 2.0) -> None:
         """Listen no more; streams get so many seconds to end."""
@@ -165,13 +188,30 @@ class Port:
             hall.log("failed", party=entry.name, error=type(error).__name__)
             raise
 
+    async def _ask(self, data: bytes, context: Any) -> bytes:
+        try:
+            found, entry = self._member(context, self._desks, "party", "author")
+        except Refused as error:
+            self._log("refused", party=error.sender, check=error.check, peer=context.peer())
+            await context.abort(LATER.get(error.check, grpc.StatusCode.PERMISSION_DENIED), error.check)
+        try:
+            return await found.serve(entry, data)
+        except Exception as error:
+            self._log("failed", party=entry.name, error=type(error).__name__)
+            await context.abort(grpc.StatusCode.INTERNAL, "failed")  # what it was is the server's own business
+            raise
+
     def _who(self, context: Any) -> tuple[Hall, Entry]:
-        """Whose certificate the caller has."""
+        """Which party calls, and to which hall it goes."""
+        return self._member(context, self._halls, "party")
+
+    def _member(self, context: Any, places: Mapping[Callable[[], SignedRoster], P | None], *parts: Part) -> tuple[P, Entry]:
+        """Whose certificate the caller has, and to which place its consortium's members go."""
         found = context.auth_context().get("x509_pem_cert", [])
         require(found, "peer-unknown", "no certificate")
         certificate = x509.load_pem_x509_certificate(found[0])
         der = certificate.public_bytes(Encoding.DER)
-        for roster, hall in self._halls.items():
+        for roster, place in places.items():
             try:
                 entry = roster().of_certificate(der)
             except Refused as error:
@@ -179,8 +219,8 @@ class Port:
                     raise
                 continue
             check_dates(certificate, self._clock.utc())
-            require(entry.part == "party", "peer-part", f"{entry.name} is a {entry.part}", sender=entry.name)
-            if hall is None:
-                raise Refused("net-shut", "no run of this federation is open now", sender=entry.name)
-            return hall, entry
+            require(entry.part in parts, "peer-part", f"{entry.name} is a {entry.part}", sender=entry.name)
+            if place is None:
+                raise Refused("net-shut", "this federation is not open now", sender=entry.name)
+            return place, entry
         raise Refused("peer-unknown", "a certificate that is on no roster here")

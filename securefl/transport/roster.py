@@ -32,12 +32,12 @@ CERTIFICATES = 8
 
 @dataclass(frozen=True)
 class Entry:
-    """One party or server.
+    """One party, server or author of jobs.
 
     Attributes:
         name: its name.
-        part: ``party`` or ``server``.
-        identity: a party's Ed25519 public key, 32 bytes; empty for a server, which signs nothing.
+        part: ``party``, ``server`` or ``author``.
+        identity: a party's or author's Ed25519 public key, 32 bytes; empty for a server, which signs nothing.
         certificates: fingerprints of its TLS certificates, the newest last.
         revoked: whether it is shut out.
     """
@@ -215,7 +215,7 @@ def _entry(item: Any) -> Entry:
     kinds = [str, str, bytes, list, int]
     require(type(item) is list and [type(part) for part in item] == kinds, "roster-form", "a damaged entry")
     name, part, identity, certificates, out = item
-    good = NAME.fullmatch(name) and part in get_args(Part) and len(identity) == (32 if part == "party" else 0) and out in (0, 1)
+    good = NAME.fullmatch(name) and part in get_args(Part) and len(identity) == (0 if part == "server" else 32) and out in (0, 1)
     prints = 1 <= len(certificates) <= CERTIFICATES and all(type(c) is bytes and len(c) == 32 for c in certificates)
     require(good and prints, "roster-form", f"a damaged entry {name!r}")
     return Entry(name, part, identity, tuple(certificates), bool(out))

@@ -110,6 +110,7 @@ def federation(folder: Path, tenant: str, **changed: Any) -> Federation:
     (own / "server").mkdir(parents=True, exist_ok=True)
     about: dict[str, Any] = {
         "job": job(rounds=3),
+        "bundle": None,
         "credentials": Credentials.load(own / "server", "server"),
         "listen": "127.0.0.1:0",
         "store": f"sqlite:///{own / 'server.db'}",

@@ -82,6 +82,7 @@ def test_a_file_says_for_each_federation_what_the_options_say_for_one(two: Path)
         ('keys = "lung/server"', "", "federation.lung.keys: field required"),
         ('keys = "lung/server"', 'keys = "lung/a"', "federation.lung: "),
         ('keys = "lung/server"', 'keys = "heart/server"', "heart and lung have the same keys"),
+        ("wait = 5.5", 'bundle = "0123456789abcdef"', "federation.lung: give job or bundle, not both"),
         ('job = "lung/job.toml"', 'job = "none.toml"', "federation.lung: "),
         ("wait = 5.5", 'out = "heart/../heart/out"', "heart and lung have the same out"),
         ("wait = 5.5", 'models = "heart/server/models"', "heart and lung have the same models"),
@@ -124,7 +125,7 @@ def test_a_file_that_others_may_write_is_refused(two: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        (["serve"], "give --job and --keys, or --federations with several"),
+        (["serve"], "give --keys with --job or --bundle, or --federations with several"),
         (["serve", "--federations", "all.toml", "--out", "out", "--anew"], "--out, --anew beside --federations"),
         (["serve", "--federations", "none.toml"], "none.toml: cannot read the federations: No such file"),
         (["serve", "--federations", "all.toml", "--health", "here"], "'here' is no HOST:PORT"),

@@ -128,10 +128,10 @@ def test_an_error_that_nobody_foresaw_stays_in_its_federation(tmp_path: Path, mo
     """Its text, which nobody has looked at, is not logged."""
     opened = Hosted._opened
 
-    def fails(self: Hosted, worker: ThreadPoolExecutor) -> Any:
+    def fails(self: Hosted, *about: Any) -> Any:
         if self.federation.name == "heart":
             raise ZeroDivisionError("secret")
-        return opened(self, worker)
+        return opened(self, *about)
 
     monkeypatch.setattr(Hosted, "_opened", fails)
 
