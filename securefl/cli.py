@@ -301,6 +301,7 @@ for _command in (
     cli_bundles.refuse,
     cli_runs.jobs,
     cli_runs.status,
+    cli_runs.report,
     cli_statistics.stats,
     cli_noise.noise,
     cli_budget.budget,

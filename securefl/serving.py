@@ -156,7 +156,7 @@ class Serving:
             self._tape.begin(self.shared.about.protocol, terms)
             session = cast("Session", Recorded(session, self._tape))
         names = [member.name for member in self.shared.cohort.members]
-        watched = Watched(self.keeper.held, attempt, self._flow, session, names)
+        watched = Watched(self.keeper.held, attempt, self._flow, session, names, lambda: self._now() - began)
         await self.hall.sit("round", occasion, session, watched)
         record = await self._aside(lambda: self._taken(watched, session, self._now() - began))
         about = {"contributors": record.contributors, "aborted": record.aborted, "seconds": round(self._now() - began, 3)}
