@@ -22,6 +22,7 @@ from protocols.suite import Occasion, Terms
 from protocols.sums import Party
 from securefl import delivery
 from securefl.apart import train_beside
+from securefl.errors import UserError
 from securefl.modules import Copier
 from securefl.policy_file import PolicyFile
 from securefl.shared_job import SharedJob, is_run_of, job_hash
@@ -31,6 +32,7 @@ from securefl.transport.sitting import Part
 
 if TYPE_CHECKING:
     from securefl.audit.party_log import PartyLog
+    from securefl.bundles.signed import SignedBundle
     from securefl.job import Job
     from securefl.privacy.budget import PartyLedger
     from securefl.round import Fold
@@ -51,6 +53,7 @@ class Attending:
         policy: its own, from its disk.
         logs: folder for the party's signed log of the run; None keeps none.
         check: called with the job over its cohort, before anything leaves; gives lines for the operator, or refuses.
+        bundle: that the job came in, approved by this party; None for a job file.
     """
 
     def __init__(
@@ -67,10 +70,11 @@ class Attending:
         policy: PolicyFile | None = None,
         logs: Path | None = None,
         check: Callable[[SharedJob], Sequence[str]] = lambda _shared: (),
+        bundle: SignedBundle | None = None,
     ) -> None:
         self._job, self._name, self._identity, self._journal, self._folds = job, name, identity, journal, folds
         self._ledger, self._notices, self._entropy, self._check = ledger, notices, entropy, check
-        self._policy = policy or PolicyFile("")
+        self._policy, self._bundle = policy or PolicyFile(""), bundle
         self._logs = logs
         self._log: PartyLog | None = None
         self._final = list[delivery.Delivered]()
@@ -81,8 +85,8 @@ class Attending:
 
     @property
     def hash(self) -> bytes:
-        """Of the own job."""
-        return job_hash(self._job)
+        """Of the own job, or of the bundle that it came in."""
+        return job_hash(self._job) if self._bundle is None else self._bundle.hash
 
     def welcome(self, run: str, roster: SignedRoster) -> None:
         """Take part in a run of the own job over a roster that the own consortium signed, and in no other after that.
@@ -90,15 +94,18 @@ class Attending:
         Raises:
             Refused: ``net-run`` for a run of another job, ``net-rerun`` for a second run, ``net-member`` where the own identity is
                 not on the roster.
-            UserError: where the job cannot run with this cohort, the own policy refuses it, or it would exceed a budget.
+            UserError: where the author of the own bundle is not good by this roster, the job cannot run with this cohort, the own
+                policy refuses it, or it would exceed a budget.
         """
+        if self._bundle is not None:
+            vouch(self._bundle, roster)
         if self._shared is not None and self._side is not None:
             require(run == self._run, "net-rerun", f"{run} after {self._run}: one run at a time, and by its operator's will")
             require(roster.cohort == self._shared.cohort, "net-cohort", "another cohort than the run began with")
             return
         cohort = roster.cohort
         mine = roster.place(self._name, self._identity.public)
-        shared = SharedJob.of(self._job, cohort)
+        shared = SharedJob.of(self._job, cohort, None if self._bundle is None else self._bundle.hash)
         require(is_run_of(run, shared.hash), "net-run", "a run of another job than the party's own")
         about = shared.about
         self._policy.check_job(self._job, digest=shared.hash.hex(), protocol=about.protocol.name, values=about.plan.size)
@@ -176,6 +183,18 @@ class Attending:
     def epsilon(self) -> float | None:
         """ε spent in this run; None without differential privacy."""
         return None if self._side is None else self._side.epsilon
+
+
+def vouch(bundle: SignedBundle, roster: SignedRoster) -> None:
+    """Hold the author of a bundle to the newest roster.
+
+    Raises:
+        UserError: with the check, as `SignedBundle.check`.
+    """
+    try:
+        bundle.check(roster)
+    except Refused as error:
+        raise UserError(f"the bundle {bundle.hash.hex()} is refused: {error.check} ({error.detail})") from None
 
 
 def new_log(folder: Path, run: str, index: int, name: str) -> Path:

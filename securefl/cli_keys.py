@@ -41,16 +41,19 @@ def request(
     host: Annotated[
         list[str] | None, typer.Option(metavar="HOST", help="For a server: a host name or address under which it is reached.")
     ] = None,
+    author: Annotated[bool, typer.Option("--author", help="For one who writes jobs and has no rows.")] = False,  # noqa: FBT002
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where the request goes (default: NAME.request in the folder).")
     ] = None,
 ) -> None:
-    """Make the keys of a party, or with --host of a server, and a request for the consortium's operator."""
+    """Make the keys of a party, with --host of a server, with --author of one who writes jobs, and a request for the operator."""
     from protocols.rand import fresh  # noqa: PLC0415
     from securefl import files  # noqa: PLC0415
     from securefl.transport import enrolment  # noqa: PLC0415
 
-    document = enrolment.request(keys, name, fresh, host or ())
+    if host and author:
+        raise UserError("--host is for a server, --author for one who writes jobs: give one of them")
+    document = enrolment.request(keys, name, fresh, host or (), author=author)
     path = out or keys / f"{name}.request"
     files.atomic_write(path, document)
     typer.echo(f"written: {path}; its fingerprint: {enrolment.said(enrolment.read(document).fingerprint)}")
@@ -75,7 +78,8 @@ def issue(
     wanted = enrolment.read(keyfiles.read_public(file, "the request"))
     path = out or file.with_suffix(".answer")
     files.atomic_write(path, enrolment.issue(keys, wanted, SystemClock().utc(), days))
-    typer.echo(f"{wanted.name}, a {wanted.part}, of fingerprint: {enrolment.said(wanted.fingerprint)}")
+    part = "an author" if wanted.part == "author" else f"a {wanted.part}"
+    typer.echo(f"{wanted.name}, {part}, of fingerprint: {enrolment.said(wanted.fingerprint)}")
     typer.echo(f"written: {path}, and the roster {keys / keyfiles.ROSTER}, which the servers need (securefl keys accept)")
 
 
@@ -114,11 +118,12 @@ def try_out(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for everybody's keys.")],
     parties: Annotated[list[str], typer.Argument(metavar="PARTY PARTY...", help="Names of the parties.")],
     host: Annotated[list[str] | None, typer.Option(metavar="HOST", help="Under which the server is reached.")] = None,
+    author: Annotated[list[str] | None, typer.Option(metavar="NAME", help="One who writes jobs and has no rows.")] = None,
 ) -> None:
-    """Make a whole consortium on this machine, for trying out: folders operator, server, and one for each party."""
+    """Make a whole consortium on this machine, for trying out: folders operator, server, and one for each party and author."""
     from protocols.rand import fresh  # noqa: PLC0415
     from securefl.transport import enrolment  # noqa: PLC0415
     from securefl.transport.clock import SystemClock  # noqa: PLC0415
 
-    enrolment.make_all(folder, parties, fresh, SystemClock().utc(), host or ("localhost", "127.0.0.1", "::1"))
-    typer.echo(f"made: {', '.join(str(folder / name) for name in ('operator', 'server', *parties))}")
+    enrolment.make_all(folder, parties, fresh, SystemClock().utc(), host or ("localhost", "127.0.0.1", "::1"), author or ())
+    typer.echo(f"made: {', '.join(str(folder / name) for name in ('operator', 'server', *parties, *(author or ())))}")

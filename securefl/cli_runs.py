@@ -1,7 +1,8 @@
-"""The commands ``securefl jobs`` and ``securefl status``: what a server's store knows."""
+"""The commands ``securefl jobs``, ``securefl status`` and ``securefl report``: what a server's store knows."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,10 +22,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 
 
 def jobs(store: Where = None, keys: Keys = None, json: AsJson = False) -> None:  # noqa: FBT002
-    """List the jobs that a server has run, with their runs and how far each has come."""
+    """List the jobs that a server has run, with their runs and how far each has come; and bundles, with who decided what."""
     with _opened(store, keys) as base:
-        found = [_run(base, row) for row in base.rows("runs")]
-    _show({"jobs": found}, [_runs(found)], as_json=json)
+        found, bundles = [_run(base, row) for row in base.rows("runs")], _bundles(base)
+    _show({"jobs": found, "bundles": bundles}, [_runs(found), *([_shelf(bundles)] if bundles else [])], as_json=json)
 
 
 def status(
@@ -35,14 +36,44 @@ def status(
 ) -> None:
     """Show one run: its rounds, why any was aborted, and who was in the sums."""
     with _opened(store, keys) as base:
-        rows = sorted(base.rows("runs"), key=lambda row: (row["created"], row["name"]))
-        fits = [row for row in rows if row["name"].startswith(run or "")]
-        if not fits or (run is not None and len(fits) > 1 and run not in [row["name"] for row in fits]):
-            which = "no run" if not fits else f"{len(fits)} runs"
-            raise UserError(f"{which} of {base.where} begin with {quoted(run or '')}: securefl jobs lists them")
-        row = next((one for one in fits if one["name"] == run), fits[-1])
+        row = _named(base, run)
         tree = {**_run(base, row), "attempts": _attempts(base, row["name"]), "members": _members(base, row["name"])}
     _show(tree, _sheets(tree), as_json=json)
+
+
+def report(
+    run: Annotated[str | None, typer.Argument(help="A run, or the start of its name (default: the newest).")] = None,
+    store: Where = None,
+    keys: Keys = None,
+    models: Annotated[
+        str | None, typer.Option(metavar="URL", help="Where its models are (default: models in the folder of --keys).")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The page.")] = Path("report.html"),
+) -> None:
+    """Write one run as an HTML page: rounds, scores out of the sums, parties, models, where the time went."""
+    from securefl import files, run_report  # noqa: PLC0415
+    from securefl.store import Checkpoints  # noqa: PLC0415
+
+    places = models or (None if keys is None else str(keys / "models"))
+    with _opened(store, keys) as base:
+        told = run_report.Told.of(base, _named(base, run))
+        page = run_report.html(told, None if places is None or not told.checkpoints else Checkpoints(places))
+    files.atomic_write(out, page.encode())
+    typer.echo(f"written: {out}")
+
+
+def _named(base: RunStore, run: str | None) -> dict[str, Any]:
+    """The row of the run that is meant.
+
+    Raises:
+        UserError: where there is none, or more than one.
+    """
+    rows = sorted(base.rows("runs"), key=lambda row: (row["created"], row["name"]))
+    fits = [row for row in rows if row["name"].startswith(run or "")]
+    if not fits or (run is not None and len(fits) > 1 and run not in [row["name"] for row in fits]):
+        which = "no run" if not fits else f"{len(fits)} runs"
+        raise UserError(f"{which} of {base.where} begin with {quoted(run or '')}: securefl jobs lists them")
+    return next((one for one in fits if one["name"] == run), fits[-1])
 
 
 def _opened(store: str | None, keys: Path | None) -> RunStore:
@@ -66,6 +97,46 @@ def _run(base: RunStore, row: dict[str, Any]) -> dict[str, Any]:
         "used": progress.used,
         "model": None if newest is None else {"round": newest[0], "digest": newest[1].digest},
     }
+
+
+def _bundles(base: RunStore) -> list[dict[str, Any]]:
+    from securefl.store import Shelf  # noqa: PLC0415
+
+    verdicts = dict[str, dict[str, str]]()
+    for row in base.rows("decisions"):
+        verdicts.setdefault(row["bundle"], {})[row["party"]] = row["verdict"]
+    return [
+        {
+            "bundle": one.digest,
+            "author": one.author,
+            "title": one.title,
+            "added": one.added.isoformat() + "Z",
+            "decisions": verdicts.get(one.digest, {}),
+        }
+        for one in Shelf(base).listed()
+    ]
+
+
+def _shelf(found: list[dict[str, Any]]) -> Sheet:
+    from securefl.tables import Sheet  # noqa: PLC0415
+
+    rows = [
+        [
+            one["bundle"][:12],
+            printable(one["author"]),
+            printable(one["title"]),
+            one["added"][:16],
+            printable(said(one["decisions"])),
+        ]
+        for one in found
+    ]
+    return Sheet("Bundles", ["bundle", "author", "title", "added", "parties"], rows)
+
+
+def said(decisions: Mapping[str, str]) -> str:
+    """Who decided what, by party, in one line."""
+    by = {verdict: sorted(party for party, one in decisions.items() if one == verdict) for verdict in ("approved", "refused")}
+    return "; ".join(f"{verdict}: {', '.join(parties)}" for verdict, parties in by.items() if parties)
 
 
 def _attempts(base: RunStore, run: str) -> list[dict[str, Any]]:

@@ -10,18 +10,19 @@ from pathlib import Path
 from securefl.errors import UserError
 
 
-def atomic_write(path: Path, content: bytes) -> None:
+def atomic_write(path: Path, content: bytes, *, private: bool = False) -> None:
     """Write to a temporary name in the same folder, flush to the disk, then rename over ``path``.
 
-    Whoever reads ``path`` sees the old file or the new one, never a part.  On any failure the temporary file is removed.
+    Whoever reads ``path`` sees the old file or the new one, never a part.  On any failure the temporary file is removed.  A
+    ``private`` file is its owner's alone (mode 0600).
 
     Raises:
         OSError: the folder is missing or full, or may not be written.
     """
-    _rename({path: _staged(path, content)})
+    _rename({path: _staged(path, content, private=private)})
 
 
-def _staged(path: Path, content: bytes) -> Path:
+def _staged(path: Path, content: bytes, *, private: bool = False) -> Path:
     """The content on the disk under a temporary name beside ``path``."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     part = Path(name)
@@ -30,7 +31,7 @@ def _staged(path: Path, content: bytes) -> Path:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        part.chmod(0o666 & ~_umask())
+        part.chmod(0o600 if private else 0o666 & ~_umask())
     except BaseException:
         part.unlink(missing_ok=True)
         raise

@@ -190,19 +190,28 @@ def read_toml(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}: damaged job file: byte {error.object[error.start]:#04x} is not UTF-8 (at line {line})") from None
-    try:
-        tree = tomllib.loads(text)
-    except RecursionError:
-        raise UserError(f"{path}: damaged job file: nested too deeply") from None
-    except ValueError as error:
-        reason = " ".join(str(error).split()).replace("at end of document", f"at line {text.count(chr(10)) + 1}, end of file")
-        raise UserError(f"{path}: damaged job file: {reason}") from None
+    tree = parse_toml(text, path)
     for section, key in (("data", "name"), ("data", "dir"), ("output", "dir"), ("privacy", "ledger")):
         knobs = tree.get(section)
         value = knobs.get(key) if isinstance(knobs, dict) else None
         if isinstance(value, str) and (key in {"dir", "ledger"} or value.lower().endswith(".csv")):
             tree[section][key] = str(path.parent / value)
     return tree
+
+
+def parse_toml(text: str, where: object, what: str = "damaged job file") -> dict[str, Any]:
+    """The tree of TOML.
+
+    Raises:
+        UserError: it is none; the line begins with ``where: what``, and names the line.
+    """
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise UserError(f"{where}: {what}: nested too deeply") from None
+    except ValueError as error:
+        reason = " ".join(str(error).split()).replace("at end of document", f"at line {text.count(chr(10)) + 1}, end of file")
+        raise UserError(f"{where}: {what}: {reason}") from None
 
 
 def _explain(error: ValidationError, where: str, names: Mapping[str, str]) -> str:

@@ -67,7 +67,7 @@ def html(result: RunResult) -> str:
         outcome=tables.outcome(result),
         figure=tables.figure,
         curves=Markup(curves(result)),  # noqa: S704
-        picture=Markup(_bare(result.picture)) if result.picture else "",  # noqa: S704
+        picture=Markup(bare(result.picture)) if result.picture else "",  # noqa: S704
         sheets=tables.sheets(result),
         notice=NOTICE,
         data=tables.data(result),
@@ -126,7 +126,7 @@ def curves(result: RunResult) -> str:
         axes[-1, 0].xaxis.get_major_locator().set_params(integer=True)
         target = io.StringIO()
         canvas.savefig(target, format="svg", metadata={"Date": None, "Creator": None})
-    return _bare(target.getvalue())
+    return bare(target.getvalue())
 
 
 def _draw_scores(axes: Axes, result: RunResult) -> None:
@@ -162,6 +162,6 @@ def _draw_epsilon(axes: Axes, result: RunResult) -> None:
     axes.legend(frameon=False, fontsize=8, loc="lower right")
 
 
-def _bare(svg: str) -> str:
+def bare(svg: str) -> str:
     """The SVG element alone, without the XML prologue that has no place inside HTML."""
     return svg[max(svg.find("<svg"), 0) :].strip()

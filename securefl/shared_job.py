@@ -1,6 +1,7 @@
 """A job as everybody between machines has it: the part that all must have alike, its hash, and what follows from it.
 
-The hash of a job is in the name of its run, so it enters every session identity: other jobs make masks that don't cancel.
+The hash of a job, or of the bundle that it came in, is in the name of its run, so it enters every session identity: other jobs make
+masks that don't cancel.
 
 What it does not protect: a job that all agree to may be a bad one.
 """
@@ -83,14 +84,16 @@ class SharedJob:
         job: the job.
         cohort: who is invited.
         public: of its data.
+        bundle: hash of the bundle that it came in; None for a job file.
     """
 
     job: Job
     cohort: Roster
     public: Public
+    bundle: bytes | None = None
 
     @classmethod
-    def of(cls, job: Job, cohort: Roster) -> SharedJob:
+    def of(cls, job: Job, cohort: Roster, bundle: bytes | None = None) -> SharedJob:
         """Check that the job can run over a network with these parties.
 
         Raises:
@@ -104,14 +107,14 @@ class SharedJob:
         ):
             if given:
                 raise UserError(f"{key} is refused over a network: it is for simulations yet")
-        made = cls(job, cohort, public_of(job))
+        made = cls(job, cohort, public_of(job), bundle)
         made.about  # noqa: B018  (refused here, not in the first round)
         return made
 
     @cached_property
     def hash(self) -> bytes:
-        """Of the job."""
-        return job_hash(self.job)
+        """Of the bundle that the job came in, else of the job."""
+        return job_hash(self.job) if self.bundle is None else self.bundle
 
     @cached_property
     def template(self) -> nn.Module:

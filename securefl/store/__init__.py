@@ -5,5 +5,6 @@ A party's own ledger of ε is `securefl.privacy.store`; nothing here is a party'
 
 from securefl.store.checkpoints import Checkpoint, Checkpoints
 from securefl.store.runs import Attempt, Fates, HeldRun, Past, Progress, RunStore
+from securefl.store.shelf import Shelf, Shelved
 
-__all__ = ["Attempt", "Checkpoint", "Checkpoints", "Fates", "HeldRun", "Past", "Progress", "RunStore"]
+__all__ = ["Attempt", "Checkpoint", "Checkpoints", "Fates", "HeldRun", "Past", "Progress", "RunStore", "Shelf", "Shelved"]

@@ -183,7 +183,7 @@ class RunStore:
         """
         if not 1 <= len(run) <= 128 or rounds < 1:
             raise Misuse(f"a run has a name of 1 to 128 characters and at least one round: {run!r}, {rounds}")
-        mark, now = self._entropy().bytes("holder", 16).hex(), self._now()
+        mark, now = self._entropy().bytes("holder", 16).hex(), self.now()
         with self.transaction() as base:
             if base.execute(select(tables.jobs.c.digest).where(tables.jobs.c.digest == job)).scalar() is None:
                 base.execute(tables.jobs.insert().values(digest=job, text=text, added=now))
@@ -216,7 +216,8 @@ class RunStore:
         with self.transaction() as base:
             return [dict(row) for row in base.execute(query).mappings()]
 
-    def _now(self) -> datetime:
+    def now(self) -> datetime:
+        """The time in UTC, without a zone."""
         return self._clock().astimezone(UTC).replace(tzinfo=None)
 
     @contextmanager
@@ -279,13 +280,18 @@ class HeldRun:
             if made.round > _progress(base, self.run).rounds:
                 raise Misuse(f"all rounds of {self.run} are used")
             values = {"run": self.run, "round": made.round, "attempt": made.attempt}
-            base.execute(tables.attempts.insert().values(**values, began=self._store._now(), inputs_asked=False))  # noqa: SLF001
+            base.execute(tables.attempts.insert().values(**values, began=self._store.now(), inputs_asked=False))
         return made
 
-    def ask_inputs(self, attempt: Attempt) -> None:
-        """To call before the message after which inputs leave: from now on the round is not tried again."""
+    def ask_inputs(self, attempt: Attempt, **times: float) -> None:
+        """To call before the message after which inputs leave: from now on the round is not tried again.
+
+        Args:
+            attempt: that was begun.
+            times: as for `finish`.
+        """
         with self._writing() as base:
-            self._change(base, attempt, inputs_asked=True)
+            self._change(base, attempt, inputs_asked=True, **times)
 
     def finish(
         self,
@@ -296,6 +302,7 @@ class HeldRun:
         contributors: int,
         metrics: Mapping[str, float] | None = None,
         seconds: float = 0.0,
+        times: Mapping[str, float] | None = None,
     ) -> None:
         """The round is finished: its model and who was in it, all or nothing.
 
@@ -306,18 +313,30 @@ class HeldRun:
             contributors: parties in the sum.
             metrics: what the sum gave.
             seconds: how long it took.
+            times: seconds from the beginning at which the first message left (``sent``), that which inputs wait for (``asked``),
+                and the first one after they were in (``taken``).
         """
         told = json.dumps(dict(metrics or {}))
         with self._writing() as base:
-            values = {"contributors": contributors, "metrics": told, "seconds": seconds}
+            values = {"contributors": contributors, "metrics": told, "seconds": seconds, **(times or {})}
             self._end(base, attempt, fates, outcome="finished", inputs_asked=True, **values)
             if checkpoint is not None:
                 self._keep(base, attempt.round, checkpoint)
 
-    def abort(self, attempt: Attempt, fates: Fates, *, step: str, check: str, detail: str = "", seconds: float = 0.0) -> None:
+    def abort(
+        self,
+        attempt: Attempt,
+        fates: Fates,
+        *,
+        step: str,
+        check: str,
+        detail: str = "",
+        seconds: float = 0.0,
+        times: Mapping[str, float] | None = None,
+    ) -> None:
         """The attempt is over without a model; arguments as for `finish`, with where and why."""
         with self._writing() as base:
-            why = {"step": step, "check_name": check, "detail": detail}
+            why = {"step": step, "check_name": check, "detail": detail, **(times or {})}
             self._end(base, attempt, fates, outcome="aborted", seconds=seconds, **why)
 
     def past(self) -> list[Past]:
@@ -353,7 +372,7 @@ class HeldRun:
             raise Misuse(f"attempt {attempt.attempt} of round {attempt.round} of {self.run} is not under way")
 
     def _end(self, base: Connection, attempt: Attempt, fates: Fates, **values: Any) -> None:
-        self._change(base, attempt, ended=self._store._now(), **values)  # noqa: SLF001
+        self._change(base, attempt, ended=self._store.now(), **values)
         at = {"run": self.run, "round": attempt.round, "attempt": attempt.attempt}
         rows = [{**at, "member": name, "fate": fate, "detail": detail} for name, (fate, detail) in fates.items()]
         if rows:

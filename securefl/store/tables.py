@@ -14,6 +14,7 @@ from sqlalchemy import (
     ForeignKey,
     ForeignKeyConstraint,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -32,6 +33,9 @@ OUTCOMES = ("finished", "aborted", "lost")
 """How an attempt ended; ``lost``: the server was gone before it did."""
 FATES = ("summed", "dropped", "left", "blamed")
 """What became of a member in an attempt: in the sum; silent; out by its own decision; named for misbehaviour."""
+
+VERDICTS = ("approved", "refused")
+"""What a party decided about a bundle."""
 
 
 def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
@@ -80,6 +84,9 @@ attempts = Table(
     Column("step", String(64)),
     Column("check_name", String(64)),
     Column("detail", Text),
+    Column("sent", Float),  # seconds from the attempt's beginning: the first message leaves,
+    Column("asked", Float),  # the last one that inputs wait for leaves,
+    Column("taken", Float),  # the first one after they were in leaves
     _one_of("outcome", OUTCOMES),
     CheckConstraint("(ended IS NULL) = (outcome IS NULL)", name="ended_with_outcome"),
 )
@@ -94,6 +101,25 @@ contributions = Table(
     Column("detail", Text, nullable=False),
     ForeignKeyConstraint(["run", "round", "attempt"], ["attempts.run", "attempts.round", "attempts.attempt"]),
     _one_of("fate", FATES),
+)
+bundles = Table(
+    "bundles",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("author", String(64), nullable=False),
+    Column("title", String(200), nullable=False),
+    Column("document", LargeBinary, nullable=False),  # as its author signed it
+    Column("added", DateTime, nullable=False),
+)
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("bundle", String(64), ForeignKey("bundles.digest"), primary_key=True),
+    Column("party", String(64), primary_key=True),
+    Column("number", Integer, nullable=False),  # of the party's decisions
+    Column("verdict", String(16), nullable=False),
+    Column("document", LargeBinary, nullable=False),  # as the party signed it
+    _one_of("verdict", VERDICTS),
 )
 checkpoints = Table(
     "checkpoints",

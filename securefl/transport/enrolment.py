@@ -1,9 +1,9 @@
 """How somebody comes into a consortium: a request goes to its operator, an answer comes back; private keys stay where they are.
 
     securefl keys init          the operator makes the consortium's key
-    securefl keys request NAME  a party or server makes its keys, and a request: names, public keys, and proof that it has the
-                                private ones (the request for the certificate is signed with the TLS key, all of it with the
-                                identity)
+    securefl keys request NAME  a party, server or author of jobs makes its keys, and a request: names, public keys, and proof that
+                                it has the private ones (the request for the certificate is signed with the TLS key, all of it
+                                with the identity)
     securefl keys issue         the operator looks at the request and answers with a certificate and the signed roster
     securefl keys accept        who asked checks the answer against its own keys, and keeps it
 
@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -50,7 +50,7 @@ class Request:
     Attributes:
         name: under which it wants to be known.
         part: what it is.
-        identity: a party's Ed25519 public key, else empty.
+        identity: a party's or author's Ed25519 public key, else empty.
         csr: the request for the TLS certificate.
     """
 
@@ -79,8 +79,8 @@ def init(folder: Path, consortium: str, now: datetime) -> Authority:
     return authority
 
 
-def request(folder: Path, name: str, entropy: Entropy, hosts: Sequence[str] = ()) -> bytes:
-    """Make keys, where there are none, and a request: for a server where there are ``hosts``, else for a party.
+def request(folder: Path, name: str, entropy: Entropy, hosts: Sequence[str] = (), *, author: bool = False) -> bytes:
+    """Make keys, where there are none, and a request: for a server where there are ``hosts``, else for a party or an ``author``.
 
     Raises:
         UserError: for a name or host that cannot be, or files that cannot be written or read.
@@ -93,7 +93,7 @@ def request(folder: Path, name: str, entropy: Entropy, hosts: Sequence[str] = ()
         return canonical([canonical([REQUEST, name, "server", b"", csr]), b""])
     known = (folder / keyfiles.IDENTITY).exists()
     identity = keyfiles.read_identity(folder) if known else keyfiles.make_identity(folder, entropy)
-    content = canonical([REQUEST, name, "party", identity.public, csr])
+    content = canonical([REQUEST, name, "author" if author else "party", identity.public, csr])
     return canonical([content, identity.sign(content)])
 
 
@@ -105,7 +105,7 @@ def read(document: bytes) -> Request:
     """
     content, signature = _parts(document, 2, "request")
     kind, name, part, identity, der = _parts(content, 5, "request")
-    if kind != REQUEST or part not in ("party", "server") or type(identity) is not bytes or type(der) is not bytes:
+    if kind != REQUEST or part not in get_args(Part) or type(identity) is not bytes or type(der) is not bytes:
         raise UserError("this is no request of this version")
     try:
         csr = x509.load_der_x509_csr(der)
@@ -114,7 +114,7 @@ def read(document: bytes) -> Request:
     asked, hosts = read_request(csr)
     if asked != name or (part == "server") != bool(hosts):
         raise UserError("the request and its certificate request name different things")
-    if part == "party" and not verify(identity, signature, content):
+    if part != "server" and not verify(identity, signature, content):
         raise UserError(f"{name}: the request is not signed with the identity that it names")
     if part == "server" and (identity or signature):
         raise UserError(f"{name}: a server has no identity")
@@ -211,21 +211,24 @@ def accept_roster(folder: Path, document: bytes) -> SignedRoster:
         raise UserError(f"the roster is refused: {error.check} ({error.detail})") from None
 
 
-def make_all(folder: Path, parties: Sequence[str], entropy: Entropy, now: datetime, hosts: Sequence[str]) -> None:
-    """A whole consortium for trying out: folders ``operator``, ``server`` and one for each party, all on this machine.
+def make_all(
+    folder: Path, parties: Sequence[str], entropy: Entropy, now: datetime, hosts: Sequence[str], authors: Sequence[str] = ()
+) -> None:
+    """A whole consortium for trying out: folders ``operator``, ``server`` and one for each party and author, all on this machine.
 
     Raises:
         UserError: for names that are taken twice, or folders that are there.
     """
-    taken = [name for name in parties if name in ("operator", "server")]
-    if taken or len(set(parties)) != len(parties) or len(parties) < 2:
-        raise UserError(f"parties need at least two names of their own, not operator or server: {', '.join(map(quoted, parties))}")
+    others = [*parties, *authors]
+    taken = [name for name in others if name in ("operator", "server")]
+    if taken or len(set(others)) != len(others) or len(parties) < 2:
+        raise UserError(f"parties need at least two names of their own, not operator or server: {', '.join(map(quoted, others))}")
     operator = folder / "operator"
     init(operator, "trial", now)
-    for name in ("server", *parties):
-        asked = request(folder / name, name, entropy, hosts if name == "server" else ())
+    for name in ("server", *others):
+        asked = request(folder / name, name, entropy, hosts if name == "server" else (), author=name in authors)
         accept(folder / name, issue(operator, read(asked), now))
-    for name in ("server", *parties):
+    for name in ("server", *others):
         accept_roster(folder / name, keyfiles.read_public(operator / keyfiles.ROSTER, "the roster"))
 
 
@@ -240,7 +243,7 @@ class Credentials:
         tls: private key, certificate and authority as the TLS library takes them.
         roster: the newest that was seen.
         entry: the own place on it.
-        identity: a party's signing key; None for a server.
+        identity: a party's or author's signing key; None for a server.
     """
 
     folder: Path
@@ -255,8 +258,8 @@ class Credentials:
         return f"Credentials({self.entry.name!r}, {self.entry.part}, [redacted])"
 
     @classmethod
-    def load(cls, folder: Path, part: Part) -> Credentials:
-        """Read a folder.
+    def load(cls, folder: Path, *parts: Part) -> Credentials:
+        """Read a folder of one that has one of these parts.
 
         Raises:
             UserError: where something is missing, open to others, or does not fit.
@@ -267,11 +270,12 @@ class Credentials:
         key = keyfiles.read_tls_key(folder / keyfiles.TLS_KEY)
         roster = keyfiles.read_roster(folder, authority)
         mine = next((entry for entry in roster.entries if fingerprint(certificate) in entry.certificates), None)
-        if mine is None or mine.part != part:
-            raise UserError(f"{folder} holds no keys of a {part} of {roster.consortium}")
+        if mine is None or mine.part not in parts:
+            wanted = " or ".join("an author" if part == "author" else f"a {part}" for part in parts)
+            raise UserError(f"{folder} holds no keys of {wanted} of {roster.consortium}")
         if key.public_key() != certificate.public_key():
             raise UserError(f"{folder}: {keyfiles.TLS_KEY} is not the key of {keyfiles.TLS_CERTIFICATE}")
-        identity = keyfiles.read_identity(folder) if part == "party" else None
+        identity = None if mine.part == "server" else keyfiles.read_identity(folder)
         if identity is not None and identity.public != mine.identity:
             raise UserError(f"{folder}: {keyfiles.IDENTITY} is not the identity that the roster has of {mine.name}")
         chain = keyfiles.certificate_pem(certificate), keyfiles.certificate_pem(authority)

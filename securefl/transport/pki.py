@@ -1,7 +1,8 @@
 """A consortium's certificates: one authority, and TLS certificates for its servers and parties.
 
-ECDSA on P-256 (FIPS 186-5), X.509 version 3 (RFC 5280): gRPC refuses certificates of Ed25519.  A party's certificate is good for
-clients alone and a server's for servers alone (extended key usage), so neither can pose as the other.  The time is an argument.
+ECDSA on P-256 (FIPS 186-5), X.509 version 3 (RFC 5280): gRPC refuses certificates of Ed25519.  A party's or author's certificate is
+good for clients alone and a server's for servers alone (extended key usage), so neither can pose as the other.  The time is an
+argument.
 
 What it does not protect: whoever has the authority's key is the consortium.  There is no revocation list: the roster decides
 (`securefl.transport.roster`).
@@ -26,7 +27,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from securefl.errors import UserError
 
-Part = Literal["party", "server"]
+Part = Literal["party", "server", "author"]
+"""``author``: one who writes jobs, signs them and has no rows: it is in no sum."""
 CURVE = ec.SECP256R1
 AUTHORITY_DAYS, CERTIFICATE_DAYS = 3650, 90
 """How long an authority and a certificate are good, unless told otherwise."""
@@ -105,7 +107,7 @@ class Authority:
         """
         name, hosts = read_request(request)
         if (part == "server") != bool(hosts):
-            raise UserError(f"{name}: a server's request names the hosts under which it is reached, a party's none")
+            raise UserError(f"{name}: a server's request names the hosts under which it is reached, another's none")
         until = min(now + timedelta(days=days), self.certificate.not_valid_after_utc)
         if until <= now:
             raise UserError("the consortium's own certificate is over, or no days were asked for")

@@ -7,10 +7,13 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from made_stores import url
 from stub_runner import Runner
 
 import securefl.data
 from securefl.data.types import Dataset, Site
+
+__all__ = ["runner", "url"]
 
 
 @pytest.fixture

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,8 @@ from alembic.migration import MigrationContext
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from sqlalchemy import create_engine, make_url, text
+from made_stores import JOB, clock, hold
+from sqlalchemy import create_engine, inspect, make_url, text
 
 from protocols.errors import Misuse
 from protocols.rand import Replay
@@ -29,44 +29,14 @@ from securefl.cli import main
 from securefl.store import Attempt, Checkpoint, Checkpoints, HeldRun, Past, Progress, RunStore, tables
 from securefl.store.runs import MOST_ATTEMPTS
 
-JOB, OTHER = "ab" * 32, "cd" * 32
+OTHER = "cd" * 32
 FATES = {"north": ("summed", ""), "south": ("dropped", "Masked")}
 MODEL = [np.arange(5, dtype=np.float32), np.ones(2, dtype=np.float32)]
 STATE = np.zeros(1, dtype=np.float32)
 
 
-def clock() -> datetime:
-    return datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-
-
 def made(number: int) -> Checkpoint:
     return Checkpoint(f"{number:064x}", f"{number:064x}.safetensors", 8)
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A database of its own for each test."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'server.db'}"
-        return
-    server = os.environ.get("SECUREFL_POSTGRES")
-    if not server:
-        pytest.skip("SECUREFL_POSTGRES names no server to test against")
-    name, engine = (
-        f"securefl_{os.getpid()}_{abs(hash(request.node.name)) % 10**9}",
-        create_engine(server, isolation_level="AUTOCOMMIT"),
-    )
-    with engine.connect() as base:
-        base.execute(text(f"CREATE DATABASE {name}"))
-        try:
-            yield make_url(server).set(database=name).render_as_string(hide_password=False)
-        finally:
-            base.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    engine.dispose()
-
-
-def hold(url: str, run: str = "trial", rounds: int = 3, job: str = JOB, cohort: str = JOB) -> HeldRun:
-    return RunStore(url, clock=clock).hold(run, job=job, cohort=cohort, text="[privacy]", rounds=rounds)
 
 
 def test_a_run_from_its_first_round_to_its_last(url: str) -> None:
@@ -295,6 +265,18 @@ def test_the_migrations_make_the_tables_of_this_version(url: str) -> None:
     engine.dispose()
 
 
+def test_stores_that_are_made_at_the_same_time_in_one_process_have_all_tables(tmp_path: Path) -> None:
+    """Alembic keeps what it migrates in globals."""
+
+    def make(number: int) -> set[str]:
+        with RunStore(f"sqlite:///{tmp_path / f'{number}.db'}", clock=clock) as store, store.transaction() as base:
+            return set(inspect(base).get_table_names())
+
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(make, range(24)))
+    assert all(one == {*tables.metadata.tables, "alembic_version"} for one in found)
+
+
 def test_a_database_of_another_program_or_a_later_version_is_refused(url: str) -> None:
     engine = create_engine(url)
     with engine.begin() as base:
@@ -309,7 +291,7 @@ def test_a_database_of_another_program_or_a_later_version_is_refused(url: str) -
     with engine.begin() as base:
         base.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     engine.dispose()
-    with pytest.raises(UserError, match="its tables are of version 9999, and this program knows 0001"):
+    with pytest.raises(UserError, match="its tables are of version 9999, and this program knows 0003"):
         RunStore(url, clock=clock)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def test_a_party_holds_a_run_to_its_own_view(tmp_path: Path) -> None:
             for stage, number in (("round", 0), ("round", 3), ("sum", 1)):
                 with pytest.raises(Refused, match="net-stage"):
                     party.convene(stage, number, 0)
-            less = type(roster)(roster.consortium, roster.serial, roster.entries[:-1], roster.document)
+            less = replace(roster, entries=roster.entries[:-1])
             with pytest.raises(Refused, match="net-cohort"):
                 party.welcome(good, less)
 

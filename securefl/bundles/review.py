@@ -1,0 +1,189 @@
+"""What a party's officer is shown of a bundle: who wrote it, what it would cost and open, and every file that is not as before.
+
+What it does not protect: the summary is of the job alone; what code does, only its text says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from protocols.errors import Misuse
+from securefl.bundles.changes import Change, changes
+from securefl.bundles.kept import Kept
+from securefl.bundles.signed import Decision, SignedBundle
+from securefl.cohort import short_sums
+from securefl.errors import UserError, printable
+from securefl.knobs import PrivacyKnobs
+from securefl.ledger import opened_in_training
+from securefl.policy_file import PolicyFile
+from securefl.transport.roster import Entry, SignedRoster
+
+MECHANISMS = {
+    "local-record": "DP-SGD on every site, for one record",
+    "distributed-record": "noise inside the sum of every step, for one record",
+    "distributed-party": "noise inside the sum, for one party",
+    "central": "noise of a server that is trusted with exact sums, for one record",
+}
+
+
+@dataclass(frozen=True)
+class Review:
+    """One bundle, as it is shown.
+
+    Attributes:
+        signed: the bundle.
+        author: its entry on the roster.
+        serial: of that roster.
+        terms: what it asks for, by name.
+        opened: what its sums open, one line each.
+        policy: what the own policy says of it; None without one.
+        decided: what this party decided about it, if it did.
+        against: what it is compared with: the hash of the bundle that this party approved last, and when; None without one.
+        changes: its files.
+    """
+
+    signed: SignedBundle
+    author: Entry
+    serial: int
+    terms: dict[str, str]
+    opened: tuple[str, ...]
+    policy: str | None
+    decided: Decision | None
+    against: tuple[str, str] | None
+    changes: tuple[Change, ...]
+
+    @classmethod
+    def of(
+        cls, signed: SignedBundle, roster: SignedRoster, kept: Kept, policy: PolicyFile | None, *, whole: bool = False
+    ) -> Review:
+        """Look through a bundle.
+
+        Args:
+            signed: the bundle.
+            roster: by which its author is known.
+            kept: what this party has.
+            policy: its own.
+            whole: whether all files are shown whole.
+
+        Raises:
+            Refused: as `SignedBundle.check`.
+            UserError: where its parts do not fit together, or what is kept was changed.
+        """
+        author, bundle = signed.check(roster), signed.bundle.checked()
+        last = kept.last_approved(signed.hash)
+        old = None if last is None or whole else last[0].bundle
+        knobs = bundle.job.privacy
+        terms, said = _terms(knobs), None
+        terms["cohort"] = _cohort(knobs, len(roster.parties))
+        if bundle.code:
+            terms["sums"] = "what is summed, and how much, depends on the bundle's code"
+        else:
+            terms["sums"], said = _over(signed, roster, policy)
+        return cls(
+            signed, author, roster.serial, terms, tuple(_opened(knobs, code=bool(bundle.code))), said, kept.decision(signed.hash),
+            None if last is None or old is None else (last[0].hash.hex(), last[1].at), tuple(changes(bundle, old)),
+        )  # fmt: skip
+
+    def lines(self) -> list[str]:
+        """The text, every line of it safe for a terminal."""
+        about, bundle = self.signed.bundle.about, self.signed.hash.hex()
+        part = "an author" if self.author.part == "author" else "a party"
+        said = [
+            f"bundle     {bundle}",
+            f"author     {self.author.name}, {part} on roster {self.serial}, whose signature holds",
+            f"identity   {self.author.identity.hex()}",
+        ]
+        said += [f"title      {about.title}"] if about.title else []
+        said += (
+            [f"code       {len(self.signed.bundle.code)} files, entered at {about.entry}"] if about.entry else ["code       none"]
+        )
+        said += [f"{name:<10} {text}" for name, text in self.terms.items()]
+        said += [f"{'opens' if at == 0 else '':<10} {line}" for at, line in enumerate(self.opened)]
+        said += [] if self.policy is None else [f"policy     {self.policy}"]
+        said.append(f"decided    {_decided(self.decided)}")
+        if self.against is None:
+            said.append("compared   with nothing: all files are shown whole")
+        else:
+            said.append(f"compared   with {self.against[0]}, which was approved last, on {self.against[1]}")
+        shown = [line for change in self.changes for line in (change.heading, *change.odd, *change.lines)]
+        return [*map(printable, said), *shown]
+
+    def tree(self) -> dict[str, Any]:
+        """The same as plain data."""
+        against = None if self.against is None else {"bundle": self.against[0], "approved": self.against[1]}
+        return {
+            "bundle": self.signed.hash.hex(),
+            "author": self.author.name,
+            "part": self.author.part,
+            "identity": self.author.identity.hex(),
+            "roster": self.serial,
+            "title": self.signed.bundle.about.title,
+            "entry": self.signed.bundle.about.entry,
+            "terms": self.terms,
+            "opens": list(self.opened),
+            "policy": self.policy,
+            "decided": None if self.decided is None else decided_tree(self.decided),
+            "against": against,
+            "files": [asdict(change) for change in self.changes],
+        }
+
+
+def decided_tree(decision: Decision) -> dict[str, Any]:
+    """A decision as plain data."""
+    return {"verdict": decision.verdict, "because": decision.because, "number": decision.number, "at": decision.at}
+
+
+def _decided(decision: Decision | None) -> str:
+    if decision is None:
+        return "not yet"
+    return f"{decision.verdict} on {decision.at}" + (f": {decision.because}" if decision.because else "")
+
+
+def _terms(knobs: PrivacyKnobs) -> dict[str, str]:
+    """The privacy terms of a job."""
+    if knobs.mechanism == "none":
+        privacy = "NO differential privacy: the model may show single records"
+    else:
+        bound = f"update clip {knobs.update_clip:g}" if knobs.mechanism == "distributed-party" else f"clip {knobs.clip:g}"
+        privacy = (
+            f"ε = {knobs.epsilon:g}, δ = {knobs.delta:g} over all rounds by {knobs.mechanism} ({MECHANISMS[knobs.mechanism]}); "
+            f"{bound}, sampling rate {knobs.sample_rate:g}"
+        )
+    hides = short_sums(knobs).hides
+    protocol = f"{knobs.protocol}: the server opens the sum alone" if hides else f"{knobs.protocol}: THE SERVER SEES EVERY UPDATE"
+    return {"privacy": privacy, "rounds": f"{knobs.rounds}, each of {knobs.steps} steps", "protocol": protocol}
+
+
+def _cohort(knobs: PrivacyKnobs, parties: int) -> str:
+    threshold = "as the protocol computes it" if knobs.threshold is None else str(knobs.threshold)
+    least = "the threshold" if knobs.min_cohort is None else str(knobs.min_cohort)
+    return f"{parties} parties on the roster; threshold {threshold}, smallest cohort {least}"
+
+
+def _opened(knobs: PrivacyKnobs, *, code: bool) -> list[str]:
+    from securefl.metrics import BinaryMetrics  # noqa: PLC0415
+
+    names = ["whatever the trainer in its code sums"] if code else [spec.name for spec in BinaryMetrics().specs()]
+    hidden, public = short_sums(knobs).hides, knobs.rows is not None
+    events = opened_in_training(knobs.rounds, mechanism=knobs.mechanism, sums=names, hidden=hidden, public_rows=public)
+    return [f"{one.rounds} × {one.what}, {one.coverage}" + (f": {one.note}" if one.note else "") for one in events]
+
+
+def _over(signed: SignedBundle, roster: SignedRoster, policy: PolicyFile | None) -> tuple[str, str | None]:
+    """What the job comes to over a roster, and what the own policy says of it."""
+    from securefl.shared_job import SharedJob  # noqa: PLC0415
+
+    job = signed.bundle.job
+    try:
+        about = SharedJob.of(job, roster.cohort, signed.hash).about
+    except (UserError, Misuse) as error:
+        return f"cannot run: {error}", None
+    over = f"{about.protocol.name}, {about.plan.size} values of each party in a sum"
+    if policy is None:
+        return over, None
+    try:
+        policy.check_job(job, digest=signed.hash.hex(), protocol=about.protocol.name, values=about.plan.size)
+    except UserError as error:
+        return over, str(error)
+    return over, f"{policy.where} has nothing against it"
