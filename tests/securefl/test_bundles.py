@@ -234,6 +234,13 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
             Bundle.of_folder(path)
 
 
+def test_a_link_that_takes_a_files_place_meanwhile_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text("outside")
+    (tmp_path / "x.py").symlink_to(tmp_path / "outside")
+    with pytest.raises(UserError, match="cannot be read"):
+        contents._bytes(tmp_path / "x.py", "x.py")
+
+
 # Signatures
 
 
@@ -257,6 +264,13 @@ def test_a_bundle_counts_by_its_author_alone() -> None:
     other = SignedBundle.make(bundle(), "north", BOB, AUTHORITY.certificate)
     assert other.hash == made.hash  # what was decided about the contents stands
     assert other.check(roster(ada=True)).name == "north"
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_a_signature_covers_consortium_author_and_hash(part: int) -> None:
+    said = [bytes(32), "ada", bytes(32)]
+    other = [*said[:part], [b"x" * 32, "bob", b"x" * 32][part], *said[part + 1 :]]
+    assert signed.statement(*said) != signed.statement(*other)  # type: ignore[arg-type]
 
 
 def test_control_without_the_signature_an_altered_bundle_passes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -253,6 +253,29 @@ def test_who_is_on_no_roster_or_revoked_is_not_heard(keys: Path, tmp_path: Path)
     ]  # fmt: skip
 
 
+def test_a_servers_certificate_is_no_members(keys: Path) -> None:
+    """The handshake refuses it by its purpose; where TLS did not look, `peer-part` would."""
+
+    class Context:
+        def auth_context(self) -> dict[str, list[bytes]]:
+            return {"x509_pem_cert": [(keys / "server/tls.pem").read_bytes()]}
+
+        def peer(self) -> str:
+            return "ipv4:127.0.0.1:1"
+
+        async def abort(self, _code: grpc.StatusCode, detail: str) -> None:
+            raise grpc.aio.AbortError(detail)
+
+    async def run() -> None:
+        with desk(keys) as (found, log):
+            key, certificate, authority = Credentials.load(keys / "server", "server").tls
+            port = Port("127.0.0.1:0", (key, certificate), [authority], [], clock=Jumping(), log=log, desks=[found])
+            with pytest.raises(grpc.aio.AbortError, match="peer-part"):
+                await port._ask(control(List(WIRE)), Context())
+
+    asyncio.run(run())
+
+
 def test_an_author_is_in_no_sum(tmp_path: Path) -> None:
     async def run() -> None:
         enrolment.make_all(tmp_path / "keys", list(SITES), fresh, NOW, ("localhost", "127.0.0.1"), ["ada"])
