@@ -40,7 +40,7 @@ from securefl.results import DataSummary, Opened, Preparation, RoundRecord, RunR
 from securefl.round import Fold
 from securefl.runner import Runner
 from securefl.scaling import Exponents, Moments, Scaler, from_ranges
-from securefl.standardise import Scaled, standardised, without_ranges
+from securefl.standardise import Scaled, filled, standardised, without_ranges
 from securefl.statistics import secure_totals
 from securefl.timing import Gauge
 from securefl.trainer import ClientTrainer
@@ -221,7 +221,7 @@ def prepared_features(
     if job.data.scaling == "noised":
         found = standardised(job, loaded, splits, consortium, gauge, recording, ledgers)
         return replace(found, opened=[*_opened_in_table(job), *found.opened])
-    return Scaled(loaded, *scale(job, loaded, splits, consortium, gauge, recording, ledgers))
+    return scale(job, loaded, splits, consortium, gauge, recording, ledgers)
 
 
 def _opened_in_table(job: Job) -> list[Opened]:
@@ -238,12 +238,13 @@ def scale(
     gauge: Gauge,
     recording: Recording | None = None,
     ledgers: Ledgers | None = None,
-) -> tuple[list[Scaler], list[Opened]]:
-    """The same scaler for each fold, and what was opened for it; ``gauge`` measures the secure sums.
+) -> Scaled:
+    """Rows, the same scaler for each fold, and what was opened for it; ``gauge`` measures the secure sums.
 
     With differential privacy, public ranges.  Without, means and variances out of one secure sum: of the training rows, or in
     cross-validation of all rows, as sums for each fold would differ by its held-out rows.  Where a table has no public ranges,
-    powers of two that bound each column come out of a secure histogram before that.
+    powers of two that bound each column come out of a secure histogram before that.  Where the data ask for it, the means are those
+    of the values that are there, and stand in for missing ones.
     """
     folds, opened, bounds = len(next(iter(splits.values()))), list[Opened](), loaded.ranges
     run, protocol = f"scaling-{fresh().bytes('run', 8).hex()}", short_sums(job.privacy)
@@ -276,13 +277,18 @@ def scale(
         what = opened_in_scaling("binary exponents of each column", "sites by power of two: the table has no public ranges")
         bounds = exponents.read(totals(0, what, exponents.specs(), [exponents.sums(s.x) for s in loaded.sites]).sums)
     if job.privacy.mechanism != "none":
-        return [from_ranges(bounds)] * folds, opened
+        return Scaled(loaded, [from_ranges(bounds)] * folds, opened)
     moments = Moments(bounds, limit=limit_of(PRECISION), rows_max=ROWS_MAX)
-    rows = [s.x[splits[s.name][0].train] if folds == 1 else s.x for s in loaded.sites]
+    every = [s.known if loaded.means else s.x for s in loaded.sites]
+    rows = [x[splits[s.name][0].train] if folds == 1 else x for s, x in zip(loaded.sites, every, strict=True)]
     which = "training rows" if folds == 1 else "rows"
     what = opened_in_scaling("rows, means and variances of each column", f"for scaling, over the {which} of all sites")
+    if loaded.means:
+        total = totals(1, what, moments.specs(), [moments.sums_known(x) for x in rows])
+        scaler, fills = moments.filling(total.sums, len(loaded.sites), [coding.fill or 0.0 for coding in loaded.codings])
+        return Scaled(filled(loaded, fills), [scaler] * folds, opened)
     total = totals(1, what, moments.specs(), [moments.sums(x) for x in rows])
-    return [moments.scaler(total.sums, len(loaded.sites))] * folds, opened
+    return Scaled(loaded, [moments.scaler(total.sums, len(loaded.sites))] * folds, opened)
 
 
 def baselines(
