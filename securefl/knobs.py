@@ -37,7 +37,9 @@ class DataKnobs(Knobs):
 
     name: str = Field(default="breast-cancer", description="breast-cancer, heart, eicu, or a path ending in .csv")
     dir: Path | None = Field(
-        default=None, strict=False, description="folder that holds the data of heart (else SECUREFL_DATA, else a download) or eicu (else SECUREFL_DATA)"
+        default=None,
+        strict=False,
+        description="folder that holds the data of heart (else SECUREFL_DATA, else a download) or eicu (else SECUREFL_DATA)",
     )
     label: str | None = Field(default=None, min_length=1, description="label column of a CSV, with two values")
     site: str | None = Field(default=None, min_length=1, description="site column of a CSV, one site a value")

@@ -91,7 +91,9 @@ def load(*, sites: str = "region", directory: Path | None = None) -> Dataset:
         raise UserError(f"{folder} has {len(kept)} site{'s' * (len(kept) != 1)} with {FEWEST_ROWS} stays or more: two are needed")
     every = np.concatenate([*kept.values()])
     if len(np.unique(died[every])) < 2:
-        raise UserError(f"{folder}: the outcome {LABEL!r} has one value over all sites: every stay is {public.CLASSES[died[every][0]]}")
+        raise UserError(
+            f"{folder}: the outcome {LABEL!r} has one value over all sites: every stay is {public.CLASSES[died[every][0]]}"
+        )
     return Dataset(
         name="eicu",
         features=tuple(public.bounds()),
@@ -119,7 +121,10 @@ def cohort_of(folder: Path) -> Cohort:
         UserError: as `load`.
     """
     patient = numbers(
-        folder, "patient", collect(folder, "patient", scan(folder, "patient", (*PATIENT, LABEL))), ("unitvisitnumber", "hospitaladmitoffset")
+        folder,
+        "patient",
+        collect(folder, "patient", scan(folder, "patient", (*PATIENT, LABEL))),
+        ("unitvisitnumber", "hospitaladmitoffset"),
     )
     for name in PATIENT[:4]:
         if patient.get_column(name).null_count():
@@ -129,12 +134,17 @@ def cohort_of(folder: Path) -> Cohort:
         raise UserError(f"{folder}: patient.{LABEL} is {odd.get_column(LABEL)[0]!r}: Alive, Expired or nothing is expected")
     stay, of_hospital = pl.col(STAY), "patienthealthsystemstayid"
     once(folder, "patient", patient)
-    aged = patient.with_columns(pl.when(pl.col("age").str.contains(r"^\s*>")).then(pl.lit(str(public.OLDEST))).otherwise(pl.col("age")).alias("age"))
+    aged = patient.with_columns(
+        pl.when(pl.col("age").str.contains(r"^\s*>")).then(pl.lit(str(public.OLDEST))).otherwise(pl.col("age")).alias("age")
+    )
     aged = numbers(folder, "patient", aged, ("age",))
     # The earliest stay has the lowest visit number, or began nearest to the admission to the hospital.
     order = ["unitvisitnumber", -pl.col("hospitaladmitoffset"), stay.str.len_chars(), stay]
     first = aged.sort([of_hospital, *order], nulls_last=True).unique(of_hospital, keep="first", maintain_order=True)
-    unknown, young = first.filter(pl.col(LABEL).is_null()), first.filter(pl.col(LABEL).is_not_null() & (pl.col("age") < public.AGE[0]))
+    unknown, young = (
+        first.filter(pl.col(LABEL).is_null()),
+        first.filter(pl.col(LABEL).is_not_null() & (pl.col("age") < public.AGE[0])),
+    )
     rows = first.filter(pl.col(LABEL).is_not_null() & ~(pl.col("age") < public.AGE[0]).fill_null(value=False))
     if not len(rows):
         raise UserError(f"{folder}: no hospital stay of an adult has a {LABEL}")
@@ -282,7 +292,10 @@ def _site_keys(folder: Path, cohort: pl.DataFrame, sites: str) -> NDArray[np.obj
 
 def _ordered(keys: NDArray[np.object_]) -> list[str]:
     """Regions by name, the unknown one last; hospitals by number."""
-    return sorted(set(keys.tolist()), key=lambda name: (name == UNKNOWN, len(name), name) if name[-1].isdigit() else (name == UNKNOWN, 0, name))
+    return sorted(
+        set(keys.tolist()),
+        key=lambda name: (name == UNKNOWN, len(name), name) if name[-1].isdigit() else (name == UNKNOWN, 0, name),
+    )
 
 
 def _refuse_outcome(known: NDArray[np.float64], died: NDArray[np.int64], names: Sequence[str]) -> None:
@@ -294,4 +307,6 @@ def _refuse_outcome(known: NDArray[np.float64], died: NDArray[np.int64], names: 
     apart = ~bare & ((yes.min(axis=0) > no.max(axis=0)) | (yes.max(axis=0) < no.min(axis=0)))
     if apart.any():
         named = [name for name, found in zip(public.bounds(), apart, strict=True) if found]
-        raise UserError(f"the feature {', '.join(map(repr, named))} is refused: it tells of every stay how it ended, so it is the outcome")
+        raise UserError(
+            f"the feature {', '.join(map(repr, named))} is refused: it tells of every stay how it ended, so it is the outcome"
+        )

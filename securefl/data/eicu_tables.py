@@ -114,7 +114,9 @@ def numbers(folder: Path, table: str, frame: pl.DataFrame, columns: Sequence[str
     for name in columns:
         wrong = frame.filter(stray(name)).get_column(name)
         if len(wrong):
-            raise UserError(f"{_file(folder, table)}: the column {name!r} holds {wrong[0]!r}, which is no number, in {len(wrong)} rows")
+            raise UserError(
+                f"{_file(folder, table)}: the column {name!r} holds {wrong[0]!r}, which is no number, in {len(wrong)} rows"
+            )
     return frame.with_columns(number(name).alias(name) for name in columns)
 
 

@@ -119,7 +119,9 @@ def _by_owner(name: str, place: NDArray[np.float64], folds: int | None, holdout:
     """Held out are the owners below ``holdout``, or in the fold's part of [0, 1)."""
     held = [place < holdout] if folds is None else [(place * folds).astype(np.int64) == fold for fold in range(folds)]
     if any(one.all() for one in held):
-        raise UserError(f"site {name!r} has too few patients: in a split none is left to train on; another seed or fewer folds are needed")
+        raise UserError(
+            f"site {name!r} has too few patients: in a split none is left to train on; another seed or fewer folds are needed"
+        )
     return tuple(Split(train=np.flatnonzero(~one), test=np.flatnonzero(one)) for one in held)
 
 
