@@ -1,8 +1,8 @@
 """The final model assessed: its scores on held-out rows as histograms, summed in secret, beside another model's on the same rows.
 
 Each site counts its held-out rows by class, fold and bin of their score (`securefl.binned`), for the federated model, for it on the
-rows that the other model has scored too, and for the other model.  One secure sum opens the counts over all sites; AUROC, precision-
-recall, Brier and calibration follow from them.  A site's own figures follow from its own counts, at home: in a simulation they are
+rows that the other model has scored too, and for the other model.  One secure sum opens the counts over all sites; AUROC, average
+precision, Brier score and calibration follow from them.  A site's own figures follow from its own counts, at home: in a simulation they are
 shown, where both classes reach the minimum cell.
 
 What it does not protect: the summed counts are exact and outside differential privacy.  Where the noise of training is inside the
@@ -35,8 +35,8 @@ LIMIT = 2**23 - 1
 PRECISION = 24
 """Bits of one count."""
 METHOD = (
-    "95 % intervals of the held-out rows alone. AUROC: mean over folds, Hanley and McNeil 1982; AUPRC: average precision, mean over "
-    "folds, logit interval of Boyd et al. 2013; Brier score: normal; calibration: Wilson. Counts by score in "
+    "95 % intervals of the held-out rows alone. AUROC: mean over folds, Hanley and McNeil 1982; AUPRC: average precision, mean "
+    "over folds, logit interval of Boyd et al. 2013; Brier score: normal; calibration: Wilson. Counts by score in "
     f"{BINS} bins; off bounds what the bins hide"
 )
 Counts = dict[str, NDArray[np.int64]]

@@ -1,7 +1,7 @@
 """AUROC, area under the precision-recall curve, Brier score and calibration out of histograms of scores, with confidence intervals.
 
-Sources.  AUROC and its variance: Hanley and McNeil, Radiology 143:29 (1982), with Q1 and Q2 from the histogram as in their table for
-ratings.  Average precision as scikit-learn defines it, all rows of a bin at one threshold; its interval is the logit interval of
+Sources.  AUROC and its variance: Hanley and McNeil, Radiology 143:29 (1982), with Q1 and Q2 from the histogram as in their table
+for ratings.  Average precision as scikit-learn defines it, all rows of a bin at one threshold; its interval is the logit interval of
 Boyd, Eng and Page, ECML PKDD 2013.  Brier, Monthly Weather Review 78:1 (1950), by the middle of each bin.  Observed rates of a
 calibration curve: Wilson's interval (1927).  All intervals are of 95 %, for the held-out rows alone: that a model would come out
 otherwise with other rows to train on is not in them.
@@ -91,7 +91,8 @@ def figures(positives: ArrayLike, negatives: ArrayLike, *, min_cell: int = 1) ->
     curve are of all rows.
 
     Args:
-        positives, negatives: rows of each class by fold and bin, shape (folds, bins), whole numbers ≥ 0.
+        positives: rows of label 1 by fold and bin, shape (folds, bins), whole numbers ≥ 0.
+        negatives: the same of label 0.
         min_cell: fewest rows of a class, and of a class in a group of the curve, that are told of.
 
     Raises:
@@ -138,7 +139,7 @@ def auroc_variance(positives: Array, negatives: Array) -> float:
 
 
 def average_precision(positives: Array, negatives: Array) -> tuple[float, float, float]:
-    """Σ (gain of recall) · precision with each bin at one threshold, and the least and most that any order within the bins gives."""
+    """Σ (gain of recall) · precision with each bin at one threshold, and the least and most that an order within bins gives."""
     p, n = positives[::-1], negatives[::-1]
     hits, rows, total = np.cumsum(p), np.cumsum(p + n), p.sum()
     at = np.divide(hits, rows, out=np.zeros_like(hits), where=rows > 0)

@@ -181,8 +181,8 @@ class Moments(ColumnMoments):
     def filling(self, sums: Mapping[str, NDArray[Any]], contributors: int, fills: ArrayLike) -> tuple[Scaler, NDArray[np.float64]]:
         """What stands in for missing values, and the scaler of the rows with that in them, out of the sums of `sums_known`.
 
-        A missing value becomes the mean of those that are there, so the mean stays, and the variance falls by their share of the rows:
-        as many as the column that is missing least has.
+        A missing value becomes the mean of those that are there, so the mean stays, and the variance falls by their share of the
+        rows: as many as the column with the fewest gaps has values.
 
         Args:
             sums: the opened sums.

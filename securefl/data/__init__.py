@@ -58,23 +58,8 @@ def load(
         UserError: the name is unknown, an argument does not belong to it, or the data are refused; one line that names
         the culprit.
     """
-    table = name.lower().endswith(".csv")
-    if not table and name not in NAMES:
-        raise UserError(f"data is {name!r}: {', '.join(NAMES)} or a path that ends in .csv is allowed")
-    if not table:
-        for argument, given in {
-            "label": label,
-            "site": site,
-            "ranges": ranges or None,
-            "levels": levels or None,
-            "drop": drop or None,
-        }.items():
-            if given is not None:
-                raise UserError(f"{argument} is given, but goes with a .csv file only: {name} has its own")
-    if directory is not None and name not in ("heart", "eicu"):
-        raise UserError(f"a data directory is given, but goes with heart and eicu only, not with {name}")
-    if sites is not None and name != "eicu":
-        raise UserError(f"sites is given, but goes with eicu only, not with {name}")
+    alone = {"label": label, "site": site, "ranges": ranges or None, "levels": levels or None, "drop": drop or None}
+    _refuse_strangers(name, alone, directory, sites)
     # A loader is imported on use: pandas, scikit-learn and pooch take seconds.
     if name == "eicu":
         return _eicu(clients, sites or "region", directory)
@@ -93,6 +78,20 @@ def load(
     return csv.load(
         Path(name), label=label, site=site, ranges=ranges or {}, levels=levels or {}, drop=drop, later=later, private=private
     )
+
+
+def _refuse_strangers(name: str, of_a_table: Mapping[str, object], directory: Path | None, sites: str | None) -> None:
+    """Refuse an unknown name, and arguments that do not belong to it."""
+    if not name.lower().endswith(".csv"):
+        if name not in NAMES:
+            raise UserError(f"data is {name!r}: {', '.join(NAMES)} or a path that ends in .csv is allowed")
+        for argument, given in of_a_table.items():
+            if given is not None:
+                raise UserError(f"{argument} is given, but goes with a .csv file only: {name} has its own")
+    if directory is not None and name not in ("heart", "eicu"):
+        raise UserError(f"a data directory is given, but goes with heart and eicu only, not with {name}")
+    if sites is not None and name != "eicu":
+        raise UserError(f"sites is given, but goes with eicu only, not with {name}")
 
 
 def _eicu(clients: int | None, sites: str, directory: Path | None) -> Dataset:

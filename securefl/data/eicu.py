@@ -1,7 +1,7 @@
 """eICU: who dies in the hospital, by what was known in the first 24 hours in the unit.
 
-Source: T. Pollard et al., "The eICU Collaborative Research Database", Sci Data 5:180178 (2018), physionet.org/content/eicu-crd, and its
-open demo, physionet.org/content/eicu-crd-demo (Open Database License).  Seven tables; cohort and traps are in docs/eicu.md.
+Source: T. Pollard et al., "The eICU Collaborative Research Database", Sci Data 5:180178 (2018), physionet.org/content/eicu-crd, and
+its open demo, physionet.org/content/eicu-crd-demo (Open Database License).  Seven tables; cohort and traps are in docs/eicu.md.
 
 One row a *hospital* stay, by its first stay in a unit; splits keep a patient's rows together, at all sites.  What it does not
 protect: ε of a record is that of a stay, and a patient may have several.
@@ -68,8 +68,8 @@ def load(*, sites: str = "region", directory: Path | None = None) -> Dataset:
         directory: folder with the tables, or one that holds it; None for that of SECUREFL_DATA.
 
     Raises:
-        UserError: a table or a column is missing, a file is damaged or no table divided by commas, a cell is no number, ``sites`` is
-            neither; a stay comes twice; the outcome has one value over all sites; a feature is the outcome; fewer than two sites.
+        UserError: a table or a column is missing, a file is damaged or no table divided by commas, a cell is no number, ``sites``
+            is neither; a stay comes twice; the outcome has one value over all sites; a feature is the outcome; fewer than two sites.
     """
     if sites not in KEYS:
         raise UserError(f"sites is {sites!r}: {' or '.join(KEYS)} is allowed")
@@ -79,7 +79,7 @@ def load(*, sites: str = "region", directory: Path | None = None) -> Dataset:
     died = cohort.frame.get_column("died").to_numpy().astype(np.int64)
     columns, cut = features_of(folder, cohort.frame)
     known = np.column_stack([columns[name] for name in public.bounds()])
-    _refuse_outcome(known, died, tuple(columns))
+    _refuse_outcome(known, died)
     gaps, fills = np.isnan(known), public.fills()
     x = np.where(gaps, [fills.get(name, 0.0) for name in public.bounds()], known)
     apache = predictions_of(folder, cohort.frame)
@@ -94,6 +94,7 @@ def load(*, sites: str = "region", directory: Path | None = None) -> Dataset:
         raise UserError(
             f"{folder}: the outcome {LABEL!r} has one value over all sites: every stay is {public.CLASSES[died[every][0]]}"
         )
+    predicted = int((~np.isnan(apache[every])).sum())
     return Dataset(
         name="eicu",
         features=tuple(public.bounds()),
@@ -103,7 +104,7 @@ def load(*, sites: str = "region", directory: Path | None = None) -> Dataset:
         source=f"eICU Collaborative Research Database or its demo, {folder.name}; PhysioNet, by the licence of the set",
         notes=(
             *cohort.notes,
-            f"{died[every].sum()} of {len(every)} stays ended with death in hospital; {COMPARED} predicted {int((~np.isnan(apache[every])).sum())}",
+            f"{died[every].sum()} of {len(every)} stays ended with death in hospital; {COMPARED} predicted {predicted}",
             f"values cut to their public range: {some(f'{name} {count}' for name, count in cut.items() if count) or 'none'}",
             *([f"sites of fewer than {FEWEST_ROWS} stays, left out: {some(small)}"] if small else []),
         ),
@@ -153,7 +154,8 @@ def cohort_of(folder: Path) -> Cohort:
     return Cohort(
         rows,
         (
-            f"{len(patient)} stays in units, {len(first)} in hospitals, of which the first unit is taken; {len(rows)} rows of {patients} patients",
+            f"{len(patient)} stays in units, {len(first)} in hospitals, of which the first unit is taken; {len(rows)} rows of "
+            f"{patients} patients",
             f"left out: {len(unknown)} hospital stays without {LABEL}, {len(young)} of patients under {public.AGE[0]:g}",
         ),
     )
@@ -298,7 +300,7 @@ def _ordered(keys: NDArray[np.object_]) -> list[str]:
     )
 
 
-def _refuse_outcome(known: NDArray[np.float64], died: NDArray[np.int64], names: Sequence[str]) -> None:
+def _refuse_outcome(known: NDArray[np.float64], died: NDArray[np.int64]) -> None:
     """Refuse a feature that tells who died of all stays: it is the outcome under another name."""
     yes, no = known[died == 1], known[died == 0]
     if min(len(yes), len(no)) < FEWEST_ROWS:

@@ -1,10 +1,11 @@
 """What is publicly known of the eICU features: names, ranges, normal values, and the columns that may never be one.
 
-Nothing here reads a row.  Ranges and normal values are a clinician's, so that scaling by them opens nothing.  APACHE's own convention
+Nothing here reads a row.  Ranges and normal values are a clinician's, so that scaling by them opens nothing.  APACHE's convention
 takes a missing measurement for a normal one; that is what stands in where no secure mean may be opened.
 
-Source: columns as in the eICU-CRD's documentation (Pollard et al., Sci Data 5:180178, 2018); the worst value of the first 24 hours as
-APACHE IV defines it (Zimmerman et al., Crit Care Med 34:1297, 2006), hence features of the distance from normal beside the values.
+Source: columns as in the eICU-CRD's documentation (Pollard et al., Sci Data 5:180178, 2018); the worst value of the first 24 hours
+as APACHE IV defines it (Zimmerman et al., Crit Care Med 34:1297, 2006), hence features of the distance from normal beside the
+values.
 """
 
 from __future__ import annotations

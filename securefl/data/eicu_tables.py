@@ -31,7 +31,7 @@ def folder_of(directory: Path | None) -> Path:
     variable = os.environ.get(VARIABLE)
     if directory is None and not variable:
         raise UserError(
-            f"eicu needs the folder of its tables (--data-dir or {VARIABLE}); the open demo is at physionet.org/content/eicu-crd-demo"
+            f"eicu needs the folder of its tables (--data-dir or {VARIABLE}); its open demo: physionet.org/content/eicu-crd-demo"
         )
     root, named = (directory, f"data directory {directory}") if directory else (Path(variable or ""), f"{VARIABLE}={variable}")
     if not root.is_dir():

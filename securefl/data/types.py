@@ -20,9 +20,10 @@ class Site:
         x: features, shape (rows, features), float64, in their own units (not scaled).
         y: labels, shape (rows,), int64, 0 or 1.
         missing: which of ``x`` are missing, so that something public stands there, shape (rows, features), bool; None: none.
-        owners: whose row each is, shape (rows,), uint64: rows of one owner stay together in every split, at all sites; None: each its
-            own.
-        compared: another model's probability of label 1, for comparison alone, shape (rows,), float64, NaN where it has none; or None.
+        owners: whose row each is, shape (rows,), uint64: rows of one owner stay together in every split, at all sites; None: each
+            its own.
+        compared: another model's probability of label 1, for comparison alone, shape (rows,), float64, NaN where it has none; or
+            None.
     """
 
     name: str
