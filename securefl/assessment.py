@@ -2,8 +2,8 @@
 
 Each site counts its held-out rows by class, fold and bin of their score (`securefl.binned`), for the federated model, for it on the
 rows that the other model has scored too, and for the other model.  One secure sum opens the counts over all sites; AUROC, average
-precision, Brier score and calibration follow from them.  A site's own figures follow from its own counts, at home: in a simulation they are
-shown, where both classes reach the minimum cell.
+precision, Brier score and calibration follow from them.  A site's own figures follow from its own counts, at home: in a simulation
+they are shown, where both classes reach the minimum cell.
 
 What it does not protect: the summed counts are exact and outside differential privacy.  Where the noise of training is inside the
 sum, so that nothing exact may be opened, no sum is formed, and the figures exist in a simulation only.
@@ -72,7 +72,8 @@ class Assessment:
 
     def plain(self) -> dict[str, Any]:
         """As JSON-ready data."""
-        return {**asdict(self), "bins": BINS, "min_cell": MIN_CELL, "method": METHOD}
+        bare = ["pooled", "sites", "local"] + ([] if self.secure else ["federated", "same_rows", "compared"])
+        return {**asdict(self), "bins": BINS, "min_cell": MIN_CELL, "method": METHOD, "simulation_only": bare}
 
 
 def assess(

@@ -1,7 +1,7 @@
 """AUROC, area under the precision-recall curve, Brier score and calibration out of histograms of scores, with confidence intervals.
 
 Sources.  AUROC and its variance: Hanley and McNeil, Radiology 143:29 (1982), with Q1 and Q2 from the histogram as in their table
-for ratings.  Average precision as scikit-learn defines it, all rows of a bin at one threshold; its interval is the logit interval of
+for ratings.  Average precision as scikit-learn defines it, all rows of a bin at one threshold; its interval is the logit one of
 Boyd, Eng and Page, ECML PKDD 2013.  Brier, Monthly Weather Review 78:1 (1950), by the middle of each bin.  Observed rates of a
 calibration curve: Wilson's interval (1927).  All intervals are of 95 %, for the held-out rows alone: that a model would come out
 otherwise with other rows to train on is not in them.

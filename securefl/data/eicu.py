@@ -69,7 +69,8 @@ def load(*, sites: str = "region", directory: Path | None = None) -> Dataset:
 
     Raises:
         UserError: a table or a column is missing, a file is damaged or no table divided by commas, a cell is no number, ``sites``
-            is neither; a stay comes twice; the outcome has one value over all sites; a feature is the outcome; fewer than two sites.
+            is neither; a stay comes twice; the outcome has one value over all sites; a feature is the outcome; there are fewer than
+            two sites.
     """
     if sites not in KEYS:
         raise UserError(f"sites is {sites!r}: {' or '.join(KEYS)} is allowed")
@@ -124,7 +125,7 @@ def cohort_of(folder: Path) -> Cohort:
     patient = numbers(
         folder,
         "patient",
-        collect(folder, "patient", scan(folder, "patient", (*PATIENT, LABEL))),
+        collect(folder, "patient", scan(folder, "patient", (*PATIENT, LABEL)).with_columns(pl.col(STAY).str.strip_chars())),
         ("unitvisitnumber", "hospitaladmitoffset"),
     )
     for name in PATIENT[:4]:
@@ -142,23 +143,15 @@ def cohort_of(folder: Path) -> Cohort:
     # The earliest stay has the lowest visit number, or began nearest to the admission to the hospital.
     order = ["unitvisitnumber", -pl.col("hospitaladmitoffset"), stay.str.len_chars(), stay]
     first = aged.sort([of_hospital, *order], nulls_last=True).unique(of_hospital, keep="first", maintain_order=True)
-    unknown, young = (
-        first.filter(pl.col(LABEL).is_null()),
-        first.filter(pl.col(LABEL).is_not_null() & (pl.col("age") < public.AGE[0])),
-    )
-    rows = first.filter(pl.col(LABEL).is_not_null() & ~(pl.col("age") < public.AGE[0]).fill_null(value=False))
+    ended, young = first.filter(pl.col(LABEL).is_not_null()), (pl.col("age") < public.AGE[0]).fill_null(value=False)
+    rows = ended.filter(~young)
     if not len(rows):
         raise UserError(f"{folder}: no hospital stay of an adult has a {LABEL}")
     rows = rows.with_columns((pl.col(LABEL) == "Expired").alias("died")).drop(LABEL).sort(stay.str.len_chars(), stay)
     patients = rows.get_column("uniquepid").n_unique()
-    return Cohort(
-        rows,
-        (
-            f"{len(patient)} stays in units, {len(first)} in hospitals, of which the first unit is taken; {len(rows)} rows of "
-            f"{patients} patients",
-            f"left out: {len(unknown)} hospital stays without {LABEL}, {len(young)} of patients under {public.AGE[0]:g}",
-        ),
-    )
+    told = f"{len(patient)} stays in units, {len(first)} in hospitals, of which the first unit is taken; {len(rows)} rows"
+    few = f"{len(first) - len(ended)} hospital stays without {LABEL}, {len(ended) - len(rows)} of patients under {public.AGE[0]:g}"
+    return Cohort(rows, (f"{told} of {patients} patients", f"left out: {few}"))
 
 
 def features_of(folder: Path, cohort: pl.DataFrame) -> tuple[Columns, dict[str, int]]:
@@ -235,21 +228,18 @@ def _within(
 ) -> pl.DataFrame:
     """For each stay whether any row of the window is so; one pass over the table, whatever its size."""
     public.refuse_outcomes((offset, *columns))
-    inside = within_window(offset)
-    frame = (
-        scan(folder, table, (STAY, offset, *columns))
-        .with_columns(pl.col(STAY).str.strip_chars())
-        .join(cohort.lazy().select(STAY), on=STAY, how="semi")
-        .group_by(STAY)
-        .agg(
-            *((inside & expression.fill_null(value=False)).any().alias(name) for name, expression in what.items()),
-            pl.col(offset).filter(stray(offset)).first().alias("stray"),
-        )
+    rows, inside = scan(folder, table, (STAY, offset, *columns)), within_window(offset)
+    # Flags first, so that texts are let go of before rows are brought together by stay.
+    flags = rows.select(
+        pl.col(STAY).str.strip_chars(),
+        *((inside & expression.fill_null(value=False)).alias(name) for name, expression in what.items()),
+        stray(offset).alias("stray"),
     )
-    found = collect(folder, table, frame)
-    odd = found.get_column("stray").drop_nulls()
-    if len(odd):
-        raise UserError(f"{folder}: the column {offset!r} of {table} holds {odd[0]!r}, which is no number")
+    own = flags.join(cohort.lazy().select(STAY), on=STAY, how="semi")
+    found = collect(folder, table, own.group_by(STAY).agg(pl.all().max()))
+    if found.get_column("stray").any():
+        odd = collect(folder, table, rows.filter(stray(offset)).select(offset).head(1))
+        raise UserError(f"{folder}: the column {offset!r} of {table} holds {odd.item()!r}, which is no number")
     return cohort.select(STAY).join(found, on=STAY, how="left", maintain_order="left")
 
 

@@ -92,7 +92,15 @@ def _offset(rng: np.random.Generator) -> int | str:
 
 
 def _diagnosis(rng: np.random.Generator, stay: int) -> dict[str, object]:
-    names = ["Sepsis, pulmonary", "Cardiac arrest (with or without)", "Bleeding, upper GI", "Yes", "No", "CABG alone", "Pneumonia, viral"]
+    names = [
+        "Sepsis, pulmonary",
+        "Cardiac arrest (with or without)",
+        "Bleeding, upper GI",
+        "Yes",
+        "No",
+        "CABG alone",
+        "Pneumonia, viral",
+    ]
     name = str(rng.choice(names))
     path = f"admission diagnosis|All Diagnosis|Operative|Diagnosis|Cardiovascular|{name}"
     if name in {"Yes", "No"}:

@@ -232,7 +232,7 @@ def test_no_column_that_is_an_outcome_or_a_prediction_can_be_asked_for_as_a_feat
 @pytest.mark.parametrize("folds", [None, 2, 5])
 def test_a_patient_is_on_one_side_of_a_split_at_all_sites(folder: Path, folds: int | None) -> None:
     dataset = load("eicu", directory=folder, sites="hospital")
-    across = [owner for owner in np.concatenate([np.unique(s.owners) for s in dataset.sites]).tolist()]
+    across = np.concatenate([np.unique(s.owners) for s in dataset.sites]).tolist()
     assert len(set(across)) < len(across)  # some were at two hospitals
     for seed in (0, 7):
         parts = {s.name: plan(s, folds=folds, holdout=0.3, seed=seed) for s in dataset.sites}

@@ -99,7 +99,9 @@ def test_counts_of_sites_add_up_to_those_of_all_rows() -> None:
     assert read(total, "federated", 3).rows == sum(len(y) for folds in sites for _, y in folds)
 
 
-def test_missing_values_become_the_secure_mean_and_the_scaler_is_that_of_the_filled_rows(folder: Path, by_region: RunResult) -> None:
+def test_missing_values_become_the_secure_mean_and_the_scaler_is_that_of_the_filled_rows(
+    folder: Path, by_region: RunResult
+) -> None:
     loaded = datasets.load("eicu", directory=folder)
     known = np.concatenate([s.known for s in loaded.sites])
     mean = np.nanmean(known, axis=0)
@@ -132,7 +134,9 @@ def test_of_a_site_with_few_of_a_class_nothing_is_told_but_its_rows(by_hospital:
 def test_a_site_without_one_class_has_no_auroc_and_is_no_error(tmp_path: Path) -> None:
     made = made_eicu.tables()
     patient = made["patient"]
-    made["patient"] = patient.assign(hospitaldischargestatus=patient.hospitaldischargestatus.where(patient.hospitalid != 7, "Alive"))
+    made["patient"] = patient.assign(
+        hospitaldischargestatus=patient.hospitaldischargestatus.where(patient.hospitalid != 7, "Alive")
+    )
     result = run_job(job(made_eicu.write(tmp_path / "eicu", made), sites="hospital", rounds=1))
     one = result.assessment.sites["hospital 7"]
     assert (one.positives, one.auroc) == (0, None)
@@ -177,7 +181,9 @@ def test_it_runs_under_every_mechanism_and_opens_exact_scores_only_where_others_
     folder: Path, privacy: dict[str, Any], secure: bool
 ) -> None:
     knobs = {"mechanism": "none", "rounds": 2, "epsilon": 3.0} | privacy
-    result = run_job(Job.parse({"data": {"name": "eicu", "dir": str(folder)}, "privacy": knobs, "simulation": {"baselines": False}}))
+    result = run_job(
+        Job.parse({"data": {"name": "eicu", "dir": str(folder)}, "privacy": knobs, "simulation": {"baselines": False}})
+    )
     assert result.epsilon
     assert max(result.epsilon) <= knobs["epsilon"]
     assert result.assessment.secure == secure
@@ -207,7 +213,9 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *words: str) -> 
     return shown.err
 
 
-def test_bad_words_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_words_are_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("SECUREFL_DATA", raising=False)
     assert "--sites = 'planet' is refused; allowed: region or hospital" in refused(capsys, tmp_path, "--sites", "planet")
     assert "--data-dir or SECUREFL_DATA" in refused(capsys, tmp_path)
@@ -237,8 +245,22 @@ def test_without_polars_one_line_says_what_to_install(folder: Path, monkeypatch:
         datasets.load("eicu", directory=folder)
 
 
-def test_a_run_of_the_command_prints_json_with_its_evaluation(capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path) -> None:
-    words = ["run", "--data", "eicu", "--data-dir", str(folder), "--no-dp", "--rounds", "2", "--json", "--out", str(tmp_path / "out")]
+def test_a_run_of_the_command_prints_json_with_its_evaluation(
+    capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path
+) -> None:
+    words = [
+        "run",
+        "--data",
+        "eicu",
+        "--data-dir",
+        str(folder),
+        "--no-dp",
+        "--rounds",
+        "2",
+        "--json",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert main(words) == 0
     tree = json.loads(capsys.readouterr().out)
     assert tree["evaluation"]["federated"]["auroc"]["low"] < tree["evaluation"]["federated"]["auroc"]["high"]
