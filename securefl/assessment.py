@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from protocols.errors import Abort
 from securefl.binned import BINS, Figures, figures, histogram
 from securefl.encoding import SumSpec
 from securefl.ledger import NOISED
+from securefl.privacy.budget import charges_of
 from securefl.results import Opened
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ METHOD = (
     "over folds, logit interval of Boyd et al. 2013; Brier score: normal; calibration: Wilson. Counts by score in "
     f"{BINS} bins; off bounds what the bins hide"
 )
+NO_EXACT = "noise inside the sum leaves no exact one"
+"""Why mechanisms with noise inside the sum have no secure figures."""
 Counts = dict[str, NDArray[np.int64]]
 Scored = Sequence[tuple[NDArray[np.float64], NDArray[np.int64]]]
 """For each fold scores and labels of held-out rows."""
@@ -49,7 +53,7 @@ class Assessment:
     """What is known of the final model.
 
     Attributes:
-        secure: whether the figures came out of a secure sum; else they exist in a simulation only.
+        insecure: why the figures did not come out of a secure sum, so that they exist in a simulation only; empty where they did.
         federated: on all held-out rows.
         name: of the other model, or empty.
         same_rows: of the federated model, on the rows that the other model has scored; None without it.
@@ -60,7 +64,7 @@ class Assessment:
         folds: how many.
     """
 
-    secure: bool
+    insecure: str
     federated: Figures
     name: str
     same_rows: Figures | None
@@ -70,10 +74,33 @@ class Assessment:
     local: Mapping[str, Figures]
     folds: int
 
+    @property
+    def secure(self) -> bool:
+        """Whether the figures came out of a secure sum."""
+        return not self.insecure
+
+    @property
+    def warning(self) -> str:
+        """A line that the user must see, or nothing: where a sum was hoped for and not formed."""
+        hoped = self.insecure not in ("", NO_EXACT)
+        return f"the figures of the final model exist in a simulation only: {self.insecure}" if hoped else ""
+
+    def without_few(self, by_site: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+        """Metrics by site, of sites with too few rows of a class the number of rows alone."""
+        bare = {name for name, found in self.sites.items() if found.auroc is None}
+        return {name: {k: v for k, v in metrics.items() if k == "rows" or name not in bare} for name, metrics in by_site.items()}
+
     def plain(self) -> dict[str, Any]:
         """As JSON-ready data."""
         bare = ["pooled", "sites", "local"] + ([] if self.secure else ["federated", "same_rows", "compared"])
-        return {**asdict(self), "bins": BINS, "min_cell": MIN_CELL, "method": METHOD, "simulation_only": bare}
+        return {
+            "secure": self.secure,
+            **asdict(self),
+            "bins": BINS,
+            "min_cell": MIN_CELL,
+            "method": METHOD,
+            "simulation_only": bare,
+        }
 
 
 def assess(
@@ -92,19 +119,21 @@ def assess(
         alone: baselines, or empty ones.
         exact: opens the sum.
 
-    Raises:
-        Abort: where the sum cannot be opened.
+    Where the sum may not be formed, or is aborted, the training is not lost: the figures then exist in a simulation only.
     """
-    folds, secure = len(next(iter(splits.values()))), exact.job.privacy.mechanism not in NOISED
+    folds = len(next(iter(splits.values())))
     others = {s.name: None if s.compared is None else [s.compared[part.test] for part in splits[s.name]] for s in loaded.sites}
     values, beside = [counts(scores[name], others[name]) for name in scores], all(one is not None for one in others.values())
-    if secure:
-        what = opened(compared=loaded.compared if beside else "")
-        sums: Mapping[str, NDArray[Any]] = exact.total(0, what, specs(folds, compared=beside), values, precision=PRECISION).sums
-    else:
-        sums = {key: np.sum([one[key] for one in values], axis=0) for key in values[0]}
+    what = opened(compared=loaded.compared if beside else "")
+    insecure = _hindrance(exact, what)
+    sums: Mapping[str, NDArray[Any]] = {key: np.sum([one[key] for one in values], axis=0) for key in values[0]}
+    if not insecure:
+        try:
+            sums = exact.total(0, what, specs(folds, compared=beside), values, precision=PRECISION).sums
+        except Abort as abort:
+            insecure = f"the sum was aborted by {abort.check}"
     return Assessment(
-        secure=secure,
+        insecure=insecure,
         federated=read(sums, "federated", folds),
         name=loaded.compared if beside else "",
         same_rows=read(sums, "same_rows", folds) if beside else None,
@@ -114,6 +143,14 @@ def assess(
         local={name: of_scores(rows) for name, rows in alone.local_scores.items()},
         folds=folds,
     )
+
+
+def _hindrance(exact: ExactSums, what: Opened) -> str:
+    """Why no exact sum may be formed; empty where it may."""
+    if exact.job.privacy.mechanism in NOISED:
+        return NO_EXACT
+    refusals = (ledger.refusal(charges_of([what])) for ledger in (exact.ledgers or {}).values())
+    return next(filter(None, refusals), "")
 
 
 def specs(folds: int, *, compared: bool) -> tuple[SumSpec, ...]:

@@ -166,16 +166,14 @@ def _run(
         after = Gauge(names, "after training", "histograms of the final model's scores on held-out rows")
         exact = ExactSums(job, "assessment", consortium, after, recording, ledgers)
         with _timed(spent, "assess"), threads_for(model):
-            scores = scored(runner.trainer, runner.final_models(), folds)
-            assessment = assess(loaded, splits, scores, alone, exact)
+            assessment = assess(loaded, splits, scored(runner.trainer, runner.final_models(), folds), alone, exact)
         spent["assess"] -= sum(after.clock.total().values())
+        if line := assessment.warning:
+            result.warnings.append(line)
+            on_notice(line)
         opened += exact.opened
-        result = after.added_to(result, short.flow)
-        hidden = {name for name, found in assessment.sites.items() if found.positives is None or found.auroc is None}
-        by_site = {
-            name: {k: v for k, v in m.items() if k == "rows" or name not in hidden} for name, m in result.site_metrics.items()
-        }
-        result = replace(result, assessment=assessment, site_metrics=by_site)
+        shown = assessment.without_few(result.site_metrics)
+        result = replace(after.added_to(result, short.flow), assessment=assessment, site_metrics=shown)
     result = gauge.added_to(result.after(spent), short.flow)
     return replace(
         result,

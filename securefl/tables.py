@@ -151,9 +151,7 @@ def assessed(result: RunResult) -> Sheet:
     ]
     shown = [(name, one) for name, one in models if one is not None]
     rows = [[name, str(one.rows), *map(interval, (one.auroc, one.auprc, one.brier))] for name, one in shown]
-    how = (
-        "Out of one secure sum of counts by score" if found.secure else "Simulation only: noise inside the sum leaves no exact one"
-    )
+    how = "Out of one secure sum of counts by score" if found.secure else f"Simulation only: {found.insecure}"
     note = (
         f"{how}. * simulation only: pooled training, and the federated model at each site. A dash: a class is missing, or has "
         f"fewer than {MIN_CELL} rows there. {METHOD}."

@@ -200,6 +200,41 @@ def test_noised_scaling_runs_and_spends_no_more(folder: Path) -> None:
     assert max(result.epsilon) <= 8
 
 
+def test_a_budget_that_no_exact_sum_may_leave_costs_no_training(folder: Path, tmp_path: Path) -> None:
+    """The figures are then a simulation's, and nothing exact is listed or formed."""
+    ledger = tmp_path / "ledger.db"
+    for site in ("Midwest", "Northeast", "South", "West", "unknown"):
+        assert main(["budget", str(ledger), "--set", f"{site}/eicu", "9", "1e-4"]) == 0
+    knobs = {"rounds": 1, "epsilon": 2.0, "ledger": str(ledger)}
+    tree = {"data": {"name": "eicu", "dir": str(folder)}, "privacy": knobs, "simulation": {"baselines": False}}
+    result = run_job(Job.parse(tree))
+    found = result.assessment
+    assert not found.secure
+    assert "takes part in nothing that is opened without noise" in found.insecure
+    assert found.warning in result.warnings
+    assert found.federated.auroc is not None
+    assert not any("histograms" in event.what for event in result.opened)
+    assert not any(saw.step == "after training" for saw in result.server_saw)
+    assert set(found.plain()["simulation_only"]) >= {"federated", "compared", "sites"}
+
+
+def test_an_aborted_sum_costs_no_training(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from protocols.errors import Abort
+    from securefl import exact_sums
+
+    real = exact_sums.secure_totals
+
+    def aborting(*given: Any, **more: Any) -> Any:
+        if given[2].run.startswith("assessment"):
+            raise Abort("deadline")
+        return real(*given, **more)
+
+    monkeypatch.setattr(exact_sums, "secure_totals", aborting)
+    result = run_job(job(folder, rounds=1))
+    assert result.assessment.insecure == "the sum was aborted by deadline"
+    assert result.assessment.warning in result.warnings
+
+
 # The command line: one line, exit code 2, nothing written.
 
 
