@@ -50,8 +50,8 @@ def scored(trainer: ClientTrainer, models: Sequence[nn.Module], sites: Mapping[s
     out: dict[str, list[Scored]] = {name: [] for name in sites}
     for number, model in enumerate(models):
         tests = [folds[number].test for folds in sites.values()]
-        together = [test for test in tests if isinstance(test, TensorDataset)]
-        if len(together) == len(tests):
+        together = [test for test in tests if type(test) is TensorDataset]  # what a subclass gives is not its tensors
+        if len(together) == len(tests) and len({_kinds(test) for test in together}) == 1:
             rows = TensorDataset(*(torch.cat(columns) for columns in zip(*(test.tensors for test in together), strict=True)))
             ends = np.cumsum([len(test) for test in together])[:-1]
             every = _scores(trainer, model, Fold(rows, rows))
@@ -61,6 +61,11 @@ def scored(trainer: ClientTrainer, models: Sequence[nn.Module], sites: Mapping[s
         for name, part in zip(sites, parts, strict=True):
             out[name].append(part)
     return out
+
+
+def _kinds(data: TensorDataset) -> tuple[object, ...]:
+    """What tensors must have in common to be joined."""
+    return tuple((tensor.shape[1:], tensor.dtype, tensor.device) for tensor in data.tensors)
 
 
 def measured(scores: Mapping[str, Sequence[Scored]]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
