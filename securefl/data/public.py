@@ -58,6 +58,10 @@ def public_of(job: Job) -> Public:
 
         ranges = dict(breast_cancer.RANGES)
         return Public(name, tuple(ranges), _bounds(ranges), (*map(Coding, ranges),), breast_cancer.CLASSES)
+    if job.data.name == "eicu":
+        from securefl.data import eicu_features as eicu  # noqa: PLC0415
+
+        return Public(name, tuple(eicu.bounds()), _bounds(eicu.bounds()), eicu.codings(), eicu.CLASSES)
     if not ranges:
         raise UserError(
             "data.ranges is missing: over a network the features of a table are the columns that the job gives ranges for"
