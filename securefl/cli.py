@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from protocols.errors import Misuse, SecureSumError
-from securefl import cli_audit, cli_budget, cli_keys, cli_network, cli_noise, cli_runs, cli_statistics, terminal
+from securefl import cli_audit, cli_budget, cli_data, cli_keys, cli_network, cli_noise, cli_runs, cli_statistics, terminal
 from securefl.errors import UserError, printable
 from securefl.options import NO_DP, PANELS, read_job, with_job_options
 
@@ -295,6 +295,7 @@ def params(
 for _command in (
     cli_network.serve,
     cli_network.join,
+    cli_data.doctor,
     cli_runs.jobs,
     cli_runs.status,
     cli_statistics.stats,

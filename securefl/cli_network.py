@@ -136,7 +136,14 @@ def kept_run(shared: SharedJob, roster: SignedRoster, store: str, models: str, l
 def join(
     server: Annotated[str, typer.Option(metavar="HOST:PORT", help="The server.")],
     keys: Annotated[Path, typer.Option(metavar="DIR", help="The party's folder of keys; its journal and ledger lie there too.")],
-    data: Annotated[str, typer.Option(metavar="NAME|FILE", help="The party's own rows: a CSV file, or a named data set's site.")],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="The party's own rows: a CSV or Parquet file, a file that says where they are, or a named data set's site "
+            "(default: data.toml in the folder).",
+        ),
+    ] = None,
     job: Annotated[
         Path | None, typer.Option(metavar="JOB.toml", help="The party's own copy of the job (default: job.toml in the folder).")
     ] = None,
@@ -167,7 +174,7 @@ def join(
     if out is not None:
         files.check_folder(out, ("model.safetensors",))
     name = credentials.entry.name
-    rows = own_rows(checked, data, name, site, [entry.name for entry in credentials.roster.parties])
+    rows = own_rows(checked, own_data(data, keys), name, site, [entry.name for entry in credentials.roster.parties])
     from securefl.attending import Attending  # noqa: PLC0415  (loads torch)
     from securefl.own_rows import own_folds, refuse_unfit  # noqa: PLC0415
     from securefl.privacy.budget import PartyLedger  # noqa: PLC0415
@@ -245,20 +252,33 @@ def ended(ending: Ending) -> int:
     return 0
 
 
+def own_data(given: str | None, keys: Path) -> str:
+    """What ``--data`` says, else the party's file in the folder of keys.
+
+    Raises:
+        UserError: where there is neither.
+    """
+    if given is None and not (keys / "data.toml").exists():
+        raise UserError(f"where are the party's rows? Give --data, or say it in {keys / 'data.toml'}")
+    return given or str(keys / "data.toml")
+
+
 def own_rows(job: Job, data: str, party: str, site: str | None, parties: list[str]) -> Site:
-    """The rows of one party: of its own CSV file, or of one site of a data set that is public anyway, for trying out.
+    """The rows of one party: of its own table, or of one site of a data set that is public anyway, for trying out.
 
     Raises:
         UserError: for other data than the job's, or no rows for this party.
     """
     from securefl import data as datasets  # noqa: PLC0415
     from securefl.data.public import own_table  # noqa: PLC0415
+    from securefl.data.sources import source_of  # noqa: PLC0415
 
-    if data.lower().endswith(".csv") != job.data.is_table or (not job.data.is_table and data != job.data.name):
-        wanted = "a .csv file" if job.data.is_table else job.data.name
+    source = source_of(data)
+    if (source is not None) != job.data.is_table or (source is None and data != job.data.name):
+        wanted = "a table: a .csv, .parquet or .toml file, or python:module:function" if job.data.is_table else job.data.name
         raise UserError(f"--data is {data!r}, and the job is about {wanted}")
-    if job.data.is_table:
-        return own_table(Path(data), job, site or party)
+    if source is not None:
+        return own_table(source, job, site or party)
     every = {one.name: one for one in datasets.of_job(job).sites}
     wanted = site or party
     if wanted not in every and site is None and len(every) == len(parties):

@@ -48,6 +48,8 @@ def shared(job: Job) -> dict[str, Any]:
     if job.data.is_table:
         tree["data"]["name"] = "table"
     tree["data"]["ranges"] = [[name, *bounds] for name, bounds in job.data.ranges.items()]  # their order is that of the features
+    tree["data"]["levels"] = [[name, *values] for name, values in job.data.levels.items()]
+    tree["data"]["contract"] = None if job.data.contract is None else job.data.contract.digest
     return tree
 
 

@@ -15,6 +15,7 @@ from securefl.data.types import Dataset, Site, Split
 from securefl.errors import UserError
 
 if TYPE_CHECKING:
+    from securefl.data.contract import Contract
     from securefl.job import Job
 
 NAMES = ("breast-cancer", "heart")
@@ -34,6 +35,7 @@ def load(
     ranges: Mapping[str, tuple[float, float]] | None = None,
     levels: Mapping[str, Sequence[str]] | None = None,
     drop: Collection[str] = (),
+    contract: Contract | None = None,
     later: bool = False,
     private: bool = False,
 ) -> Dataset:
@@ -49,6 +51,7 @@ def load(
         ranges: publicly known lower and upper bounds by column, for a CSV file alone.
         levels: publicly known values of columns of text, for a CSV file alone.
         drop: columns to leave out, for a CSV file alone.
+        contract: what a CSV file must hold, and which columns are features.
         later: whether missing numbers of a CSV file will get the mean of their column.
         private: whether no row of a CSV file may decide what is a feature.
 
@@ -85,8 +88,9 @@ def load(
     if clients is not None:
         raise UserError(f"clients is {clients}, but the data fix the sites: one a value of the site column")
     return csv.load(
-        Path(name), label=label, site=site, ranges=ranges or {}, levels=levels or {}, drop=drop, later=later, private=private
-    )
+        Path(name), label=label, site=site, ranges=ranges or {}, levels=levels or {}, drop=drop, contract=contract,
+        later=later, private=private,
+    )  # fmt: skip
 
 
 def of_job(job: Job) -> Dataset:
@@ -102,6 +106,7 @@ def of_job(job: Job) -> Dataset:
         ranges=data.ranges,
         levels=data.levels,
         drop=data.drop,
+        contract=data.contract,
         later=data.scaling == "noised",
         private=job.privacy.mechanism != "none",
     )
