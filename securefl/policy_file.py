@@ -55,6 +55,7 @@ class Rules(Knobs):
         jobs: SHA-256 of the jobs that may run.
         models: SHA-256 of the models that a round may start from.
         lifetime: what all runs together may cost.
+        isolation: how code of a job's own runs (`securefl.usercode.isolation`); ``none`` gives it all that the party's account has.
     """
 
     min_cohort: Annotated[int, Field(ge=2, le=2**20)] | None = None
@@ -70,6 +71,7 @@ class Rules(Knobs):
     jobs: tuple[Digest, ...] | None = Field(default=None, strict=False, min_length=1)
     models: tuple[Digest, ...] | None = Field(default=None, strict=False, min_length=1)
     lifetime: Lifetime | None = None
+    isolation: Literal["bubblewrap", "none"] | None = None
 
 
 _KEY_OF = {

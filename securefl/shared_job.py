@@ -85,15 +85,17 @@ class SharedJob:
         job: the job.
         cohort: who is invited.
         public: of its data.
+        code: model and trainer of the job's own, which run in a child; None for those that the job names.
     """
 
     job: Job
     cohort: Roster
     public: Public
+    code: tuple[ClientTrainer, nn.Module] | None = None
 
     @classmethod
-    def of(cls, job: Job, cohort: Roster) -> SharedJob:
-        """Check that the job can run over a network with these parties.
+    def of(cls, job: Job, cohort: Roster, code: tuple[ClientTrainer, nn.Module] | None = None) -> SharedJob:
+        """Check that the job can run over a network with these parties; ``code`` as the attribute.
 
         Raises:
             UserError, Misuse: where it cannot, with the key.
@@ -106,7 +108,7 @@ class SharedJob:
         ):
             if given:
                 raise UserError(f"{key} is refused over a network: it is for simulations yet")
-        made = cls(job, cohort, public_of(job))
+        made = cls(job, cohort, public_of(job), code)
         made.about  # noqa: B018  (refused here, not in the first round)
         return made
 
@@ -120,6 +122,8 @@ class SharedJob:
         """The model at the start."""
         from securefl.models import build  # noqa: PLC0415  (loads torch)
 
+        if self.code is not None:
+            return self.code[1]
         return build(self.job.model, len(self.public.features), self.job.simulation.seed)
 
     @cached_property
@@ -127,7 +131,7 @@ class SharedJob:
         """What a site does; to be copied."""
         from securefl.trainer import ClientTrainer  # noqa: PLC0415
 
-        trainer = ClientTrainer(learning_rate=self.job.performance.learning_rate)
+        trainer = ClientTrainer(learning_rate=self.job.performance.learning_rate) if self.code is None else self.code[0]
         trainer.metrics = replace(BinaryMetrics(), limit=limit_of(self.job.privacy.precision), folds=self.job.data.splits)
         return trainer
 

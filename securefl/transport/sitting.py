@@ -206,6 +206,8 @@ class Sitting:
         """What the session handed out, worked on beside it."""
         try:
             found = await asyncio.get_running_loop().run_in_executor(self._beside, outside, value)
+        except Withdraws:
+            self.close()
         except Exception as error:  # noqa: BLE001  (raised again where the session's own errors are)
             self._queue.put_nowait(_Fails(error))
         else:
@@ -222,6 +224,10 @@ class Sitting:
         while not self._queue.empty():
             if isinstance(event := self._queue.get_nowait(), _Fed):
                 event.taken.set()
+
+
+class Withdraws(Exception):
+    """What runs beside a session gives it up: its party is one that has dropped out of this sum, and comes back for the next."""
 
 
 @dataclass(frozen=True, eq=False)

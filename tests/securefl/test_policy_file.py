@@ -32,6 +32,7 @@ max_rounds = 40
 max_values = 1_000_000
 jobs = ["{JOB}"]
 models = ["{JOB}"]
+isolation = "bubblewrap"
 
 [lifetime]
 unit = "record"
