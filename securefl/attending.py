@@ -162,7 +162,7 @@ class Attending:
         try:
             return train_beside(task)
         except CodeFault as error:
-            self._notices(f"{self._name} drops out of this round: {error.check}: {error.detail}")
+            self._notices(f"{self._name} drops out of this round: {error}")
             raise Withdraws from error
 
     def adjourn(self, session: Session) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from securefl.policy_file import PolicyFile
     from securefl.shared_job import SharedJob
     from securefl.transport.clock import Clock
+    from securefl.transport.enrolment import Credentials
     from securefl.transport.link import Ending
     from securefl.transport.log import Log
     from securefl.transport.roster import SignedRoster
@@ -156,21 +157,40 @@ def join(
     wait: Annotated[float, typer.Option(metavar="SECONDS", help="For how long the server may be out of reach.")] = 300.0,
 ) -> int:
     """Take part in a run with the own rows: nothing but the protocol's messages leaves this machine."""
-    from securefl import files  # noqa: PLC0415
     from securefl.job import Job  # noqa: PLC0415
-    from securefl.journal import FileJournal  # noqa: PLC0415
-    from securefl.privacy.store import Store  # noqa: PLC0415
-    from securefl.transport.clock import SystemClock  # noqa: PLC0415
     from securefl.transport.enrolment import Credentials  # noqa: PLC0415
-    from securefl.transport.keyfiles import keep_roster  # noqa: PLC0415
-    from securefl.transport.log import JsonLog  # noqa: PLC0415
 
     address(server)
-    credentials, clock = Credentials.load(keys, "party"), SystemClock()
+    credentials = Credentials.load(keys, "party")
     mine = keys / "job.toml" if job is None else job
     if job is None and not mine.exists():
         raise UserError(f"a party holds the server to its own copy of the job: give --job, or put it into {mine}")
     checked, rules = Job.load(mine), own_policy(policy, keys)
+    with rules.bounded():
+        return take_part(server, keys, credentials, checked, rules, data=data, site=site, out=out, wait=wait)
+
+
+def take_part(
+    server: str,
+    keys: Path,
+    credentials: Credentials,
+    checked: Job,
+    rules: PolicyFile,
+    *,
+    data: str | None,
+    site: str | None,
+    out: Path | None,
+    wait: float,
+) -> int:
+    """What `join` does, within the policy's resources."""
+    from securefl import files  # noqa: PLC0415
+    from securefl.journal import FileJournal  # noqa: PLC0415
+    from securefl.privacy.store import Store  # noqa: PLC0415
+    from securefl.transport.clock import SystemClock  # noqa: PLC0415
+    from securefl.transport.keyfiles import keep_roster  # noqa: PLC0415
+    from securefl.transport.log import JsonLog  # noqa: PLC0415
+
+    clock = SystemClock()
     if out is not None:
         files.check_folder(out, ("model.safetensors",))
     name = credentials.entry.name

@@ -206,8 +206,6 @@ class Sitting:
         """What the session handed out, worked on beside it."""
         try:
             found = await asyncio.get_running_loop().run_in_executor(self._beside, outside, value)
-        except Withdraws:
-            self.close()
         except Exception as error:  # noqa: BLE001  (raised again where the session's own errors are)
             self._queue.put_nowait(_Fails(error))
         else:
@@ -227,7 +225,7 @@ class Sitting:
 
 
 class Withdraws(Exception):
-    """What runs beside a session gives it up: its party is one that has dropped out of this sum, and comes back for the next."""
+    """What runs beside a session gives it up: its party leaves, so that nobody waits for it, and comes back for the next sum."""
 
 
 @dataclass(frozen=True, eq=False)

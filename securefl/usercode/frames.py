@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.errors import Refused
+from protocols.errors import Refused, SecureSumError
 from protocols.wire import canonical, read_canonical
 
 SIZES = struct.Struct(">IQ")
@@ -29,8 +29,20 @@ Kind = tuple[str, tuple[int, ...]]
 Arrays = Mapping[str, NDArray[Any]]
 
 
-class CodeFault(Refused):
-    """What a job's code did wrong in its child: the round goes on without this party's input."""
+class CodeFault(SecureSumError):
+    """What a job's code did wrong in its child: the round goes on without this party's input.
+
+    Attributes:
+        check: id of the check, as listed in docs/checks.md.
+        detail: one line; it may quote the code, which may quote rows, so it is for the party alone.
+    """
+
+    def __init__(self, check: str, detail: str) -> None:
+        super().__init__(check, detail)
+        self.check, self.detail = check, detail
+
+    def __str__(self) -> str:
+        return f"{self.check}: {self.detail}"
 
 
 def fault(check: str, detail: str) -> CodeFault:

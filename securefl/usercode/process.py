@@ -14,9 +14,8 @@ import time
 from collections.abc import Mapping
 from typing import IO, Any
 
-from protocols.errors import Refused
 from securefl.errors import UserError, printable
-from securefl.usercode.frames import Arrays, Kind, fault, packed, read
+from securefl.usercode.frames import Arrays, CodeFault, Kind, fault, packed, read
 from securefl.usercode.isolation import Isolation, remedy
 
 PIECE = 1 << 20
@@ -90,7 +89,7 @@ class Child:
             self._until = time.monotonic() + self._isolation.start
             try:
                 ready, _ = read(self._take, lambda _facts: {})
-            except Refused:
+            except CodeFault:
                 ready = {}
             if ready != {"ready": True}:
                 self.end()
@@ -118,7 +117,7 @@ class Child:
         try:
             self._give(packed({"ask": what, **facts}, arrays))
             found, got = read(self._take, lambda said: {} if "error" in said else wanted)
-        except Refused:
+        except CodeFault:
             self.end()
             raise
         if "error" in found:

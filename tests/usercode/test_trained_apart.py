@@ -48,16 +48,16 @@ def built() -> nn.Module:
 
 
 PLAN = calibrate_records(
-    epsilon=8.0, delta=1e-5, cohort=Cohort(4, 3, 1), rounds=3, size=SIZE, clip=1.0, rate=0.5, rows=40, models=1, models_per_record=1,
-    kind="skellam",
+    epsilon=8.0, delta=1e-5, cohort=Cohort(4, 3, 1), rounds=3, size=SIZE, clip=1.0, rate=0.5, rows=40, models=1,
+    models_per_record=1, kind="skellam",
 )  # fmt: skip
 
 
 def trainings() -> dict[str, LocalTraining]:
-    local = {"sample_rate": 0.5, "clip": 1.0, "delta": 1e-5, "accountant": "rdp", "planned_steps": 3}
+    local: dict[str, Any] = {"sample_rate": 0.5, "clip": 1.0, "delta": 1e-5, "accountant": "rdp", "planned_steps": 3}
     return {
         "none": PlainTraining(sample_rate=1.0, entropy=entropy()),
-        "local-record": LocalRecordDP(noise_multiplier=1.0, entropy=entropy(), **local),  # type: ignore[arg-type]
+        "local-record": LocalRecordDP(noise_multiplier=1.0, entropy=entropy(), **local),
         "distributed-record": GradientSums(PLAN, entropy()),
     }
 
