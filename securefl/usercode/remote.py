@@ -137,6 +137,18 @@ class RemoteTrainer(ClientTrainer):
         """End the children."""
         self._code.close()
 
+    def check(self, *, by_record: bool) -> None:
+        """Start the code: what does not fit the job is refused before anything leaves.
+
+        Args:
+            by_record: whether one gradient a record will be asked for.
+
+        Raises:
+            UserError: for methods of its own that the party's code takes the place of.
+            CodeFault: where it fails at once, or has other parameters than the model.
+        """
+        self._child("training", (*METRICS, *(BY_RECORD if by_record else ())))
+
     def train(self, model: nn.Module, data: Dataset[Any], training: LocalTraining, steps: int) -> None:
         """As `ClientTrainer.train`, with what is the job's code in the child.
 
@@ -185,7 +197,8 @@ class RemoteTrainer(ClientTrainer):
         from_vector(model, found)
 
     def _by_record(self, model: nn.Module, data: Dataset[Any], training: PerRecord, steps: int) -> None:
-        child = self._child("training", (*METRICS, *BY_RECORD))
+        self.check(by_record=True)
+        child = self._code.child("training")
         own = [p for p in model.parameters() if p.requires_grad]
         step = torch.optim.SGD(own, lr=self.learning_rate)
         with training.private(model, step, data, steps) as (_, optimizer, batches):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import sqlite3
 import sys
 from decimal import Decimal
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import sqlalchemy as sql
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
@@ -253,3 +255,38 @@ def test_what_a_loader_returns_must_be_a_table(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the list of processes"):
         source_of("sql:postgresql://x")
     assert source_of("heart") is None
+
+
+def test_rows_come_from_postgresql_too(tmp_path: Path) -> None:
+    server = os.environ.get("SECUREFL_POSTGRES")
+    if not server:
+        pytest.skip("SECUREFL_POSTGRES names no server to test against")
+    engine = sql.create_engine(server)
+    with engine.begin() as base:
+        base.execute(
+            sql.text("create table visits_here (age integer, bp numeric(6, 2), ward text, y boolean, site text, seen date)")
+        )
+        made = [(a, b, w, None if y is None else bool(y), s) for a, b, w, y, s in ROWS]
+        rows = [{"a": a, "b": b, "w": w, "y": y, "s": s} for a, b, w, y, s in made]
+        base.execute(sql.text("insert into visits_here values (:a, :b, :w, :y, :s, '2024-01-02')"), rows)
+    try:
+        path = tmp_path / "data.toml"
+        path.write_text(f'kind = "sql"\nurl = "{server}"\npassword_file = "password"\ntable = "visits_here"\n')
+        (tmp_path / "password").write_text(PASSWORD)
+        for one in (path, tmp_path / "password"):
+            one.chmod(0o600)
+        source = read_source(path)
+        assert same(own_table(source, job(), "north"), own_table(as_csv(tmp_path, ROWS), job(), "north"))
+        assert source.read(["seen"])["seen"].numbers is None
+        asking = source.model_copy(update={"table": None, "query": "select age / 0 as age from visits_here"})
+        with pytest.raises(UserError, match="the database refuses: division by zero") as found:
+            asking.read(["age"])
+        assert PASSWORD not in str(found.value)
+        deleting = source.model_copy(update={"table": None, "query": "delete from visits_here returning age"})
+        with pytest.raises(UserError, match="the database refuses"):  # a cursor is for a SELECT
+            deleting.read(["age"])
+        assert len(own_table(source, job(), "north").y) == 3
+    finally:
+        with engine.begin() as base:
+            base.execute(sql.text("drop table visits_here"))
+        engine.dispose()

@@ -13,17 +13,23 @@ from conftest import HONEST, rows
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from protocols.primitives.sign import SigningKey
 from protocols.rand import Rand, Seed
+from protocols.suite import Member, Roster
 from securefl import ClientTrainer, UserError
 from securefl.encode import Plan
+from securefl.job import Job
 from securefl.models import from_vector, to_vector
 from securefl.modules import Copier
+from securefl.own_rows import refuse_unfit
 from securefl.privacy import gradients as whole
 from securefl.privacy.dpsgd import LocalRecordDP
 from securefl.privacy.gradients import GradientSums
 from securefl.privacy.noise_plan import Cohort
 from securefl.privacy.plain import LocalTraining, PlainTraining
 from securefl.privacy.record_plan import calibrate_records
+from securefl.round import Fold
+from securefl.shared_job import SharedJob
 from securefl.usercode import remote
 from securefl.usercode.frames import CodeFault
 from securefl.usercode.isolation import Isolation
@@ -231,8 +237,19 @@ def test_gradients_come_in_parts_where_they_are_many(honest: RemoteTrainer, monk
     assert np.abs(parts - at_once).max() <= 40 * PLAN.fixed * 2.0**-20  # a product over fewer rows rounds otherwise
 
 
-def test_a_closed_trainer_starts_no_child_again() -> None:
+def test_code_is_looked_at_before_anything_leaves_and_a_closed_trainer_starts_no_child_again() -> None:
     trainer = code_of("own")
+    columns = {f"c{at}": (-1.0, 1.0) for at in range(4)}
+    cohort = Roster(tuple(Member(f"site {at}", SigningKey(Seed(bytes([at]) * 32)).public) for at in range(3)))
+
+    def looked(mechanism: str) -> list[str]:
+        tree = {"data": {"name": "t.csv", "label": "y", "site": "s", "ranges": columns}, "privacy": {"mechanism": mechanism}}
+        shared = SharedJob.of(Job.parse(tree), cohort, (trainer, trainer._code.template()))
+        return refuse_unfit(shared, "site 0", (Fold(DATA, DATA),))
+
+    assert looked("none") == []
+    with pytest.raises(UserError, match="has optimizer of its own"):
+        looked("local-record")
     child = trainer._code.child("training")
     trainer.close()
     assert child._process is None
