@@ -146,7 +146,14 @@ def host_all(found: list[Federation], metrics: str | None, health: str | None, d
 def join(
     server: Annotated[str, typer.Option(metavar="HOST:PORT", help="The server.")],
     keys: Annotated[Path, typer.Option(metavar="DIR", help="The party's folder of keys; its journal and ledger lie there too.")],
-    data: Annotated[str, typer.Option(metavar="NAME|FILE", help="The party's own rows: a CSV file, or a named data set's site.")],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="The party's own rows: a CSV or Parquet file, a file that says where they are, or a named data set's site "
+            "(default: data.toml in the folder).",
+        ),
+    ] = None,
     job: Annotated[
         Path | None, typer.Option(metavar="JOB.toml", help="The party's own copy of the job (default: job.toml in the folder).")
     ] = None,
@@ -178,7 +185,7 @@ def take_part(
     signed: SignedBundle | None,
     rules: PolicyFile,
     *,
-    data: str,
+    data: str | None,
     site: str | None,
     out: Path | None,
     wait: float,
@@ -195,8 +202,8 @@ def take_part(
     credentials, clock = Credentials.load(keys, "party"), SystemClock()
     if out is not None:
         files.check_folder(out, ("model.safetensors",))
-    name = credentials.entry.name
-    rows = own_rows(checked, data, name, site, [entry.name for entry in credentials.roster.parties])
+    name, where = credentials.entry.name, own_data(data, keys)
+    rows = own_rows(checked, where, name, site, [entry.name for entry in credentials.roster.parties])
     from securefl.attending import Attending  # noqa: PLC0415  (loads torch)
     from securefl.own_rows import own_folds, refuse_unfit  # noqa: PLC0415
     from securefl.privacy.budget import PartyLedger  # noqa: PLC0415
@@ -216,7 +223,7 @@ def take_part(
             worker, beside = (stack.enter_context(ThreadPoolExecutor(1, name)) for name in ("session", "training"))
             journal = stack.enter_context(FileJournal(keys / "journal.json"))
             store = stack.enter_context(Store(keys / "ledger.db"))
-            about = own_data_name(checked, data, signed)
+            about = own_data_name(checked, where, signed)
             rules.set_lifetime(store, (name, about))
             ledger = PartyLedger(store, name, about, digest_of((rows.x, rows.y)))
             attending = Attending(
@@ -307,20 +314,33 @@ def ended(ending: Ending) -> int:
     return 0
 
 
+def own_data(given: str | None, keys: Path) -> str:
+    """What ``--data`` says, else the party's file in the folder of keys.
+
+    Raises:
+        UserError: where there is neither.
+    """
+    if given is None and not (keys / "data.toml").exists():
+        raise UserError(f"where are the party's rows? Give --data, or say it in {keys / 'data.toml'}")
+    return given or str(keys / "data.toml")
+
+
 def own_rows(job: Job, data: str, party: str, site: str | None, parties: list[str]) -> Site:
-    """The rows of one party: of its own CSV file, or of one site of a data set that is public anyway, for trying out.
+    """The rows of one party: of its own table, or of one site of a data set that is public anyway, for trying out.
 
     Raises:
         UserError: for other data than the job's, or no rows for this party.
     """
     from securefl import data as datasets  # noqa: PLC0415
     from securefl.data.public import own_table  # noqa: PLC0415
+    from securefl.data.sources import source_of  # noqa: PLC0415
 
-    if data.lower().endswith(".csv") != job.data.is_table or (not job.data.is_table and data != job.data.name):
-        wanted = "a .csv file" if job.data.is_table else job.data.name
+    source = source_of(data)
+    if (source is not None) != job.data.is_table or (source is None and data != job.data.name):
+        wanted = "a table: a .csv, .parquet or .toml file, or python:module:function" if job.data.is_table else job.data.name
         raise UserError(f"--data is {data!r}, and the job is about {wanted}")
-    if job.data.is_table:
-        return own_table(Path(data), job, site or party)
+    if source is not None:
+        return own_table(source, job, site or party)
     every = {one.name: one for one in datasets.of_job(job).sites}
     wanted = site or party
     if wanted not in every and site is None and len(every) == len(parties):

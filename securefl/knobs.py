@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic_core import PydanticCustomError
 
 from protocols import plugins
+from securefl.data.contract import Contract, of_tree
+from securefl.errors import UserError
 
 BuiltIn = Literal["breast-cancer", "heart", "eicu"]
 BUILT_IN: tuple[str, ...] = get_args(BuiltIn)
@@ -69,11 +71,33 @@ class DataKnobs(Knobs):
     drop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         default=(), strict=False, description="column of a CSV to leave out, such as a free text or a patient number"
     )
+    contract: Contract | None = Field(
+        default=None,
+        description="file (schema.toml) that says what a site's table must hold; ranges and levels come from it",
+    )
     scaling: Literal["auto", "noised"] = Field(
         default="auto",
         description="auto: by public ranges, without differential privacy by exact means and variances; noised: by noised means "
         "and variances, which take part of ε",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _contracted(cls, tree: Any) -> Any:
+        """Ranges and levels out of the contract; what stands beside it must be the same."""
+        given = tree.get("contract") if isinstance(tree, dict) else None
+        if given is None:
+            return tree
+        try:
+            contract = given if isinstance(given, Contract) else of_tree(given, "data.contract")
+        except (UserError, TypeError, ValueError) as error:
+            raise ValueError(str(error)) from None
+        for key, derived in (("ranges", contract.ranges), ("levels", contract.levels)):
+            beside = tree.get(key)
+            if beside and not _alike(beside, derived):
+                raise ValueError(f"data.{key} is refused beside data.contract, which says something else: leave it out")
+            tree = {**tree, key: derived}
+        return {**tree, "contract": contract}
 
     @field_validator("name")
     @classmethod
@@ -117,7 +141,7 @@ class DataKnobs(Knobs):
             if self.clients is not None:
                 raise ValueError("data.clients is refused: the site column of a CSV fixes the sites")
         else:
-            for key in ("label", "site", "ranges", "levels", "drop"):
+            for key in ("contract", "label", "site", "ranges", "levels", "drop"):
                 if getattr(self, key):
                     raise ValueError(f"data.{key} is refused for {self.name}: it belongs to a CSV")
             if self.name in IN_FILES and self.clients is not None:
@@ -138,6 +162,13 @@ class DataKnobs(Knobs):
     def splits(self) -> int:
         """Folds in effect: 1 is one split with `holdout`, more is cross-validation inside each site."""
         return self.folds if self.folds is not None else (5 if self.name in IN_FILES else 1)
+
+
+def _alike(given: object, derived: Mapping[str, Sequence[object]]) -> bool:
+    """Whether a table of columns holds the same in the same order."""
+    if not isinstance(given, Mapping) or list(given) != list(derived):
+        return False
+    return all(isinstance(v, list | tuple) and tuple(v) == tuple(w) for v, w in zip(given.values(), derived.values(), strict=True))
 
 
 class ModelKnobs(Knobs):

@@ -15,6 +15,7 @@ from securefl.data.types import Dataset, Site, Split
 from securefl.errors import UserError
 
 if TYPE_CHECKING:
+    from securefl.data.contract import Contract
     from securefl.job import Job
 
 NAMES = ("breast-cancer", "heart", "eicu")
@@ -35,6 +36,7 @@ def load(
     levels: Mapping[str, Sequence[str]] | None = None,
     drop: Collection[str] = (),
     sites: str | None = None,
+    contract: Contract | None = None,
     later: bool = False,
     private: bool = False,
 ) -> Dataset:
@@ -51,6 +53,7 @@ def load(
         levels: publicly known values of columns of text, for a CSV file alone.
         drop: columns to leave out, for a CSV file alone.
         sites: what a site is, for ``eicu`` alone: ``region`` or ``hospital``.
+        contract: what a CSV file must hold, and which columns are features.
         later: whether missing numbers of a CSV file will get the mean of their column.
         private: whether no row of a CSV file may decide what is a feature.
 
@@ -58,7 +61,8 @@ def load(
         UserError: the name is unknown, an argument does not belong to it, or the data are refused; one line that names
         the culprit.
     """
-    alone = {"label": label, "site": site, "ranges": ranges or None, "levels": levels or None, "drop": drop or None}
+    alone: dict[str, object] = {"label": label, "site": site, "ranges": ranges or None, "levels": levels or None}
+    alone |= {"drop": drop or None, "contract": contract}
     _refuse_strangers(name, alone, directory, sites)
     # A loader is imported on use: pandas, scikit-learn and pooch take seconds.
     if name == "eicu":
@@ -76,8 +80,9 @@ def load(
     if clients is not None:
         raise UserError(f"clients is {clients}, but the data fix the sites: one a value of the site column")
     return csv.load(
-        Path(name), label=label, site=site, ranges=ranges or {}, levels=levels or {}, drop=drop, later=later, private=private
-    )
+        Path(name), label=label, site=site, ranges=ranges or {}, levels=levels or {}, drop=drop, contract=contract,
+        later=later, private=private,
+    )  # fmt: skip
 
 
 def _refuse_strangers(name: str, of_a_table: Mapping[str, object], directory: Path | None, sites: str | None) -> None:
@@ -120,6 +125,7 @@ def of_job(job: Job) -> Dataset:
         levels=data.levels,
         drop=data.drop,
         sites=data.sites,
+        contract=data.contract,
         later=data.scaling == "noised",
         private=job.privacy.mechanism != "none",
     )
