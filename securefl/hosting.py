@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from protocols.errors import SecureSumError
 from securefl import files
-from securefl.bundles.running import of_server
+from securefl.bundles.running import code_of, of_server
 from securefl.bundles.signed import SignedBundle
 from securefl.errors import UserError
 from securefl.federations import Federation, addresses, unused
@@ -31,6 +31,7 @@ from securefl.transport.health import Health
 from securefl.transport.log import Log
 from securefl.transport.port import Port
 from securefl.transport.roster import SignedRoster
+from securefl.usercode.isolation import Isolation
 
 if TYPE_CHECKING:
     from securefl.audit.tape import Tape
@@ -115,7 +116,7 @@ class Hosted:
             try:
                 if job is None:
                     return await self._desk_alone()
-                return await self._rounds(worker, base, job, None if signed is None else signed.hash, last=last)
+                return await self._rounds(worker, base, job, signed, last=last)
             finally:
                 self.port.shut_desk(desk)
                 self.health.set(name, serving=False)
@@ -139,10 +140,12 @@ class Hosted:
         await self._drained.wait()
         return 0
 
-    async def _rounds(self, worker: ThreadPoolExecutor, base: RunStore, job: Job, bundle: bytes | None, *, last: bool) -> int:
+    async def _rounds(
+        self, worker: ThreadPoolExecutor, base: RunStore, job: Job, signed: SignedBundle | None, *, last: bool
+    ) -> int:
         """All rounds, or those that are left."""
         federation = self.federation
-        hall, serving, tape = await _in(worker, lambda: self._opened(worker, base, job, bundle))
+        hall, serving, tape = await _in(worker, lambda: self._opened(worker, base, job, signed))
         if self._drained.is_set():
             serving.drain()
         self._serving, why = serving, "stopped"
@@ -167,7 +170,7 @@ class Hosted:
         return 1 if all(aborted) else 0
 
     def _opened(
-        self, worker: ThreadPoolExecutor, base: RunStore, job: Job, bundle: bytes | None
+        self, worker: ThreadPoolExecutor, base: RunStore, job: Job, signed: SignedBundle | None
     ) -> tuple[Hall, Serving, Tape | None]:
         """In the worker: the run of the job in the store, begun or taken up, over the parties of the roster."""
         from securefl.audit.tape import Tape  # noqa: PLC0415
@@ -176,7 +179,11 @@ class Hosted:
         from securefl.shared_job import SharedJob  # noqa: PLC0415
 
         federation, roster = self.federation, self.roster()
-        shared, places = SharedJob.of(job, roster.cohort, bundle), Checkpoints(federation.models)
+        code = None if signed is None else code_of(signed.bundle, Isolation(private=(federation.credentials.folder,)))
+        if code is not None:
+            code[0].close()  # it has said what the model at the start is, and a server asks nothing else
+        shared = SharedJob.of(job, roster.cohort, None if signed is None else signed.hash, code)
+        places = Checkpoints(federation.models)
         base.know({entry.name: entry.identity for entry in roster.parties}, roster.serial)
         held, goes_on = held_run(base, shared, anew=federation.anew)
         if goes_on:

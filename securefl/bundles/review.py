@@ -74,14 +74,11 @@ class Review:
         last = kept.last_approved(signed.hash)
         old = None if last is None or whole else last[0].bundle
         knobs = bundle.job.privacy
-        terms, said = _terms(knobs), None
+        terms = _terms(knobs)
         terms["cohort"] = _cohort(knobs, len(roster.parties))
-        if bundle.code:
-            terms["sums"] = "what is summed, and how much, depends on the bundle's code"
-        else:
-            terms["sums"], said = _over(signed, roster, policy)
+        terms["sums"], said = _over(signed, roster, policy)
         return cls(
-            signed, author, roster.serial, terms, tuple(_opened(knobs, code=bool(bundle.code))), said, kept.decision(signed.hash),
+            signed, author, roster.serial, terms, tuple(_opened(knobs)), said, kept.decision(signed.hash),
             None if last is None or old is None else (last[0].hash.hex(), last[1].at), tuple(changes(bundle, old)),
         )  # fmt: skip
 
@@ -161,10 +158,10 @@ def _cohort(knobs: PrivacyKnobs, parties: int) -> str:
     return f"{parties} parties on the roster; threshold {threshold}, smallest cohort {least}"
 
 
-def _opened(knobs: PrivacyKnobs, *, code: bool) -> list[str]:
+def _opened(knobs: PrivacyKnobs) -> list[str]:
     from securefl.metrics import BinaryMetrics  # noqa: PLC0415
 
-    names = ["whatever the trainer in its code sums"] if code else [spec.name for spec in BinaryMetrics().specs()]
+    names = [spec.name for spec in BinaryMetrics().specs()]
     hidden, public = short_sums(knobs).hides, knobs.rows is not None
     events = opened_in_training(knobs.rounds, mechanism=knobs.mechanism, sums=names, hidden=hidden, public_rows=public)
     return [f"{one.rounds} × {one.what}, {one.coverage}" + (f": {one.note}" if one.note else "") for one in events]
@@ -174,16 +171,17 @@ def _over(signed: SignedBundle, roster: SignedRoster, policy: PolicyFile | None)
     """What the job comes to over a roster, and what the own policy says of it."""
     from securefl.shared_job import SharedJob  # noqa: PLC0415
 
-    job = signed.bundle.job
+    job, code = signed.bundle.job, bool(signed.bundle.code)
     try:
         about = SharedJob.of(job, roster.cohort, signed.hash).about
     except (UserError, Misuse) as error:
         return f"cannot run: {error}", None
-    over = f"{about.protocol.name}, {about.plan.size} values of each party in a sum"
+    many = "as many values as its code has parameters, and those of the metrics," if code else f"{about.plan.size} values"
+    over = f"{about.protocol.name}, {many} of each party in a sum"
     if policy is None:
         return over, None
     try:
-        policy.check_job(job, digest=signed.hash.hex(), protocol=about.protocol.name, values=about.plan.size)
+        policy.check_job(job, digest=signed.hash.hex(), protocol=about.protocol.name, values=1 if code else about.plan.size)
     except UserError as error:
         return over, str(error)
     return over, f"{policy.where} has nothing against it"

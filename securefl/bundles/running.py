@@ -22,17 +22,26 @@ from securefl.transport.keyfiles import read_public
 from securefl.transport.roster import SignedRoster
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from securefl.store import Shelf
+    from securefl.trainer import ClientTrainer
+    from securefl.usercode.isolation import Isolation
 
 
-def refuse_code(bundle: Bundle) -> None:
-    """Refuse to run what has code.
+def code_of(bundle: Bundle, isolation: Isolation) -> tuple[ClientTrainer, nn.Module] | None:
+    """Trainer and model of a bundle's code, which run in children behind these walls; None where it has none.
 
     Raises:
-        UserError: where the bundle has some.
+        UserError: where there are no walls.
+        CodeFault: where the code fails at once.
     """
-    if bundle.code:
-        raise UserError("this version runs no code of a bundle yet: it is carried, shown and decided about, and not run")
+    if not bundle.code:
+        return None
+    from securefl.usercode.remote import trainer_of  # noqa: PLC0415  (loads torch)
+
+    rate = bundle.job.performance.learning_rate
+    return trainer_of(bundle.code, bundle.about.entry or "", isolation, learning_rate=rate)
 
 
 def of_party(named: str | None, credentials: Credentials, listed: Callable[[], Listed]) -> SignedBundle:
@@ -44,7 +53,7 @@ def of_party(named: str | None, credentials: Credentials, listed: Callable[[], L
         listed: what the server has, asked for where none is named.
 
     Raises:
-        UserError: where this party did not approve it or refused it, it was altered, its author is not good, or it has code.
+        UserError: where this party did not approve it or refused it, it was altered, or its author is not good.
     """
     kept = Kept(credentials)
     if named is None:
@@ -56,7 +65,6 @@ def of_party(named: str | None, credentials: Credentials, listed: Callable[[], L
     else:
         signed = kept.approved(kept.named(named))
     signed.bundle.checked()
-    refuse_code(signed.bundle)
     return signed
 
 
@@ -69,7 +77,7 @@ def of_server(named: str, credentials: Credentials, roster: SignedRoster, shelf:
     """The bundle that a server runs: from its shelf, by the first digits of its hash, or out of a file, which then goes there.
 
     Raises:
-        UserError: where there is none, its author is not good by the roster, its parts do not fit together, or it has code.
+        UserError: where there is none, its author is not good by the roster, or its parts do not fit together.
     """
     if is_hash(named):
         found = [one.digest for one in shelf.listed() if one.digest.startswith(named)]
@@ -83,7 +91,6 @@ def of_server(named: str, credentials: Credentials, roster: SignedRoster, shelf:
         signed = SignedBundle.read(document, credentials.authority)
         signed.check(roster)
         title = signed.bundle.checked().about.title
-        refuse_code(signed.bundle)
         good = {one.name for one in roster.entries if not one.revoked}
         shelf.put(signed.hash.hex(), signed.author, title, signed.document, good.__contains__)
     except Refused as error:

@@ -20,13 +20,15 @@ from securefl.bundles.changes import changes
 from securefl.bundles.contents import Bundle
 from securefl.bundles.kept import Kept
 from securefl.bundles.review import Review
-from securefl.bundles.running import of_party
+from securefl.bundles.running import code_of, of_party
 from securefl.bundles.signed import Decision, SignedBundle
 from securefl.errors import UserError
 from securefl.policy_file import PolicyFile
 from securefl.transport import enrolment
 from securefl.transport.desk_words import Listed
 from securefl.transport.enrolment import Credentials
+from securefl.usercode.frames import CodeFault
+from securefl.usercode.isolation import Isolation
 
 NOW = datetime.now(UTC)
 JOB = "[privacy]\nrounds = 3\n"
@@ -104,12 +106,14 @@ def test_a_revocation_that_the_server_tells_counts_at_once(keys: Path) -> None:
         of_party(None, credentials, listed)
 
 
-def test_code_is_kept_and_decided_about_and_not_run(keys: Path) -> None:
-    """Nothing of it is imported or compiled, whatever it says."""
+def test_code_is_kept_and_decided_about_without_being_run(keys: Path) -> None:
+    """Nothing of it is imported or compiled, whatever it says, until somebody asks for its trainer and model."""
     bundle = made(keys, {"job.toml": JOB, **CODE, "code/model.py": "raise SystemExit\n"})
     approve(keys, bundle)
-    with pytest.raises(UserError, match="this version runs no code of a bundle yet"):
-        runs(keys, bundle)
+    signed = runs(keys, bundle)
+    assert signed.bundle.code["model.py"] == "raise SystemExit\n"
+    with pytest.raises(CodeFault, match="code-"):
+        code_of(signed.bundle, Isolation("none"))
 
 
 def altered(keys: Path, bundle: SignedBundle) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from network_processes import JOB, Process, processes, table
+from safetensors import safe_open
 
 from securefl.cli import main
 from securefl.shared_job import is_run_of
@@ -138,21 +140,56 @@ def test_what_this_party_did_not_approve_takes_nothing_from_it(place: Path, caps
     assert not (place / "keys/north/journal.json").exists()
 
 
-def test_code_is_carried_shown_and_decided_about_and_not_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(place / "study", code__model_py="import os\nos.abort()\n", bundle_toml='title = "own model"\nentry = "model:build"\n')
-    said(capsys, "submit", "study", "--keys", "keys/ada", "--out", "own.bundle")
-    why = "this version runs no code of a bundle yet"
-    assert why in said(capsys, "serve", "--keys", "keys/server", "--listen", "127.0.0.1:0", "--bundle", "own.bundle", code=2)
+BUILD = """
+from pathlib import Path
+from torch import nn
+
+def build():
+    seen = [str(path) for path in Path("/").rglob("identity.key")] + [str(path) for path in Path("/").rglob("north.csv")]
+    if seen:
+        raise RuntimeError(f"the walls have holes: {seen}")
+    return nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
+"""
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+def test_a_bundle_with_code_of_its_own_trains_behind_walls(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing of it runs where it is handed in, reviewed and approved; then it does, at every party, without a sight of keys."""
+    write(place / "study", code__model_py=BUILD, bundle_toml='title = "own model"\nentry = "model:build"\n')
     with desk() as server:
         digest = submitted(capsys, server)
         shown = said(capsys, "review", digest, "--keys", "keys/north", "--server", server)
-        assert "+os.abort()" in shown
+        assert "+def build():" in shown
         assert "code       1 files, entered at model:build" in shown
-        said(capsys, "approve", digest, "--keys", "keys/north", "--server", server)
-        joins = ("join", "--server", server, "--data", "north.csv", "--keys", "keys/north")
-        assert why in said(capsys, *joins, "--bundle", digest, code=2)
-        assert "the server runs no bundle" in said(capsys, *joins, code=2)
-    assert why in said(capsys, "serve", "--keys", "keys/server", "--listen", "127.0.0.1:0", "--bundle", digest, code=2)
+        assert "as many values as its code has parameters" in shown
+        decided(capsys, server, digest, *PARTIES)
+    with desk("--bundle", digest, "--out", "out") as server, processes() as made:
+        made += [
+            Process("join", "--server", server, "--data", f"{name}.csv", "--keys", f"keys/{name}", "--out", f"got-{name}")
+            for name in PARTIES
+        ]
+        assert [one.end() for one in made] == [0, 0, 0], [one.lines[-3:] for one in made]
+    rounds = json.loads((place / "out/metrics.json").read_text())["rounds"]
+    assert [(one["contributors"], one["aborted"]) for one in rounds] == [(3, None), (3, None)]
+    with safe_open(place / "got-north/model.safetensors", framework="np") as file:
+        assert {name: file.get_tensor(name).shape for name in file.keys()} == {  # noqa: SIM118
+            "0.weight": (3, 2),
+            "0.bias": (3,),
+            "2.weight": (1, 3),
+            "2.bias": (1,),
+        }
+
+
+def test_code_that_fails_at_once_ends_the_party_in_one_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(place / "study", code__model_py="import os\nos.abort()\n", bundle_toml='title = "own model"\nentry = "model:build"\n')
+    with desk() as server:
+        digest = submitted(capsys, server)
+        decided(capsys, server, digest, "north")
+        joins = ("join", "--server", server, "--data", "north.csv", "--keys", "keys/north", "--bundle", digest)
+        why = said(capsys, *joins, code=1)
+        assert why.count("\n") == 1
+        assert "code-gone" in why
+    assert "code-gone" in said(capsys, "serve", "--keys", "keys/server", "--listen", "127.0.0.1:0", "--bundle", digest, code=1)
 
 
 def test_a_bundle_in_a_file_is_served_only_as_its_author_signed_it(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
