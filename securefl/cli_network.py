@@ -206,18 +206,39 @@ def join(
     wait: Annotated[float, typer.Option(metavar="SECONDS", help="For how long the server may be out of reach.")] = 300.0,
 ) -> int:
     """Take part in a run with the own rows: nothing but the protocol's messages leaves this machine."""
+    from securefl.transport.enrolment import Credentials  # noqa: PLC0415
+
+    address(server)
+    credentials = Credentials.load(keys, "party")
+    rules = own_policy(policy, keys)
+    checked, signed = own_job(job, bundle, credentials, server, wait)
+    credentials = Credentials.load(keys, "party")  # the roster may be newer now
+    with rules.bounded():
+        return take_part(server, keys, credentials, checked, rules, data=data, site=site, out=out, wait=wait, bundle=signed)
+
+
+def take_part(
+    server: str,
+    keys: Path,
+    credentials: Credentials,
+    checked: Job,
+    rules: PolicyFile,
+    *,
+    data: str,
+    site: str | None,
+    out: Path | None,
+    wait: float,
+    bundle: SignedBundle | None = None,
+) -> int:
+    """What `join` does, within the policy's resources."""
     from securefl import files  # noqa: PLC0415
     from securefl.journal import FileJournal  # noqa: PLC0415
     from securefl.privacy.store import Store  # noqa: PLC0415
     from securefl.transport.clock import SystemClock  # noqa: PLC0415
-    from securefl.transport.enrolment import Credentials  # noqa: PLC0415
     from securefl.transport.keyfiles import keep_roster  # noqa: PLC0415
     from securefl.transport.log import JsonLog  # noqa: PLC0415
 
-    address(server)
-    credentials, clock = Credentials.load(keys, "party"), SystemClock()
-    checked, signed = own_job(job, bundle, credentials, server, wait)
-    credentials, rules = Credentials.load(keys, "party"), own_policy(policy, keys)
+    clock = SystemClock()
     if out is not None:
         files.check_folder(out, ("model.safetensors",))
     name = credentials.entry.name
@@ -241,7 +262,7 @@ def join(
             worker, beside = (stack.enter_context(ThreadPoolExecutor(1, name)) for name in ("session", "training"))
             journal = stack.enter_context(FileJournal(keys / "journal.json"))
             store = stack.enter_context(Store(keys / "ledger.db"))
-            about = own_data_name(checked, data, signed)
+            about = own_data_name(checked, data, bundle)
             rules.set_lifetime(store, (name, about))
             ledger = PartyLedger(store, name, about, digest_of((rows.x, rows.y)))
             attending = Attending(
@@ -255,7 +276,7 @@ def join(
                 policy=rules,
                 logs=keys / "logs",
                 check=lambda s: refuse_unfit(s, name, folds),
-                bundle=signed,
+                bundle=bundle,
             )
             stack.callback(attending.close)
             link = Link(

@@ -15,6 +15,7 @@ from securefl.audit.measured.epsilon import one_run
 from securefl.audit.measured.pictures import BAD, intervals, row_of_pictures
 from securefl.audit.measured.registry import compared
 from securefl.audit.page import SAMPLE, html, samples, struck
+from securefl.job import Job
 
 ROWS = (1, 8, 18, 28)
 
@@ -135,6 +136,15 @@ def test_the_annex_says_who_sees_what_and_what_was_opened() -> None:
         assert words in bare
     assert "its update lies open" in bare
     assert "its update lies open" not in noised
+
+
+@pytest.mark.parametrize("scaling", ["auto", "noised"])
+def test_the_annex_says_what_scaling_opens(scaling: str) -> None:
+    found = measure_mechanism("distributed-party", checks=())
+    job = Job.model_validate(found.setting.job.plain() | {"data": {**found.setting.job.plain()["data"], "scaling": scaling}})
+    page = html([], {}, [replace(found, setting=replace(found.setting, job=job))])
+    assert ("nothing is opened before training" in page) == (scaling == "auto")
+    assert ("Moments for scaling are opened once before training, with noise, under the same ε." in page) == (scaling == "noised")
 
 
 def test_pictures_of_a_measurement_are_well_formed() -> None:

@@ -14,7 +14,9 @@ import pytest
 import record_mutants as mutants
 import sum_mutants
 import torch
+from mutants import one_key, one_seed
 
+from protocols import sums
 from securefl.audit import measure_mechanism
 from securefl.audit.measured import apart
 from securefl.audit.measured.registry import SUMMED, Setting
@@ -68,6 +70,8 @@ OF_SITES: Mutants = {
         ("batch-sampling",),
         ("record-clip",),
     ),
+    "one key for all steps": (lambda patch: one_key(patch, sums.scheme("secagg")), ("handshake-steps",), ("record-clip",)),
+    "one seed for all steps": (lambda patch: one_seed(patch, sums.scheme("secagg")), ("handshake-steps",), ("record-clip",)),
     "silent with an empty batch": (mutants.silent_batches, ("sum-sizes",), ("record-clip", "batch-sampling")),
     "charged at success only": (sum_mutants.charged_at_success, ("sum-account",), ("sum-sizes",)),
 }
@@ -117,7 +121,7 @@ MUTANTS: dict[str, Mutants] = {
 
 @pytest.mark.parametrize(("mechanism", "name"), [(m, name) for m, of in MUTANTS.items() for name in of])
 def test_every_mutant_is_flagged_by_the_checks_that_are_made_for_it(mechanism: str, name: str, monkeypatch: Patch) -> None:
-    """Such as ``record-clip`` and ``record-rounding``, by what a site hands to the sum."""
+    """Such as ``record-clip`` and ``record-rounding``, by what a site hands to the sum, and ``handshake-steps``."""
     monkeypatch.setattr(apart, "RUNS", 2500)
     apply, flagging, blind = MUTANTS[mechanism][name]
     apply(monkeypatch)
@@ -143,7 +147,7 @@ def test_all_that_is_measured_of_sums_over_records_stays_within_the_claim(mechan
     assert bounds["sum-worlds"].claimed < 1 < bounds["sum-worlds"].cap
     tree, rows = found.as_json(), {r.row for r in found.results}
     assert (tree["unit"], tree["claimed"], tree["cannot_tell"]) == ("record", 3.0, [])
-    assert rows == ({9, 10, 16, 20, 33, 34, 35} if mechanism == "distributed-record" else {10, 16, 18, 20, 33, 34})
+    assert rows == ({9, 10, 16, 20, 25, 33, 34, 35} if mechanism == "distributed-record" else {10, 16, 18, 20, 25, 33, 34})
     assert ("not against the server, which is trusted" in claim(found)) == (mechanism == "central")
 
 

@@ -111,10 +111,10 @@ def _shape(job: Any) -> dict[str, Any]:
 def registered() -> Sequence[Any]:
     """Every `securefl.audit.measured.registry.Measure`, once all modules are loaded that have some."""
     from securefl.audit.measured import apart, beside, game, gradients, inside, noise, pipeline, reconstruction, registry, sampling  # noqa: PLC0415, I001  (in the order in which they are shown)
-    from securefl.audit.measured import records, trusted  # noqa: PLC0415
+    from securefl.audit.measured import handshake, records, trusted  # noqa: PLC0415
 
     del game, gradients, noise, pipeline, reconstruction, sampling  # imported to register what they measure
-    del inside, apart, beside, records, trusted
+    del inside, apart, beside, handshake, records, trusted
     return registry.MEASURES
 
 
