@@ -40,6 +40,8 @@ MOST_FILES, MOST_BYTES, MOST_NAME, MOST_DEPTH = 64, 1 << 20, 120, 4
 """Most files of a bundle, bytes of all their texts, letters of a name, and folders that one may lie in."""
 LARGEST = MOST_BYTES + MOST_FILES * (MOST_NAME + 16) + 256
 """Most bytes of the contents."""
+MOST_TOML, MOST_LINE = 1 << 16, 2000
+"""Most bytes of a TOML file and letters of a line of it: parsing takes time with the square of a line."""
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_-])?"
 NAME = re.compile(rf"job\.toml|bundle\.toml|schema\.toml|{_PART}\.lock|code/(?:[A-Za-z_][A-Za-z0-9_]*/)*[A-Za-z_][A-Za-z0-9_]*\.py")
 """The names that files may have, all of them below the bundle's own folder."""
@@ -59,7 +61,10 @@ class About(Knobs):
     """
 
     title: Annotated[str, Field(max_length=200)] = ""
-    entry: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$", max_length=200)] | None = None
+    entry: (
+        Annotated[str, Field(pattern=r"^([A-Za-z_][A-Za-z0-9_]*\.)*[A-Za-z_][A-Za-z0-9_]*:[A-Za-z_][A-Za-z0-9_]*$", max_length=200)]
+        | None
+    ) = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ class Bundle:
             Refused: ``wire-…`` or ``bundle-form`` for what is none, ``bundle-name`` for a name that may not be or comes twice,
                 ``bundle-size``, ``bundle-text`` for text with control characters.
         """
-        tree = read_canonical(content, LARGEST)
+        tree = read_canonical(content, LARGEST, 3 + 3 * MOST_FILES)
         fits = type(tree) is list and len(tree) == 2 and tree[0] == FORMAT and type(tree[1]) is list
         require(fits and len(tree[1]) <= MOST_FILES, "bundle-form", "no bundle of this version")
         pairs = [item for item in tree[1] if type(item) is list and len(item) == 2 and all(type(part) is str for part in item)]
@@ -184,6 +189,10 @@ def _check(files: list[tuple[str, str]]) -> None:
             where = f"{name}, line {text.count(chr(10), 0, text.index(odd)) + 1}"
             why = "Unix line ends alone are allowed" if odd == "\r" else "no control character but line ends and tabs is allowed"
             raise Refused("bundle-text", f"{where} has {odd!r}: {why}")
+        if name.endswith(".toml"):
+            longest = max(map(len, text.split("\n")))
+            require(len(text.encode()) <= MOST_TOML, "bundle-size", f"{name} has more than {MOST_TOML} bytes")
+            require(longest <= MOST_LINE, "bundle-size", f"{name} has a line of {longest} letters: {MOST_LINE} are allowed")
     folded = [name.casefold() for name, _ in files]
     require(len(set(folded)) == len(folded), "bundle-name", "two names that differ in capitals alone")
     size = sum(len(text.encode()) for _, text in files)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocols import wire
 from protocols.errors import Refused
 from protocols.primitives import sign
 from protocols.primitives.sign import SigningKey
@@ -124,6 +125,21 @@ def test_what_is_too_large_is_refused_and_the_largest_passes() -> None:
     many.popitem()
     assert len(Bundle({"job.toml": JOB, **many}).content) < contents.LARGEST
     assert check_of(b"\0" * (contents.LARGEST + 1)) == "wire-bound"
+
+
+def test_what_would_take_long_or_much_to_read_is_refused_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line of TOML takes time with the square of its keys; an item of one byte takes 56 in memory."""
+    monkeypatch.setattr(contents, "parse_toml", None)
+    line = ".".join(["a"] * 1000) + "=1"
+    for text in ("#" + line[1:] + "a\n", "# x\n" * (1 << 14) + "#\n"):
+        with pytest.raises(Refused, match="bundle-size"):
+            Bundle({"job.toml": text})
+    assert Bundle({"job.toml": "#" + line[2:] + "\n", "a.lock": line * 9})
+    monkeypatch.setattr(wire, "_loads", None)
+    for junk in (b"\x82" + b"\x80" * 2**16, b"\x9a\x00\x01\x00\x00" + b"\x80" * 2**16):
+        assert check_of(junk) == "wire-canonical"
+        with pytest.raises(Refused, match="wire-canonical"):
+            SignedBundle.read(junk, AUTHORITY.certificate)
 
 
 # Folders

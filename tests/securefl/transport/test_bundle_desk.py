@@ -142,11 +142,13 @@ def test_what_is_not_the_callers_or_not_good_is_declined(keys: Path) -> None:
         ("north", b"\x01" + bytes(20), "net-envelope"),  # a frame of a letter
         ("north", control(Hello(WIRE, "test", bytes(32), 0)), "wire-kind"),
         ("north", b"\x00garbage", "wire-"),
+        ("north", b"\x00\x00\x04\x00\x00\x9a\x00\x00\x04\x00" + b"\x80" * 1024, "wire-canonical (more than 8 items)"),
     ]
     with desk(keys) as (found, _):
         found.answer(entry(keys, "ada"), control(Submit(WIRE, bundle.document)))
         for name, message, check in cases:
-            assert declined(found.answer(entry(keys, name), message)).startswith(check), check
+            told = found.answer(entry(keys, name), message)
+            assert f"{declined(told)} ({told.detail})".startswith(check), check  # type: ignore[attr-defined]
         assert [one.decisions for one in found._shelf.listed()] == [{}]
 
 
