@@ -362,6 +362,23 @@ def test_a_server_that_fails_or_is_away_is_one_line(keys: Path) -> None:
         Asking("localhost:1", own(keys, "north")).listed()
 
 
+def test_a_server_that_is_away_is_called_again_for_as_long_as_the_party_waits(keys: Path) -> None:
+    class Ticking(Jumping):
+        waits = 0
+
+        def now(self) -> float:
+            return float(self.waits)
+
+        async def until(self, at: float) -> None:
+            self.waits += 1
+
+    for patience, waits in ((0.0, 0), (3.0, 3)):
+        clock = Ticking()
+        with pytest.raises(UserError, match="cannot be reached"):
+            Asking("localhost:1", own(keys, "north"), clock=clock).listed(patience)
+        assert clock.waits == waits
+
+
 # A run of a bundle
 
 
