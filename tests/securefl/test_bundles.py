@@ -22,8 +22,8 @@ from securefl.bundles import contents, signed
 from securefl.bundles.contents import FORMAT, Bundle
 from securefl.bundles.signed import Decision, SignedBundle
 from securefl.errors import UserError
-from securefl.transport.desk_words import LARGEST_BUNDLE
-from securefl.transport.pki import Authority
+from securefl.transport.desk_words import ANSWERED, ASKED, LARGEST_BUNDLE, MOST_ASKED, hear
+from securefl.transport.pki import Authority, fingerprint
 from securefl.transport.roster import Entry, SignedRoster
 
 JOB = "[privacy]\nrounds = 3\n"
@@ -77,6 +77,29 @@ def test_any_changed_byte_is_refused_or_is_another_bundle_that_nobody_signed(dat
     with pytest.raises(Refused) as caught:
         SignedBundle.read(bytes(document), AUTHORITY.certificate).check(roster())
     assert caught.value.check.startswith(("bundle-", "wire-"))
+
+
+@given(st.data())
+def test_any_changed_byte_of_a_decision_is_refused(data: st.DataObject) -> None:
+    made = Decision(fingerprint(AUTHORITY.certificate), "north", bytes(32), "refused", "no", 3, NOW.isoformat()).signed(BOB)
+    document = bytearray(made.document)
+    document[data.draw(st.integers(0, len(document) - 1))] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(Refused) as caught:
+        Decision.read(bytes(document), AUTHORITY.certificate).check(BOB.public)
+    assert caught.value.check.startswith(("decision-", "wire-"))
+
+
+@given(st.binary(max_size=200), st.booleans())
+def test_garbage_is_refused_and_breaks_nothing(data: bytes, framed: bool) -> None:
+    framing = b"\x00" + len(data).to_bytes(4, "little") if framed else b""
+    for reader in (
+        lambda junk: SignedBundle.read(junk, AUTHORITY.certificate),
+        lambda junk: Decision.read(junk, AUTHORITY.certificate),
+        Bundle.read,
+        lambda junk: hear(framing + junk, {**ASKED, **ANSWERED}, MOST_ASKED),
+    ):
+        with pytest.raises(Refused):
+            reader(data)
 
 
 @pytest.mark.parametrize(
