@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -20,24 +19,20 @@ from securefl.errors import UserError, printable, quoted
 if TYPE_CHECKING:
     from securefl.bundles.signed import SignedBundle
     from securefl.data.types import Site
+    from securefl.federations import Federation
     from securefl.job import Job
-    from securefl.keeping import Keeper
     from securefl.policy_file import PolicyFile
-    from securefl.shared_job import SharedJob
-    from securefl.store import RunStore, Shelf
     from securefl.transport.enrolment import Credentials
+    from securefl.transport.health import Health
     from securefl.transport.link import Ending
-    from securefl.transport.log import Log
-    from securefl.transport.port import Port
-    from securefl.transport.roster import SignedRoster
 
 STOPPED = 143
 """Exit code after SIGTERM, as shells have it."""
 
 
 def serve(
-    keys: Annotated[Path, typer.Option(metavar="DIR", help="The server's folder of keys.")],
     job: Annotated[Path | None, typer.Option(metavar="JOB.toml", help="Job file.")] = None,
+    keys: Annotated[Path | None, typer.Option(metavar="DIR", help="The server's folder of keys.")] = None,
     bundle: Annotated[
         str | None,
         typer.Option(metavar="HASH|FILE", help="A bundle that was submitted, or its file (without it and --job: take bundles in)."),
@@ -45,8 +40,9 @@ def serve(
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to listen.")] = "127.0.0.1:7443",
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the model and what became of the rounds there.")] = None,
     wait: Annotated[
-        float, typer.Option(metavar="SECONDS", help="How long to wait for all parties before the first round.")
-    ] = 300.0,
+        float | None,
+        typer.Option(metavar="SECONDS", help="How long to wait for all parties before the first round (default: 300)."),
+    ] = None,
     store: Annotated[
         str | None, typer.Option(metavar="URL", help="Database of the runs (default: SQLite, server.db in the folder of keys).")
     ] = None,
@@ -60,137 +56,104 @@ def serve(
     tape: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Record what the server sees; a file that exists gets a number.")
     ] = None,
+    federations: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="Host several federations: their jobs, keys, stores and limits.")
+    ] = None,
     metrics: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Show /metrics for Prometheus there, in clear.")] = None,
+    health: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Answer gRPC health checks there, in clear.")] = None,
+    drain: Annotated[
+        float, typer.Option(metavar="SECONDS", help="After SIGTERM, how long the round that is under way may take.")
+    ] = 0.0,
 ) -> int:
     """Run a job's rounds with the parties that join; the server sees no row, no update and no key of theirs."""
     from securefl import files  # noqa: PLC0415
-    from securefl.store import RunStore, Shelf  # noqa: PLC0415
+    from securefl.federations import OUTPUTS, WITHIN, Federation, addresses, load  # noqa: PLC0415
+    from securefl.job import Job  # noqa: PLC0415
+    from securefl.transport.enrolment import Credentials  # noqa: PLC0415
+    from securefl.transport.port import refuse_taken  # noqa: PLC0415
+
+    for each in filter(None, (listen, metrics, health)):
+        address(each)
+    if within is not None and not WITHIN[0] <= within <= WITHIN[1]:
+        raise UserError(f"--within is {within:g}: {WITHIN[0]:g} to {WITHIN[1]:g} seconds are allowed")
+    if drain < 0:
+        raise UserError(f"--drain is {drain:g}: no negative number of seconds")
+    if federations is not None:
+        own = {"job": job, "bundle": bundle, "keys": keys, "out": out, "store": store, "models": models, "tape": tape}
+        more = {"wait": wait, "within": within, "anew": anew or None}
+        given = [f"--{name}" for name, value in {**own, **more}.items() if value is not None]
+        if given:
+            raise UserError(f"{', '.join(given)} beside --federations: each federation has its own in the file")
+        found = load(federations, listen)
+    elif keys is None:
+        raise UserError("give --keys with --job or --bundle, or --federations with several")
+    elif job is not None and bundle is not None:
+        raise UserError("give --job or --bundle, not both")
+    else:
+        checked, credentials = None if job is None else Job.load(job), Credentials.load(keys, "server")
+        if out is not None:
+            files.check_folder(out, OUTPUTS)
+        places = store or f"sqlite:///{keys / 'server.db'}", models or str(keys / "models")
+        patience = 300.0 if wait is None else wait
+        found = [Federation("", checked, bundle, credentials, listen, *places, out, tape, patience, within, anew)]
+    for each in addresses(found):
+        address(each)
+        refuse_taken(each)
+    return host_all(found, metrics, health, drain)
+
+
+def host_all(found: list[Federation], metrics: str | None, health: str | None, drain: float) -> int:
+    """Serve federations until all are done, or the process is told to stop; the exit code."""
+    from securefl.hosting import Hosted, host  # noqa: PLC0415
     from securefl.transport.clock import SystemClock  # noqa: PLC0415
-    from securefl.transport.desk import Desk  # noqa: PLC0415
-    from securefl.transport.enrolment import Credentials, RosterFile  # noqa: PLC0415
-    from securefl.transport.hall import Hall  # noqa: PLC0415
+    from securefl.transport.health import Health  # noqa: PLC0415
     from securefl.transport.log import JsonLog  # noqa: PLC0415
-    from securefl.transport.metrics import Metered, shown  # noqa: PLC0415
-    from securefl.transport.port import Port, refuse_taken  # noqa: PLC0415
+    from securefl.transport.metrics import Metered, Together, shown  # noqa: PLC0415
 
-    credentials, clock = Credentials.load(keys, "server"), SystemClock()
-    check_serve(job, bundle, listen, metrics, within)
-    refuse_taken(listen)
-    if out is not None:
-        files.check_folder(out, ("metrics.json", "model.safetensors"))
-    roster, log = RosterFile(credentials), Metered(JsonLog(clock))
-    key, certificate, authority = credentials.tls
-    base = RunStore(store or f"sqlite:///{keys / 'server.db'}", clock=clock.utc)
-    checked, signed = served_job(job, bundle, credentials, roster(), Shelf(base))
-    desk = Desk(Shelf(base), roster, credentials.authority, log=log, running=b"" if signed is None else signed.hash)
-    if checked is None:
-        return until_stopped(
-            lambda: desk_alone(Port(listen, (key, certificate), [authority], [], clock=clock, log=log, desks=[desk]), log)
-        )
-    from securefl.audit.tape import Tape  # noqa: PLC0415
-    from securefl.serving import Serving  # noqa: PLC0415  (loads torch)
-    from securefl.shared_job import SharedJob  # noqa: PLC0415
+    clock = SystemClock()
+    for one in found:
+        if one.job is not None:
+            from securefl.shared_job import SharedJob  # noqa: PLC0415  (loads torch)
 
-    shared = SharedJob.of(checked, roster().cohort, None if signed is None else signed.hash)
-    keeper = kept_run(shared, roster(), base, models or str(keys / "models"), log, anew=anew)
-    run = keeper.held.run
+            SharedJob.of(one.job, one.credentials.roster.cohort)  # refused here, before anything begins
+    logs = {one.name: Metered(JsonLog(clock, federation=one.name or None)) for one in found}
+    alone = logs.get("") or Metered(JsonLog(clock))
+    hosted = list[Hosted]()
+    answers: list[Health] = []
+
+    def draining() -> float:
+        for one in answers:
+            one.drain()
+        for each in hosted if drain else ():
+            each.drain()
+        return drain
 
     async def work() -> int:
-        with ThreadPoolExecutor(1, "session") as worker, shown(log, metrics) as page:
-            hall = Hall(run, shared.hash, roster, worker=worker, clock=clock, log=log)
-            port = Port(listen, (key, certificate), [authority], [hall], clock=clock, log=log, desks=[desk])
-            await port.start()
-            log("listening", run=run, port=port.port, metrics=page, parties=[entry.name for entry in hall.members.parties])
-            recorded = None if tape is None else Tape(unused(tape))
-            serving, why = Serving(shared, hall, keeper=keeper, within=within, tape=recorded), "stopped"
+        page = alone if alone in logs.values() else Together({"": alone, **logs})
+        with shown(page, metrics) as shown_at:
+            known = Health(one.name for one in found)
+            answers.append(known)
             try:
-                await serving.run(patience=wait)
-                why = ""
-            except SecureSumError as error:
-                why = str(error)
-                raise
+                told = {"metrics": shown_at, "health": None if health is None else await known.start(health)}
+                hosted.extend(Hosted(one, clock=clock, log=logs[one.name], told=told) for one in found)
+                return await host(hosted, known, clock, alone)
             finally:
-                hall.dismiss("" if not why else "net-stopped", why[:200])
-                await port.stop()
-                if recorded is not None:
-                    recorded.seal()
-                if out is not None and serving.records:
-                    for path in files.write_all(out, serving.files()):
-                        log("written", path=str(path))
-            log("done", run=run, rounds=len(serving.records), aborted=sum(r.aborted is not None for r in serving.records))
-            return 1 if all(record.aborted for record in serving.records) else 0
+                await known.stop()
 
-    return until_stopped(work)
-
-
-def unused(tape: Path) -> Path:
-    """The file, or where it exists the first of its name with a number: what was recorded is never written over."""
-    numbered = (tape.with_name(f"{tape.stem}-{number}{tape.suffix}") for number in itertools.count(2))
-    return next(path for path in itertools.chain([tape], numbered) if not path.exists())
-
-
-def check_serve(job: Path | None, bundle: str | None, listen: str, metrics: str | None, within: float | None) -> None:
-    """Refuse options that clash or are out of range, and a job file that is not there, before anything is opened."""
-    if job is not None and bundle is not None:
-        raise UserError("give --job or --bundle, not both")
-    if job is not None:
-        from securefl.job import Job  # noqa: PLC0415
-
-        Job.load(job)
-    for where in (listen, metrics):
-        if where is not None:
-            address(where)
-    if within is not None and not 1 <= within <= 7 * 86400:
-        raise UserError(f"--within is {within:g}: 1 to {7 * 86400} seconds are allowed")
-
-
-def served_job(
-    job: Path | None, bundle: str | None, credentials: Credentials, roster: SignedRoster, shelf: Shelf
-) -> tuple[Job | None, SignedBundle | None]:
-    """The job that a server runs, and the bundle that it came in; without either it takes bundles in, and runs nothing.
-
-    Raises:
-        UserError: as `Job.load` and `securefl.bundles.running.of_server`.
-    """
-    from securefl.bundles.running import of_server  # noqa: PLC0415
-    from securefl.job import Job  # noqa: PLC0415
-
-    if job is not None:
-        return Job.load(job), None
-    if bundle is None:
-        return None, None
-    signed = of_server(bundle, credentials, roster, shelf)
-    return signed.bundle.job, signed
-
-
-async def desk_alone(port: Port, log: Log) -> int:
-    """Take in bundles and decisions until it is stopped; nothing runs."""
-    await port.start()
-    log("listening", run=None, port=port.port)
-    try:
-        await asyncio.Event().wait()
-    finally:
-        await port.stop()
-    return 0
-
-
-def kept_run(shared: SharedJob, roster: SignedRoster, base: RunStore, models: str, log: Log, *, anew: bool) -> Keeper:
-    """The run of a job in the store, begun or taken up, over the parties of the roster."""
-    from securefl.keeping import Keeper, held_run  # noqa: PLC0415
-    from securefl.store import Checkpoints  # noqa: PLC0415
-
-    places = Checkpoints(models)
-    base.know({entry.name: entry.identity for entry in roster.parties}, roster.serial)
-    held, goes_on = held_run(base, shared, anew=anew)
-    if goes_on:
-        log("resumed", run=held.run, finished=held.progress().finished, rounds=held.progress().rounds)
-    return Keeper(held, places)
+    return until_stopped(work, draining)
 
 
 def join(
     server: Annotated[str, typer.Option(metavar="HOST:PORT", help="The server.")],
     keys: Annotated[Path, typer.Option(metavar="DIR", help="The party's folder of keys; its journal and ledger lie there too.")],
-    data: Annotated[str, typer.Option(metavar="NAME|FILE", help="The party's own rows: a CSV file, or a named data set's site.")],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="The party's own rows: a CSV or Parquet file, a file that says where they are, or a named data set's site "
+            "(default: data.toml in the folder).",
+        ),
+    ] = None,
     job: Annotated[
         Path | None, typer.Option(metavar="JOB.toml", help="The party's own copy of the job (default: job.toml in the folder).")
     ] = None,
@@ -209,40 +172,38 @@ def join(
     from securefl.transport.enrolment import Credentials  # noqa: PLC0415
 
     address(server)
-    credentials = Credentials.load(keys, "party")
     rules = own_policy(policy, keys)
-    checked, signed = own_job(job, bundle, credentials, server, wait)
-    credentials = Credentials.load(keys, "party")  # the roster may be newer now
     with rules.bounded():
-        return take_part(server, keys, credentials, checked, rules, data=data, site=site, out=out, wait=wait, bundle=signed)
+        checked, signed = own_job(job, bundle, Credentials.load(keys, "party"), server, wait)
+        return take_part(server, keys, checked, signed, rules, data=data, site=site, out=out, wait=wait)
 
 
 def take_part(
     server: str,
     keys: Path,
-    credentials: Credentials,
     checked: Job,
+    signed: SignedBundle | None,
     rules: PolicyFile,
     *,
-    data: str,
+    data: str | None,
     site: str | None,
     out: Path | None,
     wait: float,
-    bundle: SignedBundle | None = None,
 ) -> int:
-    """What `join` does, within the policy's resources."""
+    """What `join` does once it has a job."""
     from securefl import files  # noqa: PLC0415
     from securefl.journal import FileJournal  # noqa: PLC0415
     from securefl.privacy.store import Store  # noqa: PLC0415
     from securefl.transport.clock import SystemClock  # noqa: PLC0415
+    from securefl.transport.enrolment import Credentials  # noqa: PLC0415
     from securefl.transport.keyfiles import keep_roster  # noqa: PLC0415
     from securefl.transport.log import JsonLog  # noqa: PLC0415
 
-    clock = SystemClock()
+    credentials, clock = Credentials.load(keys, "party"), SystemClock()
     if out is not None:
         files.check_folder(out, ("model.safetensors",))
-    name = credentials.entry.name
-    rows = own_rows(checked, data, name, site, [entry.name for entry in credentials.roster.parties])
+    name, where = credentials.entry.name, own_data(data, keys)
+    rows = own_rows(checked, where, name, site, [entry.name for entry in credentials.roster.parties])
     from securefl.attending import Attending  # noqa: PLC0415  (loads torch)
     from securefl.own_rows import own_folds, refuse_unfit  # noqa: PLC0415
     from securefl.privacy.budget import PartyLedger  # noqa: PLC0415
@@ -262,7 +223,7 @@ def take_part(
             worker, beside = (stack.enter_context(ThreadPoolExecutor(1, name)) for name in ("session", "training"))
             journal = stack.enter_context(FileJournal(keys / "journal.json"))
             store = stack.enter_context(Store(keys / "ledger.db"))
-            about = own_data_name(checked, data, bundle)
+            about = own_data_name(checked, where, signed)
             rules.set_lifetime(store, (name, about))
             ledger = PartyLedger(store, name, about, digest_of((rows.x, rows.y)))
             attending = Attending(
@@ -276,7 +237,7 @@ def take_part(
                 policy=rules,
                 logs=keys / "logs",
                 check=lambda s: refuse_unfit(s, name, folds),
-                bundle=bundle,
+                bundle=signed,
             )
             stack.callback(attending.close)
             link = Link(
@@ -353,20 +314,33 @@ def ended(ending: Ending) -> int:
     return 0
 
 
+def own_data(given: str | None, keys: Path) -> str:
+    """What ``--data`` says, else the party's file in the folder of keys.
+
+    Raises:
+        UserError: where there is neither.
+    """
+    if given is None and not (keys / "data.toml").exists():
+        raise UserError(f"where are the party's rows? Give --data, or say it in {keys / 'data.toml'}")
+    return given or str(keys / "data.toml")
+
+
 def own_rows(job: Job, data: str, party: str, site: str | None, parties: list[str]) -> Site:
-    """The rows of one party: of its own CSV file, or of one site of a data set that is public anyway, for trying out.
+    """The rows of one party: of its own table, or of one site of a data set that is public anyway, for trying out.
 
     Raises:
         UserError: for other data than the job's, or no rows for this party.
     """
     from securefl import data as datasets  # noqa: PLC0415
     from securefl.data.public import own_table  # noqa: PLC0415
+    from securefl.data.sources import source_of  # noqa: PLC0415
 
-    if data.lower().endswith(".csv") != job.data.is_table or (not job.data.is_table and data != job.data.name):
-        wanted = "a .csv file" if job.data.is_table else job.data.name
+    source = source_of(data)
+    if (source is not None) != job.data.is_table or (source is None and data != job.data.name):
+        wanted = "a table: a .csv, .parquet or .toml file, or python:module:function" if job.data.is_table else job.data.name
         raise UserError(f"--data is {data!r}, and the job is about {wanted}")
-    if job.data.is_table:
-        return own_table(Path(data), job, site or party)
+    if source is not None:
+        return own_table(source, job, site or party)
     every = {one.name: one for one in datasets.of_job(job).sites}
     wanted = site or party
     if wanted not in every and site is None and len(every) == len(parties):
@@ -387,8 +361,13 @@ def address(text: str) -> None:
         raise UserError(f"{text!r} is no HOST:PORT, such as 127.0.0.1:7443")
 
 
-def until_stopped(work: Callable[[], Coroutine[Any, Any, int]]) -> int:
-    """Run it; SIGTERM and Ctrl-C let it end in good order."""
+def until_stopped(work: Callable[[], Coroutine[Any, Any, int]], draining: Callable[[], float] = lambda: 0.0) -> int:
+    """Run it; SIGTERM and Ctrl-C let it end in good order.
+
+    Args:
+        work: what is run.
+        draining: called on the first SIGTERM; for so many seconds more the work may come to an end by itself.
+    """
 
     async def watched() -> int:
         task, loop = asyncio.ensure_future(work()), asyncio.get_running_loop()
@@ -396,17 +375,20 @@ def until_stopped(work: Callable[[], Coroutine[Any, Any, int]]) -> int:
 
         def stop(number: int) -> None:
             got.append(number)
-            task.cancel()
+            left = draining() if len(got) == 1 and number == signal.SIGTERM else 0.0
+            loop.call_later(left, task.cancel)
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop, number)
         try:
-            return await task
+            code = await task
         except asyncio.CancelledError:
             if not got:
                 raise
-            sys.stderr.write("securefl: stopped\n")
-            return STOPPED if got[0] == signal.SIGTERM else 130
+        if not got:
+            return code
+        sys.stderr.write("securefl: stopped\n")
+        return STOPPED if got[0] == signal.SIGTERM else 130
 
     try:
         return asyncio.run(watched())

@@ -1,4 +1,4 @@
-"""The commands ``securefl jobs`` and ``securefl status``: what a server's store knows."""
+"""The commands ``securefl jobs``, ``securefl status`` and ``securefl report``: what a server's store knows."""
 
 from __future__ import annotations
 
@@ -36,14 +36,44 @@ def status(
 ) -> None:
     """Show one run: its rounds, why any was aborted, and who was in the sums."""
     with _opened(store, keys) as base:
-        rows = sorted(base.rows("runs"), key=lambda row: (row["created"], row["name"]))
-        fits = [row for row in rows if row["name"].startswith(run or "")]
-        if not fits or (run is not None and len(fits) > 1 and run not in [row["name"] for row in fits]):
-            which = "no run" if not fits else f"{len(fits)} runs"
-            raise UserError(f"{which} of {base.where} begin with {quoted(run or '')}: securefl jobs lists them")
-        row = next((one for one in fits if one["name"] == run), fits[-1])
+        row = _named(base, run)
         tree = {**_run(base, row), "attempts": _attempts(base, row["name"]), "members": _members(base, row["name"])}
     _show(tree, _sheets(tree), as_json=json)
+
+
+def report(
+    run: Annotated[str | None, typer.Argument(help="A run, or the start of its name (default: the newest).")] = None,
+    store: Where = None,
+    keys: Keys = None,
+    models: Annotated[
+        str | None, typer.Option(metavar="URL", help="Where its models are (default: models in the folder of --keys).")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The page.")] = Path("report.html"),
+) -> None:
+    """Write one run as an HTML page: rounds, scores out of the sums, parties, models, where the time went."""
+    from securefl import files, run_report  # noqa: PLC0415
+    from securefl.store import Checkpoints  # noqa: PLC0415
+
+    places = models or (None if keys is None else str(keys / "models"))
+    with _opened(store, keys) as base:
+        told = run_report.Told.of(base, _named(base, run))
+        page = run_report.html(told, None if places is None or not told.checkpoints else Checkpoints(places))
+    files.atomic_write(out, page.encode())
+    typer.echo(f"written: {out}")
+
+
+def _named(base: RunStore, run: str | None) -> dict[str, Any]:
+    """The row of the run that is meant.
+
+    Raises:
+        UserError: where there is none, or more than one.
+    """
+    rows = sorted(base.rows("runs"), key=lambda row: (row["created"], row["name"]))
+    fits = [row for row in rows if row["name"].startswith(run or "")]
+    if not fits or (run is not None and len(fits) > 1 and run not in [row["name"] for row in fits]):
+        which = "no run" if not fits else f"{len(fits)} runs"
+        raise UserError(f"{which} of {base.where} begin with {quoted(run or '')}: securefl jobs lists them")
+    return next((one for one in fits if one["name"] == run), fits[-1])
 
 
 def _opened(store: str | None, keys: Path | None) -> RunStore:

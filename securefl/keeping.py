@@ -92,12 +92,19 @@ class Keeper:
         made = None if self._checkpoints is None else self._save(opened.models, opened.state)
         count = opened.aggregate.contributors
         fates = watched.fates(count)
-        self.held.finish(watched.attempt, made, fates, contributors=count, metrics=metrics, seconds=seconds)
+        self.held.finish(watched.attempt, made, fates, contributors=count, metrics=metrics, seconds=seconds, times=watched.times)
 
     def abort(self, watched: Watched, why: Abort, seconds: float) -> None:
         """An attempt gave none."""
-        detail = why.detail[:1000]
-        self.held.abort(watched.attempt, watched.fates(None), step=why.step or "", check=why.check, detail=detail, seconds=seconds)
+        self.held.abort(
+            watched.attempt,
+            watched.fates(None),
+            step=why.step or "",
+            check=why.check,
+            detail=why.detail[:1000],
+            seconds=seconds,
+            times=watched.times,
+        )
 
     def past(self) -> list[Past]:
         """What ended before."""
@@ -121,10 +128,22 @@ class Watched:
         flow: of the round.
         session: the server's.
         names: of the invited, in the order of the roster.
+        passed: gives the seconds since the attempt began.
+
+    Attributes:
+        times: as `securefl.store.HeldRun.finish` takes them.
     """
 
-    def __init__(self, held: HeldRun, attempt: Attempt, flow: Flow, session: Session, names: Sequence[str]) -> None:
-        self.attempt = attempt
+    def __init__(
+        self,
+        held: HeldRun,
+        attempt: Attempt,
+        flow: Flow,
+        session: Session,
+        names: Sequence[str],
+        passed: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        self.attempt, self.times, self._passed = attempt, dict[str, float](), passed
         self._held, self._session, self._names = held, session, names
         self._asking, self._after = asking(flow)
         self._told, self._inside = dict[str, str](), list[str]()
@@ -133,9 +152,12 @@ class Watched:
         """Before they leave."""
         for letter in letters:
             kind, to = type(letter.message), [self._names[address.index - 1] for address in letter.to]
+            self.times.setdefault("sent", self._passed())
             if kind is self._asking:
-                self._held.ask_inputs(self.attempt)
+                self.times.setdefault("asked", self._passed())
+                self._held.ask_inputs(self.attempt, **self.times)
             if kind is self._after:
+                self.times.setdefault("taken", self._passed())
                 self._inside += to
             self._told |= dict.fromkeys(to, kind.__name__)
 

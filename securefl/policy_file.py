@@ -27,6 +27,7 @@ from securefl.errors import UserError
 from securefl.job import Job
 from securefl.knobs import Knobs, choices, near, quote
 from securefl.privacy.store import Budget, Place, Store
+from securefl.usercode.isolation import Isolation
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Most = Annotated[int, Field(ge=1, le=2**40)]
@@ -71,6 +72,7 @@ class Rules(Knobs):
         models: SHA-256 of the models that a round may start from.
         lifetime: what all runs together may cost.
         resources: what a run may use of the machine.
+        isolation: how code of a job's own runs (`securefl.usercode.isolation`); ``none`` gives it all that the party's account has.
     """
 
     min_cohort: Annotated[int, Field(ge=2, le=2**20)] | None = None
@@ -87,6 +89,7 @@ class Rules(Knobs):
     models: tuple[Digest, ...] | None = Field(default=None, strict=False, min_length=1)
     lifetime: Lifetime | None = None
     resources: Resources | None = None
+    isolation: Literal["bubblewrap", "none"] | None = None
 
 
 _KEY_OF = {
@@ -202,6 +205,11 @@ class PolicyFile:
             max_epsilon=_least(policy.max_epsilon, r.max_epsilon),
             max_delta=_least(policy.max_delta, r.max_delta),
         )
+
+    def isolation(self, *private: Path) -> Isolation:
+        """The walls around code of a job's own; ``private`` are files and folders that it must not see."""
+        cpus = (self.rules.resources and self.rules.resources.cpus) or 1
+        return Isolation(self.rules.isolation or "bubblewrap", threads=cpus, processes=16 + cpus, private=private)
 
     def explain(self, refused: Refused | Abort) -> str:
         """A session's refusal in one line, with the line of the file where it comes from there."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -89,6 +89,7 @@ class Serving:
         past = self.keeper.past()
         self.records = [self._record(p.at.round, p.contributors, p.metrics, p.aborted, p.seconds) for p in past]
         self._flow = shared.flow if within is None else waiting(shared.flow, within)
+        self._asked_to_end = asyncio.Event()
         self._least = smallest_cohort(shared.job.privacy, len(shared.cohort))
         layouts = shared.about.protocol.layouts(shared.about.parameters).values()
         self._turns = turns_for(max((layout.nbytes for layout in layouts), default=1))
@@ -108,8 +109,17 @@ class Serving:
             "model.safetensors": delivery.file_of(shared, self.models),
         }
 
+    def drain(self) -> None:
+        """Begin no further round; one that is under way is run to its end."""
+        self._asked_to_end.set()
+
+    @property
+    def drained(self) -> bool:
+        """Whether `drain` was called."""
+        return self._asked_to_end.is_set()
+
     async def run(self, *, patience: float, on_round: Callable[[RoundRecord], None] = lambda _record: None) -> list[RoundRecord]:
-        """Run all rounds, or those that are left.
+        """Run all rounds, or those that are left; until `drain` is called.
 
         Args:
             patience: seconds to wait for all parties before the first round; after that, and before any other, for enough of them.
@@ -120,13 +130,17 @@ class Serving:
             UserError: what the server's own step refused.
         """
         first = True
-        while (attempt := await self._aside(self.keeper.begin)) is not None:
+        while not self.drained and (attempt := await self._aside(self.keeper.begin)) is not None:
             self.hall.log("waiting", round=attempt.round, attempt=attempt.attempt, present=len(self.hall.seats), least=self._least)
-            await self.hall.gather(len(self.shared.cohort) if first else self._least, self._least, patience if first else 0.0)
+            wanted, patient = (len(self.shared.cohort), patience) if first else (self._least, 0.0)
+            if not await self._unless_drained(self.hall.gather(wanted, self._least, patient)):
+                return self.records
             first = False
             self._check_roster()
             self.records.append(await self._round(attempt))
             on_round(self.records[-1])
+        if self.drained and not self.keeper.held.progress().done:
+            return self.records
         last = Occasion(self.hall.run, self.shared.job.privacy.rounds)
         await self.hall.sit(delivery.STAGE, last, delivery.at_server(self.shared, self.models))
         return self.records
@@ -142,7 +156,7 @@ class Serving:
             self._tape.begin(self.shared.about.protocol, terms)
             session = cast("Session", Recorded(session, self._tape))
         names = [member.name for member in self.shared.cohort.members]
-        watched = Watched(self.keeper.held, attempt, self._flow, session, names)
+        watched = Watched(self.keeper.held, attempt, self._flow, session, names, lambda: self._now() - began)
         await self.hall.sit("round", occasion, session, watched)
         record = await self._aside(lambda: self._taken(watched, session, self._now() - began))
         about = {"contributors": record.contributors, "aborted": record.aborted, "seconds": round(self._now() - began, 3)}
@@ -165,6 +179,17 @@ class Serving:
         self, number: int, contributors: int, metrics: Mapping[str, float], aborted: str | None, seconds: float
     ) -> RoundRecord:
         return RoundRecord(number, len(self.shared.cohort), contributors, {}, aborted, dict(metrics), {}, {"round": seconds})
+
+    async def _unless_drained(self, waiting: Coroutine[Any, Any, int]) -> bool:
+        """Wait for it; False where `drain` was called first."""
+        tasks = [asyncio.ensure_future(waiting), asyncio.ensure_future(self._asked_to_end.wait())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            return tasks[0].done()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _aside(self, work: Callable[[], T]) -> T:
         """Off the event loop: the store may take a while."""

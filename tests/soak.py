@@ -65,20 +65,34 @@ def right(names: list[str], number: int, total: NDArray[np.int64], contributors:
     return len(inside) == contributors and bool((total == wanted).all())
 
 
+class Quick(SystemClock):
+    """A clock by which deadlines are over sooner."""
+
+    def __init__(self, speed: float) -> None:
+        self._speed = speed
+
+    def now(self) -> float:
+        return super().now() * self._speed
+
+    async def until(self, at: float) -> None:
+        while (left := at - self.now()) > 0:
+            await asyncio.sleep(left / self._speed)
+
+
 @app.command()
-def server(folder: Path, port: int, protocol: str, size: int, start: int) -> None:
+def server(folder: Path, port: int, protocol: str, size: int, start: int, host: str = "127.0.0.1", speed: float = 1.0) -> None:
     """Open sums, one after another, from number ``start`` on; a JSON line for each."""
 
     async def work() -> None:
         credentials, clock, adding = (
             Credentials.load(folder / "server", "server"),
-            SystemClock(),
+            Quick(speed),
             Adding(protocol, size, MOST, SUMS),
         )
         with ThreadPoolExecutor(1) as worker:
             hall = Hall(fresh().bytes("run", 8).hex(), adding.hash, RosterFile(credentials), worker=worker, clock=clock, log=silent)
             key, certificate, authority = credentials.tls
-            await Port(f"127.0.0.1:{port}", (key, certificate), [authority], [hall], clock=clock, log=silent).start()
+            await Port(f"{host}:{port}", [(key, certificate)], [authority], [hall], clock=clock, log=silent).start()
             names = [member.name for member in hall.cohort.members]
             for number in range(start, SUMS):
                 await hall.gather(len(names), len(names) - 1, 2.0)
@@ -95,26 +109,33 @@ def server(folder: Path, port: int, protocol: str, size: int, start: int) -> Non
 
 
 @app.command()
-def party(folder: Path, name: str, port: int, protocol: str, size: int) -> None:
-    """Add to every sum."""
+def party(folder: Path, name: str, port: int, protocol: str, size: int, host: str = "localhost") -> None:
+    """Add to every sum; a JSON line for every stream that is cut."""
+
+    def cut(event: str, **about: Any) -> None:
+        if event == "cut":
+            sys.stdout.write(json.dumps(about) + "\n")
+            sys.stdout.flush()
 
     async def work() -> None:
         credentials, adding = Credentials.load(folder / name, "party"), Adding(protocol, size, MOST, SUMS)
         names = [entry.name for entry in credentials.roster.parties]
         with ThreadPoolExecutor(1) as worker, FileJournal(folder / name / "journal.json") as journal:
             adder = Adder(adding, credentials, journal, lambda number: vector(names, name, number, size))
-            about: dict[str, Any] = {"worker": worker, "clock": SystemClock(), "log": silent}
-            await Link(f"localhost:{port}", credentials, adding.hash, adder, **about).attend(patience=3600.0)
+            about: dict[str, Any] = {"worker": worker, "clock": SystemClock(), "log": cut}
+            await Link(f"{host}:{port}", credentials, adding.hash, adder, **about).attend(patience=3600.0)
 
     asyncio.run(work())
 
 
 class Proxy:
-    """Stands between parties and server: hands bytes on, after a delay, until it cuts."""
+    """Stands between parties and server: hands bytes on, after a delay, until it cuts; or hands nothing on for a while."""
 
     def __init__(self, to: int) -> None:
         self._to, self.delay = to, 0.0
         self._open = set[asyncio.StreamWriter]()
+        self._goes = asyncio.Event()
+        self._goes.set()
 
     async def start(self) -> int:
         """Listen; gives the port."""
@@ -125,6 +146,14 @@ class Proxy:
         """End all connections, without a word."""
         for writer in self._open:
             writer.transport.abort()
+
+    def stall(self) -> None:
+        """Hand nothing on, and end nothing, as a network that is parted does."""
+        self._goes.clear()
+
+    def go_on(self) -> None:
+        """Hand on what waits, and all that comes."""
+        self._goes.set()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, asyncio.CancelledError):
@@ -138,6 +167,7 @@ class Proxy:
             while data := await reader.read(1 << 16):
                 if self.delay:
                     await asyncio.sleep(self.delay)
+                await self._goes.wait()
                 writer.write(data)
                 await writer.drain()
         except OSError:

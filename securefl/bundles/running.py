@@ -60,13 +60,18 @@ def of_party(named: str | None, credentials: Credentials, listed: Callable[[], L
     return signed
 
 
+def is_hash(named: str) -> bool:
+    """Whether this names a bundle by the first digits of its hash, and not by a file."""
+    return re.fullmatch(rf"[0-9a-f]{{{SHORTEST},64}}", named) is not None
+
+
 def of_server(named: str, credentials: Credentials, roster: SignedRoster, shelf: Shelf) -> SignedBundle:
     """The bundle that a server runs: from its shelf, by the first digits of its hash, or out of a file, which then goes there.
 
     Raises:
         UserError: where there is none, its author is not good by the roster, its parts do not fit together, or it has code.
     """
-    if re.fullmatch(rf"[0-9a-f]{{{SHORTEST},64}}", named):
+    if is_hash(named):
         found = [one.digest for one in shelf.listed() if one.digest.startswith(named)]
         if len(found) != 1:
             which = "no bundle" if not found else f"{len(found)} bundles"

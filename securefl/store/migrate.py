@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 from alembic import command
@@ -11,6 +12,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 
 from securefl.errors import UserError
+
+_TURN = threading.Lock()
+"""Alembic keeps what it migrates in globals: one migration at a time, whatever the threads."""
 
 
 def configured(connection: Connection | None = None) -> Config:
@@ -28,10 +32,14 @@ def bring_up(connection: Connection, where: str) -> None:
         UserError: a database of another program, or of a later version.
     """
     config = configured(connection)
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    with _TURN:
+        scripts = ScriptDirectory.from_config(config)
+        known, newest = {script.revision for script in scripts.walk_revisions()}, scripts.get_current_head()
     found = MigrationContext.configure(connection).get_current_revision()
     if found is None and inspect(connection).get_table_names():
         raise UserError(f"the store {where} cannot be used: it is a database of another program")
     if found is not None and found not in known:
         raise UserError(f"the store {where} cannot be used: its tables are of version {found}, and this program knows {max(known)}")
-    command.upgrade(config, "head")
+    if found != newest:  # else a store that hangs would hold all others
+        with _TURN:
+            command.upgrade(config, "head")

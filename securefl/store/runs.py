@@ -283,10 +283,15 @@ class HeldRun:
             base.execute(tables.attempts.insert().values(**values, began=self._store.now(), inputs_asked=False))
         return made
 
-    def ask_inputs(self, attempt: Attempt) -> None:
-        """To call before the message after which inputs leave: from now on the round is not tried again."""
+    def ask_inputs(self, attempt: Attempt, **times: float) -> None:
+        """To call before the message after which inputs leave: from now on the round is not tried again.
+
+        Args:
+            attempt: that was begun.
+            times: as for `finish`.
+        """
         with self._writing() as base:
-            self._change(base, attempt, inputs_asked=True)
+            self._change(base, attempt, inputs_asked=True, **times)
 
     def finish(
         self,
@@ -297,6 +302,7 @@ class HeldRun:
         contributors: int,
         metrics: Mapping[str, float] | None = None,
         seconds: float = 0.0,
+        times: Mapping[str, float] | None = None,
     ) -> None:
         """The round is finished: its model and who was in it, all or nothing.
 
@@ -307,18 +313,30 @@ class HeldRun:
             contributors: parties in the sum.
             metrics: what the sum gave.
             seconds: how long it took.
+            times: seconds from the beginning at which the first message left (``sent``), that which inputs wait for (``asked``),
+                and the first one after they were in (``taken``).
         """
         told = json.dumps(dict(metrics or {}))
         with self._writing() as base:
-            values = {"contributors": contributors, "metrics": told, "seconds": seconds}
+            values = {"contributors": contributors, "metrics": told, "seconds": seconds, **(times or {})}
             self._end(base, attempt, fates, outcome="finished", inputs_asked=True, **values)
             if checkpoint is not None:
                 self._keep(base, attempt.round, checkpoint)
 
-    def abort(self, attempt: Attempt, fates: Fates, *, step: str, check: str, detail: str = "", seconds: float = 0.0) -> None:
+    def abort(
+        self,
+        attempt: Attempt,
+        fates: Fates,
+        *,
+        step: str,
+        check: str,
+        detail: str = "",
+        seconds: float = 0.0,
+        times: Mapping[str, float] | None = None,
+    ) -> None:
         """The attempt is over without a model; arguments as for `finish`, with where and why."""
         with self._writing() as base:
-            why = {"step": step, "check_name": check, "detail": detail}
+            why = {"step": step, "check_name": check, "detail": detail, **(times or {})}
             self._end(base, attempt, fates, outcome="aborted", seconds=seconds, **why)
 
     def past(self) -> list[Past]:

@@ -84,6 +84,9 @@ attempts = Table(
     Column("step", String(64)),
     Column("check_name", String(64)),
     Column("detail", Text),
+    Column("sent", Float),  # seconds from the attempt's beginning: the first message leaves,
+    Column("asked", Float),  # the last one that inputs wait for leaves,
+    Column("taken", Float),  # the first one after they were in leaves
     _one_of("outcome", OUTCOMES),
     CheckConstraint("(ended IS NULL) = (outcome IS NULL)", name="ended_with_outcome"),
 )

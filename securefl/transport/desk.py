@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import Executor
 
 from cryptography import x509
 
@@ -54,6 +55,7 @@ class Desk:
         authority: the consortium's certificate.
         log: for who handed in or decided what, and what was declined.
         running: hash of the bundle that runs here; empty for none.
+        worker: threads in which the work is done; by default those of the event loop.
     """
 
     def __init__(
@@ -64,14 +66,15 @@ class Desk:
         *,
         log: Log,
         running: bytes = b"",
+        worker: Executor | None = None,
     ) -> None:
         self.roster, self._shelf, self._authority, self._log, self.running = roster, shelf, authority, log, running
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._turns, self._worker = asyncio.Semaphore(AT_ONCE), worker
 
     async def serve(self, entry: Entry, data: bytes) -> bytes:
         """The answer to a message; the work is done beside the event loop."""
         async with self._turns:
-            told = await asyncio.to_thread(self.answer, entry, data)
+            told = await asyncio.get_running_loop().run_in_executor(self._worker, self.answer, entry, data)
         match told:
             case Declined(check, detail):
                 self._log("refused", party=entry.name, check=check, detail=detail)

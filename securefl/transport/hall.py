@@ -1,6 +1,7 @@
 """The server's side of one federation: who is connected, and the sums that they sit down to.
 
 Nobody who is not on the newest roster has a seat.  A seat is one stream; who connects again takes the place of its older stream.
+A stream holds at most one message that was read and not yet worked on, so `Limits` bound what parties can make the server hold.
 
 What it does not protect: availability against the parties' network.  A party that is not there, or whose stream is cut in a sum, is
 a dropout of that sum.
@@ -9,6 +10,7 @@ a dropout of that sum.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -43,6 +45,8 @@ GREETING, PREPARING = 10.0, 900.0
 """Seconds within which a new stream must say what it wants, and within which the party must then be ready."""
 WAITING = 256
 """Most letters that wait for a party that does not read them."""
+STREAMS = 16
+"""Most streams of one party at once: those that it lost and calls again for, until they are found dead."""
 IDLE = 64 << 20
 """Bytes that a party may send to no sitting, such as late ones, before it is cut off."""
 
@@ -59,24 +63,49 @@ class Stream(Protocol):
         """Send one; returns when there is room for the next."""
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What one federation may take of its server.
+
+    Attributes:
+        connections: most streams of all its parties at once.
+        waiting: most bytes that wait for one party that does not read them, beside the newest letter.
+    """
+
+    connections: int = 4096
+    waiting: int = 1 << 30
+
+
 @dataclass(eq=False)
 class Seat:
     """A party's stream.
 
     Attributes:
         name: the party's.
+        most: bytes that may wait, as `Limits.waiting`.
         outgoing: what is to be sent; None ends the stream.
+        waits: bytes in it.
     """
 
     name: str
+    most: int = Limits.waiting
     outgoing: asyncio.Queue[Parcel | bytes | None] = field(default_factory=asyncio.Queue)
     left: asyncio.Event = field(default_factory=asyncio.Event)
+    waits: int = 0
 
     def post(self, what: Parcel | bytes | None) -> None:
         """Send something after what waits already; a party that reads nothing is cut off."""
-        if self.outgoing.qsize() >= WAITING:
+        if self.outgoing.qsize() >= WAITING or self.waits > self.most:
             self.left.set()
+            return
+        self.waits += _size(what)
         self.outgoing.put_nowait(what)
+
+    async def take(self) -> Parcel | bytes | None:
+        """The next to be sent."""
+        what = await self.outgoing.get()
+        self.waits -= _size(what)
+        return what
 
     def dismiss(self, check: str = "", detail: str = "") -> None:
         """The last word."""
@@ -94,6 +123,7 @@ class Hall:
         worker: runs the sessions' steps.
         clock: for deadlines.
         log: for what happens.
+        limits: what its parties may take.
 
     Attributes:
         seats: the connected parties, by name.
@@ -102,10 +132,19 @@ class Hall:
     """
 
     def __init__(
-        self, run: str, job: bytes, roster: Callable[[], SignedRoster], *, worker: Executor, clock: Clock, log: Log
+        self,
+        run: str,
+        job: bytes,
+        roster: Callable[[], SignedRoster],
+        *,
+        worker: Executor,
+        clock: Clock,
+        log: Log,
+        limits: Limits = Limits(),
     ) -> None:
-        self.run, self.job, self.roster, self.log = run, job, roster, log
+        self.run, self.job, self.roster, self.log, self.limits = run, job, roster, log, limits
         self.seats: dict[str, Seat] = {}
+        self._streams = Counter[str]()
         self.members = roster()
         self._index = {entry.name: at for at, entry in enumerate(self.members.parties, 1)}
         self.worker, self.clock = worker, clock
@@ -125,8 +164,17 @@ class Hall:
         """A party's stream, from its first word to its end.
 
         Raises:
-            Refused: for what is no word of this wire; the stream is over then.
+            Refused: for what is no word of this wire, and ``net-full`` where there are too many streams; it is over then.
         """
+        full = self._streams[entry.name] >= STREAMS or self._streams.total() >= self.limits.connections
+        require(not full, "net-full", f"{self._streams[entry.name]} streams of {entry.name}, {self._streams.total()} of all")
+        self._streams[entry.name] += 1
+        try:
+            await self._attend(entry, stream)
+        finally:
+            self._streams[entry.name] -= 1
+
+    async def _attend(self, entry: Entry, stream: Stream) -> None:
         hello = await self._hear(entry, stream, Hello, GREETING)
         self.log("calls", party=entry.name, software=hello.software, wire=hello.wire)
         try:
@@ -136,7 +184,7 @@ class Hall:
             raise
         await stream.write(control(Welcome(WIRE, self.run, self.members.document)))
         await self._hear(entry, stream, Ready, PREPARING)
-        seat = Seat(entry.name)
+        seat = Seat(entry.name, self.limits.waiting)
         if (older := self.seats.get(entry.name)) is not None:
             await self._leave(older, "replaced")
         await self._come(seat)
@@ -274,6 +322,11 @@ class Hall:
         for seat in self.seats.values():
             seat.dismiss(check, detail)
 
+    def cut(self) -> None:
+        """End all streams without a word: their parties call again."""
+        for seat in self.seats.values():
+            seat.left.set()
+
     def _post(self, parcel: Parcel, to: Sequence[Address]) -> None:
         for address in to:
             seat = self.seats.get(self.cohort.name(address.index))
@@ -282,7 +335,7 @@ class Hall:
 
 
 async def _write(seat: Seat, stream: Stream) -> None:
-    while (what := await seat.outgoing.get()) is not None:
+    while (what := await seat.take()) is not None:
         for message in what.frames() if isinstance(what, Parcel) else (what,):
             await stream.write(message)
 
@@ -298,6 +351,12 @@ async def _first(one: asyncio.Future[Any], other: Any) -> None:
             one.cancel()
         with suppress(asyncio.CancelledError):
             await late
+
+
+def _size(what: Parcel | bytes | None) -> int:
+    if isinstance(what, Parcel):
+        return sum(memoryview(part).nbytes for part in what.parts)
+    return len(what or b"")
 
 
 def _bytes(found: Any) -> bytes:

@@ -5,10 +5,11 @@ What it does not protect: the page has no password, so it belongs on an address 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.core import Metric
 
 from securefl.errors import UserError
 from securefl.transport.log import Log, Value
@@ -52,12 +53,37 @@ class Metered:
         self._log(event, **about)
 
 
+class Together:
+    """The numbers of several logs on one page, each with the name of its federation as a label.
+
+    Args:
+        parts: by name; an empty one gives no label.
+
+    Attributes:
+        registry: the numbers.
+    """
+
+    def __init__(self, parts: Mapping[str, Metered]) -> None:
+        self._parts, self.registry = parts, CollectorRegistry()
+        self.registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        """As prometheus_client asks for it."""
+        families = dict[str, Metric]()
+        for name, part in self._parts.items():
+            for found in part.registry.collect():
+                family = families.setdefault(found.name, Metric(found.name, found.documentation, found.type))
+                own = {"federation": name} if name else {}
+                family.samples += [sample._replace(labels={**sample.labels, **own}) for sample in found.samples]
+        return families.values()
+
+
 def _number(value: Value) -> float:
     return float(value) if isinstance(value, int | float) else 0.0
 
 
 @contextmanager
-def shown(metered: Metered, where: str | None) -> Iterator[int | None]:
+def shown(metered: Metered | Together, where: str | None) -> Iterator[int | None]:
     """Serve ``/metrics`` on HOST:PORT; gives the port, or None where nothing was asked for.
 
     Raises:

@@ -1,7 +1,9 @@
 """The server's port: gRPC with mutual TLS, where the peer's certificate says who calls.
 
 TLS lets in who has a certificate of a consortium that this port serves; the roster decides, at every call, who that is.  A port may
-serve several halls; each certificate belongs to one.  Handlers are coroutines: a waiting connection holds no thread.
+serve several federations: the caller's certificate decides which, as each consortium's roster speaks for its own certificates
+alone.  Each federation has a server's certificate for a host name of its own, and the name that is called picks it.  Handlers are
+coroutines: a waiting connection holds no thread.
 
 What it does not protect: against a flood of connections; that is for the network in front.
 """
@@ -10,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 from cryptography import x509
@@ -38,6 +40,8 @@ ALIVE = (
     ("grpc.http2.max_pings_without_data", 0),
 )
 """A peer that is gone without a word is found after 40 s at the latest, by either side."""
+LATER = {"net-shut": grpc.StatusCode.UNAVAILABLE, "net-full": grpc.StatusCode.RESOURCE_EXHAUSTED}
+"""Checks after which a party calls again."""
 OPTIONS = (
     *ALIVE,
     ("grpc.max_receive_message_length", MOST_UP),
@@ -84,13 +88,7 @@ class _Call:
         await self._context.write(message)
 
 
-class Place(Protocol):
-    """Where the members of one consortium go."""
-
-    roster: Callable[[], SignedRoster]
-
-
-P = TypeVar("P", bound=Place)
+P = TypeVar("P")
 
 
 class Port:
@@ -98,9 +96,10 @@ class Port:
 
     Args:
         listen: HOST:PORT; port 0 takes a free one.
-        tls: private key and certificate of the server, as PEM.
+        tls: private keys and certificates of the server, as PEM.
         authorities: certificates of the consortia, as PEM.
         halls: who may be called here.
+        rosters: of federations whose halls and desks open later (`open`, `open_desk`).
         desks: where bundles are handed in.
         clock: for the dates of certificates.
         log: for who was refused.
@@ -112,16 +111,23 @@ class Port:
     def __init__(
         self,
         listen: str,
-        tls: tuple[bytes, bytes],
+        tls: Sequence[tuple[bytes, bytes]],
         authorities: Sequence[bytes],
-        halls: Sequence[Hall],
+        halls: Sequence[Hall] = (),
         *,
         clock: Clock,
         log: Log,
+        rosters: Sequence[Callable[[], SignedRoster]] = (),
         desks: Sequence[Desk] = (),
     ) -> None:
-        self._listen, self._halls, self._desks, self._clock, self._log = listen, halls, desks, clock, log
-        self._credentials = grpc.ssl_server_credentials([tls], root_certificates=b"".join(authorities), require_client_auth=True)
+        self._listen, self._clock, self._log = listen, clock, log
+        self._halls: dict[Callable[[], SignedRoster], Hall | None] = dict.fromkeys(rosters)
+        self._desks: dict[Callable[[], SignedRoster], Desk | None] = dict.fromkeys(rosters)
+        for hall in halls:
+            self.open(hall)
+        for desk in desks:
+            self.open_desk(desk)
+        self._credentials = grpc.ssl_server_credentials([*tls], root_certificates=b"".join(authorities), require_client_auth=True)
         self._server: Any = None
         self.port = 0
 
@@ -144,6 +150,22 @@ class Port:
             raise UserError(CANNOT.format(self._listen))
         await self._server.start()
 
+    def open(self, hall: Hall) -> None:
+        """Calls of the parties on this hall's roster go there from now on."""
+        self._halls[hall.roster] = hall
+
+    def shut(self, hall: Hall) -> None:
+        """They do so no more: who calls is told to try again later."""
+        self._halls[hall.roster] = None
+
+    def open_desk(self, desk: Desk) -> None:
+        """What members on this desk's roster ask goes there from now on."""
+        self._desks[desk.roster] = desk
+
+    def shut_desk(self, desk: Desk) -> None:
+        """It does so no more."""
+        self._desks[desk.roster] = None
+
     async def stop(self, grace: float = 2.0) -> None:
         """Listen no more; streams get so many seconds to end."""
         if self._server is not None:
@@ -154,16 +176,16 @@ class Port:
             hall, entry = self._who(context)
         except Refused as error:
             self._log("refused", party=error.sender, check=error.check, peer=context.peer())
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, error.check)
+            await context.abort(LATER.get(error.check, grpc.StatusCode.PERMISSION_DENIED), error.check)
         try:
             await hall.attend(entry, _Call(context))
         except Refused as error:
-            self._log("refused", party=entry.name, check=error.check, detail=error.detail)
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, error.check)
+            hall.log("refused", party=entry.name, check=error.check, detail=error.detail)
+            await context.abort(LATER.get(error.check, grpc.StatusCode.FAILED_PRECONDITION), error.check)
         except (grpc.aio.AbortError, asyncio.CancelledError):
             raise
         except Exception as error:
-            self._log("failed", party=entry.name, error=type(error).__name__)
+            hall.log("failed", party=entry.name, error=type(error).__name__)
             raise
 
     async def _ask(self, data: bytes, context: Any) -> bytes:
@@ -171,7 +193,7 @@ class Port:
             found, entry = self._member(context, self._desks, "party", "author")
         except Refused as error:
             self._log("refused", party=error.sender, check=error.check, peer=context.peer())
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, error.check)
+            await context.abort(LATER.get(error.check, grpc.StatusCode.PERMISSION_DENIED), error.check)
         try:
             return await found.serve(entry, data)
         except Exception as error:
@@ -183,20 +205,22 @@ class Port:
         """Which party calls, and to which hall it goes."""
         return self._member(context, self._halls, "party")
 
-    def _member(self, context: Any, places: Sequence[P], *parts: Part) -> tuple[P, Entry]:
+    def _member(self, context: Any, places: Mapping[Callable[[], SignedRoster], P | None], *parts: Part) -> tuple[P, Entry]:
         """Whose certificate the caller has, and to which place its consortium's members go."""
         found = context.auth_context().get("x509_pem_cert", [])
         require(found, "peer-unknown", "no certificate")
         certificate = x509.load_pem_x509_certificate(found[0])
         der = certificate.public_bytes(Encoding.DER)
-        for place in places:
+        for roster, place in places.items():
             try:
-                entry = place.roster().of_certificate(der)
+                entry = roster().of_certificate(der)
             except Refused as error:
                 if error.check == "peer-revoked":
                     raise
                 continue
             check_dates(certificate, self._clock.utc())
             require(entry.part in parts, "peer-part", f"{entry.name} is a {entry.part}", sender=entry.name)
+            if place is None:
+                raise Refused("net-shut", "this federation is not open now", sender=entry.name)
             return place, entry
         raise Refused("peer-unknown", "a certificate that is on no roster here")

@@ -10,7 +10,7 @@ one refuses servers that have an older one.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, get_args
 
@@ -21,7 +21,7 @@ from protocols.schema import MAX_PARTIES
 from protocols.suite import Member, Roster
 from protocols.wire import canonical, read_canonical
 from securefl.errors import UserError
-from securefl.transport.pki import NAME, Authority, Part, fingerprint_of, signed_by
+from securefl.transport.pki import NAME, Authority, Part, fingerprint_of, issued_by, signed_by
 
 FORMAT = "securefl roster 1"
 LARGEST = 4 << 20
@@ -63,19 +63,21 @@ class SignedRoster:
         serial: from 1.
         entries: in the order in which they were issued, which is that of the roster of every sum.
         document: the signed bytes as they travel and lie on disks.
+        authority: the consortium's certificate.
     """
 
     consortium: str
     serial: int
     entries: tuple[Entry, ...]
     document: bytes
+    authority: x509.Certificate = field(repr=False)
 
     @classmethod
     def make(cls, authority: Authority, consortium: str, serial: int, entries: Iterable[Entry]) -> SignedRoster:
         """Sign a roster."""
         listed = tuple(entries)
         content = canonical([FORMAT, consortium, serial, [entry.content for entry in listed]])
-        return cls(consortium, serial, listed, canonical([content, authority.sign(content)]))
+        return cls(consortium, serial, listed, canonical([content, authority.sign(content)]), authority.certificate)
 
     @classmethod
     def read(cls, document: bytes, authority: x509.Certificate) -> SignedRoster:
@@ -96,7 +98,7 @@ class SignedRoster:
             ("certificate", [c for e in entries for c in e.certificates]),
         ):
             require(len(set(values)) == len(values), "roster-form", f"two entries of the roster share a {what}")
-        return cls(tree[1], tree[2], entries, document)
+        return cls(tree[1], tree[2], entries, document, authority)
 
     def after(self, authority: Authority, entries: Iterable[Entry]) -> SignedRoster:
         """The next roster."""
@@ -107,15 +109,15 @@ class SignedRoster:
         return next((entry for entry in self.entries if entry.name == name), None)
 
     def of_certificate(self, der: bytes) -> Entry:
-        """Whose certificate it is.
+        """Whose certificate it is.  A consortium speaks for its own certificates alone: what it lists of another's says nothing.
 
         Raises:
             Refused: ``peer-unknown`` or ``peer-revoked``.
         """
         known = fingerprint_of(der)
         found = next((entry for entry in self.entries if known in entry.certificates), None)
-        if found is None:
-            raise Refused("peer-unknown", "a certificate that is not on the roster")
+        if found is None or not issued_by(self.authority, x509.load_der_x509_certificate(der)):
+            raise Refused("peer-unknown", "a certificate that is not on the roster, or not of its consortium")
         require(not found.revoked, "peer-revoked", f"{found.name} is revoked", sender=found.name)
         return found
 

@@ -179,6 +179,14 @@ def test_a_folder_becomes_a_bundle_without_what_python_leaves_behind(tmp_path: P
     assert Bundle.of_folder(tmp_path).hash == made.hash
 
 
+def test_the_schema_of_a_bundle_is_the_jobs() -> None:
+    job = '[data]\nname = "x.csv"\nlabel = "a"\nsite = "b"\ncontract = "schema.toml"\n'
+    found = Bundle({"job.toml": job, "schema.toml": '[columns.age]\nunit = "years"\nrange = [0, 120]\n'}).checked()
+    assert found.job.data.ranges == {"age": (0, 120)}
+    assert found.job.data.contract is not None
+    assert found.job.data.contract.columns["age"].unit == "years"
+
+
 def fill(folder: Path, what: str) -> None:
     """A folder with one thing wrong."""
     (folder / "job.toml").write_text(JOB)
@@ -223,6 +231,12 @@ def fill(folder: Path, what: str) -> None:
             (folder / "job.toml").write_text('[privacy]\nledger_data = "fresh"\n')
         case "an output":
             (folder / "job.toml").write_text('[output]\ndir = "/tmp"\n')
+        case "schema elsewhere":
+            (folder / "job.toml").write_text('[data]\nname = "x.csv"\nlabel = "a"\nsite = "b"\ncontract = "../schema.toml"\n')
+        case "no schema":
+            (folder / "job.toml").write_text('[data]\nname = "x.csv"\nlabel = "a"\nsite = "b"\ncontract = "schema.toml"\n')
+        case "idle schema":
+            (folder / "schema.toml").write_text("[columns.age]\nrange = [0, 120]\n")
         case "rows elsewhere":
             (folder / "job.toml").write_text('[data]\nname = "../x.csv"\nlabel = "a"\nsite = "b"\n')
         case "bad job":
@@ -249,6 +263,9 @@ WRONG = {
     "unknown key": "bundle.toml: entri",
     "a path of the author's": "privacy.ledger_data is refused in a bundle",
     "an output": "output is refused in a bundle",
+    "schema elsewhere": "data.contract = '../schema.toml' is refused in a bundle",
+    "no schema": "data.contract = 'schema.toml' is refused in a bundle",
+    "idle schema": "nobody would look at it",
     "rows elsewhere": "data.name = '../x.csv' is refused in a bundle",
     "bad job": "privacy.rounds = 0 is refused",
     "no TOML": "job.toml: damaged file",

@@ -35,6 +35,7 @@ max_rounds = 40
 max_values = 1_000_000
 jobs = ["{JOB}"]
 models = ["{JOB}"]
+isolation = "bubblewrap"
 
 [lifetime]
 unit = "record"
@@ -130,7 +131,7 @@ def test_a_sessions_refusal_is_told_with_its_line() -> None:
     policy = PolicyFile(FULL, "policy.toml")
     assert policy.explain(Refused("policy-cohort", "3 invited")) == "policy.toml:2 (min_cohort = 4): policy-cohort: 3 invited"
     assert policy.explain(Refused("ledger-budget", "none left")).startswith(
-        "policy.toml:17 (lifetime.epsilon = 8.0): ledger-budget"
+        "policy.toml:18 (lifetime.epsilon = 8.0): ledger-budget"
     )
     assert policy.explain(Refused("journal-spent", "again")) == "journal-spent: again"
     assert PolicyFile("").explain(Refused("policy-cohort", "1 invited")) == "policy-cohort: 1 invited"
@@ -218,3 +219,12 @@ def bounded_process(text: str, work: str) -> list[str]:
     code = BOUNDED.format(text=text, work=work)
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout
     return told.strip().splitlines()
+
+
+def test_code_of_a_jobs_own_runs_behind_walls_unless_the_party_says_otherwise() -> None:
+    assert PolicyFile("").isolation().kind == "bubblewrap"
+    assert PolicyFile('isolation = "none"').isolation().kind == "none"
+    bound = PolicyFile("[resources]\ncpus = 3\n").isolation(Path("/keys"))
+    assert (bound.threads, bound.private) == (3, (Path("/keys"),))
+    with pytest.raises(UserError, match="policy.toml:1: isolation"):
+        PolicyFile('isolation = "docker"', "policy.toml")

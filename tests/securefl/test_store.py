@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from made_stores import JOB, clock, hold
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import create_engine, inspect, make_url, text
 
 from protocols.errors import Misuse
 from protocols.rand import Replay
@@ -264,6 +265,18 @@ def test_the_migrations_make_the_tables_of_this_version(url: str) -> None:
     engine.dispose()
 
 
+def test_stores_that_are_made_at_the_same_time_in_one_process_have_all_tables(tmp_path: Path) -> None:
+    """Alembic keeps what it migrates in globals."""
+
+    def make(number: int) -> set[str]:
+        with RunStore(f"sqlite:///{tmp_path / f'{number}.db'}", clock=clock) as store, store.transaction() as base:
+            return set(inspect(base).get_table_names())
+
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(make, range(24)))
+    assert all(one == {*tables.metadata.tables, "alembic_version"} for one in found)
+
+
 def test_a_database_of_another_program_or_a_later_version_is_refused(url: str) -> None:
     engine = create_engine(url)
     with engine.begin() as base:
@@ -278,7 +291,7 @@ def test_a_database_of_another_program_or_a_later_version_is_refused(url: str) -
     with engine.begin() as base:
         base.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     engine.dispose()
-    with pytest.raises(UserError, match="its tables are of version 9999, and this program knows 0002"):
+    with pytest.raises(UserError, match="its tables are of version 9999, and this program knows 0003"):
         RunStore(url, clock=clock)
 
 

@@ -218,3 +218,25 @@ def test_bad_input_is_one_line_and_a_code(place: Path, capsys: pytest.CaptureFix
     assert why in told
     assert told.count("\n") == 1
     assert not (place / "x").exists()
+
+
+def test_a_federation_of_several_takes_bundles_in_and_another_runs_one(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each has a desk of its own: what was handed in at one is not on the other's."""
+    said(capsys, "submit", "study", "--keys", "keys/ada", "--out", "own.bundle")
+    assert main(["keys", "try", "other", *PARTIES, "--author", "bob"]) == 0
+    (place / "all.toml").write_text(
+        '[federation.one]\nkeys = "keys/server"\nbundle = "own.bundle"\nlisten = "127.0.0.1:0"\n'
+        '[federation.two]\nkeys = "other/server"\nlisten = "localhost:0"\n'
+    )
+    with processes() as made:
+        made.append(Process("serve", "--federations", "all.toml"))
+        told = [made[0].until("listening") for _ in range(2)]
+        ports = {line["federation"]: f"localhost:{line['port']}" for line in told}
+        assert {line["federation"]: bool(line.get("run")) for line in told} == {"one": True, "two": False}
+        (listed,) = json.loads(said(capsys, "review", "--json", "--keys", "keys/north", "--server", ports["one"]))["bundles"]
+        assert listed["running"]
+        assert json.loads(said(capsys, "review", "--json", "--keys", "other/north", "--server", ports["two"]))["bundles"] == []
+        said(capsys, "submit", "study", "--keys", "other/bob", "--server", ports["two"])
+        (other,) = json.loads(said(capsys, "review", "--json", "--keys", "other/north", "--server", ports["two"]))["bundles"]
+        assert (other["author"], other["running"]) == ("bob", False)
+        assert "cannot be reached" in said(capsys, "review", "--keys", "keys/north", "--server", ports["two"], code=2)

@@ -177,7 +177,7 @@ async def listening(keys: Path, kind: type[Desk] = Desk) -> AsyncIterator[tuple[
     """A server with a desk and nothing else: its address, and its log."""
     with desk(keys, kind) as (found, log):
         key, certificate, authority = Credentials.load(keys / "server", "server").tls
-        port = Port("127.0.0.1:0", (key, certificate), [authority], [], clock=Jumping(), log=log, desks=[found])
+        port = Port("127.0.0.1:0", [(key, certificate)], [authority], [], clock=Jumping(), log=log, desks=[found])
         await port.start()
         try:
             yield f"localhost:{port.port}", log

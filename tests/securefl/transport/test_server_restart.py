@@ -112,7 +112,7 @@ def test_a_server_that_is_gone_at_a_message_is_followed_by_one_that_goes_on(
 def test_control_without_the_line_about_inputs_the_round_is_asked_for_again_and_the_parties_refuse(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(HeldRun, "ask_inputs", lambda _self, _attempt: None)
+    monkeypatch.setattr(HeldRun, "ask_inputs", lambda _self, _attempt, **_times: None)
     _, rows = killed_and_replaced(tmp_path, monkeypatch, "Dropped")
     assert ((rows[2]["round"], rows[2]["attempt"]), rows[2]["outcome"]) == ((2, 1), "aborted")
 

@@ -153,13 +153,13 @@ def test_another_consortiums_certificate_is_refused(tmp_path: Path) -> None:
             found = [await call(net, tls_of(other / "a"), hello(net))]
             key, certificate, authority = Credentials.load(net.folder / "server", "server").tls
             both = [authority, (other / "server" / "ca.pem").read_bytes()]
-            second = Port("127.0.0.1:0", (key, certificate), both, [net.hall], clock=net.clock, log=net.log)
+            second = Port("127.0.0.1:0", [(key, certificate)], both, [net.hall], clock=net.clock, log=net.log)
             await second.start()
             found.append(await call(net, tls_of(other / "a"), hello(net), target=f"localhost:{second.port}"))
             await second.stop(0)
             theirs = Credentials.load(other / "server", "server")
             tenant = hall.Hall("run-2", net.adding.hash, RosterFile(theirs), worker=net.worker, clock=net.clock, log=net.log)
-            third = Port("127.0.0.1:0", (key, certificate), both, [net.hall, tenant], clock=net.clock, log=net.log)
+            third = Port("127.0.0.1:0", [(key, certificate)], both, [net.hall, tenant], clock=net.clock, log=net.log)
             await third.start()
             found.append(await call(net, tls_of(other / "a"), hello(net), target=f"localhost:{third.port}"))
             await third.stop(0)
@@ -317,7 +317,7 @@ async def told(tmp_path: Path, make: Callable[[Wired], list[Any]]) -> str:
         key, certificate, authority = Credentials.load(net.folder / "server", "server").tls
         says = Says(*(control(message) for message in make(net)))
         says.roster = net.hall.roster  # type: ignore[attr-defined]
-        false = Port("127.0.0.1:0", (key, certificate), [authority], [says], clock=net.clock, log=net.log)  # type: ignore[list-item]
+        false = Port("127.0.0.1:0", [(key, certificate)], [authority], [says], clock=net.clock, log=net.log)  # type: ignore[list-item]
         await false.start()
         credentials = Credentials.load(net.folder / "a", "party")
         adder = Adder(Adding("secagg", 50, 1000), credentials, MemoryJournal(), lambda _: vector("a", 50, 1000))

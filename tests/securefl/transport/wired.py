@@ -166,7 +166,7 @@ async def wired(
         run = f"{fresh().bytes('run', 8).hex()}-test"
         hall = Hall(run, adding.hash, RosterFile(credentials), worker=worker, clock=clock, log=log)
         key, certificate, authority = credentials.tls
-        port = Port("127.0.0.1:0", (key, certificate), [authority], [hall], clock=clock, log=log)
+        port = Port("127.0.0.1:0", [(key, certificate)], [authority], [hall], clock=clock, log=log)
         await port.start()
         try:
             yield Wired(folder, hall, port, adding, clock, log, worker)
