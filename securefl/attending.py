@@ -28,14 +28,18 @@ from securefl.policy_file import PolicyFile
 from securefl.shared_job import SharedJob, is_run_of, job_hash
 from securefl.site_side import SiteSide
 from securefl.transport.roster import SignedRoster
-from securefl.transport.sitting import Part
+from securefl.transport.sitting import Part, Withdraws
+from securefl.usercode.frames import CodeFault
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from securefl.audit.party_log import PartyLog
     from securefl.bundles.signed import SignedBundle
     from securefl.job import Job
     from securefl.privacy.budget import PartyLedger
-    from securefl.round import Fold
+    from securefl.round import Contribution, Fold, Task
+    from securefl.trainer import ClientTrainer
 
 
 class Attending:
@@ -54,6 +58,7 @@ class Attending:
         logs: folder for the party's signed log of the run; None keeps none.
         check: called with the job over its cohort, before anything leaves; gives lines for the operator, or refuses.
         bundle: that the job came in, approved by this party; None for a job file.
+        code: model and trainer of the job's own, which run in a child (`securefl.usercode.trainer_of`).
     """
 
     def __init__(
@@ -71,11 +76,12 @@ class Attending:
         logs: Path | None = None,
         check: Callable[[SharedJob], Sequence[str]] = lambda _shared: (),
         bundle: SignedBundle | None = None,
+        code: tuple[ClientTrainer, nn.Module] | None = None,
     ) -> None:
         self._job, self._name, self._identity, self._journal, self._folds = job, name, identity, journal, folds
         self._ledger, self._notices, self._entropy, self._check = ledger, notices, entropy, check
         self._policy, self._bundle = policy or PolicyFile(""), bundle
-        self._logs = logs
+        self._logs, self._code = logs, code
         self._log: PartyLog | None = None
         self._final = list[delivery.Delivered]()
         self._run = ""
@@ -105,7 +111,7 @@ class Attending:
             return
         cohort = roster.cohort
         mine = roster.place(self._name, self._identity.public)
-        shared = SharedJob.of(self._job, cohort, None if self._bundle is None else self._bundle.hash)
+        shared = SharedJob.of(self._job, cohort, None if self._bundle is None else self._bundle.hash, self._code)
         require(is_run_of(run, shared.hash), "net-run", "a run of another job than the party's own")
         about = shared.about
         self._policy.check_job(self._job, digest=shared.hash.hex(), protocol=about.protocol.name, values=about.plan.size)
@@ -156,7 +162,15 @@ class Attending:
             return found
 
         session = side.session(shared.flow, party, self._run, terms, Copier(shared.template))
-        return Part(session if book is None else cast("Session", Recorded(session, book)), outside=train_beside)
+        return Part(session if book is None else cast("Session", Recorded(session, book)), outside=self._train)
+
+    def _train(self, task: Task) -> Contribution:
+        """Train; where the job's own code fails in its child, the round goes on without this party."""
+        try:
+            return train_beside(task)
+        except CodeFault as error:
+            self._notices(f"{self._name} drops out of this round: {error}")
+            raise Withdraws from error
 
     def adjourn(self, session: Session) -> None:
         """Charge what has left; that of the fewest survivors, as the number is the server's word."""
@@ -174,7 +188,9 @@ class Attending:
         return delivery.file_of(self._shared, np.split(self._final[-1].values, count))
 
     def close(self) -> None:
-        """The run is over: seal the log."""
+        """The run is over: seal the log, end what runs for it."""
+        if self._side is not None:
+            self._side.trainer.close()
         if self._log is not None:
             self._log.seal()
             self._log = None

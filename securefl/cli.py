@@ -17,7 +17,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from protocols.errors import Misuse, SecureSumError
-from securefl import cli_audit, cli_budget, cli_bundles, cli_keys, cli_network, cli_noise, cli_runs, cli_statistics, terminal
+from securefl import (
+    cli_audit,
+    cli_budget,
+    cli_bundles,
+    cli_data,
+    cli_keys,
+    cli_network,
+    cli_noise,
+    cli_runs,
+    cli_statistics,
+    terminal,
+)
 from securefl.errors import UserError, printable
 from securefl.options import NO_DP, PANELS, read_job, with_job_options
 
@@ -299,6 +310,7 @@ for _command in (
     cli_bundles.review,
     cli_bundles.approve,
     cli_bundles.refuse,
+    cli_data.doctor,
     cli_runs.jobs,
     cli_runs.status,
     cli_runs.report,

@@ -146,7 +146,14 @@ def host_all(found: list[Federation], metrics: str | None, health: str | None, d
 def join(
     server: Annotated[str, typer.Option(metavar="HOST:PORT", help="The server.")],
     keys: Annotated[Path, typer.Option(metavar="DIR", help="The party's folder of keys; its journal and ledger lie there too.")],
-    data: Annotated[str, typer.Option(metavar="NAME|FILE", help="The party's own rows: a CSV file, or a named data set's site.")],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="The party's own rows: a CSV or Parquet file, a file that says where they are, or a named data set's site "
+            "(default: data.toml in the folder).",
+        ),
+    ] = None,
     job: Annotated[
         Path | None, typer.Option(metavar="JOB.toml", help="The party's own copy of the job (default: job.toml in the folder).")
     ] = None,
@@ -162,6 +169,28 @@ def join(
     wait: Annotated[float, typer.Option(metavar="SECONDS", help="For how long the server may be out of reach.")] = 300.0,
 ) -> int:
     """Take part in a run with the own rows: nothing but the protocol's messages leaves this machine."""
+    from securefl.transport.enrolment import Credentials  # noqa: PLC0415
+
+    address(server)
+    rules = own_policy(policy, keys)
+    with rules.bounded():
+        checked, signed = own_job(job, bundle, Credentials.load(keys, "party"), server, wait)
+        return take_part(server, keys, checked, signed, rules, data=data, site=site, out=out, wait=wait)
+
+
+def take_part(
+    server: str,
+    keys: Path,
+    checked: Job,
+    signed: SignedBundle | None,
+    rules: PolicyFile,
+    *,
+    data: str | None,
+    site: str | None,
+    out: Path | None,
+    wait: float,
+) -> int:
+    """What `join` does once it has a job."""
     from securefl import files  # noqa: PLC0415
     from securefl.journal import FileJournal  # noqa: PLC0415
     from securefl.privacy.store import Store  # noqa: PLC0415
@@ -170,14 +199,11 @@ def join(
     from securefl.transport.keyfiles import keep_roster  # noqa: PLC0415
     from securefl.transport.log import JsonLog  # noqa: PLC0415
 
-    address(server)
     credentials, clock = Credentials.load(keys, "party"), SystemClock()
-    checked, signed = own_job(job, bundle, credentials, server, wait)
-    credentials, rules = Credentials.load(keys, "party"), own_policy(policy, keys)
     if out is not None:
         files.check_folder(out, ("model.safetensors",))
-    name = credentials.entry.name
-    rows = own_rows(checked, data, name, site, [entry.name for entry in credentials.roster.parties])
+    name, where = credentials.entry.name, own_data(data, keys)
+    rows = own_rows(checked, where, name, site, [entry.name for entry in credentials.roster.parties])
     from securefl.attending import Attending  # noqa: PLC0415  (loads torch)
     from securefl.own_rows import own_folds, refuse_unfit  # noqa: PLC0415
     from securefl.privacy.budget import PartyLedger  # noqa: PLC0415
@@ -197,7 +223,7 @@ def join(
             worker, beside = (stack.enter_context(ThreadPoolExecutor(1, name)) for name in ("session", "training"))
             journal = stack.enter_context(FileJournal(keys / "journal.json"))
             store = stack.enter_context(Store(keys / "ledger.db"))
-            about = own_data_name(checked, data, signed)
+            about = own_data_name(checked, where, signed)
             rules.set_lifetime(store, (name, about))
             ledger = PartyLedger(store, name, about, digest_of((rows.x, rows.y)))
             attending = Attending(
@@ -288,20 +314,33 @@ def ended(ending: Ending) -> int:
     return 0
 
 
+def own_data(given: str | None, keys: Path) -> str:
+    """What ``--data`` says, else the party's file in the folder of keys.
+
+    Raises:
+        UserError: where there is neither.
+    """
+    if given is None and not (keys / "data.toml").exists():
+        raise UserError(f"where are the party's rows? Give --data, or say it in {keys / 'data.toml'}")
+    return given or str(keys / "data.toml")
+
+
 def own_rows(job: Job, data: str, party: str, site: str | None, parties: list[str]) -> Site:
-    """The rows of one party: of its own CSV file, or of one site of a data set that is public anyway, for trying out.
+    """The rows of one party: of its own table, or of one site of a data set that is public anyway, for trying out.
 
     Raises:
         UserError: for other data than the job's, or no rows for this party.
     """
     from securefl import data as datasets  # noqa: PLC0415
     from securefl.data.public import own_table  # noqa: PLC0415
+    from securefl.data.sources import source_of  # noqa: PLC0415
 
-    if data.lower().endswith(".csv") != job.data.is_table or (not job.data.is_table and data != job.data.name):
-        wanted = "a .csv file" if job.data.is_table else job.data.name
+    source = source_of(data)
+    if (source is not None) != job.data.is_table or (source is None and data != job.data.name):
+        wanted = "a table: a .csv, .parquet or .toml file, or python:module:function" if job.data.is_table else job.data.name
         raise UserError(f"--data is {data!r}, and the job is about {wanted}")
-    if job.data.is_table:
-        return own_table(Path(data), job, site or party)
+    if source is not None:
+        return own_table(source, job, site or party)
     every = {one.name: one for one in datasets.of_job(job).sites}
     wanted = site or party
     if wanted not in every and site is None and len(every) == len(parties):

@@ -10,15 +10,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.utils.data import TensorDataset
 
-from securefl.metrics import accuracy, auroc
+from securefl.metrics import accuracy, auprc, auroc, brier
 from securefl.round import Fold
 from securefl.trainer import ClientTrainer
 
 SMALLEST_CLASS = 5
 Scored = tuple[NDArray[np.float64], NDArray[np.int64]]
+FIGURES = {"auroc": auroc, "auprc": auprc, "brier": brier, "accuracy": accuracy}
 
 
 def evaluate(
@@ -36,13 +39,49 @@ def evaluate(
     """
     if type(trainer).evaluate is not ClientTrainer.evaluate:
         return _from_sums(trainer, models, sites)
-    scored = {name: [_scores(trainer, m, f) for m, f in zip(models, folds, strict=True)] for name, folds in sites.items()}
-    pooled = [_concatenate([rows[number] for rows in scored.values()]) for number in range(len(models))]
-    metrics, by_site = _binary(pooled), {name: _binary(rows) for name, rows in scored.items()}
-    counted = [name for name, rows in scored.items() if _enough(rows)]
+    return measured(scored(trainer, models, sites))
+
+
+def scored(trainer: ClientTrainer, models: Sequence[nn.Module], sites: Mapping[str, Sequence[Fold]]) -> dict[str, list[Scored]]:
+    """For each site and fold scores and labels of the held-out rows, each of shape (rows,).
+
+    Rows of all sites in tensors are scored in one go, which takes a tenth of the time where sites are many.
+    """
+    out: dict[str, list[Scored]] = {name: [] for name in sites}
+    for number, model in enumerate(models):
+        tests = [folds[number].test for folds in sites.values()]
+        together = [test for test in tests if type(test) is TensorDataset]  # what a subclass gives is not its tensors
+        if len(together) == len(tests) and len({_kinds(test) for test in together}) == 1:
+            rows = TensorDataset(*(torch.cat(columns) for columns in zip(*(test.tensors for test in together), strict=True)))
+            ends = np.cumsum([len(test) for test in together])[:-1]
+            every = _scores(trainer, model, Fold(rows, rows))
+            parts = list(zip(*(np.split(values, ends) for values in every), strict=True))
+        else:
+            parts = [_scores(trainer, model, folds[number]) for folds in sites.values()]
+        for name, part in zip(sites, parts, strict=True):
+            out[name].append(part)
+    return out
+
+
+def _kinds(data: TensorDataset) -> tuple[object, ...]:
+    """What tensors must have in common to be joined."""
+    return tuple((tensor.shape[1:], tensor.dtype, tensor.device) for tensor in data.tensors)
+
+
+def measured(scores: Mapping[str, Sequence[Scored]]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Metrics over all rows, and by site, of what `scored` gives."""
+    folds = len(next(iter(scores.values())))
+    pooled = [_concatenate([rows[number] for rows in scores.values()]) for number in range(folds)]
+    metrics, by_site = _binary(pooled), {name: _binary(rows) for name, rows in scores.items()}
+    counted = [name for name, rows in scores.items() if _enough(rows)]
     if counted:
         metrics["auroc_site_mean"] = float(np.mean([by_site[name]["auroc"] for name in counted]))
     return metrics, by_site
+
+
+def pooled_rows(scores: Mapping[str, Sequence[Scored]]) -> list[Scored]:
+    """For each fold the rows of all sites."""
+    return [_concatenate(rows) for rows in zip(*scores.values(), strict=True)]
 
 
 def _scores(trainer: ClientTrainer, model: nn.Module, fold: Fold) -> Scored:
@@ -58,12 +97,10 @@ def _concatenate(rows: Sequence[Scored]) -> Scored:
 def _binary(folds: Sequence[Scored]) -> dict[str, float]:
     """Means over folds; a metric that no fold has is left out."""
     out: dict[str, float] = {}
-    ranked = [value for s, y in folds if (value := auroc(s, y)) is not None]
-    right = [value for s, y in folds if (value := accuracy(s, y)) is not None]
-    if ranked:
-        out["auroc"] = float(np.mean(ranked))
-    if right:
-        out["accuracy"] = float(np.mean(right))
+    for name, figure in FIGURES.items():
+        found = [value for s, y in folds if (value := figure(s, y)) is not None]
+        if found:
+            out[name] = float(np.mean(found))
     out["rows"] = float(sum(len(y) for _, y in folds))
     return out
 

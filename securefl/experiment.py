@@ -1,49 +1,42 @@
-"""A job from its data to its result, simulated: load, split, scale, train, and compare with what the sites reach alone.
-
-Baselines exist in a simulation only: the pooled model needs all rows in one place, which is what a federation avoids.
-"""
+"""A job from its data to its result, simulated: load, split, scale, train, and compare with what the sites reach alone."""
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from numpy.typing import ArrayLike, NDArray
-from torch import nn
+from numpy.typing import NDArray
 from torch.utils.data import TensorDataset
 
 from protocols.rand import fresh
-from protocols.suite import Occasion
 from securefl import data as datasets
+from securefl.assessment import assess
+from securefl.baselines import Baselines, baselines
 from securefl.cohort import short_sums, smallest_cohort
 from securefl.data import Dataset, Split
 from securefl.data.types import Coding
 from securefl.encode import limit_of
-from securefl.encoding import Decoded, SumSpec
 from securefl.errors import UserError
-from securefl.evaluation import evaluate
+from securefl.evaluation import scored
+from securefl.exact_sums import ExactSums
 from securefl.job import Job
 from securefl.knobs import DataKnobs, ModelKnobs, SimulationKnobs
 from securefl.ledger import opened_in_scaling
 from securefl.models import build, threads_for
 from securefl.parties import Consortium
-from securefl.privacy.budget import Ledgers, charging, ledgers_of, strangers
-from securefl.privacy.plain import PlainTraining
+from securefl.privacy.budget import Ledgers, ledgers_of, strangers
 from securefl.privacy.store import Store
-from securefl.results import DataSummary, Opened, Preparation, RoundRecord, RunResult, SiteBaseline
+from securefl.results import DataSummary, Opened, Preparation, RoundRecord, RunResult
 from securefl.round import Fold
 from securefl.runner import Runner
 from securefl.scaling import Exponents, Moments, Scaler, from_ranges
-from securefl.standardise import Scaled, standardised, without_ranges
-from securefl.statistics import secure_totals
+from securefl.standardise import Scaled, filled, standardised, without_ranges
 from securefl.timing import Gauge
-from securefl.trainer import ClientTrainer
 
 if TYPE_CHECKING:
     from securefl.audit.recording import Recording
@@ -168,13 +161,25 @@ def _run(
         recording.keep()
     result = runner.run(on_event)
     with _timed(spent, "train_baselines"), threads_for(model):
-        pooled, local = baselines(job, runner.trainer, runner.template, folds) if job.simulation.baselines else ({}, [])
+        alone = baselines(job, runner.trainer, runner.template, folds) if job.simulation.baselines else Baselines()
+    if loaded.compared:
+        after = Gauge(names, "after training", "histograms of the final model's scores on held-out rows")
+        exact = ExactSums(job, "assessment", consortium, after, recording, ledgers)
+        with _timed(spent, "assess"), threads_for(model):
+            assessment = assess(loaded, splits, scored(runner.trainer, runner.final_models(), folds), alone, exact)
+        spent["assess"] -= sum(after.clock.total().values())
+        if line := assessment.warning:
+            result.warnings.append(line)
+            on_notice(line)
+        opened += exact.opened
+        shown = assessment.without_few(result.site_metrics)
+        result = replace(after.added_to(result, short.flow), assessment=assessment, site_metrics=shown)
     result = gauge.added_to(result.after(spent), short.flow)
     return replace(
         result,
         job=job.plain(),
-        pooled=pooled,
-        local=local,
+        pooled=alone.pooled,
+        local=alone.local,
         opened=[*opened, *result.opened],
         data=DataSummary(
             loaded.source,
@@ -221,7 +226,7 @@ def prepared_features(
     if job.data.scaling == "noised":
         found = standardised(job, loaded, splits, consortium, gauge, recording, ledgers)
         return replace(found, opened=[*_opened_in_table(job), *found.opened])
-    return Scaled(loaded, *scale(job, loaded, splits, consortium, gauge, recording, ledgers))
+    return scale(job, loaded, splits, consortium, gauge, recording, ledgers)
 
 
 def _opened_in_table(job: Job) -> list[Opened]:
@@ -238,33 +243,17 @@ def scale(
     gauge: Gauge,
     recording: Recording | None = None,
     ledgers: Ledgers | None = None,
-) -> tuple[list[Scaler], list[Opened]]:
-    """The same scaler for each fold, and what was opened for it; ``gauge`` measures the secure sums.
+) -> Scaled:
+    """Rows, the same scaler for each fold, and what was opened for it; ``gauge`` measures the secure sums.
 
     With differential privacy, public ranges.  Without, means and variances out of one secure sum: of the training rows, or in
     cross-validation of all rows, as sums for each fold would differ by its held-out rows.  Where a table has no public ranges,
-    powers of two that bound each column come out of a secure histogram before that.
+    powers of two that bound each column come out of a secure histogram before that.  Where the data ask for it, the means are those
+    of the values that are there, and stand in for missing ones.
     """
-    folds, opened, bounds = len(next(iter(splits.values()))), list[Opened](), loaded.ranges
-    run, protocol = f"scaling-{fresh().bytes('run', 8).hex()}", short_sums(job.privacy)
-    protocol = replace(protocol, flow=gauge.clock.timed(protocol.flow))
-
-    def totals(number: int, what: Opened, specs: Sequence[SumSpec], values: Sequence[Mapping[str, ArrayLike]]) -> Decoded:
-        threshold, watch = job.privacy.threshold, gauge.traffic.watch
-        gauge.sizes.append(sum(spec.size for spec in specs))
-        opened.append(what)
-        return secure_totals(
-            charging(consortium, ledgers or {}, run, [what]),
-            protocol,
-            Occasion(run, number),
-            specs,
-            values,
-            precision=PRECISION,
-            threshold=threshold,
-            watch=watch,
-            recording=recording,
-        )
-
+    folds, bounds = len(next(iter(splits.values()))), loaded.ranges
+    exact = ExactSums(job, "scaling", consortium, gauge, recording, ledgers)
+    opened = exact.opened
     opened += _opened_in_table(job)
     if bounds is None and job.privacy.mechanism in ("distributed-party", "distributed-record", "central"):
         raise UserError(
@@ -274,45 +263,19 @@ def scale(
     if bounds is None:
         exponents = Exponents(len(loaded.features), loaded.features)
         what = opened_in_scaling("binary exponents of each column", "sites by power of two: the table has no public ranges")
-        bounds = exponents.read(totals(0, what, exponents.specs(), [exponents.sums(s.x) for s in loaded.sites]).sums)
+        bounds = exponents.read(
+            exact.total(0, what, exponents.specs(), [exponents.sums(s.x) for s in loaded.sites], precision=PRECISION).sums
+        )
     if job.privacy.mechanism != "none":
-        return [from_ranges(bounds)] * folds, opened
+        return Scaled(loaded, [from_ranges(bounds)] * folds, opened)
     moments = Moments(bounds, limit=limit_of(PRECISION), rows_max=ROWS_MAX)
-    rows = [s.x[splits[s.name][0].train] if folds == 1 else s.x for s in loaded.sites]
+    every = [s.known if loaded.means else s.x for s in loaded.sites]
+    rows = [x[splits[s.name][0].train] if folds == 1 else x for s, x in zip(loaded.sites, every, strict=True)]
     which = "training rows" if folds == 1 else "rows"
     what = opened_in_scaling("rows, means and variances of each column", f"for scaling, over the {which} of all sites")
-    total = totals(1, what, moments.specs(), [moments.sums(x) for x in rows])
-    return [moments.scaler(total.sums, len(loaded.sites))] * folds, opened
-
-
-def baselines(
-    job: Job, trainer: ClientTrainer, template: nn.Module, folds: dict[str, tuple[Fold, ...]]
-) -> tuple[dict[str, float], list[SiteBaseline]]:
-    """The pooled model and each site's own, trained like the federated one (same trainer, same number of steps) without noise.
-
-    Returns:
-        Metrics of the pooled model, and for each site metrics of its own model on all held-out rows (``auroc``, ``accuracy``) and
-        on its own (``own_auroc``, ``own_accuracy``).
-    """
-    count = len(next(iter(folds.values())))
-    together = [_pool([parts[number] for parts in folds.values()]) for number in range(count)]
-    pooled, _ = evaluate(trainer, [_train(job, trainer, template, f) for f in together], folds)
-    local = []
-    for name, parts in folds.items():
-        models = [_train(job, trainer, template, fold) for fold in parts]
-        metrics, by_site = evaluate(trainer, models, folds)
-        metrics |= {f"own_{key}": value for key, value in by_site[name].items()}
-        local.append(SiteBaseline(name, len(parts[0].train), metrics))  # type: ignore[arg-type]
-    return pooled, local
-
-
-def _pool(parts: Sequence[Fold]) -> Fold:
-    tensors = [fold.train.tensors for fold in parts]  # type: ignore[attr-defined]
-    return Fold(TensorDataset(*(torch.cat(columns) for columns in zip(*tensors, strict=True))), None)
-
-
-def _train(job: Job, trainer: ClientTrainer, template: nn.Module, fold: Fold) -> nn.Module:
-    model = copy.deepcopy(template)
-    steps = job.privacy.rounds * job.privacy.steps
-    trainer.train(model, fold.train, PlainTraining(sample_rate=1.0), steps)
-    return model
+    if loaded.means:
+        total = exact.total(1, what, moments.specs(), [moments.sums_known(x) for x in rows], precision=PRECISION)
+        scaler, fills = moments.filling(total.sums, len(loaded.sites), [coding.fill or 0.0 for coding in loaded.codings])
+        return Scaled(filled(loaded, fills), [scaler] * folds, opened)
+    total = exact.total(1, what, moments.specs(), [moments.sums(x) for x in rows], precision=PRECISION)
+    return Scaled(loaded, [moments.scaler(total.sums, len(loaded.sites))] * folds, opened)

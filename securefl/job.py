@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from securefl.data.contract import read_contract
 from securefl.errors import UserError
 from securefl.knobs import (
     SECTIONS,
@@ -196,6 +197,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         value = knobs.get(key) if isinstance(knobs, dict) else None
         if isinstance(value, str) and (key in {"dir", "ledger"} or value.lower().endswith(".csv")):
             tree[section][key] = str(path.parent / value)
+    data = tree.get("data")
+    if isinstance(data, dict) and isinstance(data.get("contract"), str):
+        data["contract"] = read_contract(path.parent / data["contract"])
     return tree
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -15,9 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic_core import PydanticCustomError
 
 from protocols import plugins
+from securefl.data.contract import Contract, of_tree
+from securefl.errors import UserError
 
-BuiltIn = Literal["breast-cancer", "heart"]
+BuiltIn = Literal["breast-cancer", "heart", "eicu"]
 BUILT_IN: tuple[str, ...] = get_args(BuiltIn)
+IN_FILES = ("heart", "eicu")
+"""Data sets whose files fix the sites."""
 Unit = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, le=1e6)]
 Range = Annotated[tuple[float, float], Field(strict=False)]
@@ -33,12 +37,17 @@ class Knobs(BaseModel):
 class DataKnobs(Knobs):
     """Which rows, which sites, and how rows are held out."""
 
-    name: str = Field(default="breast-cancer", description="breast-cancer, heart, or a path ending in .csv")
+    name: str = Field(default="breast-cancer", description="breast-cancer, heart, eicu, or a path ending in .csv")
     dir: Path | None = Field(
-        default=None, strict=False, description="folder that holds the heart data (else SECUREFL_DATA, else a download)"
+        default=None,
+        strict=False,
+        description="folder that holds the data of heart (else SECUREFL_DATA, else a download) or eicu (else SECUREFL_DATA)",
     )
     label: str | None = Field(default=None, min_length=1, description="label column of a CSV, with two values")
     site: str | None = Field(default=None, min_length=1, description="site column of a CSV, one site a value")
+    sites: Literal["region", "hospital"] | None = Field(
+        default=None, description="what a site of eicu is (default: region, with one for hospitals whose region is not known)"
+    )
     clients: int | None = Field(
         default=None, ge=2, le=10_000, description="number of sites, where the data do not fix them (default 5)"
     )
@@ -46,7 +55,7 @@ class DataKnobs(Knobs):
         default=None,
         ge=1,
         le=100,
-        description="folds of the cross-validation inside each site; 1 = one split (default: 5 for heart, else 1)",
+        description="folds of the cross-validation inside each site; 1 = one split (default: 5 for heart and eicu, else 1)",
     )
     holdout: Unit = Field(default=0.3, description="share of each site's rows that is held out in one split")
     ranges: dict[str, Range] = Field(
@@ -62,11 +71,33 @@ class DataKnobs(Knobs):
     drop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         default=(), strict=False, description="column of a CSV to leave out, such as a free text or a patient number"
     )
+    contract: Contract | None = Field(
+        default=None,
+        description="file (schema.toml) that says what a site's table must hold; ranges and levels come from it",
+    )
     scaling: Literal["auto", "noised"] = Field(
         default="auto",
         description="auto: by public ranges, without differential privacy by exact means and variances; noised: by noised means "
         "and variances, which take part of ε",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _contracted(cls, tree: Any) -> Any:
+        """Ranges and levels out of the contract; what stands beside it must be the same."""
+        given = tree.get("contract") if isinstance(tree, dict) else None
+        if given is None:
+            return tree
+        try:
+            contract = given if isinstance(given, Contract) else of_tree(given, "data.contract")
+        except (UserError, TypeError, ValueError) as error:
+            raise ValueError(str(error)) from None
+        for key, derived in (("ranges", contract.ranges), ("levels", contract.levels)):
+            beside = tree.get(key)
+            if beside and not _alike(beside, derived):
+                raise ValueError(f"data.{key} is refused beside data.contract, which says something else: leave it out")
+            tree = {**tree, key: derived}
+        return {**tree, "contract": contract}
 
     @field_validator("name")
     @classmethod
@@ -110,13 +141,16 @@ class DataKnobs(Knobs):
             if self.clients is not None:
                 raise ValueError("data.clients is refused: the site column of a CSV fixes the sites")
         else:
-            for key in ("label", "site", "ranges", "levels", "drop"):
+            for key in ("contract", "label", "site", "ranges", "levels", "drop"):
                 if getattr(self, key):
                     raise ValueError(f"data.{key} is refused for {self.name}: it belongs to a CSV")
-            if self.name == "heart" and self.clients is not None:
-                raise ValueError("data.clients is refused for heart: the data fix the sites, four hospitals")
-        if self.dir is not None and self.name != "heart":
-            raise ValueError(f"data.dir is refused for {self.name}: it belongs to heart")
+            if self.name in IN_FILES and self.clients is not None:
+                named = "four hospitals" if self.name == "heart" else "regions or hospitals (--sites)"
+                raise ValueError(f"data.clients is refused for {self.name}: the data fix the sites, {named}")
+        if self.dir is not None and self.name not in IN_FILES:
+            raise ValueError(f"data.dir is refused for {self.name}: it belongs to {' and '.join(IN_FILES)}")
+        if self.sites is not None and self.name != "eicu":
+            raise ValueError(f"data.sites is refused for {self.name}: it belongs to eicu")
         return self
 
     @property
@@ -127,7 +161,14 @@ class DataKnobs(Knobs):
     @property
     def splits(self) -> int:
         """Folds in effect: 1 is one split with `holdout`, more is cross-validation inside each site."""
-        return self.folds if self.folds is not None else (5 if self.name == "heart" else 1)
+        return self.folds if self.folds is not None else (5 if self.name in IN_FILES else 1)
+
+
+def _alike(given: object, derived: Mapping[str, Sequence[object]]) -> bool:
+    """Whether a table of columns holds the same in the same order."""
+    if not isinstance(given, Mapping) or list(given) != list(derived):
+        return False
+    return all(isinstance(v, list | tuple) and tuple(v) == tuple(w) for v, w in zip(given.values(), derived.values(), strict=True))
 
 
 class ModelKnobs(Knobs):

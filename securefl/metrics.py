@@ -163,6 +163,25 @@ def accuracy(scores: ArrayLike, labels: ArrayLike) -> float | None:
     return float(np.mean((score >= 0.5) == label)) if len(score) else None
 
 
+def auprc(scores: ArrayLike, labels: ArrayLike) -> float | None:
+    """Average precision Σ (gain of recall) · precision over all thresholds, as scikit-learn; None where a class is missing.
+
+    Arguments and errors as for `auroc`.
+    """
+    score, label = _checked(scores, labels, bounded=False)
+    values, place = np.unique(-score, return_inverse=True)
+    p, n = (np.bincount(place[mask], minlength=len(values)) for mask in (label, ~label))
+    if not (p.sum() and n.sum()):
+        return None
+    return float(np.sum(p * np.cumsum(p) / np.cumsum(p + n)) / p.sum())
+
+
+def brier(scores: ArrayLike, labels: ArrayLike) -> float | None:
+    """Mean squared difference of score and label; None without rows.  Arguments and errors as for `auroc`."""
+    score, label = _checked(scores, labels, bounded=False)
+    return float(np.mean((score - label) ** 2)) if len(score) else None
+
+
 def _checked(scores: ArrayLike, labels: ArrayLike, *, bounded: bool = True) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     score, label = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     if score.ndim != 1 or score.shape != label.shape:

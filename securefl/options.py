@@ -16,6 +16,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
 
+from securefl.data.contract import read_contract
 from securefl.errors import UserError
 from securefl.job import Job, read_toml
 from securefl.knobs import SECTIONS, choices
@@ -105,7 +106,7 @@ def _kind(section: str, key: str, annotation: Any) -> tuple[Any, str | None]:
     if key in LISTS:
         return list[str], LISTS[key]
     metavars = {"name": "NAME|FILE.csv", "dir": "DIR", "label": "COLUMN", "site": "COLUMN", "dropout": "P"}
-    metavars |= {"ledger": "FILE", "ledger_data": "NAME"}
+    metavars |= {"ledger": "FILE", "ledger_data": "NAME", "contract": "FILE"}
     return (annotation if annotation in (int, float, str) else str), metavars.get(key)
 
 
@@ -159,6 +160,8 @@ def _value(full: str, value: Any, before: Any) -> Any:
     """The value of a key out of its option; ``before`` is the job file's."""
     if full == "data.drop":
         return [*(before if isinstance(before, list) else []), *value]
+    if full == "data.contract":
+        return read_contract(Path(value))
     if full not in ("data.ranges", "data.levels"):
         return value
     given = ranges_of(value) if full == "data.ranges" else levels_of(value)
@@ -216,10 +219,11 @@ def range_of(text: str) -> tuple[str, tuple[float, float]]:
 def command(job: Job) -> list[str]:
     """The shortest ``securefl run`` line that gives this job: no key at its default, and none that is idle."""
     words, default = ["securefl", "run"], Job()
+    derived = ("ranges", "levels") if job.data.contract is not None else ()
     for section, knobs in job.plain().items():
         for key in knobs:
             value = getattr(getattr(job, section), key)
-            if value == getattr(getattr(default, section), key):
+            if value == getattr(getattr(default, section), key) or (section == "data" and key in derived):
                 continue
             name, full = flag(section, key), f"{section}.{key}"
             if full == "privacy.mechanism" and value == "none":
@@ -230,6 +234,8 @@ def command(job: Job) -> list[str]:
                 words += [f"{name}={column}={low!r}:{high!r}" for column, (low, high) in value.items()]
             elif key == "levels":
                 words += [f"{name}={column}={_listed(levels)}" for column, levels in value.items()]
+            elif key == "contract":
+                words.append(f"{name}=schema.toml")
             elif key == "drop":
                 words += [f"{name}={column}" for column in value]
             else:

@@ -17,6 +17,7 @@ from securefl.errors import UserError
 from securefl.inputs import look_through
 from securefl.round import Fold
 from securefl.scaling import from_ranges
+from securefl.usercode.remote import RemoteTrainer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,9 +50,12 @@ def refuse_unfit(shared: SharedJob, name: str, folds: tuple[Fold, ...]) -> list[
 
     Raises:
         UserError: as `securefl.inputs.look_through` and `securefl.claims.check_claims`.
+        UserError, CodeFault: as `securefl.usercode.remote.RemoteTrainer.check`, where the job has code of its own.
     """
     knobs = shared.job.privacy
     rate, private = knobs.sample_rate, knobs.per_record
+    if isinstance(shared.trainer, RemoteTrainer):
+        shared.trainer.check(by_record=private)
     look_through({name: folds}, shared.trainer, shared.template, sample_rate=rate, private=private, everybody=False)
     return check_claims({name: folds}, knobs, shared.about.models_per_record)
 

@@ -9,8 +9,11 @@ What it does not protect: whoever may write the file may change it; one that oth
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -24,6 +27,7 @@ from securefl.errors import UserError
 from securefl.job import Job
 from securefl.knobs import Knobs, choices, near, quote
 from securefl.privacy.store import Budget, Place, Store
+from securefl.usercode.isolation import Isolation
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Most = Annotated[int, Field(ge=1, le=2**40)]
@@ -36,6 +40,18 @@ class Lifetime(Knobs):
     unit: Literal["record", "party"] = "record"
     epsilon: Cost
     delta: Annotated[float, Field(gt=0, lt=1)]
+
+
+class Resources(Knobs):
+    """What a run may use of the party's machine.
+
+    Attributes:
+        cpus: most CPUs.
+        memory_mib: most MiB of memory for data, of the whole process; Python with torch takes some 400 of them.
+    """
+
+    cpus: Annotated[int, Field(ge=1, le=4096)] | None = None
+    memory_mib: Annotated[int, Field(ge=512, le=2**24)] | None = None
 
 
 class Rules(Knobs):
@@ -55,6 +71,8 @@ class Rules(Knobs):
         jobs: SHA-256 of the jobs that may run.
         models: SHA-256 of the models that a round may start from.
         lifetime: what all runs together may cost.
+        resources: what a run may use of the machine.
+        isolation: how code of a job's own runs (`securefl.usercode.isolation`); ``none`` gives it all that the party's account has.
     """
 
     min_cohort: Annotated[int, Field(ge=2, le=2**20)] | None = None
@@ -70,6 +88,8 @@ class Rules(Knobs):
     jobs: tuple[Digest, ...] | None = Field(default=None, strict=False, min_length=1)
     models: tuple[Digest, ...] | None = Field(default=None, strict=False, min_length=1)
     lifetime: Lifetime | None = None
+    resources: Resources | None = None
+    isolation: Literal["bubblewrap", "none"] | None = None
 
 
 _KEY_OF = {
@@ -186,6 +206,11 @@ class PolicyFile:
             max_delta=_least(policy.max_delta, r.max_delta),
         )
 
+    def isolation(self, *private: Path) -> Isolation:
+        """The walls around code of a job's own; ``private`` are files and folders that it must not see."""
+        cpus = (self.rules.resources and self.rules.resources.cpus) or 1
+        return Isolation(self.rules.isolation or "bubblewrap", threads=cpus, processes=16 + cpus, private=private)
+
     def explain(self, refused: Refused | Abort) -> str:
         """A session's refusal in one line, with the line of the file where it comes from there."""
         key = _KEY_OF.get(refused.check, "")
@@ -201,12 +226,37 @@ class PolicyFile:
             there = store.budget(place, life.unit) or Budget(life.epsilon, life.delta)
             store.set_budget(place, life.unit, Budget(min(there.epsilon, life.epsilon), min(there.delta, life.delta)))
 
+    @contextmanager
+    def bounded(self) -> Iterator[None]:
+        """Hold this process to the file's resources from now on; to enter before torch is loaded, which counts the CPUs then.
+
+        Raises:
+            UserError: where more memory is asked for, with the line; this system cannot bound it.
+        """
+        wanted = self.rules.resources or Resources()
+        if wanted.cpus is not None:
+            if not hasattr(os, "sched_setaffinity"):
+                raise UserError(f"{self.line('resources.cpus')}: this system binds no process to CPUs")
+            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: wanted.cpus])
+        if wanted.memory_mib is not None:
+            import resource  # noqa: PLC0415  (not everywhere)
+
+            least = min(wanted.memory_mib << 20, *(one for one in resource.getrlimit(resource.RLIMIT_DATA) if one >= 0), 2**62)
+            resource.setrlimit(resource.RLIMIT_DATA, (least, least))
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            if wanted.memory_mib is None or not (isinstance(error, MemoryError) or "allocate memory" in str(error)):
+                raise
+            raise UserError(f"{self.line('resources.memory_mib')}: the run asks for more memory") from None
+
     def _explain(self, error: ValidationError) -> str:
         first = error.errors(include_url=False)[0]
         names = [str(part) for part in first["loc"] if isinstance(part, str) and not part.startswith(("constrained", "function"))]
         key = ".".join(names)
         if first["type"] == "extra_forbidden":
-            known = [*Rules.model_fields, *(f"lifetime.{name}" for name in Lifetime.model_fields)]
+            life, machine = Lifetime.model_fields, Resources.model_fields
+            known = [*Rules.model_fields, *(f"lifetime.{name}" for name in life), *(f"resources.{name}" for name in machine)]
             return f"{self.line(key) if key in self._lines else self.where}: unknown key {key}{near(key, known)}"
         return f"{self.where}{f':{self._lines[key]}' if key in self._lines else ''}: {key}: {first['msg'].lower()}"
 

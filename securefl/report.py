@@ -11,6 +11,7 @@ import json
 import platform
 import shlex
 from collections.abc import Mapping
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from securefl import options, tables
@@ -19,10 +20,21 @@ from securefl.results import NOTICE, Preparation, RunResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FILES = ("report.html", "metrics.json", "model.safetensors")
 PACKAGES = ("securefl", "torch", "opacus", "numpy", "scikit-learn", "cryptography", "cbor2")
 INK, ACCENT, WARN, QUIET = "#1c2733", "#0b6e99", "#b3261e", "#8796a5"
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "securefl",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": QUIET,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+}
 
 
 def outputs(result: RunResult) -> dict[str, bytes]:
@@ -61,12 +73,13 @@ def html(result: RunResult) -> str:
     environment = Environment(
         loader=PackageLoader("securefl"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    # Both pictures are drawn by our own code from our own text; everything else is escaped.
+    # The pictures are drawn by our own code from our own text; everything else is escaped.
     return environment.get_template("report.html.j2").render(
         result=result,
         outcome=tables.outcome(result),
         figure=tables.figure,
         curves=Markup(curves(result)),  # noqa: S704
+        calibration=Markup(calibration(result)),  # noqa: S704
         picture=Markup(bare(result.picture)) if result.picture else "",  # noqa: S704
         sheets=tables.sheets(result),
         notice=NOTICE,
@@ -105,18 +118,7 @@ def curves(result: RunResult) -> str:
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     private = any(record.epsilon for record in result.rounds)
-    with mpl.rc_context(
-        {
-            "svg.fonttype": "none",
-            "svg.hashsalt": "securefl",
-            "font.size": 10,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.edgecolor": QUIET,
-            "text.color": INK,
-            "axes.labelcolor": INK,
-        }
-    ):
+    with mpl.rc_context(STYLE):
         canvas = Figure(figsize=(5.6, 5.0 if private else 3.2), layout="constrained")
         axes = canvas.subplots(2 if private else 1, 1, sharex=True, squeeze=False, height_ratios=[3, 2] if private else [1])
         _draw_scores(axes[0, 0], result)
@@ -124,8 +126,38 @@ def curves(result: RunResult) -> str:
             _draw_epsilon(axes[1, 0], result)
         axes[-1, 0].set_xlabel("rounds done")
         axes[-1, 0].xaxis.get_major_locator().set_params(integer=True)
-        target = io.StringIO()
-        canvas.savefig(target, format="svg", metadata={"Date": None, "Creator": None})
+        return _drawn(canvas)
+
+
+def calibration(result: RunResult) -> str:
+    """Observed over predicted shares, the other model's beside them, as one SVG element; empty where nothing was assessed."""
+    found = result.assessment
+    if found is None or not found.federated.calibration:
+        return ""
+    import matplotlib as mpl  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    with mpl.rc_context({**STYLE, "svg.hashsalt": "securefl calibration"}):
+        canvas = Figure(figsize=(5.6, 3.6), layout="constrained")
+        axes, most = canvas.subplots(), 0.0
+        for name, one, colour in (("federated", found.federated, ACCENT), (found.name, found.compared, QUIET)):
+            groups = () if one is None else one.calibration
+            if groups:
+                observed = [group.observed for group in groups]
+                sides = [[max(0.0, g.observed - g.low) for g in groups], [max(0.0, g.high - g.observed) for g in groups]]
+                predicted = [group.predicted for group in groups]
+                axes.errorbar(predicted, observed, yerr=sides, color=colour, marker="o", markersize=4, capsize=2, label=name)
+                most = max(most, *predicted, *(group.high for group in groups))
+        axes.plot([0, most], [0, most], color=INK, linewidth=1, linestyle="--", label="perfect")
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("observed")
+        axes.legend(frameon=False, fontsize=8, loc="upper left")
+        return _drawn(canvas)
+
+
+def _drawn(canvas: Figure) -> str:
+    target = io.StringIO()
+    canvas.savefig(target, format="svg", metadata={"Date": None, "Creator": None})
     return bare(target.getvalue())
 
 
@@ -139,10 +171,11 @@ def _draw_scores(axes: Axes, result: RunResult) -> None:
             axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3, label=f"{tables.SCORES[key]}, federated")
     if "auroc" in result.pooled:
         axes.axhline(result.pooled["auroc"], color=INK, linewidth=1, linestyle="--", label="AUROC, pooled (simulation)")
-    for number, site in enumerate(result.local):
-        if "auroc" in site.metrics:
-            label = "AUROC, each site alone (simulation)" if number == 0 else None
-            axes.axhline(site.metrics["auroc"], color=QUIET, linewidth=0.8, linestyle=":", label=label)
+    alone = [site.metrics["auroc"] for site in result.local if "auroc" in site.metrics]
+    many = len(alone) > tables.MOST_ALONE
+    name = f"AUROC, a site alone, mean of {len(alone)}" if many else "AUROC, each site alone"
+    for number, value in enumerate([fmean(alone)] if many else alone):
+        axes.axhline(value, color=QUIET, linewidth=0.8, linestyle=":", label=f"{name} (simulation)" if number == 0 else None)
     for number, record in enumerate(record for record in result.rounds if record.aborted):
         axes.axvspan(
             record.number - 1, record.number, color=WARN, alpha=0.12, linewidth=0, label="aborted round" if number == 0 else None

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from protocols.plugins import Origin
+
+if TYPE_CHECKING:
+    from securefl.assessment import Assessment
 
 NOTICE = "Nobody has audited this yet: treat it as research software until somebody independent has."
 SIMULATION_ONLY = ("metrics", "site_metrics", "baselines", "dataset.rows", "dataset.held_out")
@@ -173,6 +176,7 @@ class RunResult:
         plugin: where the protocol comes from if it is not ours, or None.
         protocol: name of the protocol that ran; empty stands for the job's.
         choice: what ``auto`` took, and why; empty where the job names a protocol.
+        assessment: the final model's scores beside another model's, where the data have one.
     """
 
     job: dict[str, Any]
@@ -202,6 +206,7 @@ class RunResult:
     plugin: Origin | None = None
     protocol: str = ""
     choice: str = ""
+    assessment: Assessment | None = None
 
     def after(self, seconds: Mapping[str, float]) -> RunResult:
         """The same result with the seconds of steps that came before the run."""
@@ -237,6 +242,7 @@ class RunResult:
             "aborted_rounds": self.aborted_rounds,
             "metrics": dict(self.metrics),
             "site_metrics": self.site_metrics,
+            "evaluation": None if self.assessment is None else self.assessment.plain(),
             "baselines": {
                 "pooled": dict(self.pooled),
                 "local": {

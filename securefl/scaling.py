@@ -172,6 +172,36 @@ class Moments(ColumnMoments):
         deviation = np.sqrt(np.where(known, means.variance, 1.0)) * self.half
         return Scaler(self.middle + means.first * self.half, np.where(known, deviation, 1.0))
 
+    def sums_known(self, x: ArrayLike) -> dict[str, NDArray[np.int64]]:
+        """What one party adds where NaN stands for a missing value; arguments and errors as for `sums` but for that."""
+        rows = np.asarray(x, dtype=np.float64)
+        _rows(np.where(np.isnan(rows), self.middle, rows), len(self.middle))
+        return super().sums(rows)
+
+    def filling(self, sums: Mapping[str, NDArray[Any]], contributors: int, fills: ArrayLike) -> tuple[Scaler, NDArray[np.float64]]:
+        """What stands in for missing values, and the scaler of the rows with that in them, out of the sums of `sums_known`.
+
+        A missing value becomes the mean of those that are there, so the mean stays, and the variance falls by their share of the
+        rows: as many as the column with the fewest gaps has values.
+
+        Args:
+            sums: the opened sums.
+            contributors: how many parties are in them.
+            fills: stands in where no party has a value, shape (features,).
+
+        Raises:
+            Abort: ``weight-total`` where no contributor has rows.
+        """
+        means = self.read(sums, contributors)
+        if not means.count.any():
+            raise Abort("weight-total", "no rows in the feature statistics")
+        there = means.count > 0
+        varies = there & (means.variance > 4 * means.off)
+        variance = means.variance * means.count / np.max(means.count)
+        deviation = np.sqrt(np.where(varies, variance, 1.0)) * self.half
+        mean = np.where(there, self.middle + means.first * self.half, fills)
+        return Scaler(mean, np.where(varies, deviation, 1.0)), mean
+
 
 def _rows(x: ArrayLike, features: int) -> NDArray[np.float64]:
     rows = np.asarray(x, dtype=np.float64)

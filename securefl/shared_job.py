@@ -49,6 +49,8 @@ def shared(job: Job) -> dict[str, Any]:
     if job.data.is_table:
         tree["data"]["name"] = "table"
     tree["data"]["ranges"] = [[name, *bounds] for name, bounds in job.data.ranges.items()]  # their order is that of the features
+    tree["data"]["levels"] = [[name, *values] for name, values in job.data.levels.items()]
+    tree["data"]["contract"] = None if job.data.contract is None else job.data.contract.digest
     return tree
 
 
@@ -85,16 +87,24 @@ class SharedJob:
         cohort: who is invited.
         public: of its data.
         bundle: hash of the bundle that it came in; None for a job file.
+        code: model and trainer of the job's own, which run in a child; None for those that the job names.
     """
 
     job: Job
     cohort: Roster
     public: Public
     bundle: bytes | None = None
+    code: tuple[ClientTrainer, nn.Module] | None = None
 
     @classmethod
-    def of(cls, job: Job, cohort: Roster, bundle: bytes | None = None) -> SharedJob:
-        """Check that the job can run over a network with these parties.
+    def of(
+        cls,
+        job: Job,
+        cohort: Roster,
+        bundle: bytes | None = None,
+        code: tuple[ClientTrainer, nn.Module] | None = None,
+    ) -> SharedJob:
+        """Check that the job can run over a network with these parties; ``bundle`` and ``code`` as the attributes.
 
         Raises:
             UserError, Misuse: where it cannot, with the key.
@@ -107,7 +117,7 @@ class SharedJob:
         ):
             if given:
                 raise UserError(f"{key} is refused over a network: it is for simulations yet")
-        made = cls(job, cohort, public_of(job), bundle)
+        made = cls(job, cohort, public_of(job), bundle, code)
         made.about  # noqa: B018  (refused here, not in the first round)
         return made
 
@@ -121,6 +131,8 @@ class SharedJob:
         """The model at the start."""
         from securefl.models import build  # noqa: PLC0415  (loads torch)
 
+        if self.code is not None:
+            return self.code[1]
         return build(self.job.model, len(self.public.features), self.job.simulation.seed)
 
     @cached_property
@@ -128,7 +140,7 @@ class SharedJob:
         """What a site does; to be copied."""
         from securefl.trainer import ClientTrainer  # noqa: PLC0415
 
-        trainer = ClientTrainer(learning_rate=self.job.performance.learning_rate)
+        trainer = ClientTrainer(learning_rate=self.job.performance.learning_rate) if self.code is None else self.code[0]
         trainer.metrics = replace(BinaryMetrics(), limit=limit_of(self.job.privacy.precision), folds=self.job.data.splits)
         return trainer
 

@@ -104,7 +104,7 @@ def standardised(
     scaler, kept = _scaler(ranges, found)
     fills, middles = _fills(ranges, found)
     lines = _told(loaded, release.epsilon, kept, middles)
-    return Scaled(_filled(loaded, fills), [scaler] * folds, [*release.opened], Before((planned,), (release.event,)), lines)
+    return Scaled(filled(loaded, fills), [scaler] * folds, [*release.opened], Before((planned,), (release.event,)), lines)
 
 
 def _told(loaded: Dataset, epsilon: float, kept: NDArray[np.bool_], middles: NDArray[np.bool_]) -> tuple[str, ...]:
@@ -180,7 +180,7 @@ def _fills(ranges: NDArray[np.float64], found: NoisedDescription) -> tuple[NDArr
     return np.where(known, found.mean, ranges[:, 0] / 2 + ranges[:, 1] / 2), ~known
 
 
-def _filled(loaded: Dataset, fills: NDArray[np.float64]) -> Dataset:
+def filled(loaded: Dataset, fills: NDArray[np.float64]) -> Dataset:
     """The data with ``fills`` for missing numbers, in the rows and in how a column is coded."""
     sites = tuple(s if s.missing is None else replace(s, x=np.where(s.missing, fills, s.x)) for s in loaded.sites)
     place = {name: at for at, name in enumerate(loaded.features)}

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from statistics import fmean
 
 from rich.filesize import decimal
 
+from securefl.assessment import METHOD, MIN_CELL
+from securefl.binned import Figure
 from securefl.errors import quoted
-from securefl.results import RunResult
+from securefl.results import RunResult, SiteBaseline
 
-SCORES = {"auroc": "AUROC", "accuracy": "accuracy", "auroc_site_mean": "AUROC, mean of sites", "loss": "loss"}
+SCORES = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "brier": "Brier",
+    "accuracy": "accuracy",
+    "auroc_site_mean": "AUROC, mean of sites",
+    "loss": "loss",
+}
 """Metrics that are shown, in this order, with their headings."""
+
+MOST_ALONE = 20
+"""With more sites, their own models share a row."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +55,13 @@ class Sheet:
 
 def sheets(result: RunResult) -> list[Sheet]:
     """Every table of a result, in reading order; empty ones are left out."""
-    makers = (_scores, _by_site, _privacy, _opened, _traffic, _time, _server_saw)
+    makers = (assessed, _scores, _by_site, calibration, _privacy, _opened, _traffic, _time, _server_saw)
     return [sheet for sheet in (maker(result) for maker in makers) if sheet.rows]
 
 
 def brief(result: RunResult) -> list[Sheet]:
     """The tables for a terminal, what matters most at the end; parties with equal rows share one, and so do short steps."""
-    makers = (_server_saw, _opened, _short_time, _traffic, _privacy, _scores)
+    makers = (_server_saw, _opened, _short_time, _traffic, _privacy, calibration, _scores, assessed)
     return [_together(sheet) for sheet in (maker(result) for maker in makers) if sheet.rows]
 
 
@@ -100,7 +114,10 @@ def _scores(result: RunResult) -> Sheet:
     if result.pooled:
         total = str(sum(site.rows for site in result.local)) if result.local else ""
         rows.append(["pooled, all rows", total, *(figure(result.pooled.get(key)) for key in shown)])
-    rows += [[f"{site.name} alone", str(site.rows), *(figure(site.metrics.get(key)) for key in shown)] for site in result.local]
+    if len(result.local) > MOST_ALONE:
+        rows.append([f"a site alone, mean of {len(result.local)}", *_mean_alone(result.local, shown)])
+    else:
+        rows += [[f"{site.name} alone", str(site.rows), *(figure(site.metrics.get(key)) for key in shown)] for site in result.local]
     note = "Simulation only: exact, from the rows of all sites in one place. Scores of single rounds come out of the secure sum."
     if result.pooled or result.local:
         note += " The pooled model and the sites' own are trained without noise."
@@ -112,6 +129,47 @@ def _scores(result: RunResult) -> Sheet:
         frozenset(range(1, 2 + len(shown))),
         strong=0,
     )
+
+
+def _mean_alone(local: Sequence[SiteBaseline], shown: Sequence[str]) -> list[str]:
+    values = {key: [site.metrics[key] for site in local if key in site.metrics] for key in shown}
+    return [f"{fmean(site.rows for site in local):.1f}", *(figure(fmean(found) if found else None) for found in values.values())]
+
+
+def assessed(result: RunResult) -> Sheet:
+    """The final model's figures with their intervals, beside the other model's."""
+    found, columns = result.assessment, ["model", "rows", "AUROC (95 %)", "AUPRC (95 %)", "Brier (95 %)"]
+    if found is None:
+        return Sheet("", columns, [])
+    many = len(found.sites) > MOST_ALONE
+    models = [
+        ("federated, all rows", found.federated),
+        (f"federated, with {found.name}", found.same_rows),
+        (f"{found.name}, the same", found.compared),
+        ("pooled, all rows *", found.pooled),
+        *((f"{name} *", one) for name, one in ({} if many else found.sites).items()),
+    ]
+    shown = [(name, one) for name, one in models if one is not None]
+    rows = [[name, str(one.rows), *map(interval, (one.auroc, one.auprc, one.brier))] for name, one in shown]
+    how = "Out of one secure sum of counts by score" if found.secure else f"Simulation only: {found.insecure}"
+    note = (
+        f"{how}. * simulation only: pooled training, and the federated model at each site. A dash: a class is missing, or has "
+        f"fewer than {MIN_CELL} rows there. {METHOD}."
+    )
+    return Sheet("The final model on held-out rows", columns, rows, note, frozenset({1, 2, 3, 4}), strong=0)
+
+
+def calibration(result: RunResult) -> Sheet:
+    """Groups of held-out rows by score: what was predicted, and what came."""
+    groups = () if result.assessment is None else result.assessment.federated.calibration
+    rows = [[f"{g.predicted:.3f}", f"{g.observed:.3f} ({g.low:.3f}–{g.high:.3f})", str(g.rows)] for g in groups]
+    note = f"Every group has {MIN_CELL} rows or more of both classes."
+    return Sheet("Calibration of the final model", ["predicted", "observed (95 %)", "rows"], rows, note, frozenset({0, 1, 2}))
+
+
+def interval(one: Figure | None) -> str:
+    """A figure with its interval; a dash where there is none."""
+    return "–" if one is None else f"{one.value:.3f} ({one.low:.3f}–{one.high:.3f})"
 
 
 def _by_site(result: RunResult) -> Sheet:

@@ -120,22 +120,23 @@ def beside(watch: Watch | None, recording: Recording | None) -> Watch | None:
 
 
 class Gauge:
-    """What the sums before training measure: seconds, bytes, and the size of each sum that was opened.
+    """What the sums beside training measure: seconds, bytes, and the size of each sum that was opened.
 
     Args:
         names: names of the parties, in the order of the roster.
+        when: before or after what.
+        shows: what the sums show.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], when: str = "before training", shows: str = "sums of feature statistics") -> None:
+        self._when, self._shows = when, shows
         self.clock, self.traffic, self.sizes = StepClock(time.perf_counter), Traffic(names), list[int]()
 
     def added_to(self, result: RunResult, flow: Flow) -> RunResult:
         """The result of the training with these sums counted in; ``flow`` is the protocol's."""
         rows = {(row.message, row.step): row for row in self.traffic.arrived(flow)}
         if self.sizes:
-            rows["Sum", ""] = ServerSaw(
-                "Sum", "before training", len(self.sizes), 8 * sum(self.sizes), "sums of feature statistics"
-            )
+            rows["Sum", ""] = ServerSaw("Sum", self._when, len(self.sizes), 8 * sum(self.sizes), self._shows)
         saw = list[ServerSaw]()
         for row in result.server_saw:
             more = rows.pop((row.message, row.step), None)

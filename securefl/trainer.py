@@ -74,6 +74,9 @@ class ClientTrainer:
                     self.loss(private(x), y).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
 
+    def close(self) -> None:
+        """Called when a run is over."""
+
     def sums(self) -> tuple[SumSpec, ...]:
         """Names, sizes and bounds of the sums that `evaluate` gives: they travel in the masked vector."""
         return self.metrics.specs()

@@ -15,9 +15,10 @@ from securefl.data.types import Dataset, Site, Split
 from securefl.errors import UserError
 
 if TYPE_CHECKING:
+    from securefl.data.contract import Contract
     from securefl.job import Job
 
-NAMES = ("breast-cancer", "heart")
+NAMES = ("breast-cancer", "heart", "eicu")
 """Data sets that `load` knows by name."""
 
 __all__ = ["NAMES", "Dataset", "Site", "Split", "load", "of_job", "plan"]
@@ -34,21 +35,25 @@ def load(
     ranges: Mapping[str, tuple[float, float]] | None = None,
     levels: Mapping[str, Sequence[str]] | None = None,
     drop: Collection[str] = (),
+    sites: str | None = None,
+    contract: Contract | None = None,
     later: bool = False,
     private: bool = False,
 ) -> Dataset:
     """Load a data set by name, or a table from a CSV file.
 
     Args:
-        name: ``breast-cancer``, ``heart``, or a path that ends in ``.csv``.
+        name: ``breast-cancer``, ``heart``, ``eicu``, or a path that ends in ``.csv``.
         clients: number of sites, for ``breast-cancer`` alone: 2 up to 14, None for 5.
         seed: the job's seed; it deals the rows of ``breast-cancer`` out to sites.
-        directory: folder with the files of ``heart``; see `securefl.data.heart.load`.
+        directory: folder with the files of ``heart`` or ``eicu``; see `securefl.data.heart.load`, `securefl.data.eicu.load`.
         label: column of the label, for a CSV file alone.
         site: column that names each row's site, for a CSV file alone.
         ranges: publicly known lower and upper bounds by column, for a CSV file alone.
         levels: publicly known values of columns of text, for a CSV file alone.
         drop: columns to leave out, for a CSV file alone.
+        sites: what a site is, for ``eicu`` alone: ``region`` or ``hospital``.
+        contract: what a CSV file must hold, and which columns are features.
         later: whether missing numbers of a CSV file will get the mean of their column.
         private: whether no row of a CSV file may decide what is a feature.
 
@@ -56,22 +61,12 @@ def load(
         UserError: the name is unknown, an argument does not belong to it, or the data are refused; one line that names
         the culprit.
     """
-    table = name.lower().endswith(".csv")
-    if not table and name not in NAMES:
-        raise UserError(f"data is {name!r}: {', '.join(NAMES)} or a path that ends in .csv is allowed")
-    if not table:
-        for argument, given in {
-            "label": label,
-            "site": site,
-            "ranges": ranges or None,
-            "levels": levels or None,
-            "drop": drop or None,
-        }.items():
-            if given is not None:
-                raise UserError(f"{argument} is given, but goes with a .csv file only: {name} has its own")
-    if directory is not None and name != "heart":
-        raise UserError(f"a data directory is given, but goes with heart only, not with {name}")
+    alone: dict[str, object] = {"label": label, "site": site, "ranges": ranges or None, "levels": levels or None}
+    alone |= {"drop": drop or None, "contract": contract}
+    _refuse_strangers(name, alone, directory, sites)
     # A loader is imported on use: pandas, scikit-learn and pooch take seconds.
+    if name == "eicu":
+        return _eicu(clients, sites or "region", directory)
     if name == "heart":
         from securefl.data import heart  # noqa: PLC0415
 
@@ -85,8 +80,35 @@ def load(
     if clients is not None:
         raise UserError(f"clients is {clients}, but the data fix the sites: one a value of the site column")
     return csv.load(
-        Path(name), label=label, site=site, ranges=ranges or {}, levels=levels or {}, drop=drop, later=later, private=private
-    )
+        Path(name), label=label, site=site, ranges=ranges or {}, levels=levels or {}, drop=drop, contract=contract,
+        later=later, private=private,
+    )  # fmt: skip
+
+
+def _refuse_strangers(name: str, of_a_table: Mapping[str, object], directory: Path | None, sites: str | None) -> None:
+    """Refuse an unknown name, and arguments that do not belong to it."""
+    if not name.lower().endswith(".csv"):
+        if name not in NAMES:
+            raise UserError(f"data is {name!r}: {', '.join(NAMES)} or a path that ends in .csv is allowed")
+        for argument, given in of_a_table.items():
+            if given is not None:
+                raise UserError(f"{argument} is given, but goes with a .csv file only: {name} has its own")
+    if directory is not None and name not in ("heart", "eicu"):
+        raise UserError(f"a data directory is given, but goes with heart and eicu only, not with {name}")
+    if sites is not None and name != "eicu":
+        raise UserError(f"sites is given, but goes with eicu only, not with {name}")
+
+
+def _eicu(clients: int | None, sites: str, directory: Path | None) -> Dataset:
+    if clients is not None:
+        raise UserError(f"clients is {clients}, but the data fix the sites: eicu has its regions or its hospitals")
+    try:
+        from securefl.data import eicu  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if error.name != "polars":
+            raise
+        raise UserError("eicu needs polars, which reads its tables: pip install 'securefl[eicu]'") from None
+    return eicu.load(sites=sites, directory=directory)
 
 
 def of_job(job: Job) -> Dataset:
@@ -102,6 +124,8 @@ def of_job(job: Job) -> Dataset:
         ranges=data.ranges,
         levels=data.levels,
         drop=data.drop,
+        sites=data.sites,
+        contract=data.contract,
         later=data.scaling == "noised",
         private=job.privacy.mechanism != "none",
     )

@@ -41,6 +41,8 @@ class Column:
         numbers: the cells as float64, shape (rows,), NaN where missing; None if a present cell is no number.
         lines: the line of the file in which each row begins, shape (rows,), int64.
         stray: what kept a column from being one of numbers in which most cells begin like one, else "".
+        counted: what ``lines`` counts: lines of a file, or rows of another table.
+        bare: whether the table held numbers, so that no cell has a text.
     """
 
     name: str
@@ -49,6 +51,14 @@ class Column:
     numbers: NDArray[np.float64] | None
     lines: NDArray[np.int64]
     stray: str = ""
+    counted: str = "line"
+    bare: bool = False
+
+    def texts(self) -> NDArray[np.object_]:
+        """The cells as text, shape (rows,), object; of a table that held numbers, as these are written shortest."""
+        if not self.bare or self.numbers is None:
+            return self.cells
+        return np.array([f"{number:.12g}" for number in self.numbers], dtype=object)
 
     def values(self, rows: Mask) -> list[str]:
         """Distinct present values among ``rows``, smallest first, as text; ``rows`` has shape (rows,)."""
@@ -64,10 +74,10 @@ def some(items: Iterable[str], most: int = 20) -> str:
     return ", ".join(every[:most]) + more
 
 
-def at_lines(lines: Iterable[int]) -> str:
+def at_lines(lines: Iterable[int], counted: str = "line") -> str:
     """Some lines of a file, for an error: ``line 3`` or ``lines 3, 5``."""
     numbers = [str(line) for line in lines]
-    return f"line{'s' * (len(numbers) != 1)} {some(numbers, 5)}"
+    return f"{counted}{'s' * (len(numbers) != 1)} {some(numbers, 5)}"
 
 
 def read(path: Path) -> tuple[Column, ...]:
@@ -92,7 +102,7 @@ def read(path: Path) -> tuple[Column, ...]:
         raise UserError(f"{path} has a header but no rows")
     lines = np.array([line for line, _ in rows], dtype=np.int64)
     columns = zip(*(cells for _, cells in rows), strict=True)
-    return tuple(_column(name, cells, lines) for name, cells in zip(header, columns, strict=True))
+    return tuple(column_of(name, cells, lines) for name, cells in zip(header, columns, strict=True))
 
 
 def _records(path: Path) -> list[tuple[int, list[str]]]:
@@ -125,7 +135,8 @@ def _records(path: Path) -> list[tuple[int, list[str]]]:
     return records
 
 
-def _column(name: str, raw: Sequence[str], lines: NDArray[np.int64]) -> Column:
+def column_of(name: str, raw: Sequence[str], lines: NDArray[np.int64]) -> Column:
+    """A column of texts without surrounding space: one of numbers where every cell that is there is one."""
     import pandas as pd  # noqa: PLC0415 - slow to import
 
     cells = np.array(raw, dtype=object)
@@ -151,7 +162,7 @@ def check_finite(column: Column) -> None:
         UserError: the column holds one.
     """
     if column.numbers is not None and np.isinf(column.numbers).any():
-        where = at_lines(column.lines[np.isinf(column.numbers)])
+        where = at_lines(column.lines[np.isinf(column.numbers)], column.counted)
         raise UserError(f"the column {column.name!r} holds an infinite number in {where}: finite numbers are allowed")
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -18,13 +17,13 @@ from securefl.errors import UserError, quoted
 Levels = Mapping[str, Sequence[str]]
 
 
-def with_levels(features: Sequence[Column], levels: Levels, path: Path, *, needed: bool) -> tuple[Column, ...]:
+def with_levels(features: Sequence[Column], levels: Levels, path: object, *, needed: bool) -> tuple[Column, ...]:
     """The columns, those with levels as text in which a value that is not named is `OTHER`, if that is a level.
 
     Args:
         features: the columns that may be features.
         levels: by name.
-        path: of the table, for errors.
+        path: of the table, as errors name it.
         needed: whether every column of text needs levels.
 
     Raises:
@@ -51,6 +50,7 @@ def _folded(column: Column, levels: Sequence[str]) -> Column:
     if not known.all() and OTHER not in levels:
         raise UserError(
             f"the column {column.name!r} has a value that is none of its public levels ({', '.join(map(quoted, levels))}) in "
-            f"{at_lines(column.lines[~known])}: name it, or the level {OTHER}, which takes all values that are not named"
+            f"{at_lines(column.lines[~known], column.counted)}: name it, or the level {OTHER}, which takes all values that are not "
+            "named"
         )
     return replace(column, cells=np.where(known, column.cells, OTHER), numbers=None, stray="")

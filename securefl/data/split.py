@@ -59,7 +59,7 @@ def plan(dataset_site: Site, *, folds: int | None, holdout: float, seed: int) ->
     """Draw the splits of one site, the same for the same (seed, site name, labels).
 
     Args:
-        dataset_site: the site; only its name and labels are read.
+        dataset_site: the site; only its name, labels and owners are read.
         folds: None for one split, K for K-fold cross-validation (K splits, every row in exactly one test part).
         holdout: share of the rows held out when ``folds`` is None, 0 < holdout < 1; not read otherwise.
         seed: the job's seed.
@@ -71,6 +71,9 @@ def plan(dataset_site: Site, *, folds: int | None, holdout: float, seed: int) ->
     Raises:
         UserError: the site is empty, has fewer rows than folds, or would keep no row to train on; a knob is out of
         range.
+
+    Rows with owners are not drawn by class: an owner's place follows from the owner and ``seed`` alone, so that it is the same at
+    every site, and ``holdout`` and the folds' sizes hold on average.
     """
     name, rows = dataset_site.name, dataset_site.y.size
     if rows == 0:
@@ -81,6 +84,8 @@ def plan(dataset_site: Site, *, folds: int | None, holdout: float, seed: int) ->
         raise UserError(f"folds is {folds}: 2 or more is allowed")
     if folds is not None and rows < folds:
         raise UserError(f"site {name!r} has {rows} row{'s' * (rows != 1)}, too few for {folds} folds: 2 up to {rows}")
+    if dataset_site.owners is not None:
+        return _by_owner(name, places(dataset_site.owners, seed), folds, holdout)
     rand = source(seed, f"split of site {name}")
     classes = [
         shuffled(rand, f"class {label}", np.flatnonzero(dataset_site.y == label).astype(np.int64))
@@ -94,6 +99,30 @@ def plan(dataset_site: Site, *, folds: int | None, holdout: float, seed: int) ->
         tests = [np.concatenate(classes)[turn == fold] for fold in range(folds)]
     everything = np.arange(rows, dtype=np.int64)
     return tuple(Split(train=np.setdiff1d(everything, test), test=np.sort(test)) for test in tests)
+
+
+def places(owners: NDArray[np.uint64], seed: int) -> NDArray[np.float64]:
+    """Where in [0, 1) each owner lies in the splits of ``seed``, shape (rows,), the same for equal owners.
+
+    SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) of the owner, moved by a word that ``seed`` gives.
+    """
+    (start,) = source(seed, "owners").words("key", 1)
+    with np.errstate(over="ignore"):
+        z = (owners ^ start) + np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z = z ^ (z >> np.uint64(31))
+    return np.asarray((z >> np.uint64(11)).astype(np.float64) * 2.0**-53, dtype=np.float64)
+
+
+def _by_owner(name: str, place: NDArray[np.float64], folds: int | None, holdout: float) -> tuple[Split, ...]:
+    """Held out are the owners below ``holdout``, or in the fold's part of [0, 1)."""
+    held = [place < holdout] if folds is None else [(place * folds).astype(np.int64) == fold for fold in range(folds)]
+    if any(one.all() for one in held):
+        raise UserError(
+            f"site {name!r} has too few patients: in a split none is left to train on; another seed or fewer folds are needed"
+        )
+    return tuple(Split(train=np.flatnonzero(~one), test=np.flatnonzero(one)) for one in held)
 
 
 def _held_out(classes: list[NDArray[np.int64]], rows: int, holdout: float, name: str) -> NDArray[np.int64]:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from securefl.data.columns import Column, Mask, check_finite, labels, ordered, read, site_names, some
+from securefl.data.contract import Contract, violations
 from securefl.data.levels import Levels, with_levels
 from securefl.data.types import OTHER, Coding, Dataset, Site
 from securefl.errors import UserError, quoted
@@ -47,6 +48,7 @@ def load(
     ranges: Ranges,
     levels: Levels | None = None,
     drop: Collection[str] = (),
+    contract: Contract | None = None,
     later: bool = False,
     private: bool = False,
 ) -> Dataset:
@@ -59,6 +61,7 @@ def load(
         ranges: public lower and upper bounds of numeric columns, by name.
         levels: public values of columns of text, by name, at least two each; `OTHER` among them takes all that are not named.
         drop: columns to leave out.
+        contract: what each site's rows must hold; its columns alone are features.
         private: whether no row may decide what is a feature: columns of text need levels, and what has a range is not left out.
         later: whether what stands in for missing numbers will be replaced by their mean; this changes a note alone.
 
@@ -76,6 +79,9 @@ def load(
     columns = read(path)
     outcome, site_column, every = _roles(columns, label, site, path)
     features, levels = _without(every, drop, path), levels or {}
+    if contract is not None:
+        _hold(contract, features, site_column, path)
+        features = tuple(column for column in features if column.name in contract.columns)
     features = with_levels(features, levels, path, needed=private)
     known = {*levels, *(ranges if private else ())}
     for column in (outcome, *features):
@@ -150,6 +156,14 @@ def _without(features: tuple[Column, ...], drop: Collection[str], path: Path) ->
             these = some(quoted(column.name) for column in features)
             raise UserError(f"the column {name!r} to leave out is no feature column of {path}; these are: {these}")
     return tuple(column for column in features if column.name not in drop)
+
+
+def _hold(contract: Contract, features: Sequence[Column], sites: Column, path: Path) -> None:
+    """Refuse a site whose rows are not what the contract says, each for itself, as it would be where they are."""
+    for name in ordered(sites.cells):
+        found = violations(contract, {column.name: column for column in features}, sites.cells == name)
+        if found:
+            raise UserError(f"{path}: site {name!r} is not what the schema says: {'; '.join(one.line for one in found)}")
 
 
 def _check_ranges(ranges: Ranges, features: Sequence[Column], path: Path) -> None:

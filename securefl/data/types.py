@@ -20,12 +20,18 @@ class Site:
         x: features, shape (rows, features), float64, in their own units (not scaled).
         y: labels, shape (rows,), int64, 0 or 1.
         missing: which of ``x`` are missing, so that something public stands there, shape (rows, features), bool; None: none.
+        owners: whose row each is, shape (rows,), uint64: rows of one owner stay together in every split, at all sites; None: each
+            its own.
+        compared: another model's probability of label 1, for comparison alone, shape (rows,), float64, NaN where it has none; or
+            None.
     """
 
     name: str
     x: NDArray[np.float64] = field(repr=False)
     y: NDArray[np.int64] = field(repr=False)
     missing: NDArray[np.bool_] | None = field(default=None, repr=False)
+    owners: NDArray[np.uint64] | None = field(default=None, repr=False)
+    compared: NDArray[np.float64] | None = field(default=None, repr=False)
 
     @property
     def known(self) -> NDArray[np.float64]:
@@ -61,7 +67,7 @@ class Dataset:
     """Sites and public knowledge.
 
     Attributes:
-        name: ``breast-cancer``, ``heart`` or the file's name.
+        name: ``breast-cancer``, ``heart``, ``eicu`` or the file's name.
         features: names of the columns of `Site.x`.
         sites: the sites, in a fixed order.
         ranges: publicly known lower and upper bounds, shape (features, 2), float64, or None where nothing is public.
@@ -71,6 +77,8 @@ class Dataset:
         warnings: lines that a user must see: what in the rows may not be what was meant.
         codings: how columns became ``features``, in the same order; empty: each feature is a column of numbers.
         classes: what the labels 0 and 1 stand for.
+        means: whether, without differential privacy, secure means stand in for missing numbers.
+        compared: name of the model whose probabilities `Site.compared` holds, or empty; the final model is assessed beside it.
     """
 
     name: str
@@ -83,6 +91,8 @@ class Dataset:
     warnings: tuple[str, ...] = field(default=())
     codings: tuple[Coding, ...] = field(default=())
     classes: tuple[str, str] = ("0", "1")
+    means: bool = False
+    compared: str = ""
 
 
 @dataclass(frozen=True)

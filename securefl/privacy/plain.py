@@ -82,7 +82,7 @@ class PlainTraining:
     def __init__(self, *, sample_rate: float, entropy: Entropy = fresh) -> None:
         if not 0 < sample_rate <= 1:
             raise UserError(f"sample_rate is {sample_rate}: it must lie in (0, 1]")
-        self._rate = sample_rate
+        self.sample_rate = sample_rate
         self._entropy = entropy
 
     @contextmanager
@@ -104,7 +104,7 @@ class PlainTraining:
         rand, was_training = self._entropy(), model.training
         model.train()
         try:
-            yield model, optimizer, (sample(data, rand, f"batch {number}", self._rate, model) for number in range(steps))
+            yield model, optimizer, (sample(data, rand, f"batch {number}", self.sample_rate, model) for number in range(steps))
         finally:
             model.train(was_training)
 

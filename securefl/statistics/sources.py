@@ -47,7 +47,8 @@ def of_dataset(data: Dataset) -> Source:
     yes_no = {name: (0, 1) for name, bounds in ranges.items() if bounds == (0.0, 1.0)}
     classes = np.array(data.classes, dtype=object)
     tables = {
-        site.name: {**dict(zip(data.features, site.x.T, strict=True)), LABEL: classes[site.y].astype(object)} for site in data.sites
+        site.name: {**dict(zip(data.features, site.known.T, strict=True)), LABEL: classes[site.y].astype(object)}
+        for site in data.sites
     }
     return Source(data.name, tables, Columns(ranges, {**yes_no, LABEL: data.classes}), data.notes)
 

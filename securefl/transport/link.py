@@ -37,7 +37,7 @@ from securefl.transport.envelope import (
 from securefl.transport.log import Log
 from securefl.transport.port import ALIVE, METHOD, SERVICE
 from securefl.transport.roster import SignedRoster, not_older
-from securefl.transport.sitting import Part, Sitting
+from securefl.transport.sitting import Part, Sitting, Withdraws
 
 OPTIONS = (*ALIVE, ("grpc.max_receive_message_length", MOST_DOWN), ("grpc.max_send_message_length", -1))
 
@@ -126,6 +126,9 @@ class Link:
                     return Ending(str(error.details() or "refused"), "the server refuses this party")
                 self._log("cut", server=self._target, status=error.code().name)
                 why = str(error.details())
+            except Withdraws:
+                why = "this party has left the sum"
+                self._log("withdrawn", server=self._target)
             else:
                 why = "the stream ended"
             tries = 0 if self._heard > heard else tries + 1

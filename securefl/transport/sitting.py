@@ -224,6 +224,10 @@ class Sitting:
                 event.taken.set()
 
 
+class Withdraws(Exception):
+    """What runs beside a session gives it up: its party leaves, so that nobody waits for it, and comes back for the next sum."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Fails:
     """What ran beside the session has failed."""

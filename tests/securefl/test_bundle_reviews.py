@@ -90,6 +90,20 @@ def test_a_server_that_runs_no_bundle_is_told_so(keys: Path) -> None:
         of_party(None, credentials, lambda: Listed(b"", credentials.roster.document, ()))
 
 
+def test_a_revocation_that_the_server_tells_counts_at_once(keys: Path) -> None:
+    """The roster that comes with the server's list is on the disk before the bundle is looked at."""
+    bundle = made(keys, {"job.toml": JOB})
+    approve(keys, bundle)
+    credentials = Credentials.load(keys / "north", "party")
+
+    def listed() -> Listed:
+        revoked(keys, bundle)
+        return Listed(bundle.hash, b"", ())
+
+    with pytest.raises(UserError, match=r"bundle-author .*revoked"):
+        of_party(None, credentials, listed)
+
+
 def test_code_is_kept_and_decided_about_and_not_run(keys: Path) -> None:
     """Nothing of it is imported or compiled, whatever it says."""
     bundle = made(keys, {"job.toml": JOB, **CODE, "code/model.py": "raise SystemExit\n"})
@@ -310,6 +324,9 @@ def test_a_review_says_who_wrote_it_what_it_costs_and_what_changed(keys: Path) -
     assert "-rounds = 3\n+rounds = 30" in said
     assert "code       1 files, entered at model:build" in said
     assert "-rounds = 3" not in reviewed(keys, second, whole=True)
+    approve(keys, second)
+    assert f"with {first.hash.hex()}, which was approved last" in reviewed(keys, second)  # not with itself
+    assert f"with {second.hash.hex()}, which was approved last" in reviewed(keys, first)
     party(keys).decide(first.hash, "refused", NOW, "no")  # what was taken back is compared with no longer
     assert "with nothing" in reviewed(keys, second)
 

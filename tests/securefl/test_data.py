@@ -28,11 +28,11 @@ def rows_of(dataset):
 def test_an_unknown_name_is_refused_with_the_allowed_ones():
     text = refused("iris")
     assert "'iris'" in text
-    assert "breast-cancer, heart or a path that ends in .csv" in text
+    assert "breast-cancer, heart, eicu or a path that ends in .csv" in text
 
 
 @pytest.mark.parametrize("argument", [{"label": "y"}, {"site": "s"}, {"ranges": {"a": (0.0, 1.0)}}])
-@pytest.mark.parametrize("name", ["breast-cancer", "heart"])
+@pytest.mark.parametrize("name", ["breast-cancer", "heart", "eicu"])
 def test_arguments_of_a_table_are_refused_elsewhere(name, argument):
     text = refused(name, **argument)
     assert next(iter(argument)) in text
@@ -40,11 +40,16 @@ def test_arguments_of_a_table_are_refused_elsewhere(name, argument):
 
 
 @pytest.mark.parametrize("name", ["breast-cancer", "mine.csv"])
-def test_a_directory_goes_with_heart_only(name, tmp_path):
-    assert "heart only" in refused(name, directory=tmp_path)
+def test_a_directory_goes_with_data_in_files_only(name, tmp_path):
+    assert "heart and eicu only" in refused(name, directory=tmp_path)
 
 
-@pytest.mark.parametrize("name", ["heart", "mine.csv"])
+@pytest.mark.parametrize("name", ["breast-cancer", "heart", "mine.csv"])
+def test_what_a_site_is_goes_with_eicu_only(name):
+    assert "eicu only" in refused(name, sites="region")
+
+
+@pytest.mark.parametrize("name", ["heart", "eicu", "mine.csv"])
 def test_clients_are_refused_where_the_data_fix_the_sites(name):
     assert "clients is 3, but the data fix the sites" in refused(name, clients=3)
 

@@ -99,7 +99,8 @@ def test_scaling_out_of_secure_sums_is_the_pooled_scaling(folds: int) -> None:
     splits = split(job, loaded)
     consortium = Consortium.of([s.name for s in loaded.sites], Policy())
     for ranges in (loaded.ranges, None):
-        scalers, opened = scale(job, replace(loaded, ranges=ranges), splits, consortium, Gauge([s.name for s in loaded.sites]))
+        scaled = scale(job, replace(loaded, ranges=ranges), splits, consortium, Gauge([s.name for s in loaded.sites]))
+        scalers, opened = scaled.scalers, scaled.opened
         assert len(opened) == (1 if ranges is not None else 2)
         low, high = (-np.inf, np.inf) if ranges is None else ranges.T
         parts = [s.x[splits[s.name][0].train] if folds == 1 else s.x for s in loaded.sites]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -32,11 +35,16 @@ max_rounds = 40
 max_values = 1_000_000
 jobs = ["{JOB}"]
 models = ["{JOB}"]
+isolation = "bubblewrap"
 
 [lifetime]
 unit = "record"
 epsilon = 8.0
 delta = 1e-5
+
+[resources]
+cpus = 1
+memory_mib = 1024
 """
 FITS = {"mechanism": "local-record", "epsilon": 3.0, "delta": 1e-5, "rounds": 40}
 
@@ -45,7 +53,7 @@ def test_a_job_within_every_line_passes() -> None:
     PolicyFile(FULL).check_job(job(**FITS), digest=JOB, protocol="kahe", values=10**6)
     PolicyFile("").check_job(job(), digest=OTHER, protocol="plain-insecure", values=10**9)
     named = {line.split(" =")[0].strip("[]") for line in FULL.splitlines() if line[:1] not in ("#", "")}
-    assert named - {"unit", "epsilon", "delta"} == set(Rules.model_fields)
+    assert named - {"unit", "epsilon", "delta", "cpus", "memory_mib"} == set(Rules.model_fields)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +131,7 @@ def test_a_sessions_refusal_is_told_with_its_line() -> None:
     policy = PolicyFile(FULL, "policy.toml")
     assert policy.explain(Refused("policy-cohort", "3 invited")) == "policy.toml:2 (min_cohort = 4): policy-cohort: 3 invited"
     assert policy.explain(Refused("ledger-budget", "none left")).startswith(
-        "policy.toml:17 (lifetime.epsilon = 8.0): ledger-budget"
+        "policy.toml:18 (lifetime.epsilon = 8.0): ledger-budget"
     )
     assert policy.explain(Refused("journal-spent", "again")) == "journal-spent: again"
     assert PolicyFile("").explain(Refused("policy-cohort", "1 invited")) == "policy-cohort: 1 invited"
@@ -157,6 +165,8 @@ def test_the_lifetime_goes_into_the_ledger_and_only_gets_smaller() -> None:
         ("max_epsilon = inf", "^policy:1: max_epsilon: "),
         ("max_epsilon = '3'", "^policy:1: max_epsilon: "),
         ("min_cohort", "^policy is no TOML: "),
+        ("[resources]\nmemory_mib = 4", r"^policy:2: resources.memory_mib: .* 512$"),
+        ("[resources]\ncpu = 4", r"unknown key resources.cpu \(did you mean resources.cpus\?\)$"),
         ("a = " + "[" * 9999, "^policy is no TOML: "),
     ],
 )
@@ -176,3 +186,45 @@ def test_a_file_that_others_may_write_is_refused(tmp_path: Path) -> None:
         PolicyFile.load(path)
     with pytest.raises(UserError, match="cannot be read: No such file"):
         PolicyFile.load(tmp_path / "none.toml")
+
+
+BOUNDED = """
+import os
+from securefl.errors import UserError
+from securefl.policy_file import PolicyFile
+rules = PolicyFile({text!r})
+try:
+    with rules.bounded():
+        import torch
+        print(len(os.sched_getaffinity(0)), torch.get_num_threads())
+        {work}
+        print("done")
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("work", ["import numpy; numpy.ones(10**9)", "torch.ones(10**9)", "list(range(10**9))"])
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux bounds a process so")
+def test_a_run_uses_no_more_of_the_machine_than_the_file_says(work: str) -> None:
+    """With the same file without its line, and less, the same work is done."""
+    text = "[resources]\ncpus = 1\nmemory_mib = 1024"
+    first, last = bounded_process(text, work)
+    assert first == "1 1"
+    assert last == "policy:3 (resources.memory_mib = 1024): the run asks for more memory"
+    assert bounded_process("[resources]\ncpus = 1", work.replace("10**9", "10**6"))[1] == "done"
+
+
+def bounded_process(text: str, work: str) -> list[str]:
+    code = BOUNDED.format(text=text, work=work)
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout
+    return told.strip().splitlines()
+
+
+def test_code_of_a_jobs_own_runs_behind_walls_unless_the_party_says_otherwise() -> None:
+    assert PolicyFile("").isolation().kind == "bubblewrap"
+    assert PolicyFile('isolation = "none"').isolation().kind == "none"
+    bound = PolicyFile("[resources]\ncpus = 3\n").isolation(Path("/keys"))
+    assert (bound.threads, bound.private) == (3, (Path("/keys"),))
+    with pytest.raises(UserError, match="policy.toml:1: isolation"):
+        PolicyFile('isolation = "docker"', "policy.toml")

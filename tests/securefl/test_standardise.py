@@ -14,7 +14,7 @@ from stub_runner import refused
 
 from protocols.errors import Misuse
 from protocols.policy import Policy
-from securefl import experiment
+from securefl import exact_sums, experiment
 from securefl.data.types import Coding, Dataset, Site
 from securefl.errors import UserError
 from securefl.experiment import prepared_features, run_job, split
@@ -183,7 +183,7 @@ def test_nothing_exact_about_features_is_opened_beside(monkeypatch: pytest.Monke
     def exact(*_: object, **__: object) -> None:
         raise AssertionError("an exact sum")
 
-    monkeypatch.setattr(experiment, "secure_totals", exact)
+    monkeypatch.setattr(exact_sums, "secure_totals", exact)
     monkeypatch.setattr(secure, "secure_totals", exact)
     plain = run_job(job(mechanism, scaling="auto"), dataset=data())
     result = run_job(job(mechanism), dataset=data())

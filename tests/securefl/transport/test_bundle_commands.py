@@ -87,6 +87,9 @@ def test_a_bundle_is_submitted_reviewed_approved_and_run(place: Path, capsys: py
         assert [process.end() for process in made] == [0, 0, 0], [process.lines for process in made]
     assert [r["contributors"] for r in json.loads(Path("out/metrics.json").read_text())["rounds"]] == [2, 2]
     assert [run["job"] for run in json.loads(said(capsys, "jobs", "--keys", "keys/server", "--json"))["jobs"]] == [digest]
+    ledger = said(capsys, "budget", "keys/north/ledger.db", "--json")
+    assert "north.csv" in ledger  # the party's own name for its rows, not the author's
+    assert "own.csv" not in ledger
 
 
 def write(folder: Path, **files: str) -> None:

@@ -142,11 +142,13 @@ def test_what_is_not_the_callers_or_not_good_is_declined(keys: Path) -> None:
         ("north", b"\x01" + bytes(20), "net-envelope"),  # a frame of a letter
         ("north", control(Hello(WIRE, "test", bytes(32), 0)), "wire-kind"),
         ("north", b"\x00garbage", "wire-"),
+        ("north", b"\x00\x00\x04\x00\x00\x9a\x00\x00\x04\x00" + b"\x80" * 1024, "wire-canonical (more than 8 items)"),
     ]
     with desk(keys) as (found, _):
         found.answer(entry(keys, "ada"), control(Submit(WIRE, bundle.document)))
         for name, message, check in cases:
-            assert declined(found.answer(entry(keys, name), message)).startswith(check), check
+            told = found.answer(entry(keys, name), message)
+            assert f"{declined(told)} ({told.detail})".startswith(check), check  # type: ignore[attr-defined]
         assert [one.decisions for one in found._shelf.listed()] == [{}]
 
 
@@ -253,6 +255,29 @@ def test_who_is_on_no_roster_or_revoked_is_not_heard(keys: Path, tmp_path: Path)
     ]  # fmt: skip
 
 
+def test_a_servers_certificate_is_no_members(keys: Path) -> None:
+    """The handshake refuses it by its purpose; where TLS did not look, `peer-part` would."""
+
+    class Context:
+        def auth_context(self) -> dict[str, list[bytes]]:
+            return {"x509_pem_cert": [(keys / "server/tls.pem").read_bytes()]}
+
+        def peer(self) -> str:
+            return "ipv4:127.0.0.1:1"
+
+        async def abort(self, _code: grpc.StatusCode, detail: str) -> None:
+            raise grpc.aio.AbortError(detail)
+
+    async def run() -> None:
+        with desk(keys) as (found, log):
+            key, certificate, authority = Credentials.load(keys / "server", "server").tls
+            port = Port("127.0.0.1:0", (key, certificate), [authority], [], clock=Jumping(), log=log, desks=[found])
+            with pytest.raises(grpc.aio.AbortError, match="peer-part"):
+                await port._ask(control(List(WIRE)), Context())
+
+    asyncio.run(run())
+
+
 def test_an_author_is_in_no_sum(tmp_path: Path) -> None:
     async def run() -> None:
         enrolment.make_all(tmp_path / "keys", list(SITES), fresh, NOW, ("localhost", "127.0.0.1"), ["ada"])
@@ -335,6 +360,23 @@ def test_a_server_that_fails_or_is_away_is_one_line(keys: Path) -> None:
     assert [(line["party"], line["error"]) for line in log.of("failed")] == [("north", "UserError")]
     with pytest.raises(UserError, match="the server localhost:1 cannot be reached"):
         Asking("localhost:1", own(keys, "north")).listed()
+
+
+def test_a_server_that_is_away_is_called_again_for_as_long_as_the_party_waits(keys: Path) -> None:
+    class Ticking(Jumping):
+        waits = 0
+
+        def now(self) -> float:
+            return float(self.waits)
+
+        async def until(self, at: float) -> None:
+            self.waits += 1
+
+    for patience, waits in ((0.0, 0), (3.0, 3)):
+        clock = Ticking()
+        with pytest.raises(UserError, match="cannot be reached"):
+            Asking("localhost:1", own(keys, "north"), clock=clock).listed(patience)
+        assert clock.waits == waits
 
 
 # A run of a bundle

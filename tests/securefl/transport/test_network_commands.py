@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -81,7 +83,8 @@ def changed(line: list[str], option: str, value: str) -> list[str]:
         ([*SERVE, "--out", "job.toml"], "job.toml is not a folder"),
         (changed(JOIN, "--keys", "keys/server"), "keys/server holds no keys of a party"),
         (changed(JOIN, "--data", "none.csv"), "none.csv: there is no such file"),
-        (changed(JOIN, "--data", "heart"), "--data is 'heart', and the job is about a .csv file"),
+        (changed(JOIN, "--data", "heart"), "--data is 'heart', and the job is about a table: a .csv, .parquet or .toml file"),
+        (JOIN[:5] + JOIN[-2:], "where are the party's rows? Give --data, or say it in keys/north/data.toml"),
         (changed(JOIN, "--server", "localhost"), "'localhost' is no HOST:PORT"),
         (JOIN[:-2], "own copy of the job: give --job, or put it into keys/north/job.toml"),
     ],
@@ -111,3 +114,29 @@ def test_a_server_that_cannot_be_reached_is_named(
     monkeypatch.chdir(place)
     assert main([*JOIN, "--wait", "0.1"]) == 2
     assert "the server localhost:1 cannot be reached" in capsys.readouterr().err
+
+
+def test_a_table_that_is_not_what_the_schema_says_is_not_even_announced(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    rules = "[columns.age]\nrange = [20, 90]\nunit = 'years'\n[columns.pressure]\nrange = {}\nunit = 'mmHg'\n"
+    text = (place / "job.toml").read_text()
+    ranges = next(line for line in text.splitlines() if line.startswith("ranges"))
+    (place / "job.toml").write_text(text.replace(ranges, 'contract = "schema.toml"'))
+    shutil.copy(place / "north.csv", place / "keys" / "north" / "own.csv")
+    (place / "keys" / "north" / "data.toml").write_text('kind = "csv"\npath = "own.csv"\n')
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        line = changed(JOIN[:5] + JOIN[-2:], "--server", f"localhost:{listening.getsockname()[1]}")
+        for bounds, calls in (("[8, 20]", False), ("[80, 200]", True)):
+            (place / "schema.toml").write_text(rules.format(bounds))
+            assert main([*line, "--wait", "1"]) == 2
+            said = capsys.readouterr().err
+            assert calls != ("column pressure: 40 of 40 values lie outside" in said), said
+            assert calls == ("cannot be reached" in said), said
+            listening.settimeout(5 if calls else 0.2)
+            if calls:
+                listening.accept()[0].close()
+            else:
+                with pytest.raises(TimeoutError):
+                    listening.accept()

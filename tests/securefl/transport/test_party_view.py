@@ -17,6 +17,7 @@ from protocols.suite import Occasion
 from securefl import data as datasets
 from securefl.attending import Attending
 from securefl.data.public import own_table, public_of
+from securefl.data.sources import Source
 from securefl.errors import UserError
 from securefl.job import Job
 from securefl.journal import FileJournal
@@ -119,6 +120,10 @@ def test_a_journal_remembers_after_a_restart_what_a_party_has_joined_and_spent(t
 CSV = "site,age,bp,y,name\nnorth,50,120,1,x\nnorth,,110,0,y\nsouth,70,130,1,z\nnorth,60,,,w\n"
 
 
+def source(path: Path) -> Source:
+    return Source(kind="csv", path=path)
+
+
 def table_job() -> Job:
     ranges = {"bp": (80.0, 200.0), "age": (20.0, 90.0)}
     return Job.parse({"data": {"name": "t.csv", "label": "y", "site": "site", "ranges": ranges}})
@@ -127,11 +132,11 @@ def table_job() -> Job:
 def test_a_sites_own_table_gives_the_columns_of_the_job(tmp_path: Path) -> None:
     path = tmp_path / "own.csv"
     path.write_text(CSV)
-    own = own_table(path, table_job(), "north")
+    own = own_table(source(path), table_job(), "north")
     assert own.x.tolist() == [[120.0, 50.0], [110.0, 55.0]]
     assert own.y.tolist() == [1, 0]
     path.write_text(CSV.replace("site,", "place,"))
-    assert len(own_table(path, table_job(), "north").y) == 3  # no column of sites: all rows are the site's own
+    assert len(own_table(source(path), table_job(), "north").y) == 3  # no column of sites: all rows are the site's own
     assert public_of(table_job()).features == ("bp", "age")
 
 
@@ -148,7 +153,7 @@ def test_a_table_that_does_not_fit_the_job_is_refused_in_one_line(tmp_path: Path
     path = tmp_path / "own.csv"
     path.write_text(CSV.replace(*change))
     with pytest.raises(UserError, match=why) as found:
-        own_table(path, table_job(), "north")
+        own_table(source(path), table_job(), "north")
     assert "\n" not in str(found.value)
 
 
