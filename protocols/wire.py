@@ -318,7 +318,7 @@ def parse_control(data: bytes, kinds: Mapping[str, type[Message]], limits: Limit
     return lately("control", (data, limits.sizes, frozenset(kinds.values())), lambda: _parse_control(data, kinds, limits))
 
 
-def _check_items(data: bytes, most: int) -> None:
+def check_items(data: bytes, most: int) -> None:
     """Refuse more items than a message may have before anything is decoded: an item of one byte may take 85 in memory.
 
     Raises:
@@ -345,13 +345,20 @@ def _loads(data: bytes) -> Any:
         raise Refused("wire-canonical", f"not CBOR ({type(error).__name__})") from None
 
 
-def read_canonical(data: bytes, most: int) -> Any:
+def read_canonical(data: bytes, most: int, items: int | None = None) -> Any:
     """The tree of a document of deterministic CBOR of at most ``most`` bytes; its types are the caller's to check.
 
+    Args:
+        data: the document.
+        most: bytes that it may have.
+        items: that it may have, lists and what is in them; None for as many as fit.
+
     Raises:
-        Refused: ``wire-bound`` for more bytes, ``wire-canonical`` for what is no deterministic CBOR.
+        Refused: ``wire-bound`` for more bytes, ``wire-canonical`` for what is no deterministic CBOR, or more items.
     """
     require(len(data) <= most, "wire-bound", f"{len(data)} bytes where at most {most} may come")
+    if items is not None:
+        check_items(data, items)
     tree = _loads(data)
     try:
         same = canonical(tree) == data
@@ -363,7 +370,7 @@ def read_canonical(data: bytes, most: int) -> Any:
 
 def _parse_control(data: bytes, kinds: Mapping[str, type[Message]], limits: Limits) -> tuple[type[Message], int, dict[str, Any]]:
     if limits.steps > 1 and len(data) > longest(kinds, replace(limits, steps=1)):
-        _check_items(data, max(max_items(kind, limits.sizes) for kind in kinds.values()))
+        check_items(data, max(max_items(kind, limits.sizes) for kind in kinds.values()))
     tree = _loads(data)
     if type(tree) is not list or len(tree) < 2 or type(tree[0]) is not str or type(tree[1]) is not int:
         raise Refused("wire-kind", "no message")

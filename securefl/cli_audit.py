@@ -13,6 +13,7 @@ from protocols.errors import SecureSumError
 from securefl.errors import UserError, printable
 
 RECORDED = "Of an old run"
+RUNNING = "Of a server that runs"
 
 
 def audit(
@@ -43,8 +44,25 @@ def audit(
     evidence: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write what convicts a party.", rich_help_panel=RECORDED)
     ] = None,
+    live: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Attack the port of a server instead (row 21).", rich_help_panel=RUNNING),
+    ] = None,
+    keys: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keys of a party, which plays; with its --job.", rich_help_panel=RUNNING)
+    ] = None,
+    refused: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Keys that the server must not welcome.", rich_help_panel=RUNNING),
+    ] = None,
 ) -> None:
     """Play the cheating server, the cheating party and the curious reader; exit code 1 where one of them succeeds."""
+    if live is not None or keys is not None or refused:
+        others = (protocols, every, mechanism, noise, full, report, junit, tape, log, evidence)
+        if live is None or keys is None or any(others):
+            raise UserError("--live HOST:PORT and --keys DIR go together, with --job, --refused and --json alone")
+        _of_port(live, keys, job, refused or [], json=json)
+        return
     if tape is not None:
         if protocols or every or job is not None or mechanism or noise or full or report is not None or junit is not None:
             raise UserError("--tape looks at a run that has been: it goes with --log, --evidence and --json alone")
@@ -85,6 +103,23 @@ def _of_protocols(
         command.show_all(Console(highlight=False), audits, measurements, written)
     if line := command.verdict(audits, measurements):
         raise SecureSumError(line)
+
+
+def _of_port(target: str, keys: Path, job: Path | None, refused: list[Path], *, json: bool) -> None:
+    from rich.console import Console  # noqa: PLC0415
+
+    from securefl.audit import live_command  # noqa: PLC0415
+    from securefl.cli_network import address  # noqa: PLC0415
+
+    address(target)
+    with Console(stderr=True, highlight=False).status("attacking") as status:
+        found = live_command.attack(target, keys, job, refused, status.update)
+    if json:
+        typer.echo(live_command.as_json(target, found))
+    else:
+        live_command.show(Console(highlight=False), target, found)
+    if lost := live_command.lost(found):
+        raise SecureSumError(f"{len(lost)} attacks succeed at {target}")
 
 
 def _of_tape(tape: Path, logs: list[Path], evidence: Path | None, *, json: bool) -> None:

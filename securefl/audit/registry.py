@@ -51,10 +51,10 @@ ROWS: dict[int, str] = {
 }
 """The rows of the catalogue."""
 
-NOT_YET: dict[int, str] = {
-    21: "the network port",
-}
+NOT_YET: dict[int, str] = {}
 """Rows about parts that do not exist yet; a row with a script that applies is taken off by itself."""
+LIVE = frozenset({21})
+"""Rows that are played on a server that runs (`securefl.audit.live`)."""
 
 MISSING: dict[int, str] = {
     1: "nobody holds shares of anybody's secrets",
@@ -62,6 +62,7 @@ MISSING: dict[int, str] = {
     5: "no script knows its keys: write an Adversary",
     14: "nobody holds shares of anybody's secrets",
     17: "it has no public keys and no signatures",
+    21: "a protocol has no port: securefl audit --live HOST:PORT attacks that of a server",
     22: "it has no sparse graph",
     23: "it has no sparse graph",
     25: "each of its handshakes serves one sum",

@@ -2,7 +2,7 @@
 
     job.toml          the job; without the keys that are each machine's own business
     bundle.toml       optional: ``title``, and with code ``entry = "module:function"``
-    schema.toml       optional: what the rows must be like
+    schema.toml       optional: what the rows must be like, where the job says data.contract = "schema.toml"
     *.lock            optional: which packages, such as requirements.lock
     code/*.py         optional: model and trainer, with packages as folders
 
@@ -30,16 +30,19 @@ from pydantic import Field, ValidationError
 
 from protocols.errors import Refused, require
 from protocols.wire import canonical, read_canonical
+from securefl.data.contract import contract_of
 from securefl.errors import UserError, printable
 from securefl.job import Job, parse_toml
 from securefl.knobs import Knobs
 
 FORMAT = "securefl bundle 1"
-JOB, ABOUT, CODE = "job.toml", "bundle.toml", "code/"
+JOB, ABOUT, SCHEMA, CODE = "job.toml", "bundle.toml", "schema.toml", "code/"
 MOST_FILES, MOST_BYTES, MOST_NAME, MOST_DEPTH = 64, 1 << 20, 120, 4
 """Most files of a bundle, bytes of all their texts, letters of a name, and folders that one may lie in."""
 LARGEST = MOST_BYTES + MOST_FILES * (MOST_NAME + 16) + 256
 """Most bytes of the contents."""
+MOST_TOML, MOST_LINE = 1 << 16, 2000
+"""Most bytes of a TOML file and letters of a line of it: parsing takes time with the square of a line."""
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_-])?"
 NAME = re.compile(rf"job\.toml|bundle\.toml|schema\.toml|{_PART}\.lock|code/(?:[A-Za-z_][A-Za-z0-9_]*/)*[A-Za-z_][A-Za-z0-9_]*\.py")
 """The names that files may have, all of them below the bundle's own folder."""
@@ -59,7 +62,10 @@ class About(Knobs):
     """
 
     title: Annotated[str, Field(max_length=200)] = ""
-    entry: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$", max_length=200)] | None = None
+    entry: (
+        Annotated[str, Field(pattern=r"^([A-Za-z_][A-Za-z0-9_]*\.)*[A-Za-z_][A-Za-z0-9_]*:[A-Za-z_][A-Za-z0-9_]*$", max_length=200)]
+        | None
+    ) = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ class Bundle:
             Refused: ``wire-…`` or ``bundle-form`` for what is none, ``bundle-name`` for a name that may not be or comes twice,
                 ``bundle-size``, ``bundle-text`` for text with control characters.
         """
-        tree = read_canonical(content, LARGEST)
+        tree = read_canonical(content, LARGEST, 3 + 3 * MOST_FILES)
         fits = type(tree) is list and len(tree) == 2 and tree[0] == FORMAT and type(tree[1]) is list
         require(fits and len(tree[1]) <= MOST_FILES, "bundle-form", "no bundle of this version")
         pairs = [item for item in tree[1] if type(item) is list and len(item) == 2 and all(type(part) is str for part in item)]
@@ -142,7 +148,7 @@ class Bundle:
         """The job.
 
         Raises:
-            UserError: as `Job.parse`, and for keys that are each machine's own business.
+            UserError: as `Job.parse`, for keys that are each machine's own business, and for another schema than the bundle's own.
         """
         tree = _toml(self.files[JOB], JOB)
         for section, key in OWN:
@@ -150,6 +156,11 @@ class Bundle:
             if knobs is not None and (key is None or (isinstance(knobs, dict) and key in knobs)):
                 full = section if key is None else f"{section}.{key}"
                 raise UserError(f"{JOB}: {full} is refused in a bundle: it is each machine's own business")
+        data = tree.get("data")
+        if isinstance(data, dict) and isinstance(data.get("contract"), str):
+            if data["contract"] != SCHEMA or SCHEMA not in self.files:
+                raise UserError(f"{JOB}: data.contract = {data['contract']!r} is refused in a bundle: its own {SCHEMA} is allowed")
+            data["contract"] = contract_of(self.files[SCHEMA], SCHEMA)
         job = Job.parse(tree, where=JOB)
         if job.data.is_table and not re.fullmatch(_PART, job.data.name):
             raise UserError(f"{JOB}: data.name = {job.data.name!r} is refused in a bundle: a plain name such as own.csv is allowed")
@@ -159,8 +170,11 @@ class Bundle:
         """The bundle, once its parts fit together.
 
         Raises:
-            UserError: for a job that does not parse, code without an entry, or an entry without its code.
+            UserError: for a job that does not parse, a schema that it does not name, code without an entry, or an entry without its
+                code.
         """
+        if SCHEMA in self.files and self.job.data.contract is None:
+            raise UserError(f'there is a {SCHEMA}, and {JOB} does not say data.contract = "{SCHEMA}": nobody would look at it')
         self.job  # noqa: B018  (refused here, not when it runs)
         entry = self.about.entry
         if bool(self.code) != bool(entry):
@@ -184,6 +198,10 @@ def _check(files: list[tuple[str, str]]) -> None:
             where = f"{name}, line {text.count(chr(10), 0, text.index(odd)) + 1}"
             why = "Unix line ends alone are allowed" if odd == "\r" else "no control character but line ends and tabs is allowed"
             raise Refused("bundle-text", f"{where} has {odd!r}: {why}")
+        if name.endswith(".toml"):
+            longest = max(map(len, text.split("\n")))
+            require(len(text.encode()) <= MOST_TOML, "bundle-size", f"{name} has more than {MOST_TOML} bytes")
+            require(longest <= MOST_LINE, "bundle-size", f"{name} has a line of {longest} letters: {MOST_LINE} are allowed")
     folded = [name.casefold() for name, _ in files]
     require(len(set(folded)) == len(folded), "bundle-name", "two names that differ in capitals alone")
     size = sum(len(text.encode()) for _, text in files)

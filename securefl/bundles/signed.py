@@ -59,7 +59,7 @@ class SignedBundle:
         Raises:
             Refused: ``bundle-form`` or ``wire-…`` for what is none, or as `Bundle.read`.
         """
-        tree = read_canonical(document, LARGEST_BUNDLE)
+        tree = read_canonical(document, LARGEST_BUNDLE, 4)
         fits = type(tree) is list and [type(part) for part in tree] == [bytes, str, bytes]
         require(fits and NAME.fullmatch(tree[1]) and len(tree[2]) == SIGNATURE_SIZE, "bundle-form", "no signed bundle")
         return cls(Bundle.read(tree[0]), tree[1], tree[2], fingerprint(authority))

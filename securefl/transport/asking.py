@@ -15,9 +15,23 @@ from protocols.schema import Message
 from securefl.bundles.signed import Decision, SignedBundle
 from securefl.errors import UserError, printable
 from securefl.transport.clock import Clock, SystemClock
-from securefl.transport.desk_words import ANSWERED, METHOD, SERVICE, Declined, Fetch, Handed, List, Listed, Submit, Taken, Tell
+from securefl.transport.desk_words import (
+    ANSWERED,
+    METHOD,
+    MOST_ANSWERED,
+    SERVICE,
+    Declined,
+    Fetch,
+    Handed,
+    List,
+    Listed,
+    Submit,
+    Taken,
+    Tell,
+    hear,
+)
 from securefl.transport.enrolment import Credentials
-from securefl.transport.envelope import WIRE, control, expect, read
+from securefl.transport.envelope import WIRE, control
 from securefl.transport.keyfiles import keep_roster
 from securefl.transport.link import OPTIONS
 from securefl.transport.roster import SignedRoster
@@ -84,10 +98,8 @@ class Asking:
     def _ask(self, message: Message, kind: type[M], patience: float = 0.0) -> M:
         try:
             data = asyncio.run(self._tried(control(message), self._clock.now() + patience))
-            told = read(data, ANSWERED)
-            if isinstance(told, Declined):
-                raise UserError(f"the server declines: {printable(told.check)} ({printable(told.detail)})")
-            return expect(data, ANSWERED, kind)
+            told = hear(data, ANSWERED, MOST_ANSWERED)
+            require(isinstance(told, kind | Declined), "net-envelope", f"something else where a {kind.__name__} must come")
         except grpc.aio.AioRpcError as error:
             why = " ".join(printable(error.details() or error.code().name).split())[:200]
             refused = error.code() in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNIMPLEMENTED)
@@ -95,6 +107,10 @@ class Asking:
             raise UserError(f"the server {self._target} {said}: {why}") from None
         except Refused as error:
             raise UserError(f"what the server said is refused: {error.check} ({printable(error.detail)})") from None
+        if isinstance(told, kind):
+            return told
+        detail = f"{printable(told.check)} ({printable(told.detail)})" if isinstance(told, Declined) else ""
+        raise UserError(f"the server declines: {detail}")
 
     async def _tried(self, data: bytes, until: float) -> bytes:
         while True:

@@ -16,13 +16,14 @@ from concurrent.futures import Executor
 
 from cryptography import x509
 
-from protocols.errors import Refused, require
+from protocols.errors import Misuse, Refused, require
 from protocols.schema import Message
 from securefl.bundles.signed import Decision, SignedBundle
 from securefl.errors import UserError
 from securefl.store.shelf import Shelf
 from securefl.transport.desk_words import (
     ASKED,
+    MOST_ASKED,
     MOST_LISTED,
     MOST_SAID,
     Declined,
@@ -35,8 +36,9 @@ from securefl.transport.desk_words import (
     Submit,
     Taken,
     Tell,
+    hear,
 )
-from securefl.transport.envelope import WIRE, control, read
+from securefl.transport.envelope import WIRE, control
 from securefl.transport.log import Log
 from securefl.transport.roster import Entry, SignedRoster
 
@@ -88,7 +90,7 @@ class Desk:
             return Declined(error.check, error.detail[:250])
 
     def _answer(self, entry: Entry, data: bytes) -> Message:
-        asked = read(data, ASKED)
+        asked = hear(data, ASKED, MOST_ASKED)
         match asked:
             case Submit(wire) | Fetch(wire) | Tell(wire) | List(wire):
                 require(wire == WIRE, "net-wire", f"the server speaks wire {WIRE}, {entry.name} wire {wire}", sender=entry.name)
@@ -103,7 +105,7 @@ class Desk:
                 return self._note(entry, document)
             case List():
                 return self._list()
-        raise Refused("net-envelope", "no message of the desk", sender=entry.name)
+        raise Misuse("no other message is heard")
 
     def _take(self, entry: Entry, document: bytes) -> Taken:
         found, roster = SignedBundle.read(document, self._authority), self.roster()

@@ -5,11 +5,14 @@ What it does not protect: as `securefl.transport.envelope`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
+from protocols.errors import Refused
 from protocols.schema import Count, Digest, Message, Record, Size
-from securefl.transport.envelope import Number
+from protocols.wire import check_items
+from securefl.transport.envelope import CONTROL, Number, read
 from securefl.transport.roster import LARGEST
 
 SERVICE, METHOD = "securefl.v1.Bundles", "Ask"
@@ -17,6 +20,8 @@ LARGEST_BUNDLE, LARGEST_DECISION = (1 << 20) + (1 << 14), 4096
 """Most bytes of a signed bundle and of a signed decision."""
 MOST_LISTED, MOST_SAID = 32, 1024
 """Most bundles of a list, the newest, and most decisions of each."""
+MOST_ASKED, MOST_ANSWERED = 8, 16 + MOST_LISTED * (8 + 4 * MOST_SAID)
+"""Most items of a message to the server, and of an answer."""
 Name = Annotated[str, Size(1, 64)]
 Title = Annotated[str, Size(0, 800)]
 
@@ -110,6 +115,20 @@ class Declined(Message):
 
     check: Annotated[str, Size(0, 64)]
     detail: Annotated[str, Size(0, 1024)]
+
+
+def hear(data: bytes, kinds: Mapping[str, type[Message]], items: int) -> Message:
+    """One message of the desk, counted before it is decoded.
+
+    Raises:
+        Refused: as `securefl.transport.envelope.read`, for a frame, and for more items.
+    """
+    if data[:1] == bytes([CONTROL]):
+        check_items(data[5:], items)
+    found = read(data, kinds)
+    if not isinstance(found, Message):
+        raise Refused("net-envelope", "no message of the desk")
+    return found
 
 
 ASKED = {kind.__name__: kind for kind in (Submit, Fetch, Tell, List)}

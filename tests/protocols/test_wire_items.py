@@ -13,7 +13,7 @@ from strategies import records
 from protocols import wire
 from protocols.errors import Refused
 from protocols.schema import max_control, max_items
-from protocols.wire import Limits, _check_items, canonical, encode, parse_control
+from protocols.wire import Limits, canonical, check_items, encode, parse_control
 
 
 def test_items_of_a_long_message_are_counted_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,12 +42,12 @@ def test_items_of_a_long_message_are_counted_before_it_is_decoded(monkeypatch: p
 @settings(max_examples=60)
 def test_no_message_has_more_items_than_are_counted_for_its_kind(message: Any) -> None:
     control = next(iter(encode(message, 2**32 - 1, LIMITS)))[4:]
-    _check_items(bytes(control), max_items(type(message), LIMITS.sizes))
+    check_items(bytes(control), max_items(type(message), LIMITS.sizes))
     tree, items = [cbor2.loads(bytes(control))], 0
     while tree:
         item = tree.pop()
         items += 1
         tree += item if isinstance(item, list) else []
     with pytest.raises(Refused, match="items"):
-        _check_items(bytes(control), items - 1)
-    _check_items(bytes(control), items)
+        check_items(bytes(control), items - 1)
+    check_items(bytes(control), items)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocols import wire
 from protocols.errors import Refused
 from protocols.primitives import sign
 from protocols.primitives.sign import SigningKey
@@ -21,8 +22,8 @@ from securefl.bundles import contents, signed
 from securefl.bundles.contents import FORMAT, Bundle
 from securefl.bundles.signed import Decision, SignedBundle
 from securefl.errors import UserError
-from securefl.transport.desk_words import LARGEST_BUNDLE
-from securefl.transport.pki import Authority
+from securefl.transport.desk_words import ANSWERED, ASKED, LARGEST_BUNDLE, MOST_ASKED, hear
+from securefl.transport.pki import Authority, fingerprint
 from securefl.transport.roster import Entry, SignedRoster
 
 JOB = "[privacy]\nrounds = 3\n"
@@ -78,6 +79,29 @@ def test_any_changed_byte_is_refused_or_is_another_bundle_that_nobody_signed(dat
     assert caught.value.check.startswith(("bundle-", "wire-"))
 
 
+@given(st.data())
+def test_any_changed_byte_of_a_decision_is_refused(data: st.DataObject) -> None:
+    made = Decision(fingerprint(AUTHORITY.certificate), "north", bytes(32), "refused", "no", 3, NOW.isoformat()).signed(BOB)
+    document = bytearray(made.document)
+    document[data.draw(st.integers(0, len(document) - 1))] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(Refused) as caught:
+        Decision.read(bytes(document), AUTHORITY.certificate).check(BOB.public)
+    assert caught.value.check.startswith(("decision-", "wire-"))
+
+
+@given(st.binary(max_size=200), st.booleans())
+def test_garbage_is_refused_and_breaks_nothing(data: bytes, framed: bool) -> None:
+    framing = b"\x00" + len(data).to_bytes(4, "little") if framed else b""
+    for reader in (
+        lambda junk: SignedBundle.read(junk, AUTHORITY.certificate),
+        lambda junk: Decision.read(junk, AUTHORITY.certificate),
+        Bundle.read,
+        lambda junk: hear(framing + junk, {**ASKED, **ANSWERED}, MOST_ASKED),
+    ):
+        with pytest.raises(Refused):
+            reader(data)
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -126,6 +150,21 @@ def test_what_is_too_large_is_refused_and_the_largest_passes() -> None:
     assert check_of(b"\0" * (contents.LARGEST + 1)) == "wire-bound"
 
 
+def test_what_would_take_long_or_much_to_read_is_refused_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line of TOML takes time with the square of its keys; an item of one byte takes 56 in memory."""
+    monkeypatch.setattr(contents, "parse_toml", None)
+    line = ".".join(["a"] * 1000) + "=1"
+    for text in ("#" + line[1:] + "a\n", "# x\n" * (1 << 14) + "#\n"):
+        with pytest.raises(Refused, match="bundle-size"):
+            Bundle({"job.toml": text})
+    assert Bundle({"job.toml": "#" + line[2:] + "\n", "a.lock": line * 9})
+    monkeypatch.setattr(wire, "_loads", None)
+    for junk in (b"\x82" + b"\x80" * 2**16, b"\x9a\x00\x01\x00\x00" + b"\x80" * 2**16):
+        assert check_of(junk) == "wire-canonical"
+        with pytest.raises(Refused, match="wire-canonical"):
+            SignedBundle.read(junk, AUTHORITY.certificate)
+
+
 # Folders
 
 
@@ -138,6 +177,14 @@ def test_a_folder_becomes_a_bundle_without_what_python_leaves_behind(tmp_path: P
     assert list(made.files) == ["bundle.toml", "code/deep/x.py", "job.toml", "r.lock"]
     assert made.about.entry == "deep.x:f"
     assert Bundle.of_folder(tmp_path).hash == made.hash
+
+
+def test_the_schema_of_a_bundle_is_the_jobs() -> None:
+    job = '[data]\nname = "x.csv"\nlabel = "a"\nsite = "b"\ncontract = "schema.toml"\n'
+    found = Bundle({"job.toml": job, "schema.toml": '[columns.age]\nunit = "years"\nrange = [0, 120]\n'}).checked()
+    assert found.job.data.ranges == {"age": (0, 120)}
+    assert found.job.data.contract is not None
+    assert found.job.data.contract.columns["age"].unit == "years"
 
 
 def fill(folder: Path, what: str) -> None:
@@ -184,6 +231,12 @@ def fill(folder: Path, what: str) -> None:
             (folder / "job.toml").write_text('[privacy]\nledger_data = "fresh"\n')
         case "an output":
             (folder / "job.toml").write_text('[output]\ndir = "/tmp"\n')
+        case "schema elsewhere":
+            (folder / "job.toml").write_text('[data]\nname = "x.csv"\nlabel = "a"\nsite = "b"\ncontract = "../schema.toml"\n')
+        case "no schema":
+            (folder / "job.toml").write_text('[data]\nname = "x.csv"\nlabel = "a"\nsite = "b"\ncontract = "schema.toml"\n')
+        case "idle schema":
+            (folder / "schema.toml").write_text("[columns.age]\nrange = [0, 120]\n")
         case "rows elsewhere":
             (folder / "job.toml").write_text('[data]\nname = "../x.csv"\nlabel = "a"\nsite = "b"\n')
         case "bad job":
@@ -210,6 +263,9 @@ WRONG = {
     "unknown key": "bundle.toml: entri",
     "a path of the author's": "privacy.ledger_data is refused in a bundle",
     "an output": "output is refused in a bundle",
+    "schema elsewhere": "data.contract = '../schema.toml' is refused in a bundle",
+    "no schema": "data.contract = 'schema.toml' is refused in a bundle",
+    "idle schema": "nobody would look at it",
     "rows elsewhere": "data.name = '../x.csv' is refused in a bundle",
     "bad job": "privacy.rounds = 0 is refused",
     "no TOML": "job.toml: damaged file",

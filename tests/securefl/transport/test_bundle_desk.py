@@ -142,11 +142,13 @@ def test_what_is_not_the_callers_or_not_good_is_declined(keys: Path) -> None:
         ("north", b"\x01" + bytes(20), "net-envelope"),  # a frame of a letter
         ("north", control(Hello(WIRE, "test", bytes(32), 0)), "wire-kind"),
         ("north", b"\x00garbage", "wire-"),
+        ("north", b"\x00\x00\x04\x00\x00\x9a\x00\x00\x04\x00" + b"\x80" * 1024, "wire-canonical (more than 8 items)"),
     ]
     with desk(keys) as (found, _):
         found.answer(entry(keys, "ada"), control(Submit(WIRE, bundle.document)))
         for name, message, check in cases:
-            assert declined(found.answer(entry(keys, name), message)).startswith(check), check
+            told = found.answer(entry(keys, name), message)
+            assert f"{declined(told)} ({told.detail})".startswith(check), check  # type: ignore[attr-defined]
         assert [one.decisions for one in found._shelf.listed()] == [{}]
 
 
@@ -358,6 +360,23 @@ def test_a_server_that_fails_or_is_away_is_one_line(keys: Path) -> None:
     assert [(line["party"], line["error"]) for line in log.of("failed")] == [("north", "UserError")]
     with pytest.raises(UserError, match="the server localhost:1 cannot be reached"):
         Asking("localhost:1", own(keys, "north")).listed()
+
+
+def test_a_server_that_is_away_is_called_again_for_as_long_as_the_party_waits(keys: Path) -> None:
+    class Ticking(Jumping):
+        waits = 0
+
+        def now(self) -> float:
+            return float(self.waits)
+
+        async def until(self, at: float) -> None:
+            self.waits += 1
+
+    for patience, waits in ((0.0, 0), (3.0, 3)):
+        clock = Ticking()
+        with pytest.raises(UserError, match="cannot be reached"):
+            Asking("localhost:1", own(keys, "north"), clock=clock).listed(patience)
+        assert clock.waits == waits
 
 
 # A run of a bundle
