@@ -117,11 +117,13 @@ def test_what_came_of_those_who_then_left_counts_for_the_quorum() -> None:
     for u in (1, 2):
         session.feed(client(u), said(Vote(u)))
         session.gone(client(u))
-    session.gone(client(5))
+    session.feed(client(5), said(Farewell(())))
     for u in (3, 4):
         assert session.ended is None
         session.feed(client(u), said(Vote(u)))
     assert session.outputs == [D(1 + 2 + 3 + 4)]
+    kept = session._arrivals
+    assert not any((kept._inbox, kept._fresh, kept._admitted, kept._missing))  # of a step that has run, and of who left
 
 
 def test_a_quorum_that_nobody_can_reach_any_more_ends_the_session_at_once_and_names_whom_the_step_blames() -> None:
@@ -146,7 +148,7 @@ def test_a_fold_may_return_another_state_and_its_step_gets_the_senders_alone() -
         return Vote(a.n)
 
     def fold(a: A, sender: int, vote: Vote) -> A:
-        return A(a.n * vote.number)
+        return A(100 * a.n + 10 * sender + vote.number)
 
     @flow.server(quorum=lambda _: 3, within=10.0, fold=fold)
     def count(a: A, arrived: Arrived[Vote]) -> Output[D]:
@@ -157,7 +159,7 @@ def test_a_fold_may_return_another_state_and_its_step_gets_the_senders_alone() -
     for u in (5, 1, 3):
         session.feed(client(u), said(Vote(2 + u)))
     session.tick(10.0)
-    assert session.outputs == [D(QUORUM * 7 * 3 * 5)]
+    assert session.outputs == [D(((4 * 100 + 57) * 100 + 13) * 100 + 35)]
     assert seen == [(1, 3, 5)]
     assert type(seen[0]) is Arrived
 
