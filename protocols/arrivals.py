@@ -143,9 +143,7 @@ class Arrivals:
         return bool(self._inbox.get((kind, self.epoch(step))))
 
     def take_in(self, step: Step) -> None:
-        """Check the messages from many that have come for the step, once each, and fold them if it does."""
-        if step.state is not None and step.state.type not in self._values:
-            return
+        """Check the messages from many that have come for the step, whose state is here, once each, and fold them if it does."""
         for port in step.takes:
             if port.carrier in ("inbox", "arrived"):
                 self._admit_all(step, port.type)
@@ -173,10 +171,8 @@ class Arrivals:
     def _admit(self, step: Step, index: int, message: Any) -> None:
         if step.admit is not None:
             step.admit(self._state(step), index, message)
-        if step.fold is not None:
-            folded = step.fold(self._state(step), index, message)
-            if step.state is not None:
-                self._values[step.state.type] = folded
+        if step.fold is not None and step.state is not None:
+            self._values[step.state.type] = step.fold(self._state(step), index, message)
 
     def enough(self, step: Step, kind: type, *, late: bool) -> bool:
         """Whether a step that waits for many need wait no longer.

@@ -21,8 +21,9 @@ from protocols.errors import Misuse
 from protocols.kahe_parameters import KaheParameters
 from protocols.kahe_types import Enciphered
 from protocols.policy import Policy
+from protocols.primitives.graph import Harary
 from protocols.secagg_types import Masked
-from protocols.suite import Parameters
+from protocols.suite import LOST, Parameters
 
 MEASURED: list[dict[str, Any]] = json.loads((Path(__file__).parent / "cost.json").read_text(encoding="utf-8"))
 WHERE = [f"n={row['parties']} d={row['size']} {row['dropout']:.0%}" for row in MEASURED]
@@ -87,6 +88,48 @@ def test_bytes_are_exact(parties: int, size: int) -> None:
         assert len(control) < 150
 
 
+@pytest.mark.parametrize(
+    ("p", "word", "neighbours"),
+    [
+        (Parameters.of(10, 999, 1000), 4, 9),
+        (Parameters.of(10, 999, 1000, bits=32), 4, 9),
+        (Parameters.of(10, 999, 1000, bits=33), 8, 9),
+        (Parameters.sparse(100, 9999, 1000, corrupt=5, dropouts=20), 4, None),
+    ],
+    ids=str,
+)
+def test_amounts_are_those_of_the_table(p: Parameters, word: int, neighbours: int | None) -> None:
+    """With a fifth lost: a keystream for each who stays, and for each pair of one who stays and a neighbour who is lost."""
+    n, lost, stream = p.parties, p.parties // 5, word * (p.size + 1)
+    k = p.graph.degree if isinstance(p.graph, Harary) else neighbours
+    assert k is not None
+    staying, size = n - lost, p.ring.packed_size(p.size + 1)
+    known = cost.masked(p, 0.2)
+    nothing = {"take": 0.0, "encrypt": 0.0, "decrypt": 0.0, "message": 0.0}
+    assert known.client == cost.Work(**{**nothing, "mask": (k + 1) * stream, "send": size})
+    assert known.server.mask == pytest.approx((staying + staying * lost * k / (n - 1)) * stream)
+    others = {**nothing, "send": 0.0, "take": staying * size, "message": staying}
+    assert known.server == cost.Work(mask=known.server.mask, **others)
+    assert (known.upload, known.received) == (size, staying * size)
+
+
+def test_seconds_are_work_at_its_rates_and_bytes_over_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 Mbit/s for a party, 1 Gbit/s for the server."""
+    monkeypatch.setattr(cost, "RATES", cost.Work(1.0, 10.0, 100.0, 1e3, 1e4, 1e5))
+    assert cost.Work(1, 2, 3, 4, 5, 6).seconds(cost.RATES) == 654_321
+    assert cost.Work(1, 2, 3, 4, 5, 6) + cost.Work(message=1) == cost.Work(1, 2, 3, 4, 5, 7)
+    assert cost.Cost(cost.Work(), cost.Work(), 12_500_000, 250e6).seconds == 1 + 2
+    assert cost.Cost(cost.Work(mask=1), cost.Work(send=1), 0, 0).seconds == 11
+
+
+def test_a_tenth_is_lost_by_default_and_masks_are_taken_where_both_cost_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cost.choose(100, 10**6, 32767) == cost.choose(100, 10**6, 32767, dropout=1 / LOST)
+    monkeypatch.setattr(cost, "RATES", cost.Work())
+    monkeypatch.setattr(cost, "PARTY_LINK", float("inf"))
+    monkeypatch.setattr(cost, "SERVER_LINK", float("inf"))
+    assert cost.choose(100, 10**6, 32767).name == "secagg"
+
+
 def test_short_vectors_are_cheaper_under_masks_and_long_ones_of_many_parties_under_keys() -> None:
     """What README and jobs rely on: below a few N nothing changes for anybody."""
     for n in (2, 5, 20, 100):
@@ -112,13 +155,31 @@ def test_more_dropouts_never_make_masks_the_cheaper_ones(n: int, d: int, most: i
 
 def test_it_says_what_it_takes_and_why() -> None:
     choice = cost.choose(100, 10**6, 32767, dropout=0.1)
-    assert choice.why.startswith("auto takes kahe for 100 parties, 1000000 values and 10% dropouts: about ")
-    assert "; secagg about " in choice.why
+    assert choice.kahe is not None
+    said = f"{cost._in_words(choice.kahe)}; secagg {cost._in_words(choice.secagg)}"
+    assert choice.why == f"auto takes kahe for 100 parties, 1000000 values and 10% dropouts: {said}"
+    short = cost.choose(5, 10, 100, dropout=0.1)
+    assert short.kahe is not None
+    said = f"{cost._in_words(short.secagg)}; kahe {cost._in_words(short.kahe)}"
+    assert short.why == f"auto takes secagg for 5 parties, 10 values and 10% dropouts: {said}"
     wide = cost.choose(5, 10**6, 2**58)
-    assert (wide.name, wide.kahe) == ("secagg", None)
+    assert (wide.name, wide.kahe, wide.secagg) == ("secagg", None, cost.masked(Parameters.cheapest(5, 10**6, 2**58), cost.EXPECTED))
     assert "kahe cannot do it, " in wide.why
     with pytest.raises(Misuse, match=r"2t > n \+ \|C\|"):
         cost.choose(5, 10, 10, threshold=2)
+
+
+@pytest.mark.parametrize(
+    ("party", "server", "upload", "said"),
+    [
+        (0.05449, 2.5, 2_450_001, "about 2.8 s a round (party 54 ms, 2.5 MB; server 2.5 s)"),
+        (0.1, 0.0, 100, "about 0.1 s a round (party 0.1 s, 0.0001 MB; server 0 ms)"),
+        (0.0, 0.5, 0, "about 0.5 s a round (party 0 ms, 0 MB; server 0.5 s)"),
+    ],
+)
+def test_times_and_sizes_in_words(monkeypatch: pytest.MonkeyPatch, party: float, server: float, upload: int, said: str) -> None:
+    monkeypatch.setattr(cost, "RATES", cost.Work(mask=1.0))
+    assert cost._in_words(cost.Cost(cost.Work(mask=party), cost.Work(mask=server), upload, 0.0)) == said
 
 
 # By name

@@ -61,6 +61,9 @@ def test_values_are_lifted_and_centred(field: Field, data: st.DataObject) -> Non
     values = data.draw(st.lists(st.integers(-(2**62) + 1, 2**62 - 1) | st.sampled_from([-1, 0, -(q // 2), q // 2, q]), min_size=1))
     lifted = field.lift(np.array(values, dtype=np.int64))
     assert (lifted.dtype, lifted.tolist()) == (field.dtype, [v % q for v in values])
+    place = np.full_like(lifted, 1)
+    assert field.lift(np.array(values, dtype=np.int64), place) is place
+    assert place.tolist() == lifted.tolist()
     centred = field.centre(lifted)
     assert centred.dtype == np.int64
     assert centred.tolist() == [v % q - (q if v % q > q // 2 else 0) for v in values]
@@ -152,6 +155,7 @@ def test_packing_comes_back_and_refuses_what_is_no_element(field: Field, count: 
     packed = Packed(field, count).dump(values)
     assert len(packed) == field.packed_size(count)
     assert field.unpack(packed, count).tolist() == values.tolist()
+    assert field.pack_by(count, lambda start, out: np.copyto(out, values[start : start + out.size])) == packed
     if count:
         values[seed % count] = field.modulus
         with pytest.raises(Refused) as refused:
@@ -159,13 +163,24 @@ def test_packing_comes_back_and_refuses_what_is_no_element(field: Field, count: 
         assert refused.value.check == "field-range"
 
 
+@given(FIELDS, st.data())
+def test_words_of_any_size_are_reduced_in_place(field: Field, data: st.DataObject) -> None:
+    top = np.iinfo(field.dtype).max
+    words = data.draw(st.lists(elements(field) | st.integers(0, top) | st.sampled_from([top, field.modulus]), min_size=1))
+    reduced = array(field, words)
+    field.reduce(reduced)
+    assert reduced.tolist() == [word % field.modulus for word in words]
+    with pytest.raises(Misuse, match="dtype"):
+        field.reduce(np.ones(1, dtype=np.int64))
+
+
 @given(FIELDS, st.integers(1, 5), st.integers(0, 2**32))
 def test_sums_on_arrival_stay_in_the_field(field: Field, vectors: int, seed: int) -> None:
     rand, total = Replay(f"{seed}")(), Accumulator(field, 7)
     rows = [field.uniform(rand, f"{i}", 7) for i in range(vectors)]
     rows[0][:2] = field.modulus - 1
-    for row in rows:
-        total.add(row)
+    for i, row in enumerate(rows):
+        total.add_packed(field.pack(row)) if i % 2 else total.add(row)
     assert total.total().tolist() == [sum(map(int, column)) % field.modulus for column in zip(*rows, strict=True)]
 
 
@@ -204,7 +219,8 @@ def test_fields_are_chosen_and_refused() -> None:
     assert Field.holding(100, 32767).bits == 31
     assert Field.holding(2, (2**31 - 2) // 4).bits == 31
     assert Field.holding(2, (2**31 - 2) // 4 + 1).bits == 61
-    assert Field.holding(2, 1, bits=32).bits == 61
+    assert Field.holding(3, (2**30 - 1) // 3).bits == 31  # 2·n·max = q − 1
+    assert [Field.holding(2, 1, bits=bits).bits for bits in (31, 32, 61)] == [31, 61, 61]
     for bad in ((2, 2**60, 0), (2, 1, 62)):
         with pytest.raises(Misuse, match="no headroom"):
             Field.holding(bad[0], bad[1], bits=bad[2])

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
 from scipy.stats import binom
 
 from protocols import kahe_parameters
 from protocols.errors import Misuse
-from protocols.kahe_parameters import FAILURE, KaheParameters, digit_bits, fitted, noise, wire_bits
+from protocols.kahe_parameters import FAILURE, KaheParameters, digit_bits, fitted, noise, tail, wire_bits
 from protocols.kahe_types import KeyParameters
 from protocols.primitives.graph import Complete, Harary
 from protocols.primitives.negacyclic import DEGREE, MODULUS, Limbs
@@ -73,11 +74,10 @@ def test_widths_are_the_least_that_hold(parties: int, size: int, max_abs: int) -
 @settings(deadline=None)
 @given(st.integers(2, MAX_PARTIES), st.integers(1, 63), st.integers(1, 2**30))
 def test_the_bound_is_that_of_the_specification(parties: int, cut: int, coefficients: int) -> None:
-    """Within the half bit that an odd number of parties leaves."""
+    """And the half bit that an odd number of parties leaves."""
     spread = math.sqrt(2 * parties * (1 / 12 + 16 / 4.0**cut) * math.log(2.0**41 * coefficients))
-    assert min(parties * (0.5 + 32 / 2.0**cut), spread) == pytest.approx(
-        noise(parties, cut, coefficients), abs=2.0**-cut, rel=1e-12
-    )
+    known = min(parties * (0.5 + 32 / 2.0**cut), spread + 2.0 ** -(cut + 1))
+    assert noise(parties, cut, coefficients) == pytest.approx(known, rel=1e-12)
 
 
 @pytest.mark.parametrize("cut", [1, 3, 6])
@@ -95,6 +95,30 @@ def test_the_noise_stays_below_its_bound(parties: int, cut: int) -> None:
         assert past * coefficients <= 2.0**-FAILURE
     assert float(law @ off.astype(float) ** 2) <= Shape(1, 1, 1, MODULUS - cut).expected(parties) + 0.25
     assert float(law @ off.astype(float) ** 2) == pytest.approx(parties * ((4**cut - 1) / 12 + VARIANCE), abs=0.26)
+
+
+@settings(deadline=None)
+@given(st.floats(0.01, 1e6), st.integers(1, 2**31))
+def test_the_tail_is_the_least_that_the_bound_of_chernoff_gives(deviation: float, size: int) -> None:
+    """Of a difference of two Poisson variables: E[exp(s·X)] = exp(σ²·(cosh s − 1)), at the best s, which is looked for."""
+    variance = max(deviation, 1.0) ** 2
+
+    def chance(t: int) -> float:
+        """ln of the bound for one of ``size`` values, on either side."""
+        exponents = minimize_scalar(lambda s: 2 * variance * math.sinh(s / 2) ** 2 - s * t, bounds=(0, 40), options={"xatol": 1e-9})
+        return math.log(2 * size) + float(exponents.fun)
+
+    t = tail(deviation, size)
+    assert chance(t) <= -40 * math.log(2) + 1e-6
+    assert chance(t - 1) > -40 * math.log(2) - 1e-6
+
+
+def test_no_noise_has_no_tail_and_a_deviation_that_is_none_is_refused() -> None:
+    assert tail(0, 10**6) == 0
+    assert tail(2.0**40 - 1, 1) > 2**42
+    for bad in (-0.5, 2.0**40, math.nan, math.inf):
+        with pytest.raises(Misuse, match=r"must be in \[0, 2\^40\), not"):
+            tail(bad, 10)
 
 
 def test_the_tail_of_noise_in_the_sum_takes_its_place() -> None:

@@ -170,6 +170,9 @@ def test_lift_and_centre_are_the_integers_modulo_the_ring(bits: int, data: st.Da
     lifted = ring.lift(np.array(values, dtype=np.int64))
     assert lifted.dtype == ring.dtype
     assert [int(v) for v in lifted] == [v % ring.modulus for v in values]
+    place = np.full_like(lifted, 1)
+    assert ring.lift(np.array(values, dtype=np.int64), place) is place
+    np.testing.assert_array_equal(place, lifted)
     centred = ring.centre(lifted)
     assert centred.dtype == np.int64
     assert [int(v) for v in centred] == [(v + ring.half) % ring.modulus - ring.half for v in values]
@@ -241,12 +244,14 @@ def test_of_a_packed_vector_that_is_refused_nothing_is_added(bits: int, count: i
     forged[:count] = vector(seed + 1, count, ring)
     good = bytes(ring.pack(forged))
     for bad in (good[:-1], good + b"\0"):
-        with pytest.raises(Refused, match="vector-length"):
+        with pytest.raises(Refused) as refused:
             total.add_packed(bad)
+        assert refused.value.check == "vector-length"
     if padded > count:
         forged[data.draw(st.integers(count, padded - 1))] = 1 << data.draw(st.integers(0, bits - 1))
-        with pytest.raises(Refused, match="vector-padding"):
+        with pytest.raises(Refused) as refused:
             total.add_packed(ring.pack(forged))
+        assert refused.value.check == "vector-padding"
     np.testing.assert_array_equal(total.total(), first)
 
 
