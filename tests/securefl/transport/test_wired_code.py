@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 
+import pytest
 from trained import SITES, entropy, folds, job
 from wired import LIMIT, Lines, wired
 
@@ -35,6 +37,7 @@ def build():
 """
 
 
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
 def test_a_party_whose_code_fails_drops_out_and_is_in_the_next_round(tmp_path: Path) -> None:
     some = job(protocol="secagg", rounds=2)
     notices = list[str]()
