@@ -117,7 +117,10 @@ def _assembled(job: Job, made: Preparation, state: Mapping[str, torch.Tensor]) -
 
 def _module(job: Job, made: Preparation, state: Mapping[str, torch.Tensor], prefix: str) -> nn.Module:
     model = build(job.model, len(made.features), job.simulation.seed)
-    model.load_state_dict({name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)})
+    layers = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    if set(layers) - set(model.state_dict()):
+        raise UserError("the file holds other layers than the job names: a model of a bundle's own code is read by safetensors")
+    model.load_state_dict(layers)
     return model.eval()
 
 

@@ -14,6 +14,8 @@ from network_processes import JOB, Process, processes, table
 from safetensors import safe_open
 
 from securefl.cli import main
+from securefl.errors import UserError
+from securefl.saved import load_model
 from securefl.shared_job import is_run_of
 
 PARTIES = ("north", "south", "west")
@@ -178,8 +180,11 @@ def test_a_bundle_with_code_of_its_own_trains_behind_walls(place: Path, capsys: 
             "2.weight": (1, 3),
             "2.bias": (1,),
         }
+    with pytest.raises(UserError, match="holds other layers than the job names: .* by safetensors$"):
+        load_model(place / "got-north/model.safetensors")
 
 
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
 def test_code_that_fails_at_once_ends_the_party_in_one_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(place / "study", code__model_py="import os\nos.abort()\n", bundle_toml='title = "own model"\nentry = "model:build"\n')
     with desk() as server:
