@@ -271,7 +271,7 @@ def test_a_servers_certificate_is_no_members(keys: Path) -> None:
     async def run() -> None:
         with desk(keys) as (found, log):
             key, certificate, authority = Credentials.load(keys / "server", "server").tls
-            port = Port("127.0.0.1:0", (key, certificate), [authority], [], clock=Jumping(), log=log, desks=[found])
+            port = Port("127.0.0.1:0", [(key, certificate)], [authority], [], clock=Jumping(), log=log, desks=[found])
             with pytest.raises(grpc.aio.AbortError, match="peer-part"):
                 await port._ask(control(List(WIRE)), Context())
 
