@@ -72,7 +72,7 @@ def server(folder: Path, protocol: str, size: int, sums: int) -> None:
         with ThreadPoolExecutor(1) as worker:
             hall = Hall(fresh().bytes("run", 8).hex(), adding.hash, RosterFile(credentials), worker=worker, clock=clock, log=silent)
             key, certificate, authority = credentials.tls
-            listening = Port("127.0.0.1:0", (key, certificate), [authority], [hall], clock=clock, log=silent)
+            listening = Port("127.0.0.1:0", [(key, certificate)], [authority], [hall], clock=clock, log=silent)
             await listening.start()
             tell(port=listening.port)
             names = len(hall.cohort.members)
