@@ -22,7 +22,6 @@ from protocols.errors import Abort
 from securefl.binned import BINS, Figures, figures, histogram
 from securefl.encoding import SumSpec
 from securefl.ledger import NOISED
-from securefl.privacy.budget import charges_of
 from securefl.results import Opened
 
 if TYPE_CHECKING:
@@ -147,6 +146,8 @@ def assess(
 
 def _hindrance(exact: ExactSums, what: Opened) -> str:
     """Why no exact sum may be formed; empty where it may."""
+    from securefl.privacy.budget import charges_of  # noqa: PLC0415 - brings scipy, which the tables of a command line do without
+
     if exact.job.privacy.mechanism in NOISED:
         return NO_EXACT
     refusals = (ledger.refusal(charges_of([what])) for ledger in (exact.ledgers or {}).values())

@@ -139,31 +139,27 @@ def auroc_variance(positives: Array, negatives: Array) -> float:
 
 
 def average_precision(positives: Array, negatives: Array) -> tuple[float, float, float]:
-    """Σ (gain of recall) · precision with each bin at one threshold, and the least and most that an order within bins gives."""
+    """Σ (gain of recall) · precision with each bin at one threshold, and the least and most that scores within bins make of it.
+
+    Most: the positive rows of a bin share a score above its negative ones, so that each has the precision of all of them.  Least:
+    they follow the negative ones, one by one.
+    """
     p, n = positives[::-1], negatives[::-1]
     hits, rows, total = np.cumsum(p), np.cumsum(p + n), p.sum()
-    at = np.divide(hits, rows, out=np.zeros_like(hits), where=rows > 0)
-    value = float(np.sum(p * at) / total)
-    before_hits, before_rows = hits - p, rows - p - n
-    best = float(np.sum(_run(p, before_hits, before_rows)) / total)
-    worst = float(np.sum(_run(p, before_hits, before_rows + n)) / total)
-    return value, min(worst, value), max(best, value)
+    value, most = (float(np.sum(p * _ratio(hits, below)) / total) for below in (rows, rows - n))
+    least = float(_one_by_one(p, hits - p, rows - p) / total)
+    return value, min(least, value), max(most, value)
 
 
-def _run(count: Array, hits: Array, rows: Array) -> Array:
-    """For each bin Σ over i = 1 … count of (hits + i) / (rows + i): its positive rows one after another."""
-    out = np.zeros_like(count)
-    used = np.flatnonzero(count)
-    ends = np.cumsum(count[used]).astype(np.int64)
-    if not len(ends):
-        return out
-    start = np.repeat(ends - count[used].astype(np.int64), count[used].astype(np.int64))
-    step = np.arange(1, ends[-1] + 1) - start
-    terms = (np.repeat(hits[used], count[used].astype(np.int64)) + step) / (
-        np.repeat(rows[used], count[used].astype(np.int64)) + step
-    )
-    out[used] = np.add.reduceat(terms, np.concatenate([[0], ends[:-1]]))
-    return out
+def _ratio(hits: Array, rows: Array) -> Array:
+    return np.divide(hits, rows, out=np.zeros_like(hits), where=rows > 0)
+
+
+def _one_by_one(count: Array, hits: Array, rows: Array) -> float:
+    """Σ over bins and i = 1 … count of (hits + i) / (rows + i)."""
+    times = count.astype(np.int64)
+    step = np.arange(1, times.sum() + 1) - np.repeat(np.cumsum(times) - times, times)
+    return float(np.sum((np.repeat(hits, times) + step) / (np.repeat(rows, times) + step)))
 
 
 def _auroc(folds: Sequence[tuple[Array, Array]]) -> Figure:
