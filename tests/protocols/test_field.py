@@ -48,7 +48,9 @@ def test_elementwise_arithmetic_is_that_of_integers(field: Field, data: st.DataO
     assert total.tolist() == [(a + b) % q for a, b in pairs]
     assert rest.tolist() == [(a - b) % q for a, b in pairs]
     if all(a for a, _ in pairs):
-        assert field.inverse(one).tolist() == [pow(a, -1, q) for a, _ in pairs]
+        inverses = [pow(a, -1, q) for a, _ in pairs]
+        assert field.inverse(one).tolist() == inverses
+        assert field.inverse(np.stack([one, one])).tolist() == [inverses, inverses]
     else:
         with pytest.raises(Misuse, match="zero"):
             field.inverse(one)

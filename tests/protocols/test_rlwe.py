@@ -216,8 +216,10 @@ def test_keys_are_drawn_anew_and_shown_to_nobody() -> None:
     for leak in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(TypeError, match="never pickled"):
             leak(one)
-    with pytest.raises(Misuse, match="past 32"):
-        Key(np.full(DEGREE, 33))
+    for most in (32, -32):
+        assert Key(np.full(DEGREE, most)).coefficients[0] == most
+        with pytest.raises(Misuse, match="past 32"):
+            Key(np.where(np.arange(DEGREE) == 7, most + most // 32, 0))
     with pytest.raises(Misuse, match="has shape"):
         Key(np.zeros(DEGREE - 1, np.int64))
 
@@ -314,6 +316,30 @@ def test_keys_that_are_too_long_together_are_refused(monkeypatch: pytest.MonkeyP
         open_sum(SHAPE, PUBLIC, party.c, long, 2)
     c = multiply(PUBLIC.words(0, SHAPE.elements), long).reshape(-1) >> np.uint64(SHAPE.cut)
     assert not open_sum(SHAPE, PUBLIC, c, long, 1).any()  # a key that is no key opens what was made under it
+
+
+def test_keys_of_the_very_bound_pass_and_one_more_does_not() -> None:
+    """128 coefficients of 32 have the squared norm 2^17."""
+    key = np.where(np.arange(DEGREE) < 128, LARGEST, 0)
+    c = multiply(PUBLIC.words(0, SHAPE.elements), key).reshape(-1) >> np.uint64(SHAPE.cut)
+    assert not open_sum(SHAPE, PUBLIC, c, key, 1).any()
+    key[-1] = 1
+    with pytest.raises(Abort, match="kahe-norm"):
+        open_sum(SHAPE, PUBLIC, c, key, 1)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_noise_is_what_has_up_to_twice_the_mean_square_that_is_expected(shape: Shape) -> None:
+    opening, signs = rlwe._Opening(shape, np.zeros(DEGREE, np.int64), 2), 1 - 2 * (np.arange(DEGREE) % 2)
+    for share, fits in ((1.98, True), (2.02, False)):
+        v = np.full((3, DEGREE), 1 << (shape.spare - 1), np.uint64)
+        v[1] += (signs * int((share * shape.expected(2)) ** 0.5)).astype(np.uint64)
+        if fits:
+            opening._check(v, np.empty_like(v), 5)
+            continue
+        with pytest.raises(Abort, match="element 6 has 2.0 times") as aborted:
+            opening._check(v, np.empty_like(v), 5)
+        assert aborted.value.check == "kahe-residual"
 
 
 def test_honest_keys_are_far_from_the_bound() -> None:
