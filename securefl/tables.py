@@ -158,7 +158,10 @@ def assessed(result: RunResult) -> Sheet:
         f"fewer than {MIN_CELL} rows there. {METHOD}."
     )
     if blurred:
-        note += " ~: the bins can hide more than half the interval: such a figure can be far from that of the scores; off in the JSON object bounds it."
+        note += (
+            " ~: the bins can hide more than half the interval: such a figure can be far from that of the scores; "
+            "off in the JSON object bounds it."
+        )
     return Sheet("The final model on held-out rows", columns, rows, note, frozenset({1, 2, 3, 4}), strong=0)
 
 
