@@ -38,7 +38,7 @@ PRECISION = 24
 METHOD = (
     "95 % intervals of the held-out rows alone. AUROC: mean over folds, Hanley and McNeil 1982; AUPRC: average precision, mean "
     "over folds, logit interval of Boyd et al. 2013; Brier score: normal; calibration: Wilson. Counts by score in "
-    f"{BINS} bins; off bounds what the bins hide"
+    f"{BINS} bins"
 )
 NO_EXACT = "noise inside the sum leaves no exact one"
 """Why mechanisms with noise inside the sum have no secure figures."""

@@ -156,7 +156,7 @@ def _members(base: RunStore, run: str) -> list[dict[str, Any]]:
 def _runs(found: list[dict[str, Any]]) -> Sheet:
     from securefl.tables import Sheet  # noqa: PLC0415
 
-    rows = [[r["job"][:12], printable(r["run"]), r["created"], f"{r['finished']} of {r['rounds']}", _state(r)] for r in found]
+    rows = [[r["job"][:12], printable(r["run"]), r["created"][:16], f"{r['finished']} of {r['rounds']}", _state(r)] for r in found]
     return Sheet("Jobs and their runs", ["job", "run", "begun", "finished rounds", "state"], rows)
 
 

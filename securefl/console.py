@@ -67,7 +67,7 @@ def show_plan(console: Console, job: Job, *, parties: int) -> None:
         name = knobs.protocol if knobs.protocol == chosen.name else "secagg or kahe, whichever is cheaper for the model"
         _say(console, "Sum", f"{name}: the server opens the sum over enough parties, never one party's update")
     else:
-        _say(console, "Sum", f"{knobs.protocol}: by its own word, the server opens the sum alone")
+        _say(console, "Sum", f"{knobs.protocol}: by its own word, the server opens the sum and nothing else")
     if chosen.origin is not None:
         _say(console, "", foreign(chosen), "yellow")
     if chosen.shared_key:

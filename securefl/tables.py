@@ -151,11 +151,17 @@ def assessed(result: RunResult) -> Sheet:
     ]
     shown = [(name, one) for name, one in models if one is not None]
     rows = [[name, str(one.rows), *map(interval, (one.auroc, one.auprc, one.brier))] for name, one in shown]
+    blurred = any(map(_blurred, (figure for _, of in shown for figure in (of.auroc, of.auprc, of.brier))))
     how = "Out of one secure sum of counts by score" if found.secure else f"Simulation only: {found.insecure}"
     note = (
         f"{how}. * simulation only: pooled training, and the federated model at each site. A dash: a class is missing, or has "
         f"fewer than {MIN_CELL} rows there. {METHOD}."
     )
+    if blurred:
+        note += (
+            " ~: the bins can hide more than half the interval: such a figure can be far from that of the scores; "
+            "off in the JSON object bounds it."
+        )
     return Sheet("The final model on held-out rows", columns, rows, note, frozenset({1, 2, 3, 4}), strong=0)
 
 
@@ -168,8 +174,15 @@ def calibration(result: RunResult) -> Sheet:
 
 
 def interval(one: Figure | None) -> str:
-    """A figure with its interval; a dash where there is none."""
-    return "–" if one is None else f"{one.value:.3f} ({one.low:.3f}–{one.high:.3f})"
+    """A figure with its interval, marked where the bins hide too much for it; a dash where there is none."""
+    if one is None:
+        return "–"
+    return f"{'~' if _blurred(one) else ''}{one.value:.3f} ({one.low:.3f}–{one.high:.3f})"
+
+
+def _blurred(one: Figure | None) -> bool:
+    """Whether the bins can move a figure by more than half the width of its interval, as where all scores are next to 0."""
+    return one is not None and one.off > (one.high - one.low) / 2
 
 
 def _by_site(result: RunResult) -> Sheet:

@@ -148,7 +148,7 @@ def _terms(knobs: PrivacyKnobs) -> dict[str, str]:
             f"{bound}, sampling rate {knobs.sample_rate:g}"
         )
     hides = short_sums(knobs).hides
-    protocol = f"{knobs.protocol}: the server opens the sum alone" if hides else f"{knobs.protocol}: THE SERVER SEES EVERY UPDATE"
+    protocol = f"{knobs.protocol}: {'the server opens the sum and nothing else' if hides else 'THE SERVER SEES EVERY UPDATE'}"
     return {"privacy": privacy, "rounds": f"{knobs.rounds}, each of {knobs.steps} steps", "protocol": protocol}
 
 

@@ -11,6 +11,7 @@ import importlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -114,9 +115,20 @@ def _url(source: Source) -> Any:
     import sqlalchemy as sql  # noqa: PLC0415
 
     try:
-        return sql.make_url(source.url or "")
+        url = sql.make_url(source.url or "")
     except (sql.exc.ArgumentError, ValueError):
         raise UserError(f"{source.where}: url is no address of a database, such as postgresql+psycopg://user@host/name") from None
+    return _of_file(url, source) if url.get_backend_name() == "sqlite" else url
+
+
+def _of_file(url: Any, source: Source) -> Any:
+    """SQLite's address with its file taken from the source's folder; SQLite itself would make one that is not there, empty."""
+    if url.database in {None, "", ":memory:"} or url.database.startswith("file:"):
+        return url
+    path = Path(source.where).parent / url.database
+    if not path.is_file():
+        raise UserError(f"{source.where}: the database of url cannot be reached (no such file)")
+    return url.set(database=str(path))
 
 
 def _of_table(name: str, wanted: Sequence[str], connection: Any) -> Any:

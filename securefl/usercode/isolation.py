@@ -77,14 +77,16 @@ class Isolation:
         walls += [] if root else ["--unshare-user"]
         walls += ["--hostname", "child", "--clearenv", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
         walls += [word for name in ("SETUID", "SETGID", "SETPCAP") if root for word in ("--cap-add", f"CAP_{name}")]
+        # Before what is shown, which may lie under it: a virtual environment in /tmp.
+        walls += ["--size", str(self.file), "--perms", "1777", "--tmpfs", "/tmp"]  # noqa: S108  (the child's own)
         for folder in dict.fromkeys(parent for path in shown for parent in reversed(path.parents) if parent != Path("/")):
             walls += ["--dir", str(folder)]
         for path in shown:
             walls += ["--ro-bind", str(path), str(path)]
         for name in ("bin", "lib", "lib64", "sbin"):
             walls += _system(Path("/", name))
-        walls += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev", "--size", str(self.file), "--perms", "1777"]
-        walls += ["--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp", "--"]  # noqa: S108  (the child's own)
+        walls += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
+        walls += ["--remount-ro", "/", "--chdir", "/tmp", "--"]  # noqa: S108
         drop = ["--no-new-privs", "--inh-caps=-all"]
         if root:
             user = FIRST_USER + (os.getpid() * 2 + next(_turn)) % USERS

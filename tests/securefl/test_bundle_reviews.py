@@ -311,7 +311,7 @@ def test_a_review_says_who_wrote_it_what_it_costs_and_what_changed(keys: Path) -
         f"bundle     {first.hash.hex()}",
         "ε = 3, δ = 1e-05 over all rounds by local-record",
         "rounds     3, each of 3 steps",
-        "auto: the server opens the sum alone",
+        "auto: the server opens the sum and nothing else",
         "2 parties on the roster",
         "sums       secagg, ",
         "3 × sum of weighted updates, covered by ε",

@@ -84,7 +84,7 @@ def test_the_terminal_says_it_before_training(installed: Path, tmp_path: Path) -
     assert ended.returncode == 0, ended.stderr
     before, _, after = ended.stdout.partition("What was opened")
     plan = " ".join(before.split())
-    assert "ring: by its own word, the server opens the sum alone" in plan
+    assert "ring: by its own word, the server opens the sum and nothing else" in plan
     assert TOLD in plan
     assert TOLD in " ".join(after.split())
 

@@ -144,6 +144,16 @@ def test_a_site_without_one_class_has_no_auroc_and_is_no_error(tmp_path: Path) -
     assert result.assessment.federated.auroc is not None
 
 
+def test_a_figure_that_the_bins_hide_is_marked(by_region: RunResult) -> None:
+    assert by_region.assessment is not None
+    assert by_region.assessment.federated.auroc is not None
+    assert "~" not in tables.assessed(by_region).note
+    blurred = replace(by_region.assessment.federated, auroc=replace(by_region.assessment.federated.auroc, off=0.218))
+    sheet = tables.assessed(replace(by_region, assessment=replace(by_region.assessment, federated=blurred)))
+    assert [cell[0] == "~" for cell in sheet.rows[0]] == [False, False, True, False, False]
+    assert "~: the bins can hide more" in sheet.note
+
+
 def test_the_tables_and_the_page_show_figures_with_intervals_and_the_curve(by_region: RunResult, by_hospital: RunResult) -> None:
     sheet, curve = tables.assessed(by_region), tables.calibration(by_region)
     assert [row[0] for row in sheet.rows[:3]] == ["federated, all rows", "federated, with APACHE IVa", "APACHE IVa, the same"]

@@ -159,6 +159,22 @@ def test_numbers_of_every_kind_are_numbers_and_dates_are_not(tmp_path: Path) -> 
     assert np.array_equal(numbers["f"], [1.5, np.nan], equal_nan=True)
 
 
+def test_a_file_of_sqlite_is_taken_from_the_folder_of_data_toml_and_none_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own").mkdir()
+    source = as_sql(tmp_path / "own", [(44, 1.0, "icu", 1, "north")])
+    path = tmp_path / "own" / "data.toml"
+    path.write_text(path.read_text().replace(f"{tmp_path / 'own'}/", ""))
+    monkeypatch.chdir(tmp_path)
+    assert read_source(path).read(["age"]) == source.read(["age"])
+    (tmp_path / "own" / "own.db").unlink()
+    with pytest.raises(UserError, match=r"cannot be reached \(no such file\)"):
+        read_source(path).read(["age"])
+    assert not (tmp_path / "own" / "own.db").exists()
+    assert not (tmp_path / "own.db").exists()
+
+
 PASSWORD = "hunter2-5up3r"
 
 

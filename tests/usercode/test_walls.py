@@ -197,6 +197,20 @@ def test_the_walls_of_a_party_that_is_not_root_hold_too(monkeypatch: pytest.Monk
         assert ran(words[words.index("--") + 1 :])[0] == f"key {KEY}"  # the same limits without walls
 
 
+def test_an_interpreter_in_the_folder_of_temporary_files_runs_behind_walls_and_its_neighbours_are_hidden() -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        Path(folder).chmod(0o755)
+        (Path(folder) / "key").write_text(KEY)
+        venv = Path(folder) / "env"
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True, timeout=60)
+        patch.setattr(sys, "executable", str(venv / "bin" / "python"))
+        patch.setattr(sys, "prefix", str(venv))
+        probe = f"import os; print(os.listdir({folder!r})); open({str(venv / 'new')!r}, 'w')"
+        done = subprocess.run(Isolation().command(["-c", probe]), capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "['env']\n", done.stderr
+    assert "Read-only file system" in done.stderr
+
+
 def test_without_walls_nothing_runs_unless_the_party_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match='bwrap, prlimit, setpriv is not installed.*isolation = "none"') as found:
