@@ -17,9 +17,11 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from protocols.rand import fresh
 from securefl.errors import UserError
 
 Kind = Literal["bubblewrap", "none"]
@@ -94,7 +96,7 @@ class Isolation:
         walls += ["--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp", "--"]  # noqa: S108  (the child's own)
         drop = ["--no-new-privs", "--inh-caps=-all", *(() if root else ("--pdeathsig=KILL",))]
         if root:
-            user = FIRST_USER + (os.getpid() * 2 + next(_turn)) % USERS
+            user = FIRST_USER + (_place() + next(_turn)) % USERS
             drop += [f"--reuid={user}", f"--regid={user}", "--clear-groups", "--bounding-set=-all"]
         return [str(where["bwrap"]), *walls, str(where["prlimit"]), *run, "--", str(where["setpriv"]), *drop, "--", *python]
 
@@ -103,6 +105,12 @@ class Isolation:
             inside = next((folder for folder in shown if path.resolve().is_relative_to(folder.resolve())), None)
             if inside is not None:
                 raise UserError(f"{path} lies in {inside}, which a job's code can read: move it elsewhere")
+
+
+@cache
+def _place() -> int:
+    """Where this process begins to count users: parties in containers have like process numbers, and a user's limits in common."""
+    return fresh().below("user", USERS, 1)[0]
 
 
 def visible() -> Iterator[Path]:

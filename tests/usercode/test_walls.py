@@ -244,3 +244,20 @@ def test_keys_in_a_folder_that_the_child_sees_are_refused() -> None:
         with pytest.raises(UserError, match="move it elsewhere"):
             Isolation(private=(path,)).command([])
     Isolation(private=(Path("/somewhere"),)).command([])
+
+
+def test_children_are_users_of_their_own_also_beside_another_process_of_the_same_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits on threads are a user's. All alike by chance: (20/4000)^4, less than 10^-9."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+
+    def users() -> frozenset[int]:
+        words = [word for _ in range(10) for word in Isolation().command([]) if word.startswith("--reuid=")]
+        return frozenset(int(word.partition("=")[2]) for word in words)
+
+    first, overlaps = users(), 0
+    assert len(first) == 10
+    for _ in range(4):
+        isolation._place.cache_clear()
+        overlaps += bool(first & users())
+    assert overlaps < 4
+    assert all(61184 <= user <= 65519 for user in first)
