@@ -125,6 +125,9 @@ def _decide(bundle: str, keys: Path, server: str | None, verdict: Verdict, becau
     signed = kept.bundle(made.bundle)
     title = f" ({printable(signed.bundle.about.title)})" if signed.bundle.about.title else ""
     typer.echo(f"{verdict}: {made.bundle.hex()}{title}, by {signed.author}")
+    for one in kept.decisions():
+        if one.verdict == "approved" and one.bundle != made.bundle:
+            typer.echo(f"approved as well, since {one.at}: {one.bundle.hex()}; securefl refuse takes that back")
     if asking is None:
         return
     try:

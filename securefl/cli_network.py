@@ -206,6 +206,7 @@ def take_part(
     rows = own_rows(checked, where, name, site, [entry.name for entry in credentials.roster.parties])
     from securefl.attending import Attending  # noqa: PLC0415  (loads torch)
     from securefl.bundles.running import code_of  # noqa: PLC0415
+    from securefl.data.sources import own_places  # noqa: PLC0415
     from securefl.own_rows import own_folds, refuse_unfit  # noqa: PLC0415
     from securefl.privacy.budget import PartyLedger  # noqa: PLC0415
     from securefl.privacy.rows import digest_of  # noqa: PLC0415
@@ -215,7 +216,7 @@ def take_part(
     if identity is None:
         raise UserError(f"{keys} holds no identity")
     folds = own_folds(checked, rows)
-    code = None if signed is None else code_of(signed.bundle, rules.isolation(keys, *filter(Path.exists, (Path(where),))))
+    code = None if signed is None else code_of(signed.bundle, rules.isolation(keys, *own_places(where)))
 
     def warn(line: str) -> None:
         log("notice", text=line)

@@ -24,6 +24,8 @@ from typing import Annotated
 
 from cryptography import x509
 from pydantic import Field, ValidationError
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from securefl import files
 from securefl.bundles.running import is_hash
@@ -162,6 +164,8 @@ def _parsed(path: Path) -> FederationsFile:
     for name, knobs in made.federation.items():
         if knobs.job is not None and knobs.bundle is not None:
             raise UserError(f"{path}: federation.{name}: give job or bundle, not both")
+        if mode & 0o044 and _has_password(knobs.store):
+            raise UserError(f"{path} is refused: others may read it, and federation.{name}.store holds a password (chmod 600)")
     return made
 
 
@@ -189,12 +193,19 @@ def _federation(name: str, knobs: FederationKnobs, folder: Path, listen: str, wh
         raise UserError(f"{where}: {error}") from None
 
 
+def _has_password(url: str | None) -> bool:
+    try:
+        return url is not None and bool(make_url(url).password)
+    except (ArgumentError, ValueError):
+        return False  # refused where it is opened
+
+
 def _placed(url: str | None, folder: Path) -> str | None:
     return url if url is None or "://" in url else str(folder / url)
 
 
 def _refuse_shared(path: Path, found: Sequence[Federation]) -> None:
-    """No two may have a folder of keys, a store or an output in common, nor a host name where they listen at one address."""
+    """No two may have a folder of keys, a store or an output in common, nor, at one address, a consortium or a host name."""
     own: dict[str, Callable[[Federation], object]] = {
         "keys": lambda f: os.path.realpath(f.credentials.folder),
         "store": lambda f: f.store,
@@ -206,6 +217,11 @@ def _refuse_shared(path: Path, found: Sequence[Federation]) -> None:
         for key, of in own.items():
             if of(one) is not None and of(one) == of(other):
                 raise UserError(f"{path}: {one.name} and {other.name} have the same {key}: each federation has its own")
+        if one.listen == other.listen and one.credentials.authority == other.credentials.authority:
+            raise UserError(
+                f"{path}: {one.name} and {other.name} listen at {one.listen} for one consortium, and a caller's certificate "
+                "would not tell them apart: give each an address of its own"
+            )
         if one.listen == other.listen and (both := one.hosts & other.hosts):
             raise UserError(
                 f"{path}: {one.name} and {other.name} listen at {one.listen} with certificates for {', '.join(sorted(both))}: "

@@ -75,6 +75,13 @@ class Source(BaseModel):
             raise ValueError('kind = "sql" needs a query or a table, one of them')
         return self
 
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """Files and folders of the party's own that it names, that of a database among them."""
+        base = (self.url or "").partition(":///")[2].partition("?")[0] if (self.url or "").startswith("sqlite") else ""
+        found = (self.path, self.password_file, self.folder, Path(base) if base else None)
+        return tuple(path for path in found if path is not None)
+
     def __str__(self) -> str:
         """What it is, for errors, without the address of a database, which may hold a password."""
         if self.kind == "sql":
@@ -121,6 +128,12 @@ def source_of(data: str) -> Source | None:
             "give --data FILE.toml"
         )
     return None
+
+
+def own_places(data: str) -> tuple[Path, ...]:
+    """Where a party's rows lie, and what leads to them: files and folders that a job's code must not see."""
+    source = source_of(data)
+    return tuple(path for path in (Path(data), *(source.places if source is not None else ())) if path.exists())
 
 
 def read_source(path: Path) -> Source:

@@ -1,8 +1,9 @@
 """The walls around a job's code: a child without files, keys, network and privileges, by bubblewrap.
 
 The child sees the interpreter, its packages and this package, all read-only, and an empty folder in memory; it has namespaces of
-its own for mounts, processes, network, IPC and host name, no capability, an empty environment, and limits on memory, processes and
-file sizes (``prlimit``).  Where the party is root the child is another user (``setpriv``): limits and modes do not bind root.
+its own for mounts, processes, network, IPC and host name, no capability, an empty environment, and limits on memory, threads and
+file sizes (``prlimit``); calls of the kernel that lead around these are refused (`securefl.usercode.calls`).  Where the party is
+root the child is another user (``setpriv``): limits and modes do not bind root.
 
 What it does not protect: a hole in the kernel, and what the processor's timing tells (caches, load).  Whatever lies in the folders
 of the interpreter and its packages can be read: keys must not lie there, which is checked for those that are named.
@@ -16,9 +17,11 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from protocols.rand import fresh
 from securefl.errors import UserError
 
 Kind = Literal["bubblewrap", "none"]
@@ -34,10 +37,10 @@ class Isolation:
 
     Attributes:
         kind: ``bubblewrap``, or ``none``: then the code can read what the party can, its keys among it, and reach the network.
-        memory: bytes of address space of each of the child's processes.
+        memory: bytes of address space of the child, which is one process; without walls, of each of its processes.
         threads: that compute.
-        processes: most processes and threads of the child at once.
-        cpu: seconds of a processor, of each process.
+        processes: most threads of the child at once.
+        cpu: seconds of a processor, of the child.
         file: bytes of its largest file, and of all files in its folder together.
         start: seconds for the child to start and load the code.
         step: seconds for one answer.
@@ -54,8 +57,12 @@ class Isolation:
     step: float = 600.0
     private: tuple[Path, ...] = ()
 
-    def command(self, program: list[str]) -> list[str]:
+    def command(self, program: list[str], calls: int | None = None) -> list[str]:
         """The words that run a program of Python behind the walls.
+
+        Args:
+            program: what Python is told.
+            calls: an open file that holds `securefl.usercode.calls.program`, which bubblewrap reads and closes.
 
         Raises:
             UserError: where a tool is missing, or a private path lies in a folder that the child would see: nothing runs then.
@@ -74,9 +81,11 @@ class Isolation:
         self._refuse_shown(shown)
         walls = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
         root = os.geteuid() == 0
-        walls += [] if root else ["--unshare-user"]
+        # Where the child has the party's user, bubblewrap's own process would be the child's to write, and it has no limits.
+        walls += [] if root else ["--unshare-user", "--as-pid-1"]
         walls += ["--hostname", "child", "--clearenv", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
         walls += [word for name in ("SETUID", "SETGID", "SETPCAP") if root for word in ("--cap-add", f"CAP_{name}")]
+        walls += [] if calls is None else ["--seccomp", str(calls)]
         # Before what is shown, which may lie under it: a virtual environment in /tmp.
         walls += ["--size", str(self.file), "--perms", "1777", "--tmpfs", "/tmp"]  # noqa: S108  (the child's own)
         for folder in dict.fromkeys(parent for path in shown for parent in reversed(path.parents) if parent != Path("/")):
@@ -87,9 +96,9 @@ class Isolation:
             walls += _system(Path("/", name))
         walls += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
         walls += ["--remount-ro", "/", "--chdir", "/tmp", "--"]  # noqa: S108
-        drop = ["--no-new-privs", "--inh-caps=-all"]
+        drop = ["--no-new-privs", "--inh-caps=-all", *(() if root else ("--pdeathsig=KILL",))]
         if root:
-            user = FIRST_USER + (os.getpid() * 2 + next(_turn)) % USERS
+            user = FIRST_USER + (_place() + next(_turn)) % USERS
             drop += [f"--reuid={user}", f"--regid={user}", "--clear-groups", "--bounding-set=-all"]
         return [str(where["bwrap"]), *walls, str(where["prlimit"]), *run, "--", str(where["setpriv"]), *drop, "--", *python]
 
@@ -98,6 +107,12 @@ class Isolation:
             inside = next((folder for folder in shown if path.resolve().is_relative_to(folder.resolve())), None)
             if inside is not None:
                 raise UserError(f"{path} lies in {inside}, which a job's code can read: move it elsewhere")
+
+
+@cache
+def _place() -> int:
+    """Where this process begins to count users: parties in containers have like process numbers, and a user's limits in common."""
+    return fresh().below("user", USERS, 1)[0]
 
 
 def visible() -> Iterator[Path]:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import IO, Any
 
 from securefl.errors import UserError, printable
+from securefl.usercode.calls import program
 from securefl.usercode.frames import Arrays, CodeFault, Kind, fault, packed, read
 from securefl.usercode.isolation import Isolation, remedy
 
@@ -71,10 +72,11 @@ class Child:
         if self._process is not None and self._process.poll() is None:
             return
         self.end()
-        words = self._isolation.command(PROGRAM)
         self._folder = tempfile.TemporaryDirectory(prefix="securefl-")
         # Where there are walls the child has a folder of its own behind them.
-        with tempfile.TemporaryFile() as said:
+        with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as calls:
+            passed = self._calls(calls)
+            words = self._isolation.command(PROGRAM, *passed)
             self._process = subprocess.Popen(  # noqa: S603  (no shell; every word is ours)
                 words,
                 stdin=subprocess.PIPE,
@@ -83,6 +85,7 @@ class Child:
                 env={},
                 cwd=self._folder.name,
                 start_new_session=True,
+                pass_fds=passed,
             )
             for pipe in (self._process.stdin, self._process.stdout):
                 os.set_blocking(_pipe(pipe).fileno(), False)
@@ -97,6 +100,14 @@ class Child:
                 line = printable(" ".join(said.read(400).decode(errors="replace").split()))
                 raise UserError(f"no child could be started behind walls ({line}){remedy()}")
         self.facts, _ = self._asked("start", {**self._code, "threads": self._isolation.threads}, {}, {}, self._isolation.start)
+
+    def _calls(self, file: IO[bytes]) -> tuple[int, ...]:
+        """The file with the filter of the kernel's calls, which bubblewrap reads; nothing where there are no walls."""
+        if self._isolation.kind == "none":
+            return ()
+        file.write(program())
+        file.seek(0)
+        return (file.fileno(),)
 
     def end(self) -> None:
         """End it, with all that it started; the next question starts another."""

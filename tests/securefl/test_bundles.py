@@ -237,6 +237,11 @@ def fill(folder: Path, what: str) -> None:
             (folder / "job.toml").write_text('[data]\nname = "x.csv"\nlabel = "a"\nsite = "b"\ncontract = "schema.toml"\n')
         case "idle schema":
             (folder / "schema.toml").write_text("[columns.age]\nrange = [0, 120]\n")
+        case "schema beside":
+            (folder / "job.toml").write_text(
+                '[data]\nname = "x.csv"\nlabel = "a"\nsite = "b"\n[data.contract.columns.age]\nrange = [0, 1]\nunit = "1"\n'
+            )
+            (folder / "schema.toml").write_text('[columns.age]\nrange = [18, 110]\nunit = "years"\n')
         case "rows elsewhere":
             (folder / "job.toml").write_text('[data]\nname = "../x.csv"\nlabel = "a"\nsite = "b"\n')
         case "bad job":
@@ -265,6 +270,7 @@ WRONG = {
     "an output": "output is refused in a bundle",
     "schema elsewhere": "data.contract = '../schema.toml' is refused in a bundle",
     "no schema": "data.contract = 'schema.toml' is refused in a bundle",
+    "schema beside": "is refused in a bundle: its own schema.toml is allowed",
     "idle schema": "nobody would look at it",
     "rows elsewhere": "data.name = '../x.csv' is refused in a bundle",
     "bad job": "privacy.rounds = 0 is refused",

@@ -21,9 +21,11 @@ from pyarrow import parquet
 from securefl import UserError
 from securefl.data import reading
 from securefl.data.public import own_table, public_of
-from securefl.data.sources import Source, read_source, source_of
+from securefl.data.sources import Source, own_places, read_source, source_of
 from securefl.data.types import Site
 from securefl.job import Job
+from securefl.usercode import isolation
+from securefl.usercode.isolation import Isolation
 
 HEADER = ("age", "bp", "ward", "y", "site")
 ROWS = [
@@ -306,3 +308,28 @@ def test_rows_come_from_postgresql_too(tmp_path: Path) -> None:
         with engine.begin() as base:
             base.execute(sql.text("drop table visits_here"))
         engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        'kind = "csv"\npath = "shown/rows"\n',
+        'kind = "parquet"\npath = "shown/rows"\n',
+        'kind = "sql"\nurl = "postgresql+psycopg://reader@db/ward"\ntable = "t"\npassword_file = "shown/rows"\n',
+        'kind = "sql"\nurl = "sqlite:///{}/shown/rows"\ntable = "t"\n',
+        'kind = "python"\nloader = "own:rows"\nfolder = "shown"\n',
+    ],
+)
+def test_where_a_jobs_code_could_read_what_a_configuration_names_nothing_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    (tmp_path / "shown").mkdir()
+    (tmp_path / "shown" / "rows").write_text("")
+    path = tmp_path / "data.toml"
+    path.write_text(said.format(tmp_path))
+    path.chmod(0o600)
+    Isolation(private=own_places(str(path))).command([])
+    monkeypatch.setattr(isolation, "visible", lambda: iter([tmp_path / "shown"]))
+    Isolation(private=(path,)).command([])  # the file that says so lies elsewhere
+    with pytest.raises(UserError, match="which a job's code can read: move it elsewhere"):
+        Isolation(private=own_places(str(path))).command([])

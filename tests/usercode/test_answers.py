@@ -73,8 +73,8 @@ class Told(Isolation):
         super().__init__(step=step)
         object.__setattr__(self, "program", program)
 
-    def command(self, _program: list[str]) -> list[str]:
-        return super().command(self.program)  # type: ignore[attr-defined]
+    def command(self, _program: list[str], calls: int | None = None) -> list[str]:
+        return super().command(self.program, calls)  # type: ignore[attr-defined]
 
 
 def gradients(child: Child) -> Any:

@@ -116,6 +116,32 @@ def test_two_certificates_for_one_host_at_one_address_are_refused(two: Path) -> 
     assert len(load(two / "all.toml", "127.0.0.1:0")) == 2
 
 
+def test_two_servers_of_one_consortium_do_not_listen_at_one_address(two: Path) -> None:
+    """Under names of their own: the callers' certificates would be one federation's, whichever they call."""
+    sent = enrolment.request(two / "again", "fed-2", fresh, ("again.example",))
+    operator, now = two / "heart" / "operator", datetime.now(UTC)
+    enrolment.accept(two / "again", enrolment.issue(operator, enrolment.read(sent), now))
+    text = TEXT.replace("lung/server", "again")
+    (two / "all.toml").write_text(text)
+    assert len(load(two / "all.toml", "127.0.0.1:0")) == 2
+    (two / "all.toml").write_text(text.replace('listen = "localhost:0"\n', ""))
+    with pytest.raises(UserError, match=r"heart and lung listen at 127.0.0.1:0 for one consortium"):
+        load(two / "all.toml", "127.0.0.1:0")
+
+
+def test_a_file_with_a_password_that_others_may_read_is_refused(two: Path) -> None:
+    secret, plain = (f'store = "postgresql+psycopg://heart{word}@db/heart"\n' for word in (":s3cret", ""))
+    for mode, line, fits in ((0o644, secret, False), (0o640, secret, False), (0o600, secret, True), (0o644, plain, True)):
+        (two / "all.toml").write_text(TEXT + line)
+        (two / "all.toml").chmod(mode)
+        if fits:
+            assert len(load(two / "all.toml", "127.0.0.1:0")) == 2
+            continue
+        with pytest.raises(UserError, match=r"others may read it, and federation.lung.store holds a password") as found:
+            load(two / "all.toml", "127.0.0.1:0")
+        assert "s3cret" not in str(found.value)
+
+
 def test_a_file_that_others_may_write_is_refused(two: Path) -> None:
     (two / "all.toml").chmod(0o666)
     with pytest.raises(UserError, match="others may write it"):
