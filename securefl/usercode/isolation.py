@@ -76,7 +76,8 @@ class Isolation:
         where = {name: shutil.which(name) for name in TOOLS}
         missing = [name for name, found in where.items() if found is None]
         if missing:
-            raise UserError(f"a job's code runs behind walls, and {', '.join(missing)} is not installed{remedy()}")
+            first = remedy("install bubblewrap and util-linux, or ")
+            raise UserError(f"a job's code runs behind walls, and {', '.join(missing)} is not installed{first}")
         shown = list(visible())
         self._refuse_shown(shown)
         walls = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
@@ -135,9 +136,9 @@ def _system(path: Path) -> list[str]:
     return ["--ro-bind", str(path), str(path)] if path.is_dir() else []
 
 
-def remedy() -> str:
-    """What can be done where no walls can be had."""
+def remedy(first: str = "") -> str:
+    """What can be done where no walls can be had; ``first`` is what should be tried before."""
     return (
-        ': install bubblewrap and util-linux, or let policy.toml say isolation = "none", whereupon the code can read what this '
-        "account can, keys and rows among it, and reach the network"
+        f': {first}let policy.toml say isolation = "none", whereupon the code can read what this account can, keys and rows among '
+        "it, and reach the network"
     )
