@@ -28,7 +28,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from securefl import files
-from securefl.bundles.running import is_hash
+from securefl.bundles.kept import is_hash
 from securefl.errors import UserError
 from securefl.job import Job
 from securefl.knobs import Knobs, near

@@ -22,6 +22,19 @@ def atomic_write(path: Path, content: bytes, *, private: bool = False) -> None:
     _rename({path: _staged(path, content, private=private)})
 
 
+def sync_folder(folder: Path) -> None:
+    """Flush the names in a folder to the disk: a file that was renamed there is found after a power cut, too.
+
+    Raises:
+        OSError: it is missing, or the disk fails.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _staged(path: Path, content: bytes, *, private: bool = False) -> Path:
     """The content on the disk under a temporary name beside ``path``."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)

@@ -85,8 +85,4 @@ class FileJournal:
     def _write(self) -> None:
         tree = {"format": FORMAT, "joined": self._memory.joined, "spent": self._memory.spent}
         files.atomic_write(self._path, (json.dumps(tree, indent=1) + "\n").encode())
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the new name, too
-        finally:
-            os.close(folder)
+        files.sync_folder(self._path.parent)

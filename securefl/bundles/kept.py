@@ -9,7 +9,6 @@ What it does not protect: whoever may write the folder may put an old decision b
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +26,11 @@ from securefl.transport.pki import fingerprint
 FOLDER = "bundles"
 SHORTEST = 8
 """Fewest digits by which a bundle may be named."""
+
+
+def is_hash(text: str, *, shortest: int = SHORTEST) -> bool:
+    """Whether this names a bundle by at least so many first digits of its hash."""
+    return re.fullmatch(rf"[0-9a-f]{{{shortest},64}}", text) is not None
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,9 @@ class Kept:
         Raises:
             UserError: where there is none, or more than one.
         """
-        if not re.fullmatch(rf"[0-9a-f]{{{SHORTEST},64}}", text):
+        if not is_hash(text):
             raise UserError(f"{text!r} names no bundle: {SHORTEST} to 64 digits 0-9 a-f of its hash are needed")
-        found = sorted(path.stem for path in self.folder.glob(f"{text}*.bundle") if re.fullmatch(r"[0-9a-f]{64}", path.stem))
+        found = self._hashes(f"{text}*.bundle")
         if len(found) != 1:
             which = "no bundle that was reviewed here begins" if not found else f"{len(found)} bundles begin"
             raise UserError(f"{which} with {text}: securefl review lists and shows them")
@@ -100,8 +104,7 @@ class Kept:
 
     def decisions(self) -> list[Decision]:
         """All decisions in their order; errors as `decision`."""
-        stems = sorted(path.stem for path in self.folder.glob("*.decision") if re.fullmatch(r"[0-9a-f]{64}", path.stem))
-        found = [self.decision(bytes.fromhex(stem)) for stem in stems]
+        found = [self.decision(bytes.fromhex(digest)) for digest in self._hashes("*.decision")]
         return sorted((one for one in found if one is not None), key=lambda one: one.number)
 
     def decide(self, digest: bytes, verdict: Verdict, now: datetime, because: str = "") -> Decision:
@@ -151,14 +154,14 @@ class Kept:
         except Refused as error:
             raise UserError(f"the bundle {signed.hash.hex()} is refused: {error.check} ({error.detail})") from None
 
+    def _hashes(self, pattern: str) -> list[str]:
+        """Whole hashes that files of such names are named after, in order."""
+        return sorted(path.stem for path in self.folder.glob(pattern) if is_hash(path.stem, shortest=64))
+
     def _write(self, name: str, content: bytes) -> None:
         make_folder(self.folder)
         try:
             files.atomic_write(self.folder / name, content, private=True)
-            folder = os.open(self.folder, os.O_RDONLY)
-            try:
-                os.fsync(folder)  # the new name, too
-            finally:
-                os.close(folder)
+            files.sync_folder(self.folder)
         except OSError as error:
             raise UserError(f"{self.folder / name} cannot be written: {error.strerror or error}") from None

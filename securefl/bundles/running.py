@@ -6,14 +6,13 @@ theirs, and nobody takes part.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protocols.errors import Refused
 from securefl.bundles.contents import Bundle
-from securefl.bundles.kept import SHORTEST, Kept
+from securefl.bundles.kept import Kept, is_hash
 from securefl.bundles.signed import SignedBundle
 from securefl.errors import UserError, printable
 from securefl.transport.desk_words import LARGEST_BUNDLE, Listed
@@ -66,11 +65,6 @@ def of_party(named: str | None, credentials: Credentials, listed: Callable[[], L
         signed = kept.approved(kept.named(named))
     signed.bundle.checked()
     return signed
-
-
-def is_hash(named: str) -> bool:
-    """Whether this names a bundle by the first digits of its hash, and not by a file."""
-    return re.fullmatch(rf"[0-9a-f]{{{SHORTEST},64}}", named) is not None
 
 
 def of_server(named: str, credentials: Credentials, roster: SignedRoster, shelf: Shelf) -> SignedBundle:

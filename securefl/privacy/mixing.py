@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -55,12 +56,19 @@ def refuse_mixing(model: nn.Module, x: torch.Tensor) -> None:
             )
 
 
+@contextmanager
+def _repeated() -> Iterator[None]:
+    """A trial run that is thrown away: each draws the same, and leaves torch's generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # noqa: TID251
+        yield
+
+
 def _outputs(model: nn.Module, *batches: torch.Tensor) -> list[torch.Tensor]:
     """What a copy of the model gives for the last of several batches: the tensors that have a line a record."""
     model = copy.deepcopy(model)
     for batch in batches:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(0)  # noqa: TID251  (a trial run, thrown away)
+        with _repeated(), torch.no_grad():
             found = model(batch)
     return [value for value in _tensors(found) if value.ndim and len(value) == len(batches[-1])]
 
@@ -103,8 +111,7 @@ def refuse_mixing_loss(
     own = [p for p in model.parameters() if p.requires_grad]
 
     def gradient(rows: list[int]) -> torch.Tensor:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # noqa: TID251  (a trial run, thrown away)
+        with _repeated():
             found = torch.autograd.grad(loss(model(x[rows]), y[rows]), own, allow_unused=True, materialize_grads=True)
         return torch.cat([g.detach().reshape(-1) for g in found])
 
