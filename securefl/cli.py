@@ -18,6 +18,7 @@ import typer
 
 from protocols.errors import Misuse, SecureSumError
 from securefl import (
+    cli_analytics,
     cli_audit,
     cli_budget,
     cli_bundles,
@@ -315,6 +316,8 @@ for _command in (
     cli_runs.status,
     cli_runs.report,
     cli_statistics.stats,
+    cli_analytics.survival,
+    cli_analytics.association,
     cli_noise.noise,
     cli_budget.budget,
     cli_audit.audit,
