@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from securefl.job import Job
     from securefl.results import RoundRecord, RunResult
     from securefl.tables import Sheet
+    from securefl.tracking import Tracking
 
 RECORDS = "For later audits"
 INTERRUPTED = 130
@@ -129,6 +130,7 @@ def _run(
 
     from securefl import console, files, report  # noqa: PLC0415
     from securefl.audit.recording import Recording  # noqa: PLC0415
+    from securefl.tracking import tracking  # noqa: PLC0415
 
     if no_dp and given.setdefault("privacy.mechanism", "none") != "none":
         raise UserError(f"{NO_DP} and --mechanism {given['privacy.mechanism']} clash: give one of them")
@@ -140,9 +142,10 @@ def _run(
     screen, progress = Console(highlight=False, quiet=json), Console(stderr=True, highlight=False)
     written: list[Path] = []
     try:
-        with redirect_stdout(sys.stderr if json else sys.stdout), recording:
+        with redirect_stdout(sys.stderr if json else sys.stdout), recording, tracking(checked.output.track) as track:
             told = list[str]()
-            result = _train(checked, screen, progress, recording, told, lines=not json)
+            result = _train(checked, screen, progress, recording, track, told, lines=not json)
+            track.end(result)
             contents = report.outputs(result) if out else {}
         written = files.write_all(out, contents) if out else []
         written += recording.written
@@ -168,7 +171,9 @@ def _run(
 app.command("run")(with_job_options(_run))
 
 
-def _train(job: Job, screen: Console, progress: Console, recording: Recording, told: list[str], *, lines: bool) -> RunResult:
+def _train(
+    job: Job, screen: Console, progress: Console, recording: Recording, track: Tracking, told: list[str], *, lines: bool
+) -> RunResult:
     """Train; the warnings that were shown meanwhile join ``told``."""
     from securefl import console  # noqa: PLC0415
 
@@ -191,12 +196,14 @@ def _train(job: Job, screen: Console, progress: Console, recording: Recording, t
             waiting.stop()
             console.show_data(screen, dataset)
             console.show_plan(screen, job, parties=parties)
+            track.begin(job)
             for line in early:
                 console.show_warning(progress, line)
             shown.append(stack.enter_context(console.progress(progress, job, lines=lines)))
 
         def tell(record: RoundRecord) -> None:
             shown[0](record)
+            track.round(record)
 
         def notice(line: str) -> None:
             told.append(line)
