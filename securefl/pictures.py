@@ -28,11 +28,16 @@ def picture_file(path: Path) -> Path:
     return path
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure whole, or not at all, without the time."""
+def drawn(figure: Figure, ending: str) -> bytes:
+    """A figure as the content of a file ``.svg``, ``.png`` or ``.pdf``, without the time; ``ending`` has no dot."""
     import matplotlib as mpl  # noqa: PLC0415 - slow to import
 
-    out, ending = io.BytesIO(), path.suffix[1:].lower()
+    out = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "securefl"}):
         figure.savefig(out, format=ending, metadata={"CreationDate" if ending == "pdf" else "Date": None})
-    atomic_write(path, out.getvalue())
+    return out.getvalue()
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure whole, or not at all."""
+    atomic_write(path, drawn(figure, path.suffix[1:].lower()))
