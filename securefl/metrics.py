@@ -105,8 +105,11 @@ class BinaryMetrics:
         """Metrics from the sums over all parties.
 
         Returns:
-            ``rows``; with any rows ``accuracy`` and ``loss`` (nats a row); with both classes ``auroc``.  Never NaN.
+            ``rows``; with any rows ``accuracy`` and ``loss`` (nats a row); with both classes ``auroc`` and its standard error
+            ``auroc_se`` (`securefl.binned.auroc_variance`, for the held-out rows alone).  Never NaN.
         """
+        from securefl.binned import auroc_variance  # noqa: PLC0415 - which reads histograms with what is here
+
         positives, negatives = (np.asarray(sums[name], dtype=np.float64) for name in ("positives", "negatives"))
         rows = float(positives.sum() + negatives.sum())
         out = {"rows": rows}
@@ -116,6 +119,7 @@ class BinaryMetrics:
             out["loss"] = max(loss, 0.0) / rows
         if positives.sum() > 0 and negatives.sum() > 0:
             out["auroc"], _ = binned_auroc(positives, negatives)
+            out["auroc_se"] = math.sqrt(auroc_variance(positives, negatives))
         return out
 
 
