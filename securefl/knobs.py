@@ -225,6 +225,12 @@ class PrivacyKnobs(Knobs):
         "over all sites are divided by it, and need it",
     )
     precision: int = Field(default=16, ge=8, le=24, description="bits of one coordinate of one party")
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        le=100_000,
+        description="stop where AUROC out of the secure sums (or the loss, without any) has not improved for so many rounds",
+    )
     threshold: int | None = Field(
         default=None, ge=2, le=10_000, description="parties needed to open a sum (default: from the cohort)"
     )

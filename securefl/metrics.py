@@ -14,7 +14,7 @@ What it does not protect: the summed histograms are opened exactly, outside diff
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -198,3 +198,15 @@ def _checked(scores: ArrayLike, labels: ArrayLike, *, bounded: bool = True) -> t
     if wrong.size:
         raise UserError(f"the label of row {wrong[0]} is {label[wrong[0]]}: it must be 0 or 1")
     return score, label == 1
+
+
+def best_of(rounds: Sequence[Mapping[str, float]]) -> tuple[str, int | None]:
+    """By which metric rounds are compared, and the place of the first best one: the highest AUROC, or the least loss without any.
+
+    None where no round has either.
+    """
+    for key, sign in (("auroc", 1.0), ("loss", -1.0)):
+        scored = [(sign * metrics[key], -place) for place, metrics in enumerate(rounds) if key in metrics]
+        if scored:
+            return key, -max(scored)[1]
+    return "", None
