@@ -207,7 +207,7 @@ def take_part(
     from securefl.attending import Attending  # noqa: PLC0415  (loads torch)
     from securefl.bundles.running import code_of  # noqa: PLC0415
     from securefl.data.sources import own_places  # noqa: PLC0415
-    from securefl.own_rows import own_folds, refuse_unfit  # noqa: PLC0415
+    from securefl.own_rows import OwnRows, refuse_unfit  # noqa: PLC0415
     from securefl.privacy.budget import PartyLedger  # noqa: PLC0415
     from securefl.privacy.rows import digest_of  # noqa: PLC0415
     from securefl.transport.link import Link  # noqa: PLC0415
@@ -215,7 +215,7 @@ def take_part(
     log, identity = JsonLog(clock, party=name), credentials.identity
     if identity is None:
         raise UserError(f"{keys} holds no identity")
-    folds = own_folds(checked, rows)
+    own = OwnRows.of(checked, rows)
     code = None if signed is None else code_of(signed.bundle, rules.isolation(keys, *own_places(where)))
 
     def warn(line: str) -> None:
@@ -234,12 +234,12 @@ def take_part(
                 name,
                 identity,
                 journal,
-                folds,
+                own,
                 ledger=ledger,
                 notices=warn,
                 policy=rules,
                 logs=keys / "logs",
-                check=lambda s: refuse_unfit(s, name, folds),
+                check=lambda s: refuse_unfit(s, own),
                 bundle=signed,
                 code=code,
             )

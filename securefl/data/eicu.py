@@ -30,7 +30,7 @@ UNKNOWN = "unknown"
 """The region of a hospital without one."""
 FEWEST_ROWS = 5
 """A site with fewer stays is left out: it could not hold out rows in five folds."""
-COMPARED = "APACHE IVa"
+COMPARED = public.COMPARED
 PATIENT = (
     STAY,
     "patienthealthsystemstayid",
