@@ -223,7 +223,11 @@ class Attending:
 
     def figures(self) -> dict[str, Any] | None:
         """The party's own figures of the final model, for itself alone; None without a model, or one to compare it with."""
-        return None if self._stages is None else self._stages.figures
+        try:
+            return None if self._stages is None else self._stages.figures
+        except CodeFault as error:
+            self._notices(f"{self._name} has no figures of its own: {error}")
+            return None
 
     def close(self) -> None:
         """The run is over: seal the log, end what runs for it."""

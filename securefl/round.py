@@ -143,7 +143,7 @@ class NextModel:
 
 @dataclass(frozen=True)
 class GlobalModel(Message):
-    """Server → every party: the global model and public values of encoding and run, whose hash enters this sum's session identity."""
+    """Server → every party: the global model and public values of encoding and run; their hash enters the session identity."""
 
     round: Annotated[int, Span(0, 2**32 - 1)]
     attempt: Annotated[int, Span(0, 2**32 - 1)]

@@ -184,7 +184,7 @@ class Serving:
             return False
         if found.value is None:
             raise SecureSumError(
-                "the sum for scaling gave nothing, and a run has one: another start of the server begins a run that parties join anew"
+                "the sum for scaling gave nothing, and a run has one: the next start of the server begins a run for parties to join"
             )
         self.scaling = Scaling.read(found.value)
         self.side.beside = self.scaling.values()

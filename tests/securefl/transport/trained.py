@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,12 +83,14 @@ def start(
     ledgers: dict[str, PartyLedger] | None = None,
     record: Path | None = None,
     beside: Executor | None = None,
+    own: dict[str, OwnRows] | None = None,
+    entropies: Callable[[str], Entropy] = entropy,
 ) -> tuple[SharedJob, dict[str, Attending], list[asyncio.Future[Any]]]:
-    """All parties call; ``jobs`` are those of parties that have another one than the server."""
+    """All parties call; ``jobs`` are those of parties that have another one than the server, ``own`` is whose rows are whose."""
     shared = SharedJob.of(some, net.hall.cohort)
     net.hall.run, net.hall.job = run_name(shared.hash, entropy("run")), shared.hash
-    attended, calls, own = dict[str, Attending](), list[asyncio.Future[Any]](), rows(some)
-    for name in SITES:
+    attended, calls, have = dict[str, Attending](), list[asyncio.Future[Any]](), own or rows(some)
+    for name in have:
         credentials = net.link(name)._credentials
         assert credentials.identity is not None
         attended[name] = Attending(
@@ -95,9 +98,9 @@ def start(
             name,
             credentials.identity,
             MemoryJournal(),
-            own[name],
+            have[name],
             ledger=(ledgers or {}).get(name),
-            entropy=entropy(name),
+            entropy=entropies(name),
             logs=None if record is None else record / "logs",
         )
         hash_told = shared.hash  # also by who has another job: what the server says is what it is held to
@@ -107,12 +110,12 @@ def start(
     return shared, attended, calls
 
 
-async def train(net: Wired, some: Job, *, least: int = 3, record: Path | None = None, **parties: Any) -> Trained:
+async def train(net: Wired, some: Job, *, least: int | None = None, record: Path | None = None, **parties: Any) -> Trained:
     """A run of all parties, or of those that stay."""
     shared, attended, calls = start(net, some, record=record, **parties)
-    if least < len(SITES):
+    if least is not None and least < len(attended):
         await asyncio.wait(calls, timeout=LIMIT, return_when=asyncio.FIRST_COMPLETED)
-    await net.present(least)
+    await net.present(least or len(attended))
     tape = None if record is None else Tape(record / "run.tape")
     serving = Serving(shared, net.hall, tape=tape)
     async with asyncio.timeout(2 * LIMIT):
