@@ -204,6 +204,8 @@ class Serving:
         digest = delivery.delivered(self.models, self.scaling).digest
         found = await self._driver(summed.stage).run(summed.read, ready, digest)
         self.figures = found.value
+        if found.lost:
+            await self._aside(self.keeper.held.stage(summed.stage.name).give_up)
         return found.over
 
     def _driver(self, stage: Stage) -> StageDriver:

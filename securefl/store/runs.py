@@ -31,7 +31,7 @@ from securefl.errors import UserError, quoted
 from securefl.store import tables
 from securefl.store.checkpoints import Checkpoint
 from securefl.store.migrate import bring_up
-from securefl.store.stages import MOST_ATTEMPTS, Attempt, HeldStage, so_far
+from securefl.store.stages import MOST_ATTEMPTS, Attempt, HeldStage, SoFar, so_far
 
 PATIENCE = 60.0
 """Seconds that SQLite waits for another process."""
@@ -165,7 +165,8 @@ class RunStore:
                 progress = _progress(base, name)
                 if before is not None and (first := so_far(base, name, before)).value is None and (first.over or progress.used):
                     continue
-                if not progress.done or (after is not None and not so_far(base, name, after).over):
+                last = so_far(base, name, after) if after is not None else SoFar(over=True)
+                if not progress.done or not last.over or last.lost:
                     return str(name)
         return None
 

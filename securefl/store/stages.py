@@ -42,12 +42,14 @@ class SoFar:
         over: whether none may follow.
         value: what it gave, JSON; None where it gave nothing.
         contributors: parties in its sum.
+        lost: whether it is over as a server was gone in it, and nobody has said so since (`HeldStage.give_up`).
     """
 
     attempts: int = 0
     over: bool = False
     value: str | None = None
     contributors: int = 0
+    lost: bool = False
 
 
 class Held(Protocol):
@@ -98,6 +100,13 @@ class HeldStage:
         why = {"step": step, "check_name": check, "detail": detail[:1000]}
         self._change(attempt, ended=self._now(), outcome="aborted", seconds=seconds, **why)
 
+    def give_up(self) -> None:
+        """Whoever goes on knows that the sum was lost: it is as one that was aborted."""
+        s = tables.stages.c
+        gone = (s.run == self._held.run, s.stage == self.name, s.outcome == "lost")
+        with self._held.writing() as base:
+            base.execute(update(tables.stages).where(*gone).values(outcome="aborted", check_name="lost"))
+
     def _change(self, attempt: Attempt, **values: Any) -> None:
         s = tables.stages.c
         mine = (s.run == self._held.run, s.stage == self.name, s.attempt == attempt.attempt, s.ended.is_(None))
@@ -111,7 +120,9 @@ def so_far(base: Connection, run: str, stage: str) -> SoFar:
     rows = [*_rows(base, run, stage)]
     done = next((row for row in rows if row.outcome == "finished"), None)
     over = any(row.inputs_asked for row in rows) or (len(rows) >= MOST_ATTEMPTS and rows[-1].ended is not None)
-    return SoFar(len(rows), over, None if done is None else done.value, 0 if done is None else done.contributors)
+    if done is not None:
+        return SoFar(len(rows), over, done.value, done.contributors)
+    return SoFar(len(rows), over, lost=over and any(row.outcome in (None, "lost") for row in rows))
 
 
 def _rows(base: Connection, run: str, stage: str) -> Iterator[Any]:
