@@ -11,8 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
 from protocols.errors import Refused, require
 from protocols.policy import Journal
 from protocols.primitives.sign import SigningKey
@@ -27,6 +25,8 @@ from securefl.modules import Copier
 from securefl.policy_file import PolicyFile
 from securefl.shared_job import SharedJob, is_run_of, job_hash
 from securefl.site_side import SiteSide
+from securefl.site_stages import SiteStages
+from securefl.stages import MARKS
 from securefl.transport.roster import SignedRoster
 from securefl.transport.sitting import Part, Withdraws
 from securefl.usercode.frames import CodeFault
@@ -37,8 +37,9 @@ if TYPE_CHECKING:
     from securefl.audit.party_log import PartyLog
     from securefl.bundles.signed import SignedBundle
     from securefl.job import Job
+    from securefl.own_rows import OwnRows
     from securefl.privacy.budget import PartyLedger
-    from securefl.round import Contribution, Fold, Task
+    from securefl.round import Contribution, Task
     from securefl.trainer import ClientTrainer
 
 
@@ -50,7 +51,7 @@ class Attending:
         name: the party's name on the roster.
         identity: its signing key.
         journal: on its disk.
-        folds: its rows, prepared.
+        rows: its own.
         ledger: its own, or None.
         notices: called with a line that the site's operator must see.
         entropy: of its sampling, noise and rounding.
@@ -67,7 +68,7 @@ class Attending:
         name: str,
         identity: SigningKey,
         journal: Journal,
-        folds: tuple[Fold, ...],
+        rows: OwnRows,
         *,
         ledger: PartyLedger | None = None,
         notices: Callable[[str], None] = lambda _line: None,
@@ -78,15 +79,15 @@ class Attending:
         bundle: SignedBundle | None = None,
         code: tuple[ClientTrainer, nn.Module] | None = None,
     ) -> None:
-        self._job, self._name, self._identity, self._journal, self._folds = job, name, identity, journal, folds
+        self._job, self._name, self._identity, self._journal, self._rows = job, name, identity, journal, rows
         self._ledger, self._notices, self._entropy, self._check = ledger, notices, entropy, check
         self._policy, self._bundle = policy or PolicyFile(""), bundle
         self._logs, self._code = logs, code
         self._log: PartyLog | None = None
-        self._final = list[delivery.Delivered]()
         self._run = ""
         self._shared: SharedJob | None = None
         self._side: SiteSide | None = None
+        self._stages: SiteStages | None = None
         self._party: Party | None = None
 
     @property
@@ -114,39 +115,55 @@ class Attending:
         shared = SharedJob.of(self._job, cohort, None if self._bundle is None else self._bundle.hash, self._code)
         require(is_run_of(run, shared.hash), "net-run", "a run of another job than the party's own")
         about = shared.about
-        self._policy.check_job(self._job, digest=shared.hash.hex(), protocol=about.protocol.name, values=about.plan.size)
+        sums = [(about.protocol.name, about.plan.size), *((one.protocol.name, one.size) for one in shared.stages)]
+        for protocol, values in sums:
+            self._policy.check_job(self._job, digest=shared.hash.hex(), protocol=protocol, values=values)
         for line in self._check(shared):
             self._notices(line)
         side = SiteSide(
             shared.about,
             self._name,
-            self._folds,
+            self._rows.folds(),  # in rounds, what the stages make of the rows
             copy.deepcopy(shared.trainer),
             entropy=self._entropy,
             notices=self._notices,
             noise_multiplier=shared.about.noise_multiplier,
         )
+        stages = SiteStages(shared, run, self._rows, side.trainer, entropy=self._entropy, ledger=self._ledger)
         if self._ledger is not None:
             side.keep_ledger(self._ledger, run)
-        self._party = replace(Party(mine, self._identity, self._policy.over(shared.policy, len(cohort))), journal=self._journal)
-        self._run, self._shared, self._side = run, shared, side
+            stages.refuse_over(about.opened(1, side.spending.noise_multiplier), self._job.privacy.rounds)
+        party = replace(Party(mine, self._identity, self._policy.over(shared.policy, len(cohort))), journal=self._journal)
+        if shared.stages:
+            self._check_epsilon(party, side)
+        self._run, self._shared, self._side, self._stages, self._party = run, shared, side, stages, party
         if self._logs is not None:
             from securefl.audit.party_log import PartyLog  # noqa: PLC0415
 
             self._logs.mkdir(parents=True, exist_ok=True)
             self._log = PartyLog(new_log(self._logs, run, mine, self._name), mine, self._identity, cohort)
 
+    def _check_epsilon(self, party: Party, side: SiteSide) -> None:
+        """Hold ε of the whole run to the own policy before the first of its sums, as every round does."""
+        try:
+            party.policy.check_epsilon(side.spending.planned(self._name), side.spending.delta or 0.0)
+        except Refused as error:
+            raise UserError(f"{self._name} does not take part, by its own {self._policy.explain(error)}") from None
+
     def convene(self, stage: str, number: int, attempt: int) -> Part:
-        """The part in a round, or in the delivery of the final model.
+        """The part in a round, in a sum beside the rounds, or in the delivery of the final model.
 
         Raises:
             Refused: ``net-stage`` for something that the job does not hold.
+            Withdraws: from the sum over the final model's scores, where that model did not come yet.
         """
-        shared, side, party = self._shared, self._side, self._party
-        if shared is None or side is None or party is None:
+        shared, side, stages, party = self._shared, self._side, self._stages, self._party
+        if shared is None or side is None or stages is None or party is None:
             raise Refused("net-stage", "a sum before the run was named")
         if stage == delivery.STAGE and number == self._job.privacy.rounds:
             return Part(delivery.at_party(shared, party.index))
+        if stage in MARKS:
+            return self._beside(stages, party, stage, number, attempt)
         fits = stage == "round" and 1 <= number <= self._job.privacy.rounds
         require(fits, "net-stage", f"{stage} {number}: the job has {self._job.privacy.rounds} rounds and nothing else")
 
@@ -161,13 +178,31 @@ class Attending:
                 book.begin(shared.about.protocol, found)
             return found
 
-        session = side.session(shared.flow, party, self._run, terms, Copier(shared.template))
+        session = side.session(shared.flow, party, self._run, terms, Copier(shared.template), shown=stages.shown)
         return Part(session if book is None else cast("Session", Recorded(session, book)), outside=self._train)
+
+    def _beside(self, stages: SiteStages, party: Party, name: str, number: int, attempt: int) -> Part:
+        """The part in a sum beside the rounds, recorded as a round is."""
+        try:
+            joined = stages.convene(name, number, attempt, party)
+        except CodeFault as error:
+            self._notices(f"{self._name} drops out of the {name}: {error}")
+            raise Withdraws from error
+        if joined is None:
+            raise Withdraws
+        session = joined.session
+        if self._log is not None:
+            from securefl.audit.recorded import Recorded  # noqa: PLC0415
+
+            self._log.begin(joined.protocol, joined.terms)
+            session = cast("Session", Recorded(session, self._log))
+        return Part(session, (joined.vector,))
 
     def _train(self, task: Task) -> Contribution:
         """Train; where the job's own code fails in its child, the round goes on without this party."""
         try:
-            return train_beside(task)
+            folds = task.site.folds if self._stages is None else self._stages.folds
+            return train_beside(replace(task, site=replace(task.site, folds=folds)))
         except CodeFault as error:
             self._notices(f"{self._name} drops out of this round: {error}")
             raise Withdraws from error
@@ -176,16 +211,23 @@ class Attending:
         """Charge what has left; that of the fewest survivors, as the number is the server's word."""
         if self._side is not None:
             self._side.over(None)
-        self._final += [value for value in session.outputs if isinstance(value, delivery.Delivered)]
+        for value in session.outputs:
+            if isinstance(value, delivery.Delivered) and self._stages is not None:
+                self._stages.take(value)
         if session.ended is not None and session.ended.check.startswith(("policy-", "ledger-")):
             self._notices(f"{self._name} does not take part, by its own {self._policy.explain(session.ended)}")
 
     def model(self) -> bytes | None:
         """The final model as `securefl.load_model` reads it; None where none came."""
-        if not self._final or self._shared is None:
+        return None if self._stages is None else self._stages.model
+
+    def figures(self) -> dict[str, Any] | None:
+        """The party's own figures of the final model, for itself alone; None without a model, or one to compare it with."""
+        try:
+            return None if self._stages is None else self._stages.figures
+        except CodeFault as error:
+            self._notices(f"{self._name} has no figures of its own: {error}")
             return None
-        count = self._shared.about.models
-        return delivery.file_of(self._shared, np.split(self._final[-1].values, count))
 
     def close(self) -> None:
         """The run is over: seal the log, end what runs for it."""

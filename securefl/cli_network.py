@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from securefl.transport.health import Health
     from securefl.transport.link import Ending
 
+OWN_OUTPUTS = ("model.safetensors", "figures.json")
+"""What a party may write into its ``--out``."""
 STOPPED = 143
 """Exit code after SIGTERM, as shells have it."""
 
@@ -150,8 +153,8 @@ def join(
         str | None,
         typer.Option(
             metavar="NAME|FILE",
-            help="The party's own rows: a CSV or Parquet file, a file that says where they are, or a named data set's site "
-            "(default: data.toml in the folder).",
+            help="The party's own rows: a CSV or Parquet file, a folder of eICU's tables, a file that says where they are, or a "
+            "named data set's site (default: data.toml in the folder).",
         ),
     ] = None,
     job: Annotated[
@@ -201,13 +204,13 @@ def take_part(
 
     credentials, clock = Credentials.load(keys, "party"), SystemClock()
     if out is not None:
-        files.check_folder(out, ("model.safetensors",))
+        files.check_folder(out, OWN_OUTPUTS)
     name, where = credentials.entry.name, own_data(data, keys)
     rows = own_rows(checked, where, name, site, [entry.name for entry in credentials.roster.parties])
     from securefl.attending import Attending  # noqa: PLC0415  (loads torch)
     from securefl.bundles.running import code_of  # noqa: PLC0415
     from securefl.data.sources import own_places  # noqa: PLC0415
-    from securefl.own_rows import own_folds, refuse_unfit  # noqa: PLC0415
+    from securefl.own_rows import OwnRows, refuse_unfit  # noqa: PLC0415
     from securefl.privacy.budget import PartyLedger  # noqa: PLC0415
     from securefl.privacy.rows import digest_of  # noqa: PLC0415
     from securefl.transport.link import Link  # noqa: PLC0415
@@ -215,7 +218,7 @@ def take_part(
     log, identity = JsonLog(clock, party=name), credentials.identity
     if identity is None:
         raise UserError(f"{keys} holds no identity")
-    folds = own_folds(checked, rows)
+    own = OwnRows.of(checked, rows)
     code = None if signed is None else code_of(signed.bundle, rules.isolation(keys, *own_places(where)))
 
     def warn(line: str) -> None:
@@ -234,12 +237,12 @@ def take_part(
                 name,
                 identity,
                 journal,
-                folds,
+                own,
                 ledger=ledger,
                 notices=warn,
                 policy=rules,
                 logs=keys / "logs",
-                check=lambda s: refuse_unfit(s, name, folds),
+                check=lambda s: refuse_unfit(s, own),
                 bundle=signed,
                 code=code,
             )
@@ -256,9 +259,13 @@ def take_part(
                 beside=beside,
             )
             ending = await link.attend(patience=wait)
-            model = attending.model()
+            model, figures = attending.model(), attending.figures()
+            if figures is not None:
+                log("figures", **brief(figures))
             if out is not None and model is not None:
-                for path in files.write_all(out, {"model.safetensors": model}):
+                made = {"model.safetensors": model}
+                made |= {"figures.json": (json.dumps(figures, indent=2) + "\n").encode()} if figures is not None else {}
+                for path in files.write_all(out, made):
                     log("written", path=str(path))
             return ended(ending)
 
@@ -307,6 +314,12 @@ def own_policy(given: Path | None, keys: Path) -> PolicyFile:
     return PolicyFile.load(given or usual)
 
 
+def brief(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """A party's own figures of the final model, for its log."""
+    found = figures["federated"]
+    return {"rows": found["rows"], **{key: found[key] and round(found[key]["value"], 4) for key in ("auroc", "auprc", "brier")}}
+
+
 def ended(ending: Ending) -> int:
     """The exit code of a party: 0 where the run is done.
 
@@ -339,9 +352,12 @@ def own_rows(job: Job, data: str, party: str, site: str | None, parties: list[st
     from securefl.data.public import own_table  # noqa: PLC0415
     from securefl.data.sources import source_of  # noqa: PLC0415
 
-    source = source_of(data)
+    source = source_of(data) if data != job.data.name else None
+    if source is not None and source.kind == "eicu" and source.path is not None and job.data.name == "eicu":
+        return datasets.own_eicu(job, source.path, site, party)
     if (source is not None) != job.data.is_table or (source is None and data != job.data.name):
         wanted = "a table: a .csv, .parquet or .toml file, or python:module:function" if job.data.is_table else job.data.name
+        wanted += ", by name, or a folder of its tables" * (job.data.name == "eicu")
         raise UserError(f"--data is {data!r}, and the job is about {wanted}")
     if source is not None:
         return own_table(source, job, site or party)

@@ -37,7 +37,12 @@ def status(
     """Show one run: its rounds, why any was aborted, and who was in the sums."""
     with _opened(store, keys) as base:
         row = _named(base, run)
-        tree = {**_run(base, row), "attempts": _attempts(base, row["name"]), "members": _members(base, row["name"])}
+        tree = {
+            **_run(base, row),
+            "attempts": _attempts(base, row["name"]),
+            "stages": _stages(base, row["name"]),
+            "members": _members(base, row["name"]),
+        }
     _show(tree, _sheets(tree), as_json=json)
 
 
@@ -144,6 +149,11 @@ def _attempts(base: RunStore, run: str) -> list[dict[str, Any]]:
     return [{**{key: row[key] for key in keep}, "check": row["check_name"]} for row in base.rows("attempts", run)]
 
 
+def _stages(base: RunStore, run: str) -> list[dict[str, Any]]:
+    keep = ("stage", "attempt", "outcome", "contributors", "step", "seconds")
+    return [{**{key: row[key] for key in keep}, "check": row["check_name"]} for row in base.rows("stages", run)]
+
+
 def _members(base: RunStore, run: str) -> list[dict[str, Any]]:
     """By member, in how many attempts it had which fate."""
     out = dict[str, dict[str, Any]]()
@@ -180,8 +190,14 @@ def _sheets(tree: dict[str, Any]) -> list[Sheet]:
     members = [
         [printable(m["member"]), *(str(m[fate]) for fate in ("summed", "dropped", "left", "blamed"))] for m in tree["members"]
     ]
+    beside = [
+        [a["stage"], str(a["attempt"]), a["outcome"] or "under way", str(a["contributors"] or ""), printable(a["check"] or "")]
+        for a in tree["stages"]
+    ]
+    columns = ["sum", "attempt", "outcome", "in the sum", "why"]
     return [
         _runs([tree]),
+        *([Sheet("Sums beside the rounds", columns, beside, "", frozenset({1, 3}))] if beside else []),
         Sheet("Rounds", ["round", "attempt", "outcome", "in the sum", "why"], attempts, "", frozenset({0, 1, 3})),
         Sheet(
             "Parties, by attempts", ["party", "in the sum", "dropped out", "left", "blamed"], members, "", frozenset({1, 2, 3, 4})

@@ -1,7 +1,8 @@
 """The end of a run over a network: every party that is there gets the final model.
 
-A sitting like the others, of a flow with one message.  What the server says is the final model is its word: a party can hold it
-against nothing but the models that it was shown in the rounds.
+A sitting like the others, of a flow with one message: models, and the scaling that rows need for them, if it is not by public
+ranges.  What the server says is the final model is its word: a party can hold it against nothing but what it was shown in the
+rounds.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from protocols.wire import Limits
 from securefl.encode import all_finite
 from securefl.models import from_vector
 from securefl.report import model_file
+from securefl.shared_scaling import Scaling
 
 if TYPE_CHECKING:
     from securefl.shared_job import SharedJob
@@ -46,9 +48,14 @@ class Waiting:
 
 @dataclass(frozen=True, eq=False)
 class Delivered:
-    """What came: the models one after the other, float32."""
+    """What came, float32: the models one after the other, and the scaling behind them."""
 
     values: NDArray[np.float32]
+
+    @property
+    def digest(self) -> bytes:
+        """As it enters the session identity of the sum that assesses the models."""
+        return Bulk.of(Floats(self.values.size), self.values).digest
 
 
 @dataclass(frozen=True)
@@ -79,13 +86,18 @@ def _limits(shared: SharedJob) -> Limits:
 
 
 def _layout(shared: SharedJob) -> Floats:
-    return Floats(sum(shared.about.plan.blocks))
+    return Floats(sum(shared.about.plan.blocks) + shared.about.beside)
 
 
-def at_server(shared: SharedJob, models: Sequence[NDArray[np.float32]]) -> Session:
+def delivered(models: Sequence[NDArray[np.float32]], scaling: Scaling | None) -> Delivered:
+    """What is delivered."""
+    return Delivered(np.concatenate([*models, *([] if scaling is None else [scaling.values()])]))
+
+
+def at_server(shared: SharedJob, what: Delivered) -> Session:
     """The server's session."""
     everybody = tuple(shared.cohort.indexes)
-    last = Last(Bulk.of(_layout(shared), np.concatenate(models)), everybody)
+    last = Last(Bulk.of(_layout(shared), what.values), everybody)
     return Session(flow, SERVER, {"client": everybody}, [last], _limits(shared))
 
 
@@ -94,7 +106,18 @@ def at_party(shared: SharedJob, index: int) -> Session:
     return Session(flow, client(index), {"server": [0]}, [Waiting()], _limits(shared))
 
 
-def file_of(shared: SharedJob, models: Sequence[NDArray[np.float32]]) -> bytes:
+def models_of(shared: SharedJob, what: Delivered) -> tuple[list[NDArray[np.float32]], Scaling | None]:
+    """The models, and the scaling.
+
+    Raises:
+        Refused: ``scaling-form``.
+    """
+    ends = np.cumsum(shared.about.plan.blocks)
+    *models, beside = np.split(what.values, ends)
+    return models, Scaling.of_values(beside) if beside.size else None
+
+
+def file_of(shared: SharedJob, models: Sequence[NDArray[np.float32]], scaling: Scaling | None) -> bytes:
     """The models as `securefl.load_model` reads them."""
     prefixes = [f"fold{i}." for i in range(len(models))] if len(models) > 1 else [""]
     state = dict[str, Any]()
@@ -102,4 +125,4 @@ def file_of(shared: SharedJob, models: Sequence[NDArray[np.float32]]) -> bytes:
         model = copy.deepcopy(shared.template)
         from_vector(model, vector)
         state |= {prefix + key: value.detach().numpy() for key, value in model.state_dict().items()}
-    return model_file(state, shared.job.plain(), shared.preparation)
+    return model_file(state, shared.job.plain(), shared.preparation(scaling))

@@ -26,7 +26,7 @@ from securefl.evaluation import scored
 from securefl.exact_sums import ExactSums
 from securefl.job import Job
 from securefl.knobs import DataKnobs, ModelKnobs, SimulationKnobs
-from securefl.ledger import opened_in_scaling
+from securefl.ledger import exact_moments, opened_in_scaling
 from securefl.models import build, threads_for
 from securefl.parties import Consortium
 from securefl.privacy.budget import Ledgers, ledgers_of, strangers
@@ -34,7 +34,7 @@ from securefl.privacy.store import Store
 from securefl.results import DataSummary, Opened, Preparation, RoundRecord, RunResult
 from securefl.round import Fold
 from securefl.runner import Runner
-from securefl.scaling import Exponents, Moments, Scaler, from_ranges
+from securefl.scaling import PRECISION, ROWS_MAX, Exponents, Moments, Scaler, from_ranges, scaling_rows
 from securefl.standardise import Scaled, filled, standardised, without_ranges
 from securefl.timing import Gauge
 
@@ -42,10 +42,6 @@ if TYPE_CHECKING:
     from securefl.audit.recording import Recording
 
 Splits = dict[str, tuple[Split, ...]]
-ROWS_MAX = 2**20
-"""Public bound of a site's rows in the feature statistics."""
-PRECISION = 48
-"""Bits of one coordinate in the feature statistics: each value travels whole."""
 
 
 def split(job: Job, dataset: Dataset) -> Splits:
@@ -269,10 +265,7 @@ def scale(
     if job.privacy.mechanism != "none":
         return Scaled(loaded, [from_ranges(bounds)] * folds, opened)
     moments = Moments(bounds, limit=limit_of(PRECISION), rows_max=ROWS_MAX)
-    every = [s.known if loaded.means else s.x for s in loaded.sites]
-    rows = [x[splits[s.name][0].train] if folds == 1 else x for s, x in zip(loaded.sites, every, strict=True)]
-    which = "training rows" if folds == 1 else "rows"
-    what = opened_in_scaling("rows, means and variances of each column", f"for scaling, over the {which} of all sites")
+    rows, what = [scaling_rows(s, splits[s.name], known=loaded.means) for s in loaded.sites], exact_moments(folds)
     if loaded.means:
         total = exact.total(1, what, moments.specs(), [moments.sums_known(x) for x in rows], precision=PRECISION)
         scaler, fills = moments.filling(total.sums, len(loaded.sites), [coding.fill or 0.0 for coding in loaded.codings])

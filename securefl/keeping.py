@@ -20,7 +20,7 @@ from protocols.session import Letter, Session
 from protocols.suite import Roster
 from protocols.wire import canonical
 from securefl.shared_job import SharedJob, run_name, shared_text
-from securefl.store import Attempt, Checkpoints, Fates, HeldRun, Past, RunStore
+from securefl.store import Attempt, Checkpoints, Fates, HeldRun, HeldStage, Past, RunStore
 
 if TYPE_CHECKING:
     from securefl.round import NextModel
@@ -41,7 +41,8 @@ def held_run(store: RunStore, shared: SharedJob, *, anew: bool = False, entropy:
         entropy: gives a new run its name.
     """
     job, cohort = shared.hash.hex(), cohort_digest(shared.cohort)
-    found = None if anew else store.unfinished(job, cohort)
+    before, after = (None if one is None else one.stage.name for one in (shared.scaling, shared.assessment))
+    found = None if anew else store.unfinished(job, cohort, before, after)
     name = found or run_name(shared.hash, entropy)
     rounds = shared.job.privacy.rounds
     return store.hold(name, job=job, cohort=cohort, text=shared_text(shared.job), rounds=rounds), found is not None
@@ -132,11 +133,12 @@ class Watched:
 
     Attributes:
         times: as `securefl.store.HeldRun.finish` takes them.
+        waits: whether inputs wait for a message of the server, or leave as soon as parties are called.
     """
 
     def __init__(
         self,
-        held: HeldRun,
+        held: HeldRun | HeldStage,
         attempt: Attempt,
         flow: Flow,
         session: Session,
@@ -146,6 +148,7 @@ class Watched:
         self.attempt, self.times, self._passed = attempt, dict[str, float](), passed
         self._held, self._session, self._names = held, session, names
         self._asking, self._after = asking(flow)
+        self.waits = self._asking is not None
         self._told, self._inside = dict[str, str](), list[str]()
 
     def __call__(self, letters: Sequence[Letter]) -> None:
@@ -181,10 +184,13 @@ class Watched:
         return out
 
 
-def asking(flow: Flow) -> tuple[type, type | None]:
-    """The server's message after which parties' inputs leave, and the first one after it, which goes to those in the sum."""
+def asking(flow: Flow) -> tuple[type | None, type | None]:
+    """The server's message after which parties' inputs leave, and the first one after it, which goes to those in the sum.
+
+    The first is None where inputs wait for no message.
+    """
     steps, told = flow.of("client"), flow.messages("client")
     (spending,) = (step for step in steps if step.spends)
     before = {port.type for step in steps[: steps.index(spending) + 1] for port in step.takes if is_message(port)}
-    last = max(at for at, kind in enumerate(told) if kind in before)
-    return told[last], told[last + 1] if last + 1 < len(told) else None
+    last = max((at for at, kind in enumerate(told) if kind in before), default=-1)
+    return told[last] if last >= 0 else None, told[last + 1] if last + 1 < len(told) else None

@@ -90,6 +90,12 @@ def opened_in_scaling(what: str, note: str) -> Opened:
     return Opened(what, 1, EXACT, note)
 
 
+def exact_moments(splits: int) -> Opened:
+    """The event of the exact sum that gives means and deviations; ``splits`` as the job has it."""
+    which = "training rows" if splits == 1 else "rows"
+    return opened_in_scaling("rows, means and variances of each column", f"for scaling, over the {which} of all sites")
+
+
 def opened_with_noise(names: Sequence[str], event: Event) -> list[Opened]:
     """The one noised sum of several statistics, none of them exact.
 

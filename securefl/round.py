@@ -38,6 +38,7 @@ from securefl.secure import Entering, Joining
 from securefl.trainer import ClientTrainer, Sums
 
 Updates = Sequence[NDArray[np.float64] | NDArray[np.int64]]
+NOTHING = np.zeros(0, dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +72,7 @@ class Site:
         charged: for each model, steps in its account when the round began; None without an account.
         guard: the party's journal, bound when the round is known.
         ready: what a handshake for several rounds left with the party; None where each round has its own.
+        shown: called with the public values of the run that came with the models, before anything leaves; it may refuse.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Site:
     charged: tuple[int | None, ...]
     guard: OccasionGuard
     ready: Ready | None = None
+    shown: Callable[[NDArray[np.float32]], None] = lambda _beside: None
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +108,7 @@ class Starting:
     plan: Encoding
     ready: ServerReady | None = None
     told: Callable[[int], None] = lambda _: None  # how many are in the sum, once that is open
+    beside: NDArray[np.float32] = field(default_factory=lambda: NOTHING)  # public values of the run, which travel with the models
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +143,7 @@ class NextModel:
 
 @dataclass(frozen=True)
 class GlobalModel(Message):
-    """Server → every party: the global model and the encoding's public values, whose hash enters this sum's session identity."""
+    """Server → every party: the global model and public values of encoding and run; their hash enters the session identity."""
 
     round: Annotated[int, Span(0, 2**32 - 1)]
     attempt: Annotated[int, Span(0, 2**32 - 1)]
@@ -209,16 +213,18 @@ def round_flow(local: Flow | None = None) -> Flow:
 
 def broadcast(start: Starting) -> tuple[Entering, Averaging, Broadcast[GlobalModel]]:
     """Send the global model to every party that is in the round."""
-    weights = Bulk.of(start.layout, model_values(start.models, start.plan))
+    weights = Bulk.of(start.layout, model_values(start.models, start.plan, start.beside))
     message = GlobalModel(start.occasion.round, start.occasion.attempt, weights)
     parties = tuple(start.terms.roster.indexes) if start.ready is None else start.ready.u2
     waiting = Averaging(start.models, start.aggregator, start.plan, start.terms.occasion, start.told)
     return Entering(start.terms, start.ready), waiting, Broadcast(message, parties)
 
 
-def model_values(models: Sequence[NDArray[np.float32]], plan: Encoding) -> NDArray[np.float32]:
-    """What a global model's message carries: all models, then the encoding's public values of this round; float32."""
-    return np.concatenate([*models, np.array(plan.state, dtype=np.float32)])
+def model_values(
+    models: Sequence[NDArray[np.float32]], plan: Encoding, beside: NDArray[np.float32] = NOTHING
+) -> NDArray[np.float32]:
+    """What a global model's message carries: all models, the encoding's public values of this round, those of the run; float32."""
+    return np.concatenate([*models, np.array(plan.state, dtype=np.float32), beside])
 
 
 def receive(site: Site, model: GlobalModel) -> tuple[Joining, Joined, Task]:
@@ -227,7 +233,9 @@ def receive(site: Site, model: GlobalModel) -> tuple[Joining, Joined, Task]:
     require(all_finite(model.weights.values), "model-finite", "a weight of the global model is not finite")
     terms = site.terms(Occasion(site.run, model.round, model.attempt, model.weights.digest))
     ends = list(accumulate(site.plan.blocks, initial=0))
-    plan = site.plan.at(model.weights.values[ends[-1] :])
+    state, beside = np.split(model.weights.values[ends[-1] :], [len(site.plan.state)])
+    site.shown(beside)
+    plan = site.plan.at(state)
     models = tuple(model.weights.values[start:end] for start, end in pairwise(ends))
     return Joining(site.party, terms, site.guard, site.ready), Joined(terms.occasion, plan), Task(site, models)
 

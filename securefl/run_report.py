@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from securefl.binned import Figure
 from securefl.errors import printable
 from securefl.report import ACCENT, INK, QUIET, WARN, bare, versions
 from securefl.results import NOTICE
+from securefl.stages import ASSESSMENT
 from securefl.store import Checkpoint, Checkpoints, RunStore
-from securefl.tables import SCORES, Sheet, counted, duration, figure, size
+from securefl.tables import SCORES, Sheet, counted, duration, figure, interval, size
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Canvas
 
 SHOWN = 40
 """Attempts in the timeline: the newest."""
@@ -38,6 +40,7 @@ class Told:
         attempts: rows, in order.
         contributions: rows.
         checkpoints: rows; round 0 is what the run started from.
+        stages: rows: sums beside the rounds.
     """
 
     run: dict[str, Any]
@@ -45,18 +48,25 @@ class Told:
     attempts: list[dict[str, Any]]
     contributions: list[dict[str, Any]]
     checkpoints: list[dict[str, Any]]
+    stages: list[dict[str, Any]]
 
     @classmethod
     def of(cls, base: RunStore, run: dict[str, Any]) -> Told:
         """Read a run."""
         text = next(row["text"] for row in base.rows("jobs") if row["digest"] == run["job"])
-        rows = (base.rows(table, run["name"]) for table in ("attempts", "contributions", "checkpoints"))
+        rows = (base.rows(table, run["name"]) for table in ("attempts", "contributions", "checkpoints", "stages"))
         return cls(run, json.loads(text), *rows)
 
     @property
     def finished(self) -> list[dict[str, Any]]:
         """The attempts that gave a model."""
         return [row for row in self.attempts if row["outcome"] == "finished"]
+
+    @property
+    def figures(self) -> dict[str, Any] | None:
+        """Of the final model, out of the sum over its scores; None without one."""
+        found = next((row["value"] for row in self.stages if row["stage"] == ASSESSMENT and row["value"] is not None), None)
+        return None if found is None else dict(json.loads(found))
 
     @property
     def metrics(self) -> list[tuple[int, dict[str, float]]]:
@@ -87,7 +97,7 @@ def html(told: Told, models: Checkpoints | None = None) -> str:
         "ε of the job": f"{privacy['epsilon']:g}" if privacy.get("epsilon") is not None else "none",
         "AUROC, last sum": figure(last.get("auroc")),
     }
-    sheets = [_job(told), _rounds(told), _parties(told), _models(told, models)]
+    sheets = [_figures(told), _job(told), _rounds(told), _beside(told), _parties(told), _models(told, models)]
     # Both pictures are drawn by our own code from numbers; everything else is escaped.
     return environment.get_template("run.html.j2").render(
         title=f"{told.job['data']['name']}, run {told.run['name'][:16]}",
@@ -130,6 +140,42 @@ def _rounds(told: Told) -> Sheet:
         rows.append([str(row["round"]), str(row["attempt"]), row["outcome"] or "under way", count, *scores, spent, printable(why)])
     columns = ["round", "attempt", "outcome", "in the sum", *(SCORES[key] for key in keys), "time", "why"]
     return Sheet("Rounds", columns, rows, figures=frozenset({0, 1, *range(3, len(columns) - 1)}))
+
+
+def _figures(told: Told) -> Sheet:
+    """The final model's figures with their intervals, beside the other model's."""
+    found, rows = told.figures, list[list[str]]()
+    names = {"federated": "federated", "same_rows": "federated, same rows", "compared": "" if found is None else found["name"]}
+    for key, name in names.items():
+        if found is not None and key in found:
+            one = found[key]
+            cells = (interval(None if one[score] is None else Figure(**one[score])) for score in ("auroc", "auprc", "brier"))
+            rows.append([name, str(one["rows"]), *cells])
+    columns = ["model", "rows", "AUROC (95 %)", "AUPRC (95 %)", "Brier (95 %)"]
+    note = "" if found is None else f"Held-out rows of all sites, out of one secure sum. {found['method']}."
+    return Sheet("The final model", columns, rows, note, frozenset({1, 2, 3, 4}))
+
+
+def _beside(told: Told) -> Sheet:
+    rows = [
+        [
+            row["stage"],
+            str(row["attempt"]),
+            row["outcome"] or "under way",
+            "" if row["contributors"] is None else str(row["contributors"]),
+            "" if row["seconds"] is None else duration(row["seconds"]),
+            printable(": ".join(filter(None, (row["step"], row["check_name"])))),
+        ]
+        for row in told.stages
+    ]
+    note = "Secure sums before the rounds and after them. One whose inputs were asked for is not tried again."
+    return Sheet(
+        "Sums beside the rounds",
+        ["sum", "attempt", "outcome", "in the sum", "time", "why"],
+        rows,
+        note,
+        frozenset({1, 3, 4}),
+    )
 
 
 def _parties(told: Told) -> Sheet:
@@ -216,13 +262,13 @@ def _once(found: tuple[Sequence[Any], Sequence[str]]) -> tuple[list[Any], list[s
     return [*named.values()], [*named]
 
 
-def _canvas(height: float) -> Figure:
-    from matplotlib.figure import Figure  # noqa: PLC0415
+def _canvas(height: float) -> Canvas:
+    from matplotlib.figure import Figure as Canvas  # noqa: PLC0415
 
-    return Figure(figsize=(5.6, height), layout="constrained")
+    return Canvas(figsize=(5.6, height), layout="constrained")
 
 
-def _drawn(canvas: Figure) -> str:
+def _drawn(canvas: Canvas) -> str:
     import matplotlib as mpl  # noqa: PLC0415
 
     target = io.StringIO()

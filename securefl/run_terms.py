@@ -41,6 +41,7 @@ class RunTerms:
         parameters: of every sum.
         weight: public weight of every site, or None: its rows.
         before: noised sums of the same records that were opened before: ε is over these and the training.
+        beside: how many public values of the run travel behind the models and the encoding's, float32.
     """
 
     job: Job
@@ -53,6 +54,7 @@ class RunTerms:
     parameters: SumParameters
     weight: int | None
     before: Before = ALONE
+    beside: int = 0
 
     @classmethod
     def of(
@@ -66,6 +68,7 @@ class RunTerms:
         models_per_record: int | None = None,
         own_flow: bool = False,
         before: Before = ALONE,
+        beside: int = 0,
     ) -> RunTerms:
         """Work it out.
 
@@ -78,6 +81,7 @@ class RunTerms:
             models_per_record: in how many of them one record takes part; by default in all.
             own_flow: whether a local flow of the user's own says what a site weighs.
             before: what was opened before, under the same ε.
+            beside: how many public values of the run travel with the models.
 
         Raises:
             UserError, Misuse: where a round could not finish, or a parameter would not be safe.
@@ -92,12 +96,12 @@ class RunTerms:
         build: Any = protocol.noised if plan.tail else protocol.parameters
         parameters = build(parties, plan.size, plan.limit, **of_sum)
         weight = knobs.w_max if knobs.rows is not None and not own_flow else None
-        return cls(job, parties, models, each, plan, protocol, choice, parameters, weight, before)
+        return cls(job, parties, models, each, plan, protocol, choice, parameters, weight, before, beside)
 
     @property
     def layout(self) -> Floats:
-        """How the global models travel, with the encoding's public values behind them."""
-        return Floats(sum(self.plan.blocks) + len(self.plan.state))
+        """How the global models travel, with the public values of the encoding and of the run behind them."""
+        return Floats(sum(self.plan.blocks) + len(self.plan.state) + self.beside)
 
     @property
     def limits(self) -> Limits:

@@ -12,14 +12,15 @@ ranges.  `Exponents` tells how many parties have their largest value below which
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from protocols.errors import Abort
+from securefl.data.types import Coding, Site, Split
 from securefl.encoding import SumSpec
 from securefl.errors import UserError, quoted
 from securefl.statistics.moments import Moments as ColumnMoments
@@ -32,6 +33,11 @@ Roughly the spread of a feature whose range is two standard deviations to each s
 
 EXPONENTS = range(-30, 41)
 """Powers of two that may bound a feature.  Smaller values get the first; greater ones are refused."""
+
+ROWS_MAX = 2**20
+"""Public bound of a site's rows in the feature statistics."""
+PRECISION = 48
+"""Bits of one coordinate in the feature statistics: each value travels whole."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +82,24 @@ def from_ranges(ranges: ArrayLike) -> Scaler:
     low, high = _ranges(ranges).T
     width = high - low
     return Scaler((low + high) / 2, np.where(width > 0, width / RANGE_DIVISOR, 1.0), low.copy(), high.copy())
+
+
+def scaling_rows(site: Site, parts: Sequence[Split], *, known: bool) -> NDArray[np.float64]:
+    """The rows that feature statistics are over: those of training, in cross-validation all.
+
+    Args:
+        site: the site.
+        parts: its splits.
+        known: whether missing numbers are left out (NaN), and not what publicly stands in for them.
+    """
+    x = site.known if known else site.x
+    return x[parts[0].train] if len(parts) == 1 else x
+
+
+def filled_codings(features: Sequence[str], codings: Sequence[Coding], fills: NDArray[np.float64]) -> tuple[Coding, ...]:
+    """How columns are coded where ``fills``, shape (features,), stand in for missing numbers."""
+    place = {name: at for at, name in enumerate(features)}
+    return tuple(c if c.fill is None else replace(c, fill=float(fills[place[c.column]])) for c in codings)
 
 
 @dataclass(frozen=True)

@@ -38,16 +38,18 @@ class ServerSide:
     Attributes:
         models: the global models as they are now.
         plan: how updates become the vector of the next round's sum.
+        beside: public values of the run that travel with the models, shape (about.beside,), float32.
     """
 
     def __init__(self, about: RunTerms, models: Sequence[NDArray[np.float32]], aggregator: ServerAggregator) -> None:
         self.about, self.aggregator = about, aggregator
         self.models: list[NDArray[np.float32]] = [model.copy() for model in models]
         self.plan: Encoding = about.plan
+        self.beside: NDArray[np.float32] = np.zeros(about.beside, np.float32)
 
     def occasion(self, run: str, number: int, attempt: int = 0) -> Occasion:
-        """Round ``number`` of a run, with the hash of the models that its parties will be shown."""
-        weights = Bulk.of(self.about.layout, model_values(self.models, self.plan))
+        """Round ``number`` of a run, with the hash of the models, and of what travels with them, that its parties will be shown."""
+        weights = Bulk.of(self.about.layout, model_values(self.models, self.plan, self.beside))
         return Occasion(run, number, attempt, weights.digest)
 
     def session(
@@ -70,7 +72,8 @@ class ServerSide:
             ready: what a handshake for several rounds left.
             told: called with the number of contributors, once the sum is open.
         """
-        start = Starting(occasion, terms, self.about.layout, self.models, self.aggregator, self.plan, ready, told)
+        layout, models = self.about.layout, self.models
+        start = Starting(occasion, terms, layout, models, self.aggregator, self.plan, ready, told, self.beside)
         invited = terms.roster.indexes if ready is None else ready.u2
         return Session(flow, SERVER, {"client": invited}, [start], self.about.limits, turns=turns)
 

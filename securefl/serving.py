@@ -1,4 +1,4 @@
-"""The server's driver: it runs the rounds of a job with the parties in a hall.
+"""The server's driver: it runs the rounds of a job, and the sums before and after them, with the parties in a hall.
 
 A run whose keeper has a store and a place for models goes on where a server that was killed left it: after the last finished round,
 with the next attempt of the one that broke off, or the round after it where its inputs had been asked for.
@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from protocols.errors import SecureSumError
 from protocols.flow import Flow, is_message
 from protocols.session import Session
-from protocols.suite import Occasion
+from protocols.suite import Occasion, SumParameters
+from protocols.sums import Scheme
+from protocols.vector import Sum
 from securefl import delivery
 from securefl.aggregator import ServerAggregator
 from securefl.cohort import smallest_cohort
@@ -26,7 +28,10 @@ from securefl.keeping import Keeper, Watched, in_memory
 from securefl.models import to_vector
 from securefl.results import RoundRecord
 from securefl.server_side import ServerSide
+from securefl.serving_stages import StageDriver
 from securefl.shared_job import SharedJob
+from securefl.shared_scaling import Scaling
+from securefl.stages import Stage
 from securefl.store import Attempt
 from securefl.transport.hall import Hall
 
@@ -44,6 +49,11 @@ MOST_TURNS = 8
 def turns_for(largest: int) -> int:
     """How many vectors of so many bytes may be under way at once."""
     return max(1, min(MOST_TURNS, LARGE // max(1, largest)))
+
+
+def turns_of(protocol: Scheme, parameters: SumParameters) -> int:
+    """`turns_for` the vectors of a sum."""
+    return turns_for(max((layout.nbytes for layout in protocol.layouts(parameters).values()), default=1))
 
 
 def waiting(flow: Flow, seconds: float) -> Flow:
@@ -67,7 +77,12 @@ class Serving:
 
     Attributes:
         records: of the rounds until now.
+        scaling: how rows become features, once it is known; None where public ranges scale.
+        figures: of the final model, JSON, once its scores were summed.
     """
+
+    scaling: Scaling | None = None
+    figures: str | None = None
 
     def __init__(
         self,
@@ -90,9 +105,8 @@ class Serving:
         self.records = [self._record(p.at.round, p.contributors, p.metrics, p.aborted, p.seconds) for p in past]
         self._flow = shared.flow if within is None else waiting(shared.flow, within)
         self._asked_to_end = asyncio.Event()
-        self._least = smallest_cohort(shared.job.privacy, len(shared.cohort))
-        layouts = shared.about.protocol.layouts(shared.about.parameters).values()
-        self._turns = turns_for(max((layout.nbytes for layout in layouts), default=1))
+        self._least, self._patience = smallest_cohort(shared.job.privacy, len(shared.cohort)), 0.0
+        self._first, self._turns = True, turns_of(shared.about.protocol, shared.about.parameters)
 
     @property
     def models(self) -> list[NDArray[Any]]:
@@ -104,9 +118,10 @@ class Serving:
         shared = self.shared
         rounds, job = [asdict(record) for record in self.records], shared.job.plain()
         tree = {"run": self.hall.run, "roster": self.hall.members.serial, "protocol": shared.about.protocol.name, "rounds": rounds}
+        found = {} if self.figures is None else {"assessment": json.loads(self.figures)}
         return {
-            "metrics.json": (json.dumps({**tree, "job": job}, indent=2) + "\n").encode(),
-            "model.safetensors": delivery.file_of(shared, self.models),
+            "metrics.json": (json.dumps({**tree, **found, "job": job}, indent=2) + "\n").encode(),
+            "model.safetensors": delivery.file_of(shared, self.models, self.scaling),
         }
 
     def drain(self) -> None:
@@ -119,31 +134,87 @@ class Serving:
         return self._asked_to_end.is_set()
 
     async def run(self, *, patience: float, on_round: Callable[[RoundRecord], None] = lambda _record: None) -> list[RoundRecord]:
-        """Run all rounds, or those that are left; until `drain` is called.
+        """Run all rounds and the sums beside them, or those that are left; until `drain` is called.
 
         Args:
-            patience: seconds to wait for all parties before the first round; after that, and before any other, for enough of them.
+            patience: seconds to wait for all parties before the first sum; after that, and before any other, for enough of them.
             on_round: called after each round.
 
         Raises:
-            SecureSumError: where somebody who is invited was revoked meanwhile: the run cannot go on as it was agreed.
+            SecureSumError: where somebody who is invited was revoked meanwhile: the run cannot go on as it was agreed; and where
+                the sum for scaling is spent and gave nothing.
             UserError: what the server's own step refused.
         """
-        first = True
+        self._patience = patience
+        if not await self._scaled():
+            return self.records
         while not self.drained and (attempt := await self._aside(self.keeper.begin)) is not None:
-            self.hall.log("waiting", round=attempt.round, attempt=attempt.attempt, present=len(self.hall.seats), least=self._least)
-            wanted, patient = (len(self.shared.cohort), patience) if first else (self._least, 0.0)
-            if not await self._unless_drained(self.hall.gather(wanted, self._least, patient)):
+            if not await self._enough(round=attempt.round, attempt=attempt.attempt):
                 return self.records
-            first = False
-            self._check_roster()
             self.records.append(await self._round(attempt))
             on_round(self.records[-1])
-        if self.drained and not self.keeper.held.progress().done:
+        if (self.drained and not self.keeper.held.progress().done) or not await self._assessed():
             return self.records
-        last = Occasion(self.hall.run, self.shared.job.privacy.rounds)
-        await self.hall.sit(delivery.STAGE, last, delivery.at_server(self.shared, self.models))
+        await self._deliver()
         return self.records
+
+    async def _enough(self, **about: Any) -> bool:
+        """Wait for all parties the first time, else for enough of them; False where `drain` was called first."""
+        self.hall.log("waiting", **about, present=len(self.hall.seats), least=self._least)
+        wanted, patient = (len(self.shared.cohort), self._patience) if self._first else (self._least, 0.0)
+        if not await self._unless_drained(self.hall.gather(wanted, self._least, patient)):
+            return False
+        self._first = False
+        self._check_roster()
+        return True
+
+    async def _scaled(self) -> bool:
+        """Open the sum for scaling, or take what it gave before; whether the rounds may begin."""
+        if (scaling := self.shared.scaling) is None:
+            return True
+
+        def read(total: Sum) -> str:
+            found, lines = scaling.read(total)
+            for line in lines:
+                self.hall.log("notice", text=line)
+            return found.text()
+
+        found = await self._driver(scaling.stage).run(read, lambda: self._enough(stage=scaling.stage.name))
+        if found.value is None and not found.over:
+            return False
+        if found.value is None:
+            raise SecureSumError(
+                "the sum for scaling gave nothing, and a run has one: the next start of the server begins a run for parties to join"
+            )
+        self.scaling = Scaling.read(found.value)
+        self.side.beside = self.scaling.values()
+        return True
+
+    async def _assessed(self) -> bool:
+        """Open the sum over the final model's scores, if there is one, or take what it gave; whether the run can end."""
+        if (summed := self.shared.assessment) is None:
+            return True
+
+        async def ready() -> bool:
+            if not await self._enough(stage=summed.stage.name):
+                return False
+            await self._deliver()
+            return True
+
+        digest = delivery.delivered(self.models, self.scaling).digest
+        found = await self._driver(summed.stage).run(summed.read, ready, digest)
+        self.figures = found.value
+        if found.lost:
+            await self._aside(self.keeper.held.stage(summed.stage.name).give_up)
+        return found.over
+
+    def _driver(self, stage: Stage) -> StageDriver:
+        held, turns = self.keeper.held.stage(stage.name), turns_of(stage.protocol, stage.parameters)
+        return StageDriver(self.shared, self.hall, stage, held, turns=turns, tape=self._tape, now=self._now)
+
+    async def _deliver(self) -> None:
+        last, what = Occasion(self.hall.run, self.shared.job.privacy.rounds), delivery.delivered(self.models, self.scaling)
+        await self.hall.sit(delivery.STAGE, last, delivery.at_server(self.shared, what))
 
     async def _round(self, attempt: Attempt) -> RoundRecord:
         began, number = self._now(), attempt.round

@@ -12,6 +12,7 @@ import base64
 import copy
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -24,11 +25,17 @@ from securefl.data.public import Public, public_of
 from securefl.encode import limit_of
 from securefl.errors import UserError
 from securefl.metrics import BinaryMetrics
+from securefl.privacy.composition import ALONE
 from securefl.results import Preparation
 from securefl.run_terms import RunTerms
-from securefl.scaling import Scaler, from_ranges
+from securefl.scaling import Scaler, filled_codings, from_ranges
+from securefl.shared_assessment import AssessmentSum, assessment_of
+from securefl.shared_scaling import Scaling, ScalingSum, scaling_of
+from securefl.stages import Stage
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import nn
 
     from protocols.policy import Policy
@@ -70,8 +77,8 @@ def run_name(job: bytes, entropy: Entropy) -> str:
 
 
 def is_run_of(run: str, job: bytes) -> bool:
-    """Whether a run's name ends in this job's hash."""
-    return run.endswith(f"-{_text(job)}")
+    """Whether a run's name is one that `run_name` gives for this job's hash."""
+    return re.fullmatch(f"[0-9a-f]{{16}}-{re.escape(_text(job))}", run) is not None
 
 
 def _text(job: bytes) -> str:
@@ -112,14 +119,13 @@ class SharedJob:
         for key, given in (
             ("simulation.dropout", job.simulation.dropout > 0),
             ("model.fix", job.model.fix),
-            ("data.scaling = noised", job.data.scaling == "noised"),
             ("privacy.patience", job.privacy.patience is not None),
             ("performance.handshake_rounds above 1", (job.performance.handshake_rounds or 1) > 1),
         ):
             if given:
                 raise UserError(f"{key} is refused over a network: it is for simulations yet")
         made = cls(job, cohort, public_of(job), bundle, code)
-        made.about  # noqa: B018  (refused here, not in the first round)
+        made.about, made.stages  # noqa: B018  (refused here, not in the first round)
         return made
 
     @cached_property
@@ -157,19 +163,39 @@ class SharedJob:
             copy.deepcopy(self.trainer).sums(),
             models=self.job.data.splits,
             models_per_record=max(1, self.job.data.splits - 1),
+            before=ALONE if self.scaling is None else self.scaling.before,
+            beside=0 if self.scaling is None else Scaling.length(len(self.public.features)),
         )
 
-    @property
-    def scaler(self) -> Scaler:
-        """How rows become features: by public ranges."""
-        return from_ranges(self.public.ranges)
+    @cached_property
+    def scaling(self) -> ScalingSum | None:
+        """The sum for scaling before the rounds; None where public ranges scale."""
+        return scaling_of(self.job, self.public, len(self.cohort))
+
+    @cached_property
+    def assessment(self) -> AssessmentSum | None:
+        """The sum over the final model's scores after the rounds; None without one."""
+        return assessment_of(self.job, self.public, len(self.cohort))
 
     @property
-    def preparation(self) -> Preparation:
+    def stages(self) -> tuple[Stage, ...]:
+        """The sums beside the rounds."""
+        return tuple(one.stage for one in (self.scaling, self.assessment) if one is not None)
+
+    def scaler(self, found: Scaling | None) -> Scaler:
+        """How rows become features: by public ranges, or by what the sum for scaling gave."""
+        return from_ranges(self.public.ranges) if found is None or self.scaling is None else self.scaling.scaler(found)
+
+    def fills(self, found: Scaling | None) -> NDArray[np.float64] | None:
+        """What the sum for scaling puts in the place of missing numbers; None where it puts nothing there."""
+        return found.fills if found is not None and self.scaling is not None and self.scaling.filled else None
+
+    def preparation(self, found: Scaling | None) -> Preparation:
         """The same for the model's file."""
-        made, public = self.scaler, self.public
+        made, fills, public = self.scaler(found), self.fills(found), self.public
         low, high = (None if part is None else tuple(map(float, part)) for part in (made.low, made.high))
-        columns = tuple(asdict(coding) for coding in public.codings)
+        codings = public.codings if fills is None else filled_codings(public.features, public.codings, fills)
+        columns = tuple(asdict(coding) for coding in codings)
         return Preparation(
             public.features, public.classes, columns, (*map(float, made.shift),), (*map(float, made.scale),), low, high
         )

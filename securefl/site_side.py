@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from protocols.batch_types import Ready
 from protocols.flow import Flow
 from protocols.policy import Journal, OccasionGuard
@@ -91,6 +94,7 @@ class SiteSide:
         plan: Encoding | None = None,
         guard: Callable[[Journal], OccasionGuard] = OccasionGuard,
         ready: Ready | None = None,
+        shown: Callable[[NDArray[np.float32]], None] = lambda _beside: None,
     ) -> Session:
         """The session of one round.
 
@@ -104,6 +108,7 @@ class SiteSide:
                 the models.
             guard: from the journal, what is asked before something leaves.
             ready: what a handshake for several rounds left.
+            shown: called with the public values of the run that came with the models; it may refuse.
         """
         self._guard = guard(self._charges.journal(self.name, party.journal))
         site = Site(
@@ -125,6 +130,7 @@ class SiteSide:
             charged=tuple(charged(training) for training in self.training),
             guard=self._guard,
             ready=ready,
+            shown=shown,
         )
         limits = self.about.limits
         return Session(flow, client(party.index), {"server": [0]}, [site], limits, guard=self._guard)

@@ -33,7 +33,7 @@ from securefl.privacy.divergence import SkellamEvent
 from securefl.privacy.events import parse
 from securefl.privacy.prepared import encoding_of, event_of, noise_of
 from securefl.results import Opened
-from securefl.scaling import Scaler, from_ranges
+from securefl.scaling import Scaler, filled_codings, from_ranges, scaling_rows
 from securefl.statistics import Asked, Columns, SecureStatistics
 from securefl.timing import Gauge
 
@@ -101,23 +101,33 @@ def standardised(
     gauge.sizes.append(plan.size)
     release = statistics.noised(asked, epsilon=epsilon, delta=delta)
     found: NoisedDescription = release["description"]
-    scaler, kept = _scaler(ranges, found)
-    fills, middles = _fills(ranges, found)
-    lines = _told(loaded, release.epsilon, kept, middles)
+    scaler, kept = scaler_of(ranges, found)
+    fills, middles = fills_of(ranges, found)
+    lines = told(loaded.features, loaded.codings, release.epsilon, kept, middles)
     return Scaled(filled(loaded, fills), [scaler] * folds, [*release.opened], Before((planned,), (release.event,)), lines)
 
 
-def _told(loaded: Dataset, epsilon: float, kept: NDArray[np.bool_], middles: NDArray[np.bool_]) -> tuple[str, ...]:
-    """What the user should see; of missing numbers only where there may be some, not where there are."""
-    filled = {coding.column for coding in loaded.codings if coding.fill is not None}
-    hidden = np.array([name in filled for name in loaded.features]) & middles
+def told(
+    features: Sequence[str], codings: Sequence[Coding], epsilon: float, kept: NDArray[np.bool_], middles: NDArray[np.bool_]
+) -> tuple[str, ...]:
+    """What the user should see; of missing numbers only where there may be some, not where there are.
+
+    Args:
+        features: their names.
+        codings: of the columns.
+        epsilon: what the sum would cost alone.
+        kept: which features keep their range, from `scaler_of`.
+        middles: which are filled by its middle, from `fills_of`.
+    """
+    filled = {coding.column for coding in codings if coding.fill is not None}
+    hidden = np.array([name in filled for name in features]) & middles
     what = {
         "scaled by the public range, as noise hides the variance": kept,
         "a missing number becomes the middle of the public range, as noise hides the count": hidden,
     }
     return (
         f"means and variances for scaling would cost ε = {epsilon:.3g} alone; the run's ε is over them and the training",
-        *(f"{line}: {_names(loaded.features, which)}" for line, which in what.items() if which.any()),
+        *(f"{line}: {_names(features, which)}" for line, which in what.items() if which.any()),
     )
 
 
@@ -125,12 +135,17 @@ def _timed(protocol: Scheme, gauge: Gauge) -> Scheme:
     return replace(protocol, flow=gauge.clock.timed(protocol.flow))
 
 
-def _ranges(job: Job, loaded: Dataset) -> NDArray[np.float64]:
+def refuse_unit(job: Job) -> None:
+    """Raise `UserError` for a mechanism whose unit is not a record."""
     if job.privacy.mechanism not in ("local-record", "distributed-record", "central"):
         raise UserError(
             f"data.scaling = noised is refused with {job.privacy.mechanism}: the noise of such statistics protects a record, "
             "which is not its unit"
         )
+
+
+def _ranges(job: Job, loaded: Dataset) -> NDArray[np.float64]:
+    refuse_unit(job)
     if loaded.ranges is None:
         raise UserError(
             f"data.scaling = noised needs public ranges of all columns (--range COLUMN=LOW:HIGH), which bound what one row adds; "
@@ -147,8 +162,7 @@ def without_ranges(job: Job, loaded: Dataset) -> str:
 
 def _table(loaded: Dataset, site: Site, splits: Sequence[Split]) -> dict[str, NDArray[np.float64]]:
     """The rows of a site that statistics are over, by column, NaN where missing."""
-    rows = site.known[splits[0].train] if len(splits) == 1 else site.known
-    return dict(zip(loaded.features, rows.T, strict=True))
+    return dict(zip(loaded.features, scaling_rows(site, splits, known=True).T, strict=True))
 
 
 def _refuse(job: Job, loaded: Dataset, planned: SkellamEvent, ledgers: Ledgers) -> None:
@@ -163,7 +177,7 @@ def _refuse(job: Job, loaded: Dataset, planned: SkellamEvent, ledgers: Ledgers) 
     refuse_over(ledgers, [Charge("noised sums for scaling", planned, "record"), Charge("training", training, "record")])
 
 
-def _scaler(ranges: NDArray[np.float64], found: NoisedDescription) -> tuple[Scaler, NDArray[np.bool_]]:
+def scaler_of(ranges: NDArray[np.float64], found: NoisedDescription) -> tuple[Scaler, NDArray[np.bool_]]:
     """Noised mean and deviation (divisor n) where the noise does not hide the variance, else the range; and where it does."""
     public, low, high = from_ranges(ranges), ranges[:, 0].copy(), ranges[:, 1].copy()
     count = np.array([np.nan if c is None else float(c) for c in found.count])
@@ -173,7 +187,7 @@ def _scaler(ranges: NDArray[np.float64], found: NoisedDescription) -> tuple[Scal
     return Scaler(np.where(known, found.mean, public.shift), np.where(known, deviation, public.scale), low, high), ~known
 
 
-def _fills(ranges: NDArray[np.float64], found: NoisedDescription) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def fills_of(ranges: NDArray[np.float64], found: NoisedDescription) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Noised means, and the middle of the range where the noise hides the count; and where it does."""
     count = np.array([np.nan if c is None else float(c) for c in found.count])
     known = (count > DEVIATIONS * found.count_noise) & np.isfinite(found.mean)
@@ -183,13 +197,8 @@ def _fills(ranges: NDArray[np.float64], found: NoisedDescription) -> tuple[NDArr
 def filled(loaded: Dataset, fills: NDArray[np.float64]) -> Dataset:
     """The data with ``fills`` for missing numbers, in the rows and in how a column is coded."""
     sites = tuple(s if s.missing is None else replace(s, x=np.where(s.missing, fills, s.x)) for s in loaded.sites)
-    place = {name: at for at, name in enumerate(loaded.features)}
-    codings = tuple(_coding(coding, fills, place) for coding in loaded.codings)
+    codings = filled_codings(loaded.features, loaded.codings, fills)
     return replace(loaded, sites=sites, codings=codings)
-
-
-def _coding(coding: Coding, fills: NDArray[np.float64], place: Mapping[str, int]) -> Coding:
-    return coding if coding.fill is None else replace(coding, fill=float(fills[place[coding.column]]))
 
 
 def _names(features: Sequence[str], which: NDArray[np.bool_]) -> str:

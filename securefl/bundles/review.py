@@ -17,6 +17,7 @@ from securefl.errors import UserError, printable
 from securefl.knobs import PrivacyKnobs
 from securefl.ledger import opened_in_training
 from securefl.policy_file import PolicyFile
+from securefl.results import Opened
 from securefl.transport.roster import Entry, SignedRoster
 
 MECHANISMS = {
@@ -76,9 +77,9 @@ class Review:
         knobs = bundle.job.privacy
         terms = _terms(knobs)
         terms["cohort"] = _cohort(knobs, len(roster.parties))
-        terms["sums"], said = _over(signed, roster, policy)
+        terms["sums"], said, beside = _over(signed, roster, policy)
         return cls(
-            signed, author, roster.serial, terms, tuple(_opened(knobs)), said, kept.decision(signed.hash),
+            signed, author, roster.serial, terms, (*beside, *_opened(knobs)), said, kept.decision(signed.hash),
             None if last is None or old is None else (last[0].hash.hex(), last[1].at), tuple(changes(bundle, old)),
         )  # fmt: skip
 
@@ -164,24 +165,31 @@ def _opened(knobs: PrivacyKnobs) -> list[str]:
     names = [spec.name for spec in BinaryMetrics().specs()]
     hidden, public = short_sums(knobs).hides, knobs.rows is not None
     events = opened_in_training(knobs.rounds, mechanism=knobs.mechanism, sums=names, hidden=hidden, public_rows=public)
-    return [f"{one.rounds} × {one.what}, {one.coverage}" + (f": {one.note}" if one.note else "") for one in events]
+    return [*map(_line, events)]
 
 
-def _over(signed: SignedBundle, roster: SignedRoster, policy: PolicyFile | None) -> tuple[str, str | None]:
-    """What the job comes to over a roster, and what the own policy says of it."""
+def _line(one: Opened) -> str:
+    return f"{one.rounds} × {one.what}, {one.coverage}" + (f": {one.note}" if one.note else "")
+
+
+def _over(signed: SignedBundle, roster: SignedRoster, policy: PolicyFile | None) -> tuple[str, str | None, list[str]]:
+    """What the job comes to over a roster, what the own policy says of it, and what the sums beside its rounds open."""
     from securefl.shared_job import SharedJob  # noqa: PLC0415
 
     job, code = signed.bundle.job, bool(signed.bundle.code)
     try:
-        about = SharedJob.of(job, roster.cohort, signed.hash).about
+        shared = SharedJob.of(job, roster.cohort, signed.hash)
     except (UserError, Misuse) as error:
-        return f"cannot run: {error}", None
+        return f"cannot run: {error}", None, []
+    about, beside = shared.about, [_line(one) for stage in shared.stages for one in stage.opened]
     many = "as many values as its code has parameters, and those of the metrics," if code else f"{about.plan.size} values"
     over = f"{about.protocol.name}, {many} of each party in a sum"
     if policy is None:
-        return over, None
+        return over, None, beside
+    sums = [(about.protocol.name, 1 if code else about.plan.size), *((one.protocol.name, one.size) for one in shared.stages)]
     try:
-        policy.check_job(job, digest=signed.hash.hex(), protocol=about.protocol.name, values=1 if code else about.plan.size)
+        for protocol, values in sums:
+            policy.check_job(job, digest=signed.hash.hex(), protocol=protocol, values=values)
     except UserError as error:
-        return over, str(error)
-    return over, f"{policy.where} has nothing against it"
+        return over, str(error), beside
+    return over, f"{policy.where} has nothing against it", beside

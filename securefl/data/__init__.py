@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 NAMES = ("breast-cancer", "heart", "eicu")
 """Data sets that `load` knows by name."""
 
-__all__ = ["NAMES", "Dataset", "Site", "Split", "load", "of_job", "plan"]
+__all__ = ["NAMES", "Dataset", "Site", "Split", "load", "of_job", "own_eicu", "plan"]
 
 
 def load(
@@ -102,13 +103,26 @@ def _refuse_strangers(name: str, of_a_table: Mapping[str, object], directory: Pa
 def _eicu(clients: int | None, sites: str, directory: Path | None) -> Dataset:
     if clients is not None:
         raise UserError(f"clients is {clients}, but the data fix the sites: eicu has its regions or its hospitals")
-    try:
+    with _polars():
         from securefl.data import eicu  # noqa: PLC0415
+    return eicu.load(sites=sites, directory=directory)
+
+
+def own_eicu(job: Job, directory: Path, site: str | None, party: str) -> Site:
+    """A party's rows out of a folder of eICU's tables; as `securefl.data.eicu.own_site`."""
+    with _polars():
+        from securefl.data import eicu  # noqa: PLC0415
+    return eicu.own_site(directory, sites=job.data.sites or "region", wanted=site, party=party)
+
+
+@contextmanager
+def _polars() -> Iterator[None]:
+    try:
+        yield
     except ModuleNotFoundError as error:
         if error.name != "polars":
             raise
         raise UserError("eicu needs polars, which reads its tables: pip install 'securefl[eicu]'") from None
-    return eicu.load(sites=sites, directory=directory)
 
 
 def of_job(job: Job) -> Dataset:

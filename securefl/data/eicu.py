@@ -22,7 +22,7 @@ from securefl.data import eicu_features as public
 from securefl.data.columns import some
 from securefl.data.eicu_tables import STAY, check_tables, collect, folder_of, number, numbers, once, scan, stray
 from securefl.data.types import Dataset, Site
-from securefl.errors import UserError
+from securefl.errors import UserError, quoted
 
 KEYS = ("region", "hospital")
 """What a site is."""
@@ -30,7 +30,7 @@ UNKNOWN = "unknown"
 """The region of a hospital without one."""
 FEWEST_ROWS = 5
 """A site with fewer stays is left out: it could not hold out rows in five folds."""
-COMPARED = "APACHE IVa"
+COMPARED = public.COMPARED
 PATIENT = (
     STAY,
     "patienthealthsystemstayid",
@@ -60,6 +60,85 @@ class Cohort:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Read:
+    """The rows of a folder.
+
+    Attributes:
+        folder: with the tables.
+        x: features, shape (rows, features), with what publicly stands in for missing ones.
+        gaps: which are missing.
+        died: shape (rows,), int64.
+        patients, apache: as `securefl.data.types.Site.owners` and ``.compared``.
+        rows: numbers of a site's rows, by its name.
+        cut: how many values were cut to their range, by measurement.
+        notes: who was left out.
+    """
+
+    folder: Path
+    x: NDArray[np.float64]
+    gaps: NDArray[np.bool_]
+    died: NDArray[np.int64]
+    patients: NDArray[np.uint64]
+    apache: NDArray[np.float64]
+    rows: dict[str, NDArray[np.intp]]
+    cut: dict[str, int]
+    notes: tuple[str, ...]
+
+    def site(self, name: str) -> Site:
+        """The rows of one site."""
+        own = self.rows[name]
+        return Site(name, self.x[own], self.died[own], self.gaps[own], self.patients[own], self.apache[own])
+
+
+def read(*, sites: str = "region", directory: Path | None = None) -> Read:
+    """Every row of a folder, with its site; arguments and errors as for `load`, but for those about all sites together."""
+    if sites not in KEYS:
+        raise UserError(f"sites is {sites!r}: {' or '.join(KEYS)} is allowed")
+    folder = folder_of(directory)
+    check_tables(folder)
+    cohort = cohort_of(folder)
+    columns, cut = features_of(folder, cohort.frame)
+    known = np.column_stack([columns[name] for name in public.bounds()])
+    gaps, fills = np.isnan(known), public.fills()
+    keys = site_keys(folder, cohort.frame, sites)
+    return Read(
+        folder=folder,
+        x=np.where(gaps, [fills.get(name, 0.0) for name in public.bounds()], known),
+        gaps=gaps,
+        died=cohort.frame.get_column("died").to_numpy().astype(np.int64),
+        patients=_patients(cohort.frame),
+        apache=predictions_of(folder, cohort.frame),
+        rows={name: np.flatnonzero(keys == name) for name in _ordered(keys)},
+        cut=cut,
+        notes=cohort.notes,
+    )
+
+
+def own_site(directory: Path, *, sites: str = "region", wanted: str | None = None, party: str = "") -> Site:
+    """The rows of one party, out of a folder with the tables of its own hospitals, or of more.
+
+    Args:
+        directory: folder with the tables.
+        sites: what a site is.
+        wanted: which is the party's; by default the one of the party's name, or the only one that there is.
+        party: the party's name.
+
+    Raises:
+        UserError: no such site, several to choose from, fewer than `FEWEST_ROWS` stays, or as `load`.
+    """
+    found = read(sites=sites, directory=directory)
+    name = wanted or (party if party in found.rows or len(found.rows) != 1 else next(iter(found.rows)))
+    if name not in found.rows:
+        listed = some(map(quoted, found.rows))
+        raise UserError(f"{found.folder} has no site {quoted(name)} (--site): its {sites}s are {listed}")
+    if len(found.rows[name]) < FEWEST_ROWS:
+        raise UserError(
+            f"{found.folder}: {quoted(name)} has fewer than {FEWEST_ROWS} stays: it could not hold any out in five folds"
+        )
+    return found.site(name)
+
+
 def load(*, sites: str = "region", directory: Path | None = None) -> Dataset:
     """Stays by site, with features of their first 24 hours and APACHE IVa's prediction aside.
 
@@ -72,22 +151,11 @@ def load(*, sites: str = "region", directory: Path | None = None) -> Dataset:
             is neither; a stay comes twice; the outcome has one value over all sites; a feature is the outcome; there are fewer than
             two sites.
     """
-    if sites not in KEYS:
-        raise UserError(f"sites is {sites!r}: {' or '.join(KEYS)} is allowed")
-    folder = folder_of(directory)
-    check_tables(folder)
-    cohort = cohort_of(folder)
-    died = cohort.frame.get_column("died").to_numpy().astype(np.int64)
-    columns, cut = features_of(folder, cohort.frame)
-    known = np.column_stack([columns[name] for name in public.bounds()])
-    _refuse_outcome(known, died)
-    gaps, fills = np.isnan(known), public.fills()
-    x = np.where(gaps, [fills.get(name, 0.0) for name in public.bounds()], known)
-    apache = predictions_of(folder, cohort.frame)
-    patients, keys = _patients(cohort.frame), site_keys(folder, cohort.frame, sites)
-    rows = {name: np.flatnonzero(keys == name) for name in _ordered(keys)}
-    small = [name for name, own in rows.items() if len(own) < FEWEST_ROWS]
-    kept = {name: own for name, own in rows.items() if name not in small}
+    found = read(sites=sites, directory=directory)
+    folder, died = found.folder, found.died
+    _refuse_outcome(np.where(found.gaps, np.nan, found.x), died)
+    small = [name for name, own in found.rows.items() if len(own) < FEWEST_ROWS]
+    kept = {name: own for name, own in found.rows.items() if name not in small}
     if len(kept) < 2:
         raise UserError(f"{folder} has {len(kept)} site{'s' * (len(kept) != 1)} with {FEWEST_ROWS} stays or more: two are needed")
     every = np.concatenate([*kept.values()])
@@ -95,18 +163,18 @@ def load(*, sites: str = "region", directory: Path | None = None) -> Dataset:
         raise UserError(
             f"{folder}: the outcome {LABEL!r} has one value over all sites: every stay is {public.CLASSES[died[every][0]]}"
         )
-    predicted = int((~np.isnan(apache[every])).sum())
+    predicted = int((~np.isnan(found.apache[every])).sum())
     return Dataset(
         name="eicu",
         features=tuple(public.bounds()),
-        sites=tuple(Site(name, x[own], died[own], gaps[own], patients[own], apache[own]) for name, own in kept.items()),
+        sites=tuple(map(found.site, kept)),
         ranges=np.array([*public.bounds().values()], dtype=np.float64),
         fixed_sites=True,
         source=f"eICU Collaborative Research Database or its demo, {folder.name}; PhysioNet, by the licence of the set",
         notes=(
-            *cohort.notes,
+            *found.notes,
             f"{died[every].sum()} of {len(every)} stays ended with death in hospital; {COMPARED} predicted {predicted}",
-            f"values cut to their public range: {some(f'{name} {count}' for name, count in cut.items() if count) or 'none'}",
+            f"values cut to their public range: {some(f'{name} {count}' for name, count in found.cut.items() if count) or 'none'}",
             *([f"sites of fewer than {FEWEST_ROWS} stays, left out: {some(small)}"] if small else []),
         ),
         codings=public.codings(),

@@ -170,6 +170,8 @@ HISTORY: dict[str, str] = {
 """Feature → what pastHistory.pasthistorypath holds, in small letters."""
 
 CLASSES = ("alive", "died in hospital")
+COMPARED = "APACHE IVa"
+"""The model that the final one is assessed beside."""
 AGE = (18.0, 90.0)
 OLDEST = 90.0
 """What the age "> 89" counts as."""

@@ -37,6 +37,8 @@ class Public:
         ranges: lower and upper bounds, shape (features, 2), float64.
         codings: how columns become features.
         classes: what the labels 0 and 1 stand for.
+        means: as `securefl.data.types.Dataset.means`.
+        compared: as `securefl.data.types.Dataset.compared`.
     """
 
     name: str
@@ -44,6 +46,8 @@ class Public:
     ranges: NDArray[np.float64]
     codings: tuple[Coding, ...]
     classes: tuple[str, str] = ("0", "1")
+    means: bool = False
+    compared: str = ""
 
 
 def public_of(job: Job) -> Public:
@@ -65,7 +69,8 @@ def public_of(job: Job) -> Public:
     if job.data.name == "eicu":
         from securefl.data import eicu_features as eicu  # noqa: PLC0415
 
-        return Public(name, tuple(eicu.bounds()), _bounds(eicu.bounds()), eicu.codings(), eicu.CLASSES)
+        bounds = eicu.bounds()
+        return Public(name, tuple(bounds), _bounds(bounds), eicu.codings(), eicu.CLASSES, means=True, compared=eicu.COMPARED)
     if not ranges and not job.data.levels:
         raise UserError(
             "data.ranges is missing: over a network the features of a table are the columns that the job gives ranges or levels for"

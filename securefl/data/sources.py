@@ -1,4 +1,4 @@
-"""Where a party's own rows come from: a CSV or Parquet file, a query to a database, or a function of the party's own.
+"""Where a party's own rows come from: a CSV or Parquet file, a query to a database, a function of the party's own, or a folder.
 
 The party says it in a file on its own disk (`read_source`), or by a file's name.  Whatever it is becomes the same `Column`s, so
 that what follows checks them alike.  Nothing of this file leaves the party.
@@ -29,6 +29,7 @@ NEEDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "parquet": (("path",), ()),
     "sql": (("url",), ("query", "table", "password_file")),
     "python": (("loader",), ("folder",)),
+    "eicu": (("path",), ()),
 }
 """By kind, the keys that it needs and those that it may have, besides ``columns``."""
 
@@ -38,7 +39,7 @@ class Source(BaseModel):
 
     Attributes:
         kind: what they are.
-        path: of a file.
+        path: of a file; of ``eicu``, a folder with its tables.
         url: of a database, as SQLAlchemy has it.
         password_file: holds the password that the URL leaves out.
         query: one SELECT.
@@ -51,7 +52,7 @@ class Source(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
-    kind: Literal["csv", "parquet", "sql", "python"]
+    kind: Literal["csv", "parquet", "sql", "python", "eicu"]
     path: Annotated[Path, Field(strict=False)] | None = None
     url: Text | None = None
     password_file: Annotated[Path, Field(strict=False)] | None = None
@@ -94,6 +95,8 @@ class Source(BaseModel):
         Raises:
             UserError: the rows cannot be had, or are no table.
         """
+        if self.kind == "eicu":
+            raise UserError(f"{self} is a folder of eICU's tables, and the job is about a table of its own (data.name)")
         here = {name: self.columns.get(name, name) for name in wanted}
         if self.kind == "csv" and self.path is not None:
             found = {column.name: column for column in columns.read(self.path) if column.name}
@@ -109,7 +112,7 @@ class Source(BaseModel):
 
 
 def source_of(data: str) -> Source | None:
-    """What ``--data`` says: a file's name, ``python:module:function`` or a configuration; None for a known data set.
+    """What ``--data`` says: a file's name, ``python:module:function``, a configuration or a folder; None for a known data set.
 
     Raises:
         UserError: for a configuration that is not allowed, or another form.
@@ -120,6 +123,8 @@ def source_of(data: str) -> Source | None:
         return read_source(Path(data))
     if lower.endswith((".csv", ".parquet")):
         return Source(kind="csv" if lower.endswith(".csv") else "parquet", path=Path(data))
+    if Path(data).is_dir():
+        return Source(kind="eicu", path=Path(data))
     if kind == "python":
         return _checked({"kind": "python", "loader": rest}, "--data")
     if kind == "sql":

@@ -4,7 +4,21 @@ A party's own ledger of ε is `securefl.privacy.store`; nothing here is a party'
 """
 
 from securefl.store.checkpoints import Checkpoint, Checkpoints
-from securefl.store.runs import Attempt, Fates, HeldRun, Past, Progress, RunStore
+from securefl.store.runs import Fates, HeldRun, Past, Progress, RunStore
 from securefl.store.shelf import Shelf, Shelved
+from securefl.store.stages import Attempt, HeldStage, SoFar
 
-__all__ = ["Attempt", "Checkpoint", "Checkpoints", "Fates", "HeldRun", "Past", "Progress", "RunStore", "Shelf", "Shelved"]
+__all__ = [
+    "Attempt",
+    "Checkpoint",
+    "Checkpoints",
+    "Fates",
+    "HeldRun",
+    "HeldStage",
+    "Past",
+    "Progress",
+    "RunStore",
+    "Shelf",
+    "Shelved",
+    "SoFar",
+]

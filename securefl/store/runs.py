@@ -31,22 +31,13 @@ from securefl.errors import UserError, quoted
 from securefl.store import tables
 from securefl.store.checkpoints import Checkpoint
 from securefl.store.migrate import bring_up
+from securefl.store.stages import MOST_ATTEMPTS, Attempt, HeldStage, SoFar, so_far
 
-MOST_ATTEMPTS = 3
-"""How often a round is begun that breaks off before its inputs were asked for."""
 PATIENCE = 60.0
 """Seconds that SQLite waits for another process."""
 
 Clock = Callable[[], datetime]
 """Gives the time, with its zone."""
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One attempt at one round, from 1 and from 0."""
-
-    round: int
-    attempt: int
 
 
 Fates = Mapping[str, tuple[str, str]]
@@ -158,13 +149,24 @@ class RunStore:
                 elif found <= serial:
                     base.execute(update(tables.members).where(tables.members.c.name == name).values(**values))
 
-    def unfinished(self, job: str, cohort: str) -> str | None:
-        """The newest run of this job over this cohort in which a round is left; None where there is none."""
+    def unfinished(self, job: str, cohort: str, before: str | None = None, after: str | None = None) -> str | None:
+        """The newest run of this job over this cohort in which something is left; None where there is none.
+
+        Args:
+            job: SHA-256 of the job, hexadecimal.
+            cohort: SHA-256 of who is invited, hexadecimal.
+            before: the stage that comes before its rounds: a run that lost what that gave cannot go on.
+            after: the stage that comes after them.
+        """
         with self.transaction() as base:
             r = tables.runs.c
             newest = select(r.name).where(r.job == job, r.cohort == cohort).order_by(r.created.desc(), r.name)
             for name in base.execute(newest).scalars():
-                if not _progress(base, name).done:
+                progress = _progress(base, name)
+                if before is not None and (first := so_far(base, name, before)).value is None and (first.over or progress.used):
+                    continue
+                last = so_far(base, name, after) if after is not None else SoFar(over=True)
+                if not progress.done or not last.over or last.lost:
                     return str(name)
         return None
 
@@ -198,8 +200,8 @@ class RunStore:
                 raise UserError(f"the run {quoted(run)} is in the store {self.where} with {what}: give another run another name")
             else:
                 base.execute(update(tables.runs).where(tables.runs.c.name == run).values(holder=mark))
-            a = tables.attempts.c
-            base.execute(update(tables.attempts).where(a.run == run, a.ended.is_(None)).values(ended=now, outcome="lost"))
+            for table in (tables.attempts, tables.stages):
+                base.execute(update(table).where(table.c.run == run, table.c.ended.is_(None)).values(ended=now, outcome="lost"))
         return HeldRun(self, run, mark)
 
     def progress(self, run: str) -> Progress:
@@ -245,6 +247,10 @@ class HeldRun:
     def __init__(self, store: RunStore, run: str, mark: str) -> None:
         self._store, self.run, self._mark = store, run, mark
 
+    def stage(self, name: str) -> HeldStage:
+        """A secure sum of the run beside its rounds."""
+        return HeldStage(self, name, self._store.now)
+
     def progress(self) -> Progress:
         """How far the run has come."""
         with self._store.transaction() as base:
@@ -256,7 +262,7 @@ class HeldRun:
         Raises:
             Misuse: where that is another than the one written before.
         """
-        with self._writing() as base:
+        with self.writing() as base:
             found = _progress(base, self.run).model
             if found is None:
                 self._keep(base, 0, checkpoint)
@@ -269,7 +275,7 @@ class HeldRun:
         Raises:
             Misuse: where no round is left, or an attempt of this server's has not ended.
         """
-        with self._writing() as base:
+        with self.writing() as base:
             last = _last(base, self.run)
             if last is not None and last.ended is None:
                 raise Misuse(f"attempt {last.attempt} of round {last.round} has not ended")
@@ -290,7 +296,7 @@ class HeldRun:
             attempt: that was begun.
             times: as for `finish`.
         """
-        with self._writing() as base:
+        with self.writing() as base:
             self._change(base, attempt, inputs_asked=True, **times)
 
     def finish(
@@ -317,7 +323,7 @@ class HeldRun:
                 and the first one after they were in (``taken``).
         """
         told = json.dumps(dict(metrics or {}))
-        with self._writing() as base:
+        with self.writing() as base:
             values = {"contributors": contributors, "metrics": told, "seconds": seconds, **(times or {})}
             self._end(base, attempt, fates, outcome="finished", inputs_asked=True, **values)
             if checkpoint is not None:
@@ -335,7 +341,7 @@ class HeldRun:
         times: Mapping[str, float] | None = None,
     ) -> None:
         """The attempt is over without a model; arguments as for `finish`, with where and why."""
-        with self._writing() as base:
+        with self.writing() as base:
             why = {"step": step, "check_name": check, "detail": detail, **(times or {})}
             self._end(base, attempt, fates, outcome="aborted", seconds=seconds, **why)
 
@@ -354,8 +360,12 @@ class HeldRun:
         ]
 
     @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        """A transaction of the server that holds the run."""
+    def writing(self) -> Iterator[Connection]:
+        """A transaction of the server that holds the run.
+
+        Raises:
+            UserError: where another one has taken it up.
+        """
         with self._store.transaction() as base:
             # The update locks the row until the end, so two servers take turns.
             mine = update(tables.runs).where(tables.runs.c.name == self.run, tables.runs.c.holder == self._mark)

@@ -121,6 +121,26 @@ decisions = Table(
     Column("document", LargeBinary, nullable=False),  # as the party signed it
     _one_of("verdict", VERDICTS),
 )
+stages = Table(  # secure sums of a run beside its rounds
+    "stages",
+    metadata,
+    Column("run", String(128), ForeignKey("runs.name"), primary_key=True),
+    Column("stage", String(32), primary_key=True),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("began", DateTime, nullable=False),
+    Column("inputs_asked", Boolean, nullable=False),
+    Column("ended", DateTime),
+    Column("outcome", String(16)),
+    Column("contributors", Integer),
+    Column("seconds", Float),
+    Column("step", String(64)),
+    Column("check_name", String(64)),
+    Column("detail", Text),
+    Column("value", Text),  # JSON: what the sum gave, of sums alone
+    _one_of("outcome", OUTCOMES),
+    CheckConstraint("(ended IS NULL) = (outcome IS NULL)", name="ended_with_outcome"),
+    CheckConstraint("value IS NULL OR outcome = 'finished'", name="value_when_finished"),
+)
 checkpoints = Table(
     "checkpoints",
     metadata,

@@ -121,6 +121,16 @@ def _history(rng: np.random.Generator, stay: int) -> dict[str, object]:
     return {"patientunitstayid": stay, "pasthistoryenteredoffset": _offset(rng), "pasthistorypath": path}
 
 
+def of_region(made: dict[str, pd.DataFrame], region: str) -> dict[str, pd.DataFrame]:
+    """The tables of one region's hospitals, as they would lie there; ``unknown`` for those without a region."""
+    known = dict(zip(made["hospital"]["hospitalid"], made["hospital"]["region"], strict=True))
+    patient = made["patient"]
+    own = patient[[(known.get(one) or "unknown") == region for one in patient["hospitalid"]]]
+    out = {"patient": own, "hospital": made["hospital"][made["hospital"]["hospitalid"].isin(own["hospitalid"])]}
+    rest = made.keys() - out.keys()
+    return out | {name: made[name][made[name]["patientunitstayid"].isin(own["patientunitstayid"])] for name in rest}
+
+
 def write(folder: Path, made: dict[str, pd.DataFrame], *, packed: bool = False, sep: str = ",") -> Path:
     """The tables as files, ``.csv`` or ``.csv.gz``."""
     folder.mkdir(exist_ok=True)

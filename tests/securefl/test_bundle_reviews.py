@@ -340,6 +340,17 @@ def test_a_review_says_loudly_what_protects_nobody(keys: Path) -> None:
     assert "NO differential privacy" in said
     assert "THE SERVER SEES EVERY UPDATE" in said
     assert "every site's update, exact: in clear" in said
+    assert "1 × rows, means and variances of each column, exact: for scaling, over the training rows of all sites" in said
+
+
+def test_a_review_names_the_sums_beside_the_rounds_and_holds_them_to_the_policy(keys: Path) -> None:
+    noised = '[data]\nname = "heart"\nscaling = "noised"\n[privacy]\nepsilon = 3.0\n'
+    said = reviewed(keys, made(keys, {"job.toml": noised}))
+    assert "1 × noised sums: rows; moments of age" in said
+    eicu = '[data]\nname = "eicu"\n[privacy]\nmechanism = "none"\n'
+    said = reviewed(keys, made(keys, {"job.toml": eicu}), "max_values = 1000")
+    assert "1 × histograms of the final model's scores, exact" in said
+    assert "policy.toml:1 (max_values = 1000) refuses the job: a sum of the job has 15360 values" in said
 
 
 def test_a_policy_names_bundles_by_their_hash(keys: Path) -> None:

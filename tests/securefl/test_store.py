@@ -291,7 +291,7 @@ def test_a_database_of_another_program_or_a_later_version_is_refused(url: str) -
     with engine.begin() as base:
         base.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     engine.dispose()
-    with pytest.raises(UserError, match="its tables are of version 9999, and this program knows 0003"):
+    with pytest.raises(UserError, match="its tables are of version 9999, and this program knows 0004"):
         RunStore(url, clock=clock)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from trained import SITES, entropy, folds, job
+from trained import SITES, entropy, job, rows
 from wired import LIMIT, Jumping, Lines
 
 from protocols.policy import MemoryJournal
@@ -67,11 +67,11 @@ class Parties:
 
     def call(self, names: Sequence[str] = SITES, patience: float = LIMIT) -> None:
         """They call, and go on calling."""
-        rows = folds(self.job)
+        own = rows(self.job)
         for name in names:
             credentials = Credentials.load(self.folder / self.tenant / name, "party")
             assert credentials.identity is not None
-            site = Attending(self.job, name, credentials.identity, MemoryJournal(), rows[name], entropy=entropy(name))
+            site = Attending(self.job, name, credentials.identity, MemoryJournal(), own[name], entropy=entropy(name))
             link = Calling(self.target, credentials, site.hash, site, worker=self.worker, clock=self.clock, log=Lines())
             link.host = host_of(self.tenant)
             self.calls.append(asyncio.ensure_future(link.attend(patience=patience)))

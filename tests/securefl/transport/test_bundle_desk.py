@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
-from trained import SITES, entropy, folds, job
+from trained import SITES, entropy, job, rows
 from wired import LIMIT, Jumping, Lines, Tls, channel, tls_of, wired
 
 from protocols.errors import Refused
@@ -392,7 +392,7 @@ def test_a_party_in_a_run_of_a_bundle_holds_it_to_the_bundle_and_the_newest_rost
             mine = own(keys, "a")
             assert mine.identity is not None
             bundle = made(keys, {"job.toml": "# a note\n"}, by="b")
-            party = Attending(some, "a", mine.identity, MemoryJournal(), folds(some)["a"], bundle=bundle)
+            party = Attending(some, "a", mine.identity, MemoryJournal(), rows(some)["a"], bundle=bundle)
             assert party.hash == bundle.hash
             good = run_name(bundle.hash, entropy("one"))
             with pytest.raises(Refused, match="net-run"):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trained import SITES, entropy, folds, job
+from trained import SITES, by_ranges, entropy, job, rows
 from wired import Wired, wired
 
 from protocols.errors import Refused
@@ -28,7 +28,7 @@ from securefl.shared_job import SharedJob, is_run_of, job_hash, run_name
 def attending(net: Wired, some: Job) -> Attending:
     identity = net.link("a")._credentials.identity
     assert identity is not None
-    return Attending(some, "a", identity, MemoryJournal(), folds(some)["a"])
+    return Attending(some, "a", identity, MemoryJournal(), rows(some)["a"])
 
 
 def test_a_party_holds_a_run_to_its_own_view(tmp_path: Path) -> None:
@@ -64,6 +64,7 @@ def test_a_model_of_another_round_than_was_announced_is_refused(tmp_path: Path) 
         async with wired(tmp_path, names=SITES) as net:
             shared = SharedJob.of(some, net.hall.cohort)
             serving = Serving(shared, net.hall)
+            serving.side.beside = by_ranges(shared)
             party = attending(net, some)
             run = run_name(shared.hash, entropy("run"))
             party.welcome(run, net.hall.members)
@@ -167,7 +168,6 @@ def test_what_is_public_of_a_named_data_set_is_what_its_loader_says() -> None:
     "changed",
     [
         {"simulation": {"dropout": 0.1}},
-        {"data": {"name": "breast-cancer", "scaling": "noised"}},
         {"performance": {"handshake_rounds": 2}},
         {"data": {"name": "t.csv", "label": "y", "site": "s"}},
     ],

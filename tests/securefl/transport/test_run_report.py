@@ -148,6 +148,7 @@ def test_a_store_of_version_two_is_brought_up(ran: Path, tmp_path: Path) -> None
         ran,
         tmp_path / "one",
         *(f"ALTER TABLE attempts DROP COLUMN {name}" for name in ("sent", "asked", "taken")),
+        "DROP TABLE stages",
         "UPDATE alembic_version SET version_num = '0002'",
     )
     rows: list[dict[str, Any]] = told(folder).attempts

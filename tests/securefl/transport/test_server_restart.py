@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from network_processes import Process, processes
+from trained import by_ranges
 from wired import LIMIT, Lines, Wired, wired
 
 from protocols.policy import MemoryJournal
@@ -23,7 +24,7 @@ from securefl.cli import main
 from securefl.errors import UserError
 from securefl.job import Job
 from securefl.keeping import Keeper, Watched, asking, held_run
-from securefl.own_rows import own_folds
+from securefl.own_rows import OwnRows
 from securefl.policy_file import PolicyFile
 from securefl.serving import Serving
 from securefl.shared_job import SharedJob
@@ -51,7 +52,7 @@ async def served(net: Wired, folder: Path, journals: dict[str, MemoryJournal], *
     for name, site in zip(SITES, datasets.of_job(JOB).sites, strict=True):
         own = net.link(name)._credentials
         assert own.identity is not None
-        party = Attending(JOB, name, own.identity, journals[name], own_folds(JOB, site), policy=PolicyFile(policy, "policy.toml"))
+        party = Attending(JOB, name, own.identity, journals[name], OwnRows.of(JOB, site), policy=PolicyFile(policy, "policy.toml"))
         link = Link(net.target, own, shared.hash, party, worker=net.worker, clock=net.clock, log=Lines())
         calls.append(asyncio.ensure_future(link.attend(patience=0.0)))
     try:
@@ -233,11 +234,12 @@ def test_a_cohort_that_is_too_small_for_a_policy_is_refused_by_the_session_with_
         async with wired(tmp_path, names=SITES) as net:
             shared = SharedJob.of(JOB, net.hall.cohort)
             serving = Serving(shared, net.hall)
+            serving.side.beside = by_ranges(shared)
             identity = net.link("a")._credentials.identity
             assert identity is not None
             site = datasets.of_job(JOB).sites[0]
             rules = PolicyFile("# ours\nmin_cohort = 4", "policy.toml")
-            party = Attending(JOB, "a", identity, MemoryJournal(), own_folds(JOB, site), policy=rules, notices=notices.append)
+            party = Attending(JOB, "a", identity, MemoryJournal(), OwnRows.of(JOB, site), policy=rules, notices=notices.append)
             held, _ = held_run(RunStore("sqlite://", clock=net.clock.utc), shared)
             party.welcome(held.run, net.hall.members)
             session = party.convene("round", 1, 0).session

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from trained import SITES, entropy, folds, job
+from trained import SITES, entropy, job, rows
 from wired import LIMIT, Lines, wired
 
 from protocols.policy import MemoryJournal
@@ -45,14 +45,14 @@ def test_a_party_whose_code_fails_drops_out_and_is_in_the_next_round(tmp_path: P
 
     async def run() -> Serving:
         async with wired(tmp_path, names=SITES) as net:
-            shared, rows = SharedJob.of(some, net.hall.cohort), folds(some)
+            shared, own_rows = SharedJob.of(some, net.hall.cohort), rows(some)
             net.hall.run, net.hall.job = run_name(shared.hash, entropy("run")), shared.hash
             attended, calls = list[Attending](), list[asyncio.Future[object]]()
             for name in SITES:
                 credentials = net.link(name)._credentials
                 assert credentials.identity is not None
                 own = {"code": code, "notices": notices.append} if name == "b" else {}
-                one = Attending(some, name, credentials.identity, MemoryJournal(), rows[name], entropy=entropy(name), **own)  # type: ignore[arg-type]
+                one = Attending(some, name, credentials.identity, MemoryJournal(), own_rows[name], entropy=entropy(name), **own)  # type: ignore[arg-type]
                 link = Link(net.target, credentials, shared.hash, one, worker=net.worker, clock=net.clock, log=Lines())
                 attended.append(one)
                 calls.append(asyncio.ensure_future(link.attend(patience=LIMIT)))

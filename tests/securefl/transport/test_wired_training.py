@@ -55,7 +55,7 @@ def test_a_run_over_grpc_gives_the_model_of_the_simulation_bit_by_bit(tmp_path: 
     assert [ending.check for ending in trained.endings] == [""] * 3
     shared = trained.serving.shared
     of_runner = Job.parse({"privacy": some.plain()["privacy"], "simulation": {"baselines": True}})
-    made = {name: entropy(name) for name in SITES}
+    made = {name: entropy(name, after=some.privacy.mechanism == "none") for name in SITES}
     runner = Runner(copy.deepcopy(shared.template), folds(some), job=of_runner, entropy=lambda name: made[name])
     result = runner.run()
     assert (trained.serving.models[0] == runner.models[0]).all()
@@ -171,7 +171,7 @@ def test_a_server_goes_on_where_it_was_with_the_same_models(tmp_path: Path) -> N
     assert [ending.check for ending in trained.endings] == [""] * 3
     assert [(record.number, record.contributors) for record in trained.serving.records] == [(1, 3), (2, 3), (3, 3)]
     of_runner = Job.parse({"privacy": some.plain()["privacy"]})
-    made = {name: entropy(name) for name in SITES}
+    made = {name: entropy(name, after=1) for name in SITES}
     runner = Runner(copy.deepcopy(trained.serving.shared.template), folds(some), job=of_runner, entropy=lambda name: made[name])
     runner.run()
     assert (trained.serving.models[0] == runner.models[0]).all()

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from wired import LIMIT, Lines, Wired
 
-from protocols.policy import MemoryJournal
+from protocols.policy import MemoryJournal, Policy
 from protocols.rand import Entropy, Rand, Seed
 from securefl import data as datasets
 from securefl.attending import Attending
 from securefl.audit.tape import Tape
+from securefl.experiment import prepared_features, split
 from securefl.job import Job
-from securefl.own_rows import own_folds
+from securefl.own_rows import OwnRows
+from securefl.parties import Consortium
 from securefl.privacy.budget import PartyLedger
 from securefl.round import Fold
+from securefl.scaling import from_ranges
 from securefl.serving import Serving
 from securefl.shared_job import SharedJob, run_name
+from securefl.shared_scaling import Scaling
+from securefl.timing import Gauge
 from securefl.transport.link import Link
 
 SITES = ("a", "b", "c")
@@ -34,15 +42,30 @@ def job(**privacy: Any) -> Job:
     return Job.parse(tree)
 
 
-def entropy(name: str) -> Entropy:
-    """The same draws for a site, whoever runs it."""
-    count = iter(range(10**6))
+def entropy(name: str, *, after: int = 0) -> Entropy:
+    """The same draws for a site, whoever runs it; without the first ones, which a sum before the rounds takes."""
+    count = iter(range(after, 10**6))
     return lambda: Rand(Seed(f"{name} {next(count)}".encode().ljust(32, b".")))
 
 
-def folds(some: Job) -> dict[str, tuple[Fold, ...]]:
+def rows(some: Job) -> dict[str, OwnRows]:
     sites = datasets.of_job(some).sites
-    return {name: own_folds(some, site) for name, site in zip(SITES, sites, strict=True)}
+    return {name: OwnRows.of(some, site) for name, site in zip(SITES, sites, strict=True)}
+
+
+def folds(some: Job) -> dict[str, tuple[Fold, ...]]:
+    """Made ready as a simulation makes them."""
+    dataset = datasets.of_job(some)
+    parts, names = split(some, dataset), [site.name for site in dataset.sites]
+    scaled = prepared_features(some, dataset, parts, Consortium.of(names, Policy()), Gauge(names))
+    made = {site.name: OwnRows.of(some, site) for site in scaled.dataset.sites}
+    return {name: own.folds(scaled.scalers[0]) for name, own in zip(SITES, made.values(), strict=True)}
+
+
+def by_ranges(shared: SharedJob) -> NDArray[np.float32]:
+    """What a server could say of the scaling."""
+    scaler = from_ranges(shared.public.ranges)
+    return Scaling.of(scaler, scaler.shift).values()
 
 
 @dataclass
@@ -60,12 +83,14 @@ def start(
     ledgers: dict[str, PartyLedger] | None = None,
     record: Path | None = None,
     beside: Executor | None = None,
+    own: dict[str, OwnRows] | None = None,
+    entropies: Callable[[str], Entropy] = entropy,
 ) -> tuple[SharedJob, dict[str, Attending], list[asyncio.Future[Any]]]:
-    """All parties call; ``jobs`` are those of parties that have another one than the server."""
+    """All parties call; ``jobs`` are those of parties that have another one than the server, ``own`` is whose rows are whose."""
     shared = SharedJob.of(some, net.hall.cohort)
     net.hall.run, net.hall.job = run_name(shared.hash, entropy("run")), shared.hash
-    attended, calls, rows = dict[str, Attending](), list[asyncio.Future[Any]](), folds(some)
-    for name in SITES:
+    attended, calls, have = dict[str, Attending](), list[asyncio.Future[Any]](), own or rows(some)
+    for name in have:
         credentials = net.link(name)._credentials
         assert credentials.identity is not None
         attended[name] = Attending(
@@ -73,9 +98,9 @@ def start(
             name,
             credentials.identity,
             MemoryJournal(),
-            rows[name],
+            have[name],
             ledger=(ledgers or {}).get(name),
-            entropy=entropy(name),
+            entropy=entropies(name),
             logs=None if record is None else record / "logs",
         )
         hash_told = shared.hash  # also by who has another job: what the server says is what it is held to
@@ -85,12 +110,12 @@ def start(
     return shared, attended, calls
 
 
-async def train(net: Wired, some: Job, *, least: int = 3, record: Path | None = None, **parties: Any) -> Trained:
+async def train(net: Wired, some: Job, *, least: int | None = None, record: Path | None = None, **parties: Any) -> Trained:
     """A run of all parties, or of those that stay."""
     shared, attended, calls = start(net, some, record=record, **parties)
-    if least < len(SITES):
+    if least is not None and least < len(attended):
         await asyncio.wait(calls, timeout=LIMIT, return_when=asyncio.FIRST_COMPLETED)
-    await net.present(least)
+    await net.present(least or len(attended))
     tape = None if record is None else Tape(record / "run.tape")
     serving = Serving(shared, net.hall, tape=tape)
     async with asyncio.timeout(2 * LIMIT):
