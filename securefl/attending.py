@@ -18,13 +18,14 @@ from protocols.policy import Journal
 from protocols.primitives.sign import SigningKey
 from protocols.rand import Entropy, fresh
 from protocols.session import Session
-from protocols.suite import Occasion, Terms
+from protocols.suite import Occasion, Roster, Terms
 from protocols.sums import Party
 from securefl import delivery
 from securefl.apart import train_beside
 from securefl.errors import UserError
 from securefl.modules import Copier
 from securefl.policy_file import PolicyFile
+from securefl.sampling import among, own_place, places_of
 from securefl.shared_job import SharedJob, is_run_of, job_hash
 from securefl.site_side import SiteSide
 from securefl.transport.roster import SignedRoster
@@ -55,7 +56,7 @@ class Attending:
         notices: called with a line that the site's operator must see.
         entropy: of its sampling, noise and rounding.
         policy: its own, from its disk.
-        logs: folder for the party's signed log of the run; None keeps none.
+        logs: folder for the party's signed log of the run, or of each round where every one has another cohort; None keeps none.
         check: called with the job over its cohort, before anything leaves; gives lines for the operator, or refuses.
         bundle: that the job came in, approved by this party; None for a job file.
         code: model and trainer of the job's own, which run in a child (`securefl.usercode.trainer_of`).
@@ -114,7 +115,9 @@ class Attending:
         shared = SharedJob.of(self._job, cohort, None if self._bundle is None else self._bundle.hash, self._code)
         require(is_run_of(run, shared.hash), "net-run", "a run of another job than the party's own")
         about = shared.about
-        self._policy.check_job(self._job, digest=shared.hash.hex(), protocol=about.protocol.name, values=about.plan.size)
+        self._policy.check_job(
+            self._job, digest=shared.hash.hex(), protocol=about.protocol.name, values=about.plan.size, registered=len(cohort)
+        )
         for line in self._check(shared):
             self._notices(line)
         side = SiteSide(
@@ -128,41 +131,72 @@ class Attending:
         )
         if self._ledger is not None:
             side.keep_ledger(self._ledger, run)
-        self._party = replace(Party(mine, self._identity, self._policy.over(shared.policy, len(cohort))), journal=self._journal)
+        self._party = replace(
+            Party(mine, self._identity, self._policy.over(shared.policy, about.parties, len(cohort))), journal=self._journal
+        )
         self._run, self._shared, self._side = run, shared, side
+        if self._job.privacy.clients_per_round is None:
+            self._open_log(mine, cohort)
+
+    def _open_log(self, index: int, cohort: Roster) -> None:
+        """A log is of one roster: of the run's, or of one round's where each has another."""
         if self._logs is not None:
             from securefl.audit.party_log import PartyLog  # noqa: PLC0415
 
             self._logs.mkdir(parents=True, exist_ok=True)
-            self._log = PartyLog(new_log(self._logs, run, mine, self._name), mine, self._identity, cohort)
+            self._seal_log()
+            self._log = PartyLog(new_log(self._logs, self._run, index, self._name), index, self._identity, cohort)
 
-    def convene(self, stage: str, number: int, attempt: int) -> Part:
+    def _seal_log(self) -> None:
+        if self._log is not None:
+            self._log.seal()
+            self._log = None
+
+    def convene(self, stage: str, number: int, attempt: int, cohort: bytes = b"") -> Part:
         """The part in a round, or in the delivery of the final model.
 
+        Args:
+            stage: what is begun.
+            number: of the round.
+            attempt: of it.
+            cohort: who is invited, as `securefl.sampling.as_bits`; empty for all.
+
         Raises:
-            Refused: ``net-stage`` for something that the job does not hold.
+            Refused: ``net-stage`` for something that the job does not hold, ``net-cohort`` for a cohort that it does not invite.
         """
         shared, side, party = self._shared, self._side, self._party
         if shared is None or side is None or party is None:
             raise Refused("net-stage", "a sum before the run was named")
-        if stage == delivery.STAGE and number == self._job.privacy.rounds:
+        if stage == delivery.STAGE and number == self._job.privacy.rounds and not cohort:
             return Part(delivery.at_party(shared, party.index))
         fits = stage == "round" and 1 <= number <= self._job.privacy.rounds
         require(fits, "net-stage", f"{stage} {number}: the job has {self._job.privacy.rounds} rounds and nothing else")
 
+        roster, place = self._invited(shared, party.index, cohort)
+        if cohort:
+            self._open_log(place, roster)
         from securefl.audit.recorded import Late, Recorded  # noqa: PLC0415
 
         book = None if self._log is None else Late(self._log)
 
         def terms(occasion: Occasion) -> Terms[Any]:
             require((occasion.round, occasion.attempt) == (number, attempt), "net-round", "a model of another round")
-            found = shared.terms(occasion)
+            found = shared.terms(occasion, roster)
             if book is not None:
                 book.begin(shared.about.protocol, found)
             return found
 
-        session = side.session(shared.flow, party, self._run, terms, Copier(shared.template))
+        session = side.session(shared.flow, replace(party, index=place), self._run, terms, Copier(shared.template))
         return Part(session if book is None else cast("Session", Recorded(session, book)), outside=self._train)
+
+    def _invited(self, shared: SharedJob, mine: int, cohort: bytes) -> tuple[Roster, int]:
+        """The roster of a round, and the own place in it."""
+        count = self._job.privacy.clients_per_round
+        require(bool(cohort) == (count is not None), "net-cohort", f"the job invites {'all parties' if count is None else count}")
+        if count is None:
+            return shared.cohort, mine
+        places = places_of(cohort, len(shared.cohort), count)
+        return among(shared.cohort, places), own_place(places, mine)
 
     def _train(self, task: Task) -> Contribution:
         """Train; where the job's own code fails in its child, the round goes on without this party."""
@@ -191,9 +225,7 @@ class Attending:
         """The run is over: seal the log, end what runs for it."""
         if self._side is not None:
             self._side.trainer.close()
-        if self._log is not None:
-            self._log.seal()
-            self._log = None
+        self._seal_log()
 
     @property
     def epsilon(self) -> float | None:

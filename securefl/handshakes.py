@@ -55,6 +55,9 @@ class Handshakes(Protocol):
     def terms(self, occasion: Occasion) -> Terms[Any]:
         """The terms for an occasion."""
 
+    def invite(self, consortium: Consortium) -> None:
+        """Who is invited from now on."""
+
     def present(self, u: int) -> bool:
         """Whether a party is in the round."""
 
@@ -107,8 +110,12 @@ class Single:
         """The terms for an occasion; those of all parties of this process, who expect the same, are made once."""
         return lately("terms", occasion, lambda: self.protocol.terms(occasion, self.consortium.roster, self.parameters))
 
+    def invite(self, consortium: Consortium) -> None:
+        """To the next round."""
+        self.consortium = consortium
+
     def present(self, _u: int) -> bool:
-        """Everybody is invited."""
+        """All invited are."""
         return True
 
     def ready(self, _u: int) -> None:
@@ -187,6 +194,10 @@ class Batched:
         """The terms of the step that is of this occasion."""
         whole = self._terms
         return lately("terms", occasion, lambda: whole.at(occasion.round - whole.occasion.round, occasion.model))
+
+    def invite(self, consortium: Consortium) -> None:
+        """To the next handshake."""
+        self.consortium = consortium
 
     def present(self, u: int) -> bool:
         """Those that were not lost since the handshake."""

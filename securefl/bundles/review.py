@@ -155,7 +155,11 @@ def _terms(knobs: PrivacyKnobs) -> dict[str, str]:
 def _cohort(knobs: PrivacyKnobs, parties: int) -> str:
     threshold = "as the protocol computes it" if knobs.threshold is None else str(knobs.threshold)
     least = "the threshold" if knobs.min_cohort is None else str(knobs.min_cohort)
-    return f"{parties} parties on the roster; threshold {threshold}, smallest cohort {least}"
+    drawn = knobs.clients_per_round
+    each = (
+        "" if drawn is None else f", {drawn} of them drawn by the server for each round (exact sums over such sets can be combined)"
+    )
+    return f"{parties} parties on the roster{each}; threshold {threshold}, smallest cohort {least}"
 
 
 def _opened(knobs: PrivacyKnobs) -> list[str]:
@@ -181,7 +185,13 @@ def _over(signed: SignedBundle, roster: SignedRoster, policy: PolicyFile | None)
     if policy is None:
         return over, None
     try:
-        policy.check_job(job, digest=signed.hash.hex(), protocol=about.protocol.name, values=1 if code else about.plan.size)
+        policy.check_job(
+            job,
+            digest=signed.hash.hex(),
+            protocol=about.protocol.name,
+            values=1 if code else about.plan.size,
+            registered=len(roster.cohort),
+        )
     except UserError as error:
         return over, str(error)
     return over, f"{policy.where} has nothing against it"

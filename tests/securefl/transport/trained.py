@@ -60,6 +60,7 @@ def start(
     ledgers: dict[str, PartyLedger] | None = None,
     record: Path | None = None,
     beside: Executor | None = None,
+    lines: dict[str, Lines] | None = None,
 ) -> tuple[SharedJob, dict[str, Attending], list[asyncio.Future[Any]]]:
     """All parties call; ``jobs`` are those of parties that have another one than the server."""
     shared = SharedJob.of(some, net.hall.cohort)
@@ -79,7 +80,7 @@ def start(
             logs=None if record is None else record / "logs",
         )
         hash_told = shared.hash  # also by who has another job: what the server says is what it is held to
-        about = {"worker": net.worker, "clock": net.clock, "log": Lines(), "beside": beside}
+        about = {"worker": net.worker, "clock": net.clock, "log": (lines or {}).get(name) or Lines(), "beside": beside}
         link = Link(net.target, credentials, hash_told, attended[name], **about)  # type: ignore[arg-type]
         calls.append(asyncio.ensure_future(link.attend(patience=0.0)))
     return shared, attended, calls
