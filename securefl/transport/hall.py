@@ -161,6 +161,11 @@ class Hall:
         """Those invited, fixed when the hall was opened."""
         return self.members.cohort
 
+    @property
+    def sitting(self) -> Sitting | None:
+        """The sum under way."""
+        return self._sitting
+
     # Parties
 
     async def attend(self, entry: Entry, stream: Stream) -> None:
