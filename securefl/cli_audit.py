@@ -20,7 +20,7 @@ def audit(
     protocols: Annotated[list[str] | None, typer.Argument(metavar="[PROTOCOL]...", help="Protocols, such as secagg.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All protocols that claim to hide single vectors, plug-ins too.")] = False,  # noqa: FBT002
     job: Annotated[
-        Path | None, typer.Option(metavar="JOB.toml", help="The protocol of a job, for as many parties as it has.")
+        Path | None, typer.Option(metavar="JOB.toml", help="The protocol of a job, for as many parties as a round has.")
     ] = None,
     mechanism: Annotated[
         str | None,
