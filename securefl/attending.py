@@ -138,14 +138,14 @@ class Attending:
         if self._job.privacy.clients_per_round is None:
             self._open_log(mine, cohort)
 
-    def _open_log(self, index: int, cohort: Roster) -> None:
+    def _open_log(self, index: int, cohort: Roster, number: int | None = None) -> None:
         """A log is of one roster: of the run's, or of one round's where each has another."""
         if self._logs is not None:
             from securefl.audit.party_log import PartyLog  # noqa: PLC0415
 
             self._logs.mkdir(parents=True, exist_ok=True)
             self._seal_log()
-            self._log = PartyLog(new_log(self._logs, self._run, index, self._name), index, self._identity, cohort)
+            self._log = PartyLog(new_log(self._logs, self._run, index, self._name, number), index, self._identity, cohort)
 
     def _seal_log(self) -> None:
         if self._log is not None:
@@ -174,7 +174,7 @@ class Attending:
 
         roster, place = self._invited(shared, party.index, cohort)
         if cohort:
-            self._open_log(place, roster)
+            self._open_log(place, roster, number)
         from securefl.audit.recorded import Late, Recorded  # noqa: PLC0415
 
         book = None if self._log is None else Late(self._log)
@@ -245,10 +245,10 @@ def vouch(bundle: SignedBundle, roster: SignedRoster) -> None:
         raise UserError(f"the bundle {bundle.hash.hex()} is refused: {error.check} ({error.detail})") from None
 
 
-def new_log(folder: Path, run: str, index: int, name: str) -> Path:
-    """Where a log goes: a party that comes back into a run begins another file."""
+def new_log(folder: Path, run: str, index: int, name: str, number: int | None = None) -> Path:
+    """Where a log goes, of a run or of one round of it: a party that comes back into either begins another file."""
     from securefl.audit.party_log import log_name  # noqa: PLC0415
 
-    base = f"{run[:16]}-{log_name(index, name)}"
+    base = f"{run[:16]}-{'' if number is None else f'{number:06d}-'}{log_name(index, name)}"
     names = [base, *(f"{base.removesuffix('.log')}.{again}.log" for again in range(2, 10_000))]
     return next(folder / one for one in names if not (folder / one).exists())
