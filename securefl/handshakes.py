@@ -230,7 +230,7 @@ class Batched:
         self.group = None
 
 
-def rounds_together(asked: int | None, protocol: Scheme, *, parties: int, stepwise: bool, alone: str) -> int:
+def rounds_together(asked: int | None, protocol: Scheme, *, parties: int, stepwise: bool, alone: str, sampled: bool = False) -> int:
     """How many rounds one handshake prepares.
 
     Args:
@@ -239,10 +239,19 @@ def rounds_together(asked: int | None, protocol: Scheme, *, parties: int, stepwi
         parties: invited.
         stepwise: whether a round is one step of training.
         alone: why every round should have a handshake of its own, unless the job asks; empty where nothing speaks for it.
+        sampled: whether every round has another cohort.
 
     Raises:
-        UserError: for more than 1 under a protocol that has no such handshake, or more than there can be.
+        UserError: for more than 1 where every round has another cohort, under a protocol that has no such handshake, or more than
+            there can be.
     """
+    if sampled:
+        if asked in (None, 1):
+            return 1
+        raise UserError(
+            f"performance.handshake_rounds = {asked} is refused with privacy.clients_per_round: every round has another cohort, "
+            "and a handshake is of one"
+        )
     fits = protocol.origin is None and protocol.name in WITH_BATCHES
     if asked is None:
         return min(TOGETHER, most_steps(parties)) if stepwise and fits and not alone else 1

@@ -44,7 +44,7 @@ from securefl.privacy.spending import Spending
 from securefl.results import RoundRecord, RunResult
 from securefl.round import Fold, round_flow, weight_was_cut
 from securefl.run_terms import RunTerms
-from securefl.sampling import Sampler, refuse_recording
+from securefl.sampling import cohort_of, refuse_recording
 from securefl.secure import secured
 from securefl.server_side import ServerSide
 from securefl.site_side import SiteSide, epsilon_of
@@ -157,8 +157,7 @@ class Runner:
                 self._notice(line)
         self._clock, self._traffic, self._recording = StepClock(time.perf_counter), Traffic([*self.folds]), wanted(recording)
         self.run_name = f"run-{fresh().bytes('run', 8).hex()}"
-        self._sampled = Sampler(self.consortium, self.about.parties, sampling)
-        self._invited = self.consortium
+        self._sampling, self._invited = sampling, self.consortium
         self._keys = handshakes(
             self.protocol,
             self.parameters,
@@ -178,13 +177,7 @@ class Runner:
 
     def _together(self, *, vanishing: bool) -> int:
         """Rounds of one handshake."""
-        asked, stepwise = self.job.performance.handshake_rounds, self.job.privacy.summed
-        sampled = self.job.privacy.clients_per_round is not None
-        if sampled and asked not in (None, 1):
-            raise UserError(
-                f"performance.handshake_rounds = {asked} is refused with privacy.clients_per_round: every round has another "
-                "cohort, and a handshake is of one"
-            )
+        asked, knobs = self.job.performance.handshake_rounds, self.job.privacy
         if self._recording is not None:
             refuse_recording(self.job, "a tape, a log or evidence")
             if asked not in (None, 1):
@@ -192,8 +185,9 @@ class Runner:
                     f"performance.handshake_rounds = {asked} is refused with a tape, a log or evidence: they are of single sums"
                 )
             return 1
-        alone = "dropouts" if vanishing else "cohorts" if sampled else ""
-        return rounds_together(asked, self.protocol, parties=self.about.parties, stepwise=stepwise, alone=alone)
+        sampled, alone = knobs.clients_per_round is not None, "dropouts" if vanishing else ""
+        n = self.about.parties
+        return rounds_together(asked, self.protocol, parties=n, stepwise=knobs.summed, alone=alone, sampled=sampled)
 
     @property
     def _models(self) -> int:
@@ -397,7 +391,7 @@ class Runner:
 
     def _invite(self) -> None:
         """Draw the cohort of the next round; between the rounds of a handshake all stay invited."""
-        self._invited = self._sampled.next()
+        self._invited = cohort_of(self.consortium, self.about.parties, self._sampling)
         self._keys.invite(self._invited)
         self._traffic.names = [member.name for member in self._invited.roster.members]
 

@@ -10,7 +10,7 @@ by each party's smallest cohort alone.  Exact sums over changing cohorts can be 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from protocols.errors import Refused, require
 from protocols.rand import Entropy, Rand
@@ -93,25 +93,16 @@ def refuse_recording(job: Job, what: str) -> None:
         raise UserError(f"privacy.clients_per_round is refused with {what}: it is of one roster, and every round has another")
 
 
-@dataclass
-class Sampler:
-    """The cohorts of a run in one process.
+def cohort_of(registered: Consortium, count: int, entropy: Entropy) -> Consortium:
+    """Those invited to a round in one process, each with its place in the cohort.
 
-    Attributes:
-        everybody: the registered.
-        count: invited to a round, all of them or fewer.
-        entropy: of the draws.
+    Args:
+        registered: everybody.
+        count: how many are invited; where that is all, nothing is drawn.
+        entropy: of the draw.
     """
-
-    everybody: Consortium
-    count: int
-    entropy: Entropy
-
-    def next(self) -> Consortium:
-        """Those invited to the next round, each with its place in the cohort."""
-        registered = self.everybody
-        if self.count == len(registered.parties):
-            return registered
-        places = sampled([*registered.roster.indexes], self.count, self.entropy())
-        parties = tuple(replace(registered.parties[place - 1], index=at) for at, place in enumerate(places, 1))
-        return Consortium(among(registered.roster, places), parties)
+    if count == len(registered.parties):
+        return registered
+    places = sampled([*registered.roster.indexes], count, entropy())
+    parties = tuple(replace(registered.parties[place - 1], index=at) for at, place in enumerate(places, 1))
+    return Consortium(among(registered.roster, places), parties)

@@ -92,7 +92,7 @@ def test_every_cohort_has_the_same_chance() -> None:
 def test_in_rounds_each_site_has_the_same_chance() -> None:
     """Of 5 sites 3 a round: over the cohorts of 300 rounds in clear, chi-square of who is in them."""
     made = runner(protocol="plain-insecure", rounds=300, local_steps=1)
-    made._sampled.entropy = fresh
+    made._sampling = fresh
     counts = Counter[str]()
     invite = made._invite
 
