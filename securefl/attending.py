@@ -16,13 +16,14 @@ from protocols.policy import Journal
 from protocols.primitives.sign import SigningKey
 from protocols.rand import Entropy, fresh
 from protocols.session import Session
-from protocols.suite import Occasion, Terms
+from protocols.suite import Occasion, Roster, Terms
 from protocols.sums import Party
 from securefl import delivery
 from securefl.apart import train_beside
 from securefl.errors import UserError
 from securefl.modules import Copier
 from securefl.policy_file import PolicyFile
+from securefl.sampling import among, own_place, places_of
 from securefl.shared_job import SharedJob, is_run_of, job_hash
 from securefl.site_side import SiteSide
 from securefl.site_stages import SiteStages
@@ -56,7 +57,7 @@ class Attending:
         notices: called with a line that the site's operator must see.
         entropy: of its sampling, noise and rounding.
         policy: its own, from its disk.
-        logs: folder for the party's signed log of the run; None keeps none.
+        logs: folder for the party's signed log of the run, or of each round where every one has another cohort; None keeps none.
         check: called with the job over its cohort, before anything leaves; gives lines for the operator, or refuses.
         bundle: that the job came in, approved by this party; None for a job file.
         code: model and trainer of the job's own, which run in a child (`securefl.usercode.trainer_of`).
@@ -117,7 +118,7 @@ class Attending:
         about = shared.about
         sums = [(about.protocol.name, about.plan.size), *((one.protocol.name, one.size) for one in shared.stages)]
         for protocol, values in sums:
-            self._policy.check_job(self._job, digest=shared.hash.hex(), protocol=protocol, values=values)
+            self._policy.check_job(self._job, digest=shared.hash.hex(), protocol=protocol, values=values, registered=len(cohort))
         for line in self._check(shared):
             self._notices(line)
         side = SiteSide(
@@ -133,15 +134,23 @@ class Attending:
         if self._ledger is not None:
             side.keep_ledger(self._ledger, run)
             stages.refuse_over(about.opened(1, side.spending.noise_multiplier), self._job.privacy.rounds)
-        party = replace(Party(mine, self._identity, self._policy.over(shared.policy, len(cohort))), journal=self._journal)
+        party = replace(
+            Party(mine, self._identity, self._policy.over(shared.policy, about.parties, len(cohort))), journal=self._journal
+        )
         if shared.stages:
             self._check_epsilon(party, side)
         self._run, self._shared, self._side, self._stages, self._party = run, shared, side, stages, party
+        if self._job.privacy.clients_per_round is None:
+            self._open_log(mine, cohort)
+
+    def _open_log(self, index: int, cohort: Roster, number: int | None = None) -> None:
+        """A log is of one roster: of the run's, or of one round's where each has another."""
         if self._logs is not None:
             from securefl.audit.party_log import PartyLog  # noqa: PLC0415
 
             self._logs.mkdir(parents=True, exist_ok=True)
-            self._log = PartyLog(new_log(self._logs, run, mine, self._name), mine, self._identity, cohort)
+            self._seal_log()
+            self._log = PartyLog(new_log(self._logs, self._run, index, self._name, number), index, self._identity, cohort)
 
     def _check_epsilon(self, party: Party, side: SiteSide) -> None:
         """Hold ε of the whole run to the own policy before the first of its sums, as every round does."""
@@ -150,35 +159,54 @@ class Attending:
         except Refused as error:
             raise UserError(f"{self._name} does not take part, by its own {self._policy.explain(error)}") from None
 
-    def convene(self, stage: str, number: int, attempt: int) -> Part:
+    def _seal_log(self) -> None:
+        if self._log is not None:
+            self._log.seal()
+            self._log = None
+
+    def convene(self, stage: str, number: int, attempt: int, cohort: bytes = b"") -> Part:
         """The part in a round, in a sum beside the rounds, or in the delivery of the final model.
 
+        Args:
+            stage: what is begun.
+            number: of the round.
+            attempt: of it.
+            cohort: who is invited, as `securefl.sampling.as_bits`; empty for all.
+
         Raises:
-            Refused: ``net-stage`` for something that the job does not hold.
+            Refused: ``net-stage`` for something that the job does not hold, ``net-cohort`` for a cohort that it does not invite.
             Withdraws: from the sum over the final model's scores, where that model did not come yet.
         """
         shared, side, stages, party = self._shared, self._side, self._stages, self._party
         if shared is None or side is None or stages is None or party is None:
             raise Refused("net-stage", "a sum before the run was named")
-        if stage == delivery.STAGE and number == self._job.privacy.rounds:
+        if stage == delivery.STAGE and number == self._job.privacy.rounds and not cohort:
             return Part(delivery.at_party(shared, party.index))
         if stage in MARKS:
+            require(not cohort, "net-cohort", "a sum beside the rounds is one of all parties")
+            if self._job.privacy.clients_per_round is not None:
+                self._open_log(party.index, shared.cohort)
             return self._beside(stages, party, stage, number, attempt)
         fits = stage == "round" and 1 <= number <= self._job.privacy.rounds
         require(fits, "net-stage", f"{stage} {number}: the job has {self._job.privacy.rounds} rounds and nothing else")
 
+        roster, place = self._invited(shared, party.index, cohort)
+        if cohort:
+            self._open_log(place, roster, number)
         from securefl.audit.recorded import Late, Recorded  # noqa: PLC0415
 
         book = None if self._log is None else Late(self._log)
 
         def terms(occasion: Occasion) -> Terms[Any]:
             require((occasion.round, occasion.attempt) == (number, attempt), "net-round", "a model of another round")
-            found = shared.terms(occasion)
+            found = shared.terms(occasion, roster)
             if book is not None:
                 book.begin(shared.about.protocol, found)
             return found
 
-        session = side.session(shared.flow, party, self._run, terms, Copier(shared.template), shown=stages.shown)
+        session = side.session(
+            shared.flow, replace(party, index=place), self._run, terms, Copier(shared.template), shown=stages.shown
+        )
         return Part(session if book is None else cast("Session", Recorded(session, book)), outside=self._train)
 
     def _beside(self, stages: SiteStages, party: Party, name: str, number: int, attempt: int) -> Part:
@@ -197,6 +225,15 @@ class Attending:
             self._log.begin(joined.protocol, joined.terms)
             session = cast("Session", Recorded(session, self._log))
         return Part(session, (joined.vector,))
+
+    def _invited(self, shared: SharedJob, mine: int, cohort: bytes) -> tuple[Roster, int]:
+        """The roster of a round, and the own place in it."""
+        count = self._job.privacy.clients_per_round
+        require(bool(cohort) == (count is not None), "net-cohort", f"the job invites {'all parties' if count is None else count}")
+        if count is None:
+            return shared.cohort, mine
+        places = places_of(cohort, len(shared.cohort), count)
+        return among(shared.cohort, places), own_place(places, mine)
 
     def _train(self, task: Task) -> Contribution:
         """Train; where the job's own code fails in its child, the round goes on without this party."""
@@ -233,9 +270,7 @@ class Attending:
         """The run is over: seal the log, end what runs for it."""
         if self._side is not None:
             self._side.trainer.close()
-        if self._log is not None:
-            self._log.seal()
-            self._log = None
+        self._seal_log()
 
     @property
     def epsilon(self) -> float | None:
@@ -255,10 +290,10 @@ def vouch(bundle: SignedBundle, roster: SignedRoster) -> None:
         raise UserError(f"the bundle {bundle.hash.hex()} is refused: {error.check} ({error.detail})") from None
 
 
-def new_log(folder: Path, run: str, index: int, name: str) -> Path:
-    """Where a log goes: a party that comes back into a run begins another file."""
+def new_log(folder: Path, run: str, index: int, name: str, number: int | None = None) -> Path:
+    """Where a log goes, of a run or of one round of it: a party that comes back into either begins another file."""
     from securefl.audit.party_log import log_name  # noqa: PLC0415
 
-    base = f"{run[:16]}-{log_name(index, name)}"
+    base = f"{run[:16]}-{'' if number is None else f'{number:06d}-'}{log_name(index, name)}"
     names = [base, *(f"{base.removesuffix('.log')}.{again}.log" for again in range(2, 10_000))]
     return next(folder / one for one in names if not (folder / one).exists())

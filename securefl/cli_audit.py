@@ -20,7 +20,7 @@ def audit(
     protocols: Annotated[list[str] | None, typer.Argument(metavar="[PROTOCOL]...", help="Protocols, such as secagg.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All protocols that claim to hide single vectors, plug-ins too.")] = False,  # noqa: FBT002
     job: Annotated[
-        Path | None, typer.Option(metavar="JOB.toml", help="The protocol of a job, for as many parties as it has.")
+        Path | None, typer.Option(metavar="JOB.toml", help="The protocol of a job, for as many parties as a round has.")
     ] = None,
     mechanism: Annotated[
         str | None,
@@ -31,6 +31,7 @@ def audit(
     noise: Annotated[
         str | None, typer.Option(metavar="LAW", help="Law of the noise inside the sum: skellam or discrete-gaussian.")
     ] = None,
+    port: Annotated[bool, typer.Option("--through-port", help="Play each script over gRPC on loopback too, and compare.")] = False,  # noqa: FBT002
     full: Annotated[bool, typer.Option("--full/--quick", help="Try everything, or what fits in a minute a protocol.")] = False,  # noqa: FBT002
     report: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for a report; made where it does not exist.")] = None,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the results as JUnit XML.")] = None,
@@ -58,18 +59,23 @@ def audit(
 ) -> None:
     """Play the cheating server, the cheating party and the curious reader; exit code 1 where one of them succeeds."""
     if live is not None or keys is not None or refused:
-        others = (protocols, every, mechanism, noise, full, report, junit, tape, log, evidence)
+        others = (protocols, every, port, mechanism, noise, full, report, junit, tape, log, evidence)
         if live is None or keys is None or any(others):
             raise UserError("--live HOST:PORT and --keys DIR go together, with --job, --refused and --json alone")
         _of_port(live, keys, job, refused or [], json=json)
         return
     if tape is not None:
-        if protocols or every or job is not None or mechanism or noise or full or report is not None or junit is not None:
+        if protocols or every or port or job is not None or mechanism or noise or full or report is not None or junit is not None:
             raise UserError("--tape looks at a run that has been: it goes with --log, --evidence and --json alone")
         _of_tape(tape, log or [], evidence, json=json)
         return
     if log or evidence is not None:
         raise UserError("--log and --evidence are about a tape: name it with --tape FILE")
+    if port:
+        if mechanism is not None or noise is not None or report is not None or junit is not None:
+            raise UserError("--through-port plays protocols: it goes with PROTOCOLs, --all or --job, --full and --json alone")
+        _through_port(protocols or [], every, job, full, json=json)
+        return
     if noise is not None and mechanism is None and job is None:
         raise UserError("--noise is about a mechanism: name it with --mechanism distributed-party, or a job with --job")
     _of_protocols(protocols or [], every, job, mechanism, noise, full, report, junit, json)
@@ -102,6 +108,22 @@ def _of_protocols(
     else:
         command.show_all(Console(highlight=False), audits, measurements, written)
     if line := command.verdict(audits, measurements):
+        raise SecureSumError(line)
+
+
+def _through_port(protocols: list[str], every: bool, job: Path | None, full: bool, *, json: bool) -> None:  # noqa: FBT001
+    from rich.console import Console  # noqa: PLC0415
+
+    from securefl.audit import carried_command, command  # noqa: PLC0415
+
+    configured = command.chosen(protocols, every=every, job=job)
+    with Console(stderr=True, highlight=False).status("auditing") as status, redirect_stdout(sys.stderr if json else sys.stdout):
+        found = carried_command.play(configured, quick=not full, tell=status.update)
+    if json:
+        typer.echo(carried_command.as_json(found))
+    else:
+        carried_command.show(Console(highlight=False), found)
+    if line := carried_command.objection(found):
         raise SecureSumError(line)
 
 

@@ -12,6 +12,18 @@ from securefl.job import Job
 from securefl.knobs import PrivacyKnobs
 
 
+def cohort_size(knobs: PrivacyKnobs, registered: int) -> int:
+    """How many of the registered a round invites.
+
+    Raises:
+        UserError: where that is more than there are.
+    """
+    count = knobs.clients_per_round or registered
+    if count > registered:
+        raise UserError(f"privacy.clients_per_round is {count}: it must be 2 to {registered}, the number of sites")
+    return count
+
+
 def smallest_cohort(knobs: PrivacyKnobs, parties: int) -> int:
     """The smallest set of parties that every party goes along with: the threshold, or a larger ``min_cohort``.
 

@@ -58,7 +58,8 @@ def show_plan(console: Console, job: Job, *, parties: int) -> None:
     model = "logistic regression" if job.model.name == "logistic" else f"MLP with {counted(job.model.hidden, 'hidden unit')}"
     score = f"{splits}-fold cross-validation inside each site" if splits > 1 else f"{job.data.holdout:.0%} of the rows held out"
     each = "1 step over all sites" if knobs.summed else counted(knobs.local_steps, "local step")
-    work = f"{counted(knobs.rounds, 'round')} × {each} on {counted(parties, 'site')}"
+    drawn = "" if knobs.clients_per_round is None else f", {knobs.clients_per_round} of them drawn at random for each round"
+    work = f"{counted(knobs.rounds, 'round')} × {each} on {counted(parties, 'site')}{drawn}"
     _say(console, "Training", f"{model}, {work}; {score}; scores shown meanwhile are of the model before the round")
     chosen = short_sums(knobs)
     if not chosen.hides:
@@ -73,7 +74,7 @@ def show_plan(console: Console, job: Job, *, parties: int) -> None:
     if chosen.shared_key:
         _say(console, "", "all sites share one key: one that helps the server opens every site's update", "yellow")
     with suppress(Misuse):  # a threshold that is not safe is refused by the run
-        line = notice(chosen.name, chosen.parameters(parties, 1, 1, threshold=knobs.threshold))
+        line = notice(chosen.name, chosen.parameters(knobs.clients_per_round or parties, 1, 1, threshold=knobs.threshold))
         if line:
             _say(console, "", line, "dim")
     if knobs.mechanism == "none":

@@ -65,7 +65,7 @@ class ExactSums:
             specs,
             values,
             precision=precision,
-            threshold=self.job.privacy.threshold,
+            threshold=self.job.privacy.threshold_of_all,
             watch=self.gauge.traffic.watch,
             recording=self.recording,
         )

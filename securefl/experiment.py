@@ -17,7 +17,7 @@ from protocols.rand import fresh
 from securefl import data as datasets
 from securefl.assessment import assess
 from securefl.baselines import Baselines, baselines
-from securefl.cohort import short_sums, smallest_cohort
+from securefl.cohort import cohort_size, short_sums, smallest_cohort
 from securefl.data import Dataset, Split
 from securefl.data.types import Coding
 from securefl.encode import limit_of
@@ -82,7 +82,7 @@ def run_job(
         raise UserError(f"model.fix (--fix-model) is refused for {job.model.name}: it is for a model of your own, in a Runner")
     with _timed(spent, "load_data"):
         loaded = dataset or datasets.of_job(job)
-    smallest_cohort(job.privacy, len(loaded.sites))
+    smallest_cohort(job.privacy, cohort_size(job.privacy, len(loaded.sites)))
     with _ledgers(job, loaded) as ledgers:
         result = _run(job, loaded, spent, ledgers, on_event, on_notice, on_start, recording)
     return replace(result, wall=time.perf_counter() - began)

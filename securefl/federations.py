@@ -32,6 +32,7 @@ from securefl.bundles.kept import is_hash
 from securefl.errors import UserError
 from securefl.job import Job
 from securefl.knobs import Knobs, near
+from securefl.sampling import refuse_recording
 from securefl.transport.enrolment import Credentials
 from securefl.transport.hall import Limits
 
@@ -104,6 +105,9 @@ class Federation:
         anew: whether to begin a new run in any case.
         limits: of its parties.
         restarts: how often in a row it is opened again after it failed; None: what fails is raised.
+
+    Raises:
+        UserError: for a tape of a job whose rosters change.
     """
 
     name: str
@@ -120,6 +124,10 @@ class Federation:
     anew: bool = False
     limits: Limits = Limits()
     restarts: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.job is not None and self.tape is not None:
+            refuse_recording(self.job, "a tape")
 
     @property
     def hosts(self) -> frozenset[str]:

@@ -55,6 +55,9 @@ class Handshakes(Protocol):
     def terms(self, occasion: Occasion) -> Terms[Any]:
         """The terms for an occasion."""
 
+    def invite(self, consortium: Consortium) -> None:
+        """Who is invited from now on."""
+
     def present(self, u: int) -> bool:
         """Whether a party is in the round."""
 
@@ -107,8 +110,12 @@ class Single:
         """The terms for an occasion; those of all parties of this process, who expect the same, are made once."""
         return lately("terms", occasion, lambda: self.protocol.terms(occasion, self.consortium.roster, self.parameters))
 
+    def invite(self, consortium: Consortium) -> None:
+        """To the next round."""
+        self.consortium = consortium
+
     def present(self, _u: int) -> bool:
-        """Everybody is invited."""
+        """All invited are."""
         return True
 
     def ready(self, _u: int) -> None:
@@ -188,6 +195,10 @@ class Batched:
         whole = self._terms
         return lately("terms", occasion, lambda: whole.at(occasion.round - whole.occasion.round, occasion.model))
 
+    def invite(self, consortium: Consortium) -> None:
+        """To the next handshake."""
+        self.consortium = consortium
+
     def present(self, u: int) -> bool:
         """Those that were not lost since the handshake."""
         return self.group is not None and u in self.group.ready
@@ -219,7 +230,7 @@ class Batched:
         self.group = None
 
 
-def rounds_together(asked: int | None, protocol: Scheme, *, parties: int, stepwise: bool, alone: str) -> int:
+def rounds_together(asked: int | None, protocol: Scheme, *, parties: int, stepwise: bool, alone: str, sampled: bool = False) -> int:
     """How many rounds one handshake prepares.
 
     Args:
@@ -228,10 +239,19 @@ def rounds_together(asked: int | None, protocol: Scheme, *, parties: int, stepwi
         parties: invited.
         stepwise: whether a round is one step of training.
         alone: why every round should have a handshake of its own, unless the job asks; empty where nothing speaks for it.
+        sampled: whether every round has another cohort.
 
     Raises:
-        UserError: for more than 1 under a protocol that has no such handshake, or more than there can be.
+        UserError: for more than 1 where every round has another cohort, under a protocol that has no such handshake, or more than
+            there can be.
     """
+    if sampled:
+        if asked in (None, 1):
+            return 1
+        raise UserError(
+            f"performance.handshake_rounds = {asked} is refused with privacy.clients_per_round: every round has another cohort, "
+            "and a handshake is of one"
+        )
     fits = protocol.origin is None and protocol.name in WITH_BATCHES
     if asked is None:
         return min(TOGETHER, most_steps(parties)) if stepwise and fits and not alone else 1

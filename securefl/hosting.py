@@ -22,6 +22,7 @@ from securefl.bundles.signed import SignedBundle
 from securefl.errors import UserError
 from securefl.federations import Federation, addresses, unused
 from securefl.job import Job
+from securefl.sampling import refuse_recording
 from securefl.store import Checkpoints, RunStore, Shelf
 from securefl.transport.clock import Clock
 from securefl.transport.desk import Desk
@@ -188,6 +189,8 @@ class Hosted:
         held, goes_on = held_run(base, shared, anew=federation.anew)
         if goes_on:
             self._log("resumed", run=held.run, finished=held.progress().finished, rounds=held.progress().rounds)
+        if federation.tape is not None:
+            refuse_recording(job, "a tape")
         hall = Hall(held.run, shared.hash, self.roster, worker=worker, clock=self._clock, log=self._log, limits=federation.limits)
         tape = None if federation.tape is None else Tape(unused(federation.tape))
         return hall, Serving(shared, hall, keeper=Keeper(held, places), within=federation.within, tape=tape), tape

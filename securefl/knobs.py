@@ -237,12 +237,20 @@ class PrivacyKnobs(Knobs):
     min_cohort: int | None = Field(
         default=None, ge=2, le=10_000, description="smallest cohort that a party joins (default: the threshold)"
     )
+    clients_per_round: int | None = Field(
+        default=None, ge=2, le=10_000, description="sites that a round invites, drawn at random (default: all)"
+    )
     ledger: Path | None = Field(
         default=None, strict=False, description="file that keeps what each party has spent and may spend over jobs"
     )
     ledger_data: str | None = Field(
         default=None, min_length=1, description="what the ledger calls the data (default: their name, or the file's)"
     )
+
+    @property
+    def threshold_of_all(self) -> int | None:
+        """The threshold of a sum over all sites beside the rounds; None: the least that is safe."""
+        return self.threshold if self.clients_per_round is None else None
 
     @property
     def summed(self) -> bool:

@@ -9,6 +9,7 @@ What it does not protect: whoever may write the file may change it; one that oth
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import tomllib
@@ -59,6 +60,7 @@ class Rules(Knobs):
 
     Attributes:
         min_cohort: fewest parties in any set that the server announces.
+        min_cohort_share: least share of the parties on the roster that any such set must have.
         min_threshold: least share of the invited parties that must be needed to open a sum.
         min_corrupt: least number of colluding parties against which a sum must hold.
         min_security: least bits of statistical security of a sparse graph.
@@ -76,6 +78,7 @@ class Rules(Knobs):
     """
 
     min_cohort: Annotated[int, Field(ge=2, le=2**20)] | None = None
+    min_cohort_share: Annotated[float, Field(gt=0, le=1)] | None = None
     min_threshold: Annotated[float, Field(gt=0, le=1)] | None = None
     min_corrupt: Annotated[int, Field(ge=0, le=2**20)] | None = None
     min_security: Annotated[int, Field(ge=1, le=256)] | None = None
@@ -159,7 +162,7 @@ class PolicyFile:
         said = key if value is None else f"{key} = {quote(shown)}"
         return f"{self.where} ({said})" if number is None else f"{self.where}:{number} ({said})"
 
-    def check_job(self, job: Job, *, digest: str, protocol: str, values: int) -> None:
+    def check_job(self, job: Job, *, digest: str, protocol: str, values: int, registered: int | None = None) -> None:
         """Refuse a job.
 
         Args:
@@ -167,17 +170,22 @@ class PolicyFile:
             digest: its SHA-256, hexadecimal.
             protocol: that it comes to; with ``auto`` the one that was taken.
             values: of the vector that is summed.
+            registered: parties on the roster; None where that is not known.
 
         Raises:
             UserError: the line of the policy, its value and the job's.
         """
         rules, knobs = self.rules, job.privacy
+        invited = knobs.clients_per_round  # of others the sessions ask
+        few, fewer = (invited is not None and invited < least for least in self._least_cohorts(registered))
         private = knobs.mechanism != "none"
         at = rules.max_delta is None or not private or knobs.delta <= rules.max_delta
         found: dict[str, tuple[bool, str]] = {
             "jobs": (rules.jobs is None or digest in rules.jobs, f"the job {digest} is not among them"),
             "protocols": (rules.protocols is None or protocol in rules.protocols, f"the job runs {protocol}"),
             "mechanisms": (rules.mechanisms is None or knobs.mechanism in rules.mechanisms, f"the job has {knobs.mechanism}"),
+            "min_cohort": (not few, f"the job invites {invited} parties to a round"),
+            "min_cohort_share": (not fewer, f"the job invites {invited} of {registered} parties to a round"),
             "max_rounds": (rules.max_rounds is None or knobs.rounds <= rules.max_rounds, f"the job has {knobs.rounds} rounds"),
             "max_values": (rules.max_values is None or values <= rules.max_values, f"a sum of the job has {values} values"),
             "max_epsilon": (rules.max_epsilon is None or private, "the job has no differential privacy"),
@@ -189,15 +197,19 @@ class PolicyFile:
             if not fits:
                 raise UserError(f"{self.line(key)} refuses the job: {why}")
 
-    def over(self, policy: Policy, parties: int) -> Policy:
-        """The policy of sessions with so many invited made as strict as the file is; nothing gets laxer."""
+    def _least_cohorts(self, registered: int | None) -> tuple[int, int]:
+        """The fewest parties of a set by ``min_cohort``, and by ``min_cohort_share`` of so many registered."""
+        return self.rules.min_cohort or 2, math.ceil((self.rules.min_cohort_share or 0.0) * (registered or 0) - 1e-9)
+
+    def over(self, policy: Policy, parties: int, registered: int | None = None) -> Policy:
+        """The policy of sessions with so many invited, of so many or more registered, as strict as the file; nothing gets laxer."""
         r = self.rules
         listed = None if r.models is None else frozenset(map(bytes.fromhex, r.models))
         models = [one for one in (policy.models, listed) if one is not None]
         corrupt = default_corrupt(parties) if policy.min_corrupt is None else policy.min_corrupt
         return replace(
             policy,
-            min_cohort=max(policy.min_cohort, r.min_cohort or 2),
+            min_cohort=max(policy.min_cohort, *self._least_cohorts(registered or parties)),
             min_threshold=max(policy.min_threshold, r.min_threshold or 0.0),
             min_corrupt=policy.min_corrupt if r.min_corrupt is None else max(corrupt, r.min_corrupt),
             min_security=max(policy.min_security, r.min_security or 0),
@@ -214,6 +226,8 @@ class PolicyFile:
     def explain(self, refused: Refused | Abort) -> str:
         """A session's refusal in one line, with the line of the file where it comes from there."""
         key = _KEY_OF.get(refused.check, "")
+        if key == "min_cohort" and self.rules.min_cohort is None:
+            key = "min_cohort_share"
         table, _, name = key.rpartition(".")
         holder = getattr(self.rules, table) if table else self.rules
         start = f"{self.line(key)}: " if key and holder is not None and getattr(holder, name) is not None else ""

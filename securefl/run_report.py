@@ -16,6 +16,7 @@ import numpy as np
 
 from securefl.binned import Figure
 from securefl.errors import printable
+from securefl.privacy.differencing import Cohorts
 from securefl.report import ACCENT, INK, QUIET, WARN, bare, versions
 from securefl.results import NOTICE
 from securefl.stages import ASSESSMENT
@@ -97,7 +98,7 @@ def html(told: Told, models: Checkpoints | None = None) -> str:
         "ε of the job": f"{privacy['epsilon']:g}" if privacy.get("epsilon") is not None else "none",
         "AUROC, last sum": figure(last.get("auroc")),
     }
-    sheets = [_figures(told), _job(told), _rounds(told), _beside(told), _parties(told), _models(told, models)]
+    sheets = [_figures(told), _job(told), _rounds(told), _beside(told), _parties(told), _together(told), _models(told, models)]
     # Both pictures are drawn by our own code from numbers; everything else is escaped.
     return environment.get_template("run.html.j2").render(
         title=f"{told.job['data']['name']}, run {told.run['name'][:16]}",
@@ -184,6 +185,20 @@ def _parties(told: Told) -> Sheet:
         counts.setdefault(row["member"], Counter())[row["fate"]] += 1
     rows = [[printable(name), *(str(found[fate]) for fate in FATES)] for name, found in counts.items()]
     return Sheet("Parties, by attempts", ["party", *FATES.values()], rows, figures=frozenset(range(1, len(FATES) + 1)))
+
+
+def _together(told: Told) -> Sheet:
+    """What exact sums over different sets of parties show together; no rows where there is nothing to say."""
+    sets = dict[tuple[int, int], list[str]]()
+    for row in told.contributions:
+        if row["fate"] == "summed":
+            sets.setdefault((row["round"], row["attempt"]), []).append(row["member"])
+    cohorts = Cohorts(sorted({row["member"] for row in told.contributions}))
+    for (number, _), names in sorted(sets.items()):
+        cohorts.note(number, names)
+    exact = told.job["privacy"]["mechanism"] not in ("distributed-party", "distributed-record")
+    rows = [[one.what, printable(one.note)] for one in cohorts.shown()] if exact else []
+    return Sheet("Sums over different sets", ["what", "what it shows"], rows, "Nobody needs more than the sums to work it out.")
 
 
 def _models(told: Told, models: Checkpoints | None) -> Sheet:

@@ -15,14 +15,16 @@ from protocols.cost import EXPECTED
 from protocols.suite import SumParameters
 from protocols.sums import Scheme, chosen
 from protocols.wire import Limits
-from securefl.cohort import smallest_cohort
+from securefl.cohort import cohort_size, smallest_cohort
 from securefl.encoding import Encoding, SumSpec
+from securefl.errors import UserError
 from securefl.ledger import opened_in_training
 from securefl.privacy.composition import ALONE, Before
 from securefl.privacy.prepared import encoding_of, event_of, noise_of
 
 if TYPE_CHECKING:
     from securefl.job import Job
+    from securefl.knobs import PrivacyKnobs
     from securefl.results import Opened
 
 
@@ -32,7 +34,7 @@ class RunTerms:
 
     Attributes:
         job: the knobs.
-        parties: n, number of invited parties.
+        parties: n, number of parties that a round invites.
         models: how many models are trained side by side.
         models_per_record: in how many of them one record takes part.
         plan: how updates become the vector of the first round's sum.
@@ -74,7 +76,7 @@ class RunTerms:
 
         Args:
             job: the knobs.
-            parties: n.
+            parties: how many are registered; the job may invite fewer to a round.
             size: d, trainable parameters of one model.
             sums: metrics that a trainer adds to the sum.
             models: how many models are trained side by side.
@@ -87,9 +89,11 @@ class RunTerms:
             UserError, Misuse: where a round could not finish, or a parameter would not be safe.
         """
         knobs, each = job.privacy, models if models_per_record is None else models_per_record
+        registered, parties = parties, cohort_size(knobs, parties)
         smallest_cohort(knobs, parties)
         rate = job.performance.learning_rate
         plan = encoding_of(knobs, parties, (size,) * models, sums, models_per_record=each, learning_rate=rate, before=before)
+        _check_delta(knobs, registered)
         of_sum = {"bits": plan.bits, "threshold": knobs.threshold, **({"tail": plan.tail} if plan.tail else {})}
         lost = job.simulation.dropout or EXPECTED
         protocol, choice = chosen(knobs.protocol, parties, plan.size, plan.limit, dropout=lost, **of_sum)
@@ -123,3 +127,16 @@ class RunTerms:
             public_rows=self.weight is not None,
             event=event_of(self.job.privacy, self.plan, noise_multiplier, self.models_per_record),
         )
+
+
+def _check_delta(knobs: PrivacyKnobs, registered: int) -> None:
+    """Noise in a sum is sized for a cohort; δ must be small beside all who may be in one.
+
+    Raises:
+        UserError: where it is not below one over the registered parties, or their records.
+    """
+    if knobs.clients_per_round is None or knobs.mechanism not in ("distributed-party", "distributed-record"):
+        return
+    units = registered * (knobs.rows or 1 if knobs.summed else 1)
+    if knobs.delta * units >= 1:
+        raise UserError(f"privacy.delta is {knobs.delta:g}: it must lie below 1 over all parties or records, {1 / units:g}")

@@ -44,6 +44,7 @@ from securefl.privacy.spending import Spending
 from securefl.results import RoundRecord, RunResult
 from securefl.round import Fold, round_flow, weight_was_cut
 from securefl.run_terms import RunTerms
+from securefl.sampling import cohort_of, refuse_recording
 from securefl.secure import secured
 from securefl.server_side import ServerSide
 from securefl.site_side import SiteSide, epsilon_of
@@ -88,6 +89,7 @@ class Runner:
         recording: writes down what the server and each party saw (`securefl.audit.recording`).
         ledgers: by site name, its own `securefl.privacy.budget.PartyLedger`, charged before each of its inputs leaves.
         before: noised sums of the same records that were opened before: ε is over these and the training.
+        sampling: where the server draws the cohorts of rounds from; by default the operating system.
 
     Attributes:
         warnings: lines that the user should see; what is known before training is there before it.
@@ -114,6 +116,7 @@ class Runner:
         recording: Recording | None = None,
         ledgers: Ledgers | None = None,
         before: Before = ALONE,
+        sampling: Entropy = fresh,
     ) -> None:
         refuse_kinds(job, trainer, server)
         refuse_own_steps(job, trainer, flow)
@@ -154,13 +157,14 @@ class Runner:
                 self._notice(line)
         self._clock, self._traffic, self._recording = StepClock(time.perf_counter), Traffic([*self.folds]), wanted(recording)
         self.run_name = f"run-{fresh().bytes('run', 8).hex()}"
+        self._sampling, self._invited = sampling, self.consortium
         self._keys = handshakes(
             self.protocol,
             self.parameters,
             self.consortium,
             run=lambda: self.run_name,
             rounds=knobs.rounds,
-            each=self._together(n, vanishing=dropouts is not None or self.job.simulation.dropout > 0),
+            each=self._together(vanishing=dropouts is not None or self.job.simulation.dropout > 0),
             timed=self._clock.timed,
         )
         self.flow = secured(round_flow(flow), self._keys.protocol)
@@ -171,16 +175,19 @@ class Runner:
         self._sites = self._enrolled(ledgers or {})
         self._say_beforehand()
 
-    def _together(self, parties: int, *, vanishing: bool) -> int:
+    def _together(self, *, vanishing: bool) -> int:
         """Rounds of one handshake."""
-        asked, stepwise = self.job.performance.handshake_rounds, self.job.privacy.summed
+        asked, knobs = self.job.performance.handshake_rounds, self.job.privacy
         if self._recording is not None:
+            refuse_recording(self.job, "a tape, a log or evidence")
             if asked not in (None, 1):
                 raise UserError(
                     f"performance.handshake_rounds = {asked} is refused with a tape, a log or evidence: they are of single sums"
                 )
             return 1
-        return rounds_together(asked, self.protocol, parties=parties, stepwise=stepwise, alone="dropouts" if vanishing else "")
+        sampled, alone = knobs.clients_per_round is not None, "dropouts" if vanishing else ""
+        n = self.about.parties
+        return rounds_together(asked, self.protocol, parties=n, stepwise=knobs.summed, alone=alone, sampled=sampled)
 
     @property
     def _models(self) -> int:
@@ -255,7 +262,7 @@ class Runner:
         for line in check_claims(self.folds, knobs, self.models_per_record):
             self._notice(line)
         if dropout > 0:
-            aborts = f"about {expected_aborts(self.job, len(self.folds)):.1f} of {knobs.rounds} round{'s' * (knobs.rounds != 1)}"
+            aborts = f"about {expected_aborts(self.job, self.about.parties):.1f} of {knobs.rounds} round{'s' * (knobs.rounds != 1)}"
             self._notice(f"each party vanishes with probability {dropout:g} in a round: expect {aborts} to abort")
         if line := self.plan.forecast():
             self._notice(line)
@@ -345,14 +352,15 @@ class Runner:
         except BaseException:
             self._opened = opened + bool(self._told)
             self._keys.broken_off()
-            n, cost = len(self.folds), self.epsilon()
+            n, cost = self.about.parties, self.epsilon()
             self._records.append(RoundRecord(number, n, 0, {}, "round: broken off", {}, cost, self._clock.round()))
             raise
 
     def _round(self, number: int) -> RoundRecord:
         self._clock.start_round()
-        gone = self._dropouts(number, self.stages)
-        index = {name: i for i, name in enumerate(self.folds, 1)}
+        self._invite()
+        index = {member.name: i for i, member in enumerate(self._invited.roster.members, 1)}
+        gone = {name: stage for name, stage in self._dropouts(number, self.stages).items() if name in index}
         network = simulate.vanish({client(index[name]): stage for name, stage in gone.items()})
         out = list[str]()
         contributors, opened, watch = None, None, beside(self._traffic.watch, self._recording)
@@ -372,12 +380,13 @@ class Runner:
             for site in self._sites.values():
                 site.over(contributors)
             if self._told:
-                absent = dict.fromkeys(out, self._keys.flow.messages("server")[0].__name__)
+                apart = [*out, *(name for name in self.folds if name not in index)]
+                absent = dict.fromkeys(apart, self._keys.flow.messages("server")[0].__name__)
                 self._cohorts.add(number, self._keys.flow, {**gone, **absent}, self._told[0])
         gone = {**gone, **dict.fromkeys(out, OUT)}
         for address, session in outcome.sessions.items():
             left = session.ended
-            name = list(self.folds)[address.index - 1]
+            name = [*index][address.index - 1]
             if address != SERVER and left is not None and left.check.startswith(("policy-", "ledger-")):
                 self._notice(f"{name} does not take part, by its own {left.check.split('-')[0]}: {left.check} ({left.detail})")
         abort = outcome.abort
@@ -391,12 +400,18 @@ class Runner:
             number, gone, contributors or 0, None if abort is None else f"{abort.step or 'round'}: {abort.check}", metrics
         )
 
+    def _invite(self) -> None:
+        """Draw the cohort of the next round; between the rounds of a handshake all stay invited."""
+        self._invited = cohort_of(self.consortium, self.about.parties, self._sampling)
+        self._keys.invite(self._invited)
+        self._traffic.names = [member.name for member in self._invited.roster.members]
+
     def _record(
         self, number: int, gone: Mapping[str, str], contributors: int, aborted: str | None, metrics: dict[str, float]
     ) -> RoundRecord:
         return RoundRecord(
             number=number,
-            invited=len(self.folds),
+            invited=self.about.parties,
             contributors=contributors,
             dropped=dict(gone),
             aborted=aborted,
@@ -409,12 +424,12 @@ class Runner:
         occasion = self._server.occasion(self.run_name, number)
         terms = self._keys.terms(occasion)
         if self._recording is not None:
-            self._recording.begin(self.protocol, terms, self.consortium.parties)
+            self._recording.begin(self.protocol, terms, self._invited.parties)
         model = Copier(self.template)
         sessions = {SERVER: self._server.session(self._timed, occasion, terms, ready=self._keys.server, told=self._told.append)}
-        for party, site in zip(self.consortium.parties, self._sites.values(), strict=True):
+        for party, member in zip(self._invited.parties, self._invited.roster.members, strict=True):
             if self._keys.present(party.index):
-                sessions[client(party.index)] = site.session(
+                sessions[client(party.index)] = self._sites[member.name].session(
                     self._timed,
                     party,
                     self.run_name,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from protocols.errors import SecureSumError
 from protocols.flow import Flow, is_message
+from protocols.rand import Entropy, fresh
 from protocols.session import Session
 from protocols.suite import Occasion, SumParameters
 from protocols.sums import Scheme
@@ -27,6 +28,7 @@ from securefl.cohort import smallest_cohort
 from securefl.keeping import Keeper, Watched, in_memory
 from securefl.models import to_vector
 from securefl.results import RoundRecord
+from securefl.sampling import among, invitation, refuse_recording
 from securefl.server_side import ServerSide
 from securefl.serving_stages import StageDriver
 from securefl.shared_job import SharedJob
@@ -74,6 +76,7 @@ class Serving:
         within: seconds that a party has for training and its vector; by default as the protocol says.
         tape: what the server sees is written on it.
         now: seconds, for the timings of the rounds.
+        sampling: where cohorts of rounds are drawn from.
 
     Attributes:
         records: of the rounds until now.
@@ -94,7 +97,11 @@ class Serving:
         within: float | None = None,
         tape: Tape | None = None,
         now: Callable[[], float] = time.monotonic,
+        sampling: Entropy = fresh,
     ) -> None:
+        if tape is not None:
+            refuse_recording(shared.job, "a tape")
+        self._sampling = sampling
         self.shared, self.hall, self._tape, self._now = shared, hall, tape, now
         rate = shared.job.performance.server_learning_rate
         start = [to_vector(shared.template)] * shared.about.models
@@ -105,7 +112,7 @@ class Serving:
         self.records = [self._record(p.at.round, p.contributors, p.metrics, p.aborted, p.seconds) for p in past]
         self._flow = shared.flow if within is None else waiting(shared.flow, within)
         self._asked_to_end = asyncio.Event()
-        self._least, self._patience = smallest_cohort(shared.job.privacy, len(shared.cohort)), 0.0
+        self._least, self._patience = smallest_cohort(shared.job.privacy, shared.about.parties), 0.0
         self._first, self._turns = True, turns_of(shared.about.protocol, shared.about.parameters)
 
     @property
@@ -219,20 +226,30 @@ class Serving:
     async def _round(self, attempt: Attempt) -> RoundRecord:
         began, number = self._now(), attempt.round
         occasion = self.side.occasion(self.hall.run, number, attempt.attempt)
-        terms = self.shared.terms(occasion)
+        places = self._places()
+        cohort = self.shared.cohort if places is None else among(self.shared.cohort, places)
+        terms = self.shared.terms(occasion, cohort)
         session = self.side.session(self._flow, occasion, terms, turns=self._turns)
         if self._tape is not None:
             from securefl.audit.recorded import Recorded  # noqa: PLC0415
 
             self._tape.begin(self.shared.about.protocol, terms)
             session = cast("Session", Recorded(session, self._tape))
-        names = [member.name for member in self.shared.cohort.members]
+        names = [member.name for member in cohort.members]
         watched = Watched(self.keeper.held, attempt, self._flow, session, names, lambda: self._now() - began)
-        await self.hall.sit("round", occasion, session, watched)
+        await self.hall.sit("round", occasion, session, watched, places)
         record = await self._aside(lambda: self._taken(watched, session, self._now() - began))
         about = {"contributors": record.contributors, "aborted": record.aborted, "seconds": round(self._now() - began, 3)}
         self.hall.log("round", run=self.hall.run, round=number, attempt=attempt.attempt, **about)
         return record
+
+    def _places(self) -> list[int] | None:
+        """Of those invited to a round, drawn among those who are there; None where the job invites all."""
+        count, members = self.shared.job.privacy.clients_per_round, self.shared.cohort.members
+        if count is None:
+            return None
+        there = [place for place, member in enumerate(members, 1) if member.name in self.hall.seats]
+        return invitation(there, [place for place in self.shared.cohort.indexes if place not in there], count, self._sampling())
 
     def _taken(self, watched: Watched, session: Session, seconds: float) -> RoundRecord:
         """What a round came to: in the store before it is told."""
@@ -249,7 +266,7 @@ class Serving:
     def _record(
         self, number: int, contributors: int, metrics: Mapping[str, float], aborted: str | None, seconds: float
     ) -> RoundRecord:
-        return RoundRecord(number, len(self.shared.cohort), contributors, {}, aborted, dict(metrics), {}, {"round": seconds})
+        return RoundRecord(number, self.shared.about.parties, contributors, {}, aborted, dict(metrics), {}, {"round": seconds})
 
     async def _unless_drained(self, waiting: Coroutine[Any, Any, int]) -> bool:
         """Wait for it; False where `drain` was called first."""

@@ -91,7 +91,7 @@ class SharedJob:
 
     Attributes:
         job: the job.
-        cohort: who is invited.
+        cohort: who is registered, and invited to a round, unless the job draws a part of them for each.
         public: of its data.
         bundle: hash of the bundle that it came in; None for a job file.
         code: model and trainer of the job's own, which run in a child; None for those that the job names.
@@ -217,6 +217,6 @@ class SharedJob:
         least = self.job.privacy.min_cohort or 2
         return replace(policy, min_cohort=least, registered=known, suites=frozenset({suite}))
 
-    def terms(self, occasion: Occasion) -> Terms[Any]:
-        """The terms of a sum."""
-        return self.about.protocol.terms(occasion, self.cohort, self.about.parameters)
+    def terms(self, occasion: Occasion, cohort: Roster | None = None) -> Terms[Any]:
+        """The terms of a sum of those whom its round invites: ``cohort``, or all."""
+        return self.about.protocol.terms(occasion, cohort or self.cohort, self.about.parameters)

@@ -89,7 +89,7 @@ def standardised(
         _timed(protocol, gauge),
         {s.name: _table(loaded, s, splits[s.name]) for s in loaded.sites},
         Columns(dict(zip(loaded.features, map(tuple, ranges.tolist()), strict=True))),
-        threshold=job.privacy.threshold,
+        threshold=job.privacy.threshold_of_all,
         watch=gauge.traffic.watch,
         recording=recording,
         ledgers=ledgers,

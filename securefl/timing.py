@@ -69,23 +69,23 @@ class StepClock:
 class Traffic:
     """Bytes by party, and messages to the server.
 
-    Args:
-        names: names of the parties, in the order of the roster.
+    Attributes:
+        names: of the parties that messages come from and go to, in the order of their roster; at first of all.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        self._names = names
+        self.names = names
         self.up, self.down = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
         self._count, self._bytes = Counter[type](), Counter[type]()
 
     def watch(self, letter: Letter, to: Address, size: int) -> None:
         """Count one delivery."""
         if to == SERVER:
-            self.up[self._names[letter.sender.index - 1]] += size
+            self.up[self.names[letter.sender.index - 1]] += size
             self._count[type(letter.message)] += 1
             self._bytes[type(letter.message)] += size
         elif letter.sender == SERVER:
-            self.down[self._names[to.index - 1]] += size
+            self.down[self.names[to.index - 1]] += size
 
     def arrived(self, *flows: Flow) -> list[ServerSaw]:
         """The messages that reached the server, in the steps of these flows."""

@@ -17,6 +17,7 @@ from protocols.rand import Replay
 from protocols.schema import Message
 from protocols.session import SERVER, Letter, Session, client
 from protocols.vector import Vector
+from protocols.wire import Decoder
 from securefl.audit.federation import Federation
 
 M = TypeVar("M", bound=Message)
@@ -47,8 +48,19 @@ class CheatingServer:
                 self._hear(u, session.provide(Vector(self.fed.vectors[u])))
 
     def _hear(self, u: int, letters: list[Letter]) -> list[Message]:
-        self.heard |= {(u, type(letter.message)): letter.message for letter in letters}
-        return [letter.message for letter in letters]
+        messages = [self._come(u, letter) for letter in letters]
+        self.heard |= {(u, type(message)): message for message in messages}
+        return messages
+
+    def _come(self, u: int, letter: Letter) -> Message:
+        """What has come of a party's letter: the message, or what its bytes say that came out of a wire."""
+        if self.fed.wire is None:
+            return letter.message
+        decoder = Decoder({type(letter.message).__name__: type(letter.message)}, self.sessions[u].limits)
+        for chunk in letter.chunks():
+            decoder.feed(self.fed.wire.carry(client(u), SERVER, chunk)[1])
+        found = decoder.message()
+        return letter.message if found is None else found[0]
 
     def tell(self, u: int, message: Message, epoch: int = 0) -> list[Message]:
         """Send a message, as bytes; what the party answers."""

@@ -21,6 +21,7 @@ from securefl.audit.measured.run import Measurement, measure_mechanism, setting_
 from securefl.audit.measured.run import show as show_measured
 from securefl.audit.target import Target
 from securefl.audit.verdict import Verdict
+from securefl.cohort import cohort_size
 from securefl.errors import UserError
 from securefl.job import Job
 
@@ -72,15 +73,15 @@ def chosen(protocols: Sequence[str], *, every: bool, job: Path | None, mechanism
 
 
 def _of_job(path: Path) -> Configured:
-    """The protocol of a job, with its threshold, for as many parties as its data set has sites."""
+    """The protocol of a job, with its threshold, for as many parties as a round invites: all sites of its data, or fewer."""
     from securefl.data import of_job  # noqa: PLC0415  (pandas takes its time)
     from securefl.options import read_job  # noqa: PLC0415  (reads what is installed)
 
     checked = read_job(path, {})
     data = of_job(checked)
-    sites = len(data.sites)
+    sites = cohort_size(checked.privacy, len(data.sites))
     if not 3 <= sites <= 64:
-        raise UserError(f"{path}: an audit plays with 3 to 64 parties, and the data have {sites} sites")
+        raise UserError(f"{path}: an audit plays with 3 to 64 parties, and a round has {sites} sites")
     return Configured(_protocol(checked, sites, len(data.features)), sites, checked.privacy.threshold)
 
 

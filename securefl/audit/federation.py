@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ from protocols.session import SERVER, Address, Session, client
 from protocols.suite import Occasion, Roster, SumParameters, Terms
 from protocols.vector import Vector
 from protocols.wire import Limits
+
+if TYPE_CHECKING:
+    from securefl.audit.carried import Wire
 
 MAX_ABS = 1000
 DELIVERIES = 200_000
@@ -41,6 +44,7 @@ class Federation:
         scheme: the protocol.
         entropy: makes a party's entropy from its index; by default one that repeats.
         deliveries: bound of every run.
+        wire: carries what server and parties send, where the port is attacked too; None: it stays in the process.
     """
 
     terms: Terms[Any]
@@ -51,6 +55,7 @@ class Federation:
     scheme: sums.Scheme = sums.SCHEMES["secagg"]
     entropy: Callable[[int], Entropy] | None = None
     deliveries: int = DELIVERIES
+    wire: Wire | None = None
 
     @property
     def roster(self) -> Roster:
@@ -94,11 +99,18 @@ class Federation:
         """A party's session, with entropy of its own."""
         entropy = Replay(f"client {u} {self.salt}") if self.entropy is None else self.entropy(u)
         party = self.parties[u] if self.journaled else replace(self.parties[u], journal=MemoryJournal())
-        return sums.client_session(self.scheme, party, terms or self.terms, entropy=entropy, flow=flow)
+        return self._wired(sums.client_session(self.scheme, party, terms or self.terms, entropy=entropy, flow=flow))
 
     def server(self, *, terms: Terms[Any] | None = None, flow: Flow | None = None) -> Session:
         """The honest server's session."""
-        return sums.server_session(self.scheme, terms or self.terms, entropy=Replay("server"), flow=flow)
+        return self._wired(sums.server_session(self.scheme, terms or self.terms, entropy=Replay("server"), flow=flow))
+
+    def _wired(self, session: Session) -> Session:
+        if self.wire is None:
+            return session
+        from securefl.audit.carried import Carried  # noqa: PLC0415  (loads gRPC)
+
+        return cast("Session", Carried(session, self.wire))
 
     def sum(self, members: Iterable[int]) -> list[int]:
         """The true sum over those parties."""

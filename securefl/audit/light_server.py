@@ -50,7 +50,9 @@ class LightServer(KeyListServer):
 
 def boxes_of(dealt: Shares, p: LightParameters) -> NDArray[np.uint8]:
     """The boxes of one dealer, one a row."""
-    return np.frombuffer(dealt.boxes.data or b"", dtype=np.uint8).reshape(lightsecagg.slots_of(p).shape)
+    data = dealt.boxes.data  # None of a message that came out of a wire, whose boxes are an array
+    boxes: NDArray[np.uint8] = dealt.boxes.values if data is None else np.frombuffer(data, dtype=np.uint8)
+    return boxes.reshape(lightsecagg.slots_of(p).shape)
 
 
 def unmasked(p: LightParameters, y: Padded, shares: Mapping[int, NDArray[Any]]) -> list[int]:

@@ -12,10 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-import numpy as np
+from securefl.privacy.differencing import singled_out
 
-ALONE = 1e-9
-"""How far from 1 the squared length of a unit vector's part in the row space may be for it to lie there: rounding takes so much."""
 ROWS = 1024
 """Different sets that are held against each other at most, for each kind of sum."""
 
@@ -48,11 +46,4 @@ class Participation:
 
     def alone(self) -> list[int]:
         """Parties whose single input is a combination of the sums."""
-        parties = sorted(set().union(*self.first)) if self.first else []
-        if not parties:
-            return []
-        matrix = np.array([[u in row for u in parties] for row in self.first], dtype=np.float64)
-        _, values, space = np.linalg.svd(matrix, full_matrices=False)
-        space = space[values > values[0] * max(matrix.shape) * np.finfo(np.float64).eps * 8]
-        parts = (space**2).sum(axis=0)
-        return [u for u, part in zip(parties, parts, strict=True) if abs(part - 1) < ALONE]
+        return singled_out(self.first)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from protocols import he_types, kahe_types, lightsecagg_types, secagg_types, sums
 from protocols.admission import admitted
@@ -17,6 +17,9 @@ from protocols.ring import Ring
 from protocols.schema import Message
 from protocols.suite import Occasion, Parameters, SumParameters
 from securefl.audit.federation import MAX_ABS, Federation, federation
+
+if TYPE_CHECKING:
+    from securefl.audit.carried import Wire
 
 Shape = Literal["secagg", "secagg+", "lightsecagg", "he", "kahe", "other"]
 """The families whose messages the harness knows how to forge; ``other`` is everybody else's, attacked as a black box."""
@@ -61,6 +64,7 @@ class Target:
         registered: whether parties know the consortium's identities, as they do where those are registered out of band.
         bounds: what one attack may use.
         quick: whether attacks try less.
+        wire: through which server and parties speak; None: they are in one process.
     """
 
     scheme: sums.Scheme
@@ -70,6 +74,7 @@ class Target:
     registered: bool = True
     bounds: Bounds = field(default_factory=Bounds)
     quick: bool = True
+    wire: Wire | None = None
 
     @classmethod
     def of(
@@ -142,7 +147,7 @@ class Target:
         if self.registered and chosen.registered is None:
             chosen = replace(chosen, registered=frozenset(member.identity for member in fed.roster.members))
         fed = fed.with_policy(replace(chosen, min_cohort=min(chosen.min_cohort, len(fed.parties))))
-        return replace(fed, deliveries=self.bounds.deliveries)
+        return replace(fed, deliveries=self.bounds.deliveries, wire=self.wire)
 
     @property
     def own_policy(self) -> Policy:

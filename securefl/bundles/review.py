@@ -156,7 +156,11 @@ def _terms(knobs: PrivacyKnobs) -> dict[str, str]:
 def _cohort(knobs: PrivacyKnobs, parties: int) -> str:
     threshold = "as the protocol computes it" if knobs.threshold is None else str(knobs.threshold)
     least = "the threshold" if knobs.min_cohort is None else str(knobs.min_cohort)
-    return f"{parties} parties on the roster; threshold {threshold}, smallest cohort {least}"
+    drawn = knobs.clients_per_round
+    each = (
+        "" if drawn is None else f", {drawn} of them drawn by the server for each round (exact sums over such sets can be combined)"
+    )
+    return f"{parties} parties on the roster{each}; threshold {threshold}, smallest cohort {least}"
 
 
 def _opened(knobs: PrivacyKnobs) -> list[str]:
@@ -189,7 +193,7 @@ def _over(signed: SignedBundle, roster: SignedRoster, policy: PolicyFile | None)
     sums = [(about.protocol.name, 1 if code else about.plan.size), *((one.protocol.name, one.size) for one in shared.stages)]
     try:
         for protocol, values in sums:
-            policy.check_job(job, digest=signed.hash.hex(), protocol=protocol, values=values)
+            policy.check_job(job, digest=signed.hash.hex(), protocol=protocol, values=values, registered=len(roster.cohort))
     except UserError as error:
         return over, str(error), beside
     return over, f"{policy.where} has nothing against it", beside

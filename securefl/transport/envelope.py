@@ -19,7 +19,7 @@ from typing import Annotated, TypeVar
 
 from protocols.errors import Refused, require
 from protocols.letters import Letter
-from protocols.schema import Digest, Message, Size, Span
+from protocols.schema import MAX_PARTIES, Digest, Message, Size, Span
 from protocols.wire import FRAME, Decoder, Limits, encode
 from securefl.transport.roster import LARGEST
 
@@ -92,6 +92,22 @@ class Convene(Message):
 
 
 @dataclass(frozen=True)
+class Invite(Message):
+    """Server → party: a sum of some of the registered begins, to which the party is invited.
+
+    Attributes:
+        sitting, stage, round, attempt: as of `Convene`.
+        cohort: who is invited, a bit for each place of the roster, the first the lowest of the first byte.
+    """
+
+    sitting: Number
+    stage: Annotated[str, Size(1, 32)]
+    round: Number
+    attempt: Number
+    cohort: Annotated[bytes, Size(1, (MAX_PARTIES + 7) // 8)]
+
+
+@dataclass(frozen=True)
 class Adjourn(Message):
     """Server → party: a sum is over; ``check`` is empty, or why it came to nothing.  A party counts on neither."""
 
@@ -108,7 +124,7 @@ class Dismiss(Message):
 
 
 FROM_PARTY = {kind.__name__: kind for kind in (Hello, Ready)}
-FROM_SERVER = {kind.__name__: kind for kind in (Welcome, Convene, Adjourn, Dismiss)}
+FROM_SERVER = {kind.__name__: kind for kind in (Welcome, Convene, Invite, Adjourn, Dismiss)}
 
 
 @dataclass(frozen=True)

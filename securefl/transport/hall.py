@@ -21,6 +21,7 @@ from protocols.errors import Refused, require
 from protocols.schema import Message
 from protocols.session import Address, Session, client
 from protocols.suite import Occasion, Roster
+from securefl.sampling import as_bits
 from securefl.transport.clock import Clock
 from securefl.transport.envelope import (
     FROM_PARTY,
@@ -30,6 +31,7 @@ from securefl.transport.envelope import (
     Dismiss,
     Frame,
     Hello,
+    Invite,
     Parcel,
     Ready,
     Welcome,
@@ -146,7 +148,8 @@ class Hall:
         self.seats: dict[str, Seat] = {}
         self._streams = Counter[str]()
         self.members = roster()
-        self._index = {entry.name: at for at, entry in enumerate(self.members.parties, 1)}
+        self._names = tuple(entry.name for entry in self.members.parties)
+        self._lay(range(1, len(self._names) + 1))
         self.worker, self.clock = worker, clock
         self._sitting: Sitting | None = None
         self._sittings = 0
@@ -157,6 +160,11 @@ class Hall:
     def cohort(self) -> Roster:
         """Those invited, fixed when the hall was opened."""
         return self.members.cohort
+
+    @property
+    def sitting(self) -> Sitting | None:
+        """The sum under way."""
+        return self._sitting
 
     # Parties
 
@@ -211,18 +219,18 @@ class Hall:
     def _admit(self, entry: Entry, hello: Hello) -> None:
         require(hello.wire == WIRE, "net-wire", f"the server speaks wire {WIRE}, {entry.name} wire {hello.wire}")
         require(hello.roster <= self.members.serial, "roster-older", f"{entry.name} has seen roster {hello.roster}")
-        require(entry.name in self._index, "net-uninvited", f"{entry.name} is not of this run")
+        require(entry.name in self._names, "net-uninvited", f"{entry.name} is not of this run")
         require(hello.job == self.job, "net-job", "the party's job is another than the server's")
 
     async def _listen(self, seat: Seat, stream: Stream) -> None:
-        me, idle = client(self._index[seat.name]), 0
+        idle = 0
         while isinstance(data := await stream.read(), bytes):
             message = read(data, FROM_PARTY)
             require(isinstance(message, Frame), "net-envelope", "a second greeting", sender=seat.name)
             if isinstance(message, Frame):
                 sitting = self._sitting
-                if sitting is not None and sitting.number == message.sitting:
-                    await sitting.feed(me, message)
+                if sitting is not None and sitting.number == message.sitting and seat.name in self._table:
+                    await sitting.feed(self._table[seat.name], message)
                 else:
                     idle += len(data)
                     require(idle <= IDLE, "net-flood", "too many bytes that belong to no sum", sender=seat.name)
@@ -240,8 +248,8 @@ class Hall:
         async with self._changed:
             del self.seats[seat.name]
             self._changed.notify_all()
-        if self._sitting is not None:
-            self._sitting.gone(client(self._index[seat.name]))
+        if self._sitting is not None and seat.name in self._table:
+            self._sitting.gone(self._table[seat.name])
         self.log("gone", party=seat.name, how=how, present=len(self.seats))
 
     # The driver of the run
@@ -267,14 +275,17 @@ class Hall:
 
         self._waking = asyncio.ensure_future(wake())
 
-    async def sit(self, stage: str, occasion: Occasion, session: Session, watch: Watch | None = None) -> Session:
-        """Run one sum with those who are seated; the others are dropouts from the start.
+    async def sit(
+        self, stage: str, occasion: Occasion, session: Session, watch: Watch | None = None, places: Sequence[int] | None = None
+    ) -> Session:
+        """Run one sum with those who are seated; the others of the invited are dropouts from the start.
 
         Args:
             stage: of which the parties know.
             occasion: of the sum.
             session: the server's.
             watch: called with letters before they leave, in the worker.
+            places: of the invited on the roster, ascending; None invites everybody.  Who is not invited hears nothing of the sum.
 
         Raises:
             Exception: what the server's own code raised in a step.
@@ -282,12 +293,16 @@ class Hall:
         self._sittings += 1
         number = self._sittings
         self.drop_revoked()
-        self.announce(Convene(number, stage, occasion.round, occasion.attempt))
+        self._lay(range(1, len(self._names) + 1) if places is None else places)
+        begins: Message = Convene(number, stage, occasion.round, occasion.attempt)
+        if places is not None:
+            begins = Invite(number, stage, occasion.round, occasion.attempt, as_bits(places, len(self._names)))
+        self.announce(begins)
         here = set(self.seats)
         sitting = self._sitting = Sitting(number, session, worker=self.worker, clock=self.clock, post=self._post, watch=watch)
-        for name, index in self._index.items():
+        for name, address in self._table.items():
             if name not in here:
-                sitting.gone(client(index))
+                sitting.gone(address)
         try:
             await sitting.outcome()
         finally:
@@ -300,14 +315,19 @@ class Hall:
         return session
 
     def named(self, sender: str | None) -> str | None:
-        """The registered name behind ``client 3``."""
+        """The registered name behind ``client 3`` of the newest sum."""
         role, _, index = (sender or "").partition(" ")
-        return self.cohort.name(int(index)) if role == "client" and index.isdigit() else sender
+        return self._invited[int(index) - 1] if role == "client" and index.isdigit() else sender
+
+    def _lay(self, places: Sequence[int]) -> None:
+        """Who is invited to a sum, and where each sits: its place among them."""
+        self._invited = tuple(self._names[place - 1] for place in places)
+        self._table = {name: client(at) for at, name in enumerate(self._invited, 1)}
 
     def announce(self, message: Message) -> None:
-        """Tell everybody who is seated."""
+        """Tell those of the invited who are seated."""
         data = control(message)
-        for seat in self.seats.values():
+        for seat in [self.seats[name] for name in self._invited if name in self.seats]:
             seat.post(data)
 
     def drop_revoked(self) -> None:
@@ -329,7 +349,7 @@ class Hall:
 
     def _post(self, parcel: Parcel, to: Sequence[Address]) -> None:
         for address in to:
-            seat = self.seats.get(self.cohort.name(address.index))
+            seat = self.seats.get(self._invited[address.index - 1])
             if seat is not None:
                 seat.post(parcel)
 

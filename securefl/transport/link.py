@@ -27,6 +27,7 @@ from securefl.transport.envelope import (
     Dismiss,
     Frame,
     Hello,
+    Invite,
     Parcel,
     Ready,
     Welcome,
@@ -50,8 +51,8 @@ class Attendant(Protocol):
     def welcome(self, run: str, roster: SignedRoster) -> None:
         """The server names the run and the roster; called again after every reconnection."""
 
-    def convene(self, stage: str, number: int, attempt: int) -> Part:
-        """The party's part in a sum."""
+    def convene(self, stage: str, number: int, attempt: int, cohort: bytes = b"") -> Part:
+        """The party's part in a sum of everybody, or of the ``cohort`` as `securefl.transport.envelope.Invite` has it."""
 
     def adjourn(self, session: Session) -> None:
         """A sum is over, or was broken off."""
@@ -183,9 +184,9 @@ class Link:
                     if self._sitting is not None and self._sitting.number == frame.sitting:
                         await self._sitting.feed(SERVER, frame)
                 case Convene(sitting, stage, number, attempt):
-                    await self._rise()
-                    self._sit(sitting, await self._at_work(self._attendant.convene, stage, number, attempt), outgoing)
-                    self._log("convened", stage=stage, round=number, attempt=attempt)
+                    await self._convene(outgoing, sitting, stage, number, attempt)
+                case Invite(sitting, stage, number, attempt, cohort):
+                    await self._convene(outgoing, sitting, stage, number, attempt, cohort)
                 case Adjourn():
                     await self._rise()
                 case Dismiss(check, detail):
@@ -194,6 +195,13 @@ class Link:
                     raise Refused("net-envelope", "a second welcome")
         await _raise(call)
         return None
+
+    async def _convene(
+        self, outgoing: asyncio.Queue[Parcel], sitting: int, stage: str, number: int, attempt: int, *cohort: bytes
+    ) -> None:
+        await self._rise()
+        self._sit(sitting, await self._at_work(self._attendant.convene, stage, number, attempt, *cohort), outgoing)
+        self._log("convened", stage=stage, round=number, attempt=attempt)
 
     async def _next(self, call: Any) -> Any:
         """The next message; what fails in a step of the own session meanwhile is raised at once."""

@@ -113,18 +113,18 @@ class Adder:
         policy = replace(self._policy, registered=frozenset(m.identity for m in cohort.members))
         self._run, self._cohort, self._party = run, cohort, Party(mine, identity, policy, self._journal)
 
-    def convene(self, stage: str, number: int, attempt: int) -> Part:
-        """One sum.
+    def convene(self, stage: str, number: int, attempt: int, cohort: bytes = b"") -> Part:
+        """One sum, of everybody.
 
         Raises:
             Refused: ``net-stage`` for something else.
         """
-        cohort, party = self._cohort, self._party
-        fits = cohort is not None and stage == STAGE and 1 <= number <= self._adding.sums
+        roster, party = self._cohort, self._party
+        fits = roster is not None and stage == STAGE and 1 <= number <= self._adding.sums and not cohort
         require(fits, "net-stage", f"{stage} {number}: there are {self._adding.sums} sums and nothing else")
-        if cohort is None or party is None:
+        if roster is None or party is None:
             raise Misuse("a sum before the run was named")
-        terms = self._adding.terms(cohort, self._run, number, attempt)
+        terms = self._adding.terms(roster, self._run, number, attempt)
         return Part(client_session(scheme(self._adding.protocol), party, terms), (Vector(self._vector(number)),))
 
     def adjourn(self, session: Session) -> None:

@@ -114,6 +114,14 @@ def test_what_a_mechanism_gives_away(capsys: pytest.CaptureFixture[str]) -> None
     assert "a bound from below proves no ε" in out
 
 
+def test_of_a_job_that_draws_a_cohort_for_each_round_the_cohort_is_audited(tmp_path: Path) -> None:
+    job = tmp_path / "job.toml"
+    job.write_text('[privacy]\nprotocol = "secagg"\nthreshold = 3\nclients_per_round = 4\n\n[data]\nclients = 9\n')
+    (found,) = command.chosen((), every=False, job=job)
+    target = found.target(quick=True)
+    assert (target.parties, target.federation().t) == (4, 3)
+
+
 def test_no_mechanism_claims_nothing_and_the_job_s_other_knobs_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     job, page = tmp_path / "job.toml", tmp_path / "out"
     job.write_text('[privacy]\nprotocol = "secagg"\nepsilon = 2.0\nrounds = 4\n')

@@ -24,6 +24,7 @@ JOB, OTHER = "ab" * 32, "cd" * 32
 FULL = f"""\
 # what we take part in
 min_cohort = 4
+min_cohort_share = 0.25
 min_threshold = 0.6
 min_corrupt = 1
 min_security = 80
@@ -59,13 +60,13 @@ def test_a_job_within_every_line_passes() -> None:
 @pytest.mark.parametrize(
     ("line", "changed", "digest", "protocol", "values"),
     [
-        ("12 (jobs = ", {}, OTHER, "kahe", 9),
-        ("6 (protocols = ['secagg', 'kahe']) refuses the job: the job runs bfv", {}, JOB, "bfv", 9),
-        ("7 (mechanisms = ", {"mechanism": "distributed-party"}, JOB, "kahe", 9),
-        ("10 (max_rounds = 40) refuses the job: the job has 41 rounds", {"rounds": 41}, JOB, "kahe", 9),
-        ("11 (max_values = 1000000) refuses the job: a sum of the job has 1000001 values", {}, JOB, "kahe", 1_000_001),
-        ("8 (max_epsilon = 3.0) refuses the job: the job's ε is 3.5", {"epsilon": 3.5}, JOB, "kahe", 9),
-        ("9 (max_delta = 0.0001) refuses the job: the job's δ is 0.001", {"delta": 1e-3}, JOB, "kahe", 9),
+        ("13 (jobs = ", {}, OTHER, "kahe", 9),
+        ("7 (protocols = ['secagg', 'kahe']) refuses the job: the job runs bfv", {}, JOB, "bfv", 9),
+        ("8 (mechanisms = ", {"mechanism": "distributed-party"}, JOB, "kahe", 9),
+        ("11 (max_rounds = 40) refuses the job: the job has 41 rounds", {"rounds": 41}, JOB, "kahe", 9),
+        ("12 (max_values = 1000000) refuses the job: a sum of the job has 1000001 values", {}, JOB, "kahe", 1_000_001),
+        ("9 (max_epsilon = 3.0) refuses the job: the job's ε is 3.5", {"epsilon": 3.5}, JOB, "kahe", 9),
+        ("10 (max_delta = 0.0001) refuses the job: the job's δ is 0.001", {"delta": 1e-3}, JOB, "kahe", 9),
     ],
 )
 def test_a_refusal_names_the_line_its_value_and_the_jobs(
@@ -131,7 +132,7 @@ def test_a_sessions_refusal_is_told_with_its_line() -> None:
     policy = PolicyFile(FULL, "policy.toml")
     assert policy.explain(Refused("policy-cohort", "3 invited")) == "policy.toml:2 (min_cohort = 4): policy-cohort: 3 invited"
     assert policy.explain(Refused("ledger-budget", "none left")).startswith(
-        "policy.toml:18 (lifetime.epsilon = 8.0): ledger-budget"
+        "policy.toml:19 (lifetime.epsilon = 8.0): ledger-budget"
     )
     assert policy.explain(Refused("journal-spent", "again")) == "journal-spent: again"
     assert PolicyFile("").explain(Refused("policy-cohort", "1 invited")) == "policy-cohort: 1 invited"

@@ -181,9 +181,8 @@ class Setting:
 
     def knobs(self, **change: Any) -> dict[str, Any]:
         """The job's ``[privacy]`` for a small job of one's own, with what is changed."""
-        tree = {
-            name: value for name, value in self.job.plain()["privacy"].items() if name not in ("threshold", "min_cohort", "rows")
-        }
+        others = ("threshold", "min_cohort", "clients_per_round", "rows")
+        tree = {name: value for name, value in self.job.plain()["privacy"].items() if name not in others}
         given = {**tree, "protocol": "auto", **change}
         if not self.summed:
             return given

@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from network_processes import Process, processes
+from network_processes import JOB, Process, processes
 
 from securefl.cli import main
 from securefl.transport import keyfiles
@@ -52,6 +52,36 @@ def test_three_hospitals_train_from_their_own_tables_and_one_is_killed(place: Pa
                 assert body[:40] not in said
         identity = keyfiles.read_identity(place / "keys/north")._private.private_bytes_raw()
         assert identity.hex().encode() not in said
+
+
+def test_two_of_three_hospitals_are_drawn_for_each_round(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As processes: those who are not drawn wait, are no dropouts, and get the model; the page says what the sums show together.
+
+    That one of the three cohorts is never drawn in 40 rounds, or one always, has a probability of 10⁻⁶.
+    """
+    (place / "job.toml").write_text(JOB.format(rounds=40) + "clients_per_round = 2\n")
+    own = ("--job", place / "job.toml", "--keys", place / "keys/server", "--listen", "127.0.0.1:0")
+    assert main(["serve", *map(str, own), "--tape", str(place / "run.tape")]) == 2
+    assert "privacy.clients_per_round is refused with a tape" in " ".join(capsys.readouterr().err.split())
+    assert not (place / "run.tape").exists()
+    with processes() as made:
+        made.append(Process("serve", *own))
+        port = made[0].until("listening")["port"]
+        for name in ("north", "south", "west"):
+            more = ("--keys", place / "keys" / name, "--data", place / f"{name}.csv", "--job", place / "job.toml")
+            made.append(Process("join", "--server", f"localhost:{port}", *more, "--out", place / "got" / name))
+        assert [one.end() for one in made] == [0] * 4, [one.lines for one in made]
+        lines = [json.loads(line) for line in made[0].lines]
+    rounds = [line for line in lines if line["event"] == "round"]
+    assert [(line["contributors"], line.get("aborted")) for line in rounds] == [(2, None)] * 40
+    assert not [line for line in lines if line["event"] in ("fault", "refused")]
+    assert len([line for line in lines if line["event"] == "seated"]) == 3  # and each kept its seat
+    logs = {name: len(list((place / "keys" / name / "logs").iterdir())) for name in ("north", "south", "west")}
+    assert sum(logs.values()) == 80
+    assert all(0 < count < 40 for count in logs.values())
+    store, models = f"sqlite:///{place}/keys/server/server.db", str(place / "keys/server/models")
+    assert main(["report", "--store", store, "--models", models, "--out", str(place / "page.html")]) == 0
+    assert "single out north, south, west" in (place / "page.html").read_text()
 
 
 def test_a_server_that_is_asked_to_stop_stops_in_good_order(place: Path) -> None:

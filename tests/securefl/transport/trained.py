@@ -85,6 +85,7 @@ def start(
     beside: Executor | None = None,
     own: dict[str, OwnRows] | None = None,
     entropies: Callable[[str], Entropy] = entropy,
+    lines: dict[str, Lines] | None = None,
 ) -> tuple[SharedJob, dict[str, Attending], list[asyncio.Future[Any]]]:
     """All parties call; ``jobs`` are those of parties that have another one than the server, ``own`` is whose rows are whose."""
     shared = SharedJob.of(some, net.hall.cohort)
@@ -104,7 +105,7 @@ def start(
             logs=None if record is None else record / "logs",
         )
         hash_told = shared.hash  # also by who has another job: what the server says is what it is held to
-        about = {"worker": net.worker, "clock": net.clock, "log": Lines(), "beside": beside}
+        about = {"worker": net.worker, "clock": net.clock, "log": (lines or {}).get(name) or Lines(), "beside": beside}
         link = Link(net.target, credentials, hash_told, attended[name], **about)  # type: ignore[arg-type]
         calls.append(asyncio.ensure_future(link.attend(patience=0.0)))
     return shared, attended, calls
