@@ -79,7 +79,7 @@ def _limits(shared: SharedJob) -> Limits:
 
 
 def _layout(shared: SharedJob) -> Floats:
-    return Floats(sum(shared.about.plan.blocks))
+    return Floats(sum(shared.about.plan.blocks[: shared.about.models]))
 
 
 def at_server(shared: SharedJob, models: Sequence[NDArray[np.float32]]) -> Session:

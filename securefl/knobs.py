@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic_core import PydanticCustomError
 
 from protocols import plugins
+from securefl.algorithm_knobs import AlgorithmKnobs
 from securefl.data.contract import Contract, of_tree
 from securefl.errors import UserError
 
@@ -259,7 +260,7 @@ class PrivacyKnobs(Knobs):
         raise PydanticCustomError("protocol", "no protocol", {"expected": ", ".join(choices("privacy", "protocol"))})
 
 
-class PerformanceKnobs(Knobs):
+class PerformanceKnobs(AlgorithmKnobs, Knobs):
     """Nothing here can hurt privacy."""
 
     learning_rate: Positive = Field(default=0.5, description="step size on the sites, or along the mean gradient over all of them")

@@ -35,6 +35,7 @@ def opened_in_training(
     hidden: bool = True,
     public_rows: bool = False,
     event: Mapping[str, Any] | None = None,
+    beside: Mapping[str, str] | None = None,
 ) -> list[Opened]:
     """The events of ``rounds`` finished rounds of training.
 
@@ -45,6 +46,8 @@ def opened_in_training(
         hidden: whether the protocol hides every site's own values.
         public_rows: whether weights and noise follow a public number, the same for all sites, in place of a site's rows.
         event: of one round, as plain data, for what ε covers.
+        beside: what an algorithm opens beside the updates, and what it tells; without noise in the sum it is exact, with it inside
+            the one vector that is covered, and with local-record made of what is.
     """
     if mechanism in NOISED:
         what, note, whose = NOISED[mechanism]
@@ -72,6 +75,7 @@ def opened_in_training(
     if private and not public_rows:
         note = "the noise on the mean gradient of a site is divided by its rows, which its size can tell"
         events.append(Opened("row count of each site, through the size of its noise", rounds, EXACT, note))
+    events += [Opened(told, rounds, how, tells, unit) for told, tells in (beside or {}).items()]
     if sums:
         events.append(Opened(f"held-out metrics ({', '.join(sums)})", rounds, EXACT, "sums over all sites of held-out rows"))
     if hidden:

@@ -118,7 +118,12 @@ class SharedJob:
             if given:
                 raise UserError(f"{key} is refused over a network: it is for simulations yet")
         made = cls(job, cohort, public_of(job), bundle, code)
-        made.about  # noqa: B018  (refused here, not in the first round)
+        found = made.about.algorithm  # refused here, not in the first round
+        if code is not None and (found.steers or found.reads_loss):
+            raise UserError(
+                f"performance.algorithm = {found.name} is refused for a bundle with code of its own: it reaches into the "
+                "steps of a site, and those run behind walls"
+            )
         return made
 
     @cached_property
