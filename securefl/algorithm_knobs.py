@@ -30,3 +30,11 @@ class AlgorithmKnobs(BaseModel):
     server_schedule: Literal["constant", "cosine", "inverse-sqrt"] = Field(
         default="constant", description="how the step size of the server falls over the rounds"
     )
+    compression: Literal["none", "mask", "low-rank"] = Field(
+        default="none", description="what is sent of an update: all, a random part of its values, or factors of its matrices"
+    )
+    keep: float = Field(default=0.1, gt=0, le=1, description="share of the values that a mask keeps in a round")
+    rank: int = Field(default=2, ge=1, le=4096, description="rank of the factors of low-rank")
+    update_bits: int | None = Field(
+        default=None, ge=4, le=16, description="bits of one coordinate of an update, such as 8 or 12 (default: those of precision)"
+    )

@@ -190,6 +190,18 @@ IDLE = (
     ),
     *(_of_algorithm(*rule) for rule in ALGORITHM_KEYS),
     Idle(
+        ("performance.keep",),
+        ("performance.compression",),
+        lambda job: job.performance.compression != "mask",
+        lambda job: f"with compression = {job.performance.compression}: it belongs to mask",
+    ),
+    Idle(
+        ("performance.rank",),
+        ("performance.compression",),
+        lambda job: job.performance.compression != "low-rank",
+        lambda job: f"with compression = {job.performance.compression}: it belongs to low-rank",
+    ),
+    Idle(
         ("privacy.ledger_data",),
         ("privacy.ledger",),
         lambda job: job.privacy.ledger is None,

@@ -224,6 +224,12 @@ class PrivacyKnobs(Knobs):
         "over all sites are divided by it, and need it",
     )
     precision: int = Field(default=16, ge=8, le=24, description="bits of one coordinate of one party")
+    groups: int | None = Field(
+        default=None,
+        ge=3,
+        le=99,
+        description="open the sums of so many random groups of parties, and take the median of their means (default: one sum)",
+    )
     threshold: int | None = Field(
         default=None, ge=2, le=10_000, description="parties needed to open a sum (default: from the cohort)"
     )

@@ -20,6 +20,8 @@ from protocols.suite import SumParameters
 from protocols.sums import Scheme, chosen
 from protocols.wire import Limits
 from securefl.algorithms import of_job
+from securefl.algorithms.groups import GROUPS_TELL, refuse_lonely
+from securefl.algorithms.wrapped import Shapes, wrapped
 from securefl.cohort import smallest_cohort
 from securefl.encoding import Encoding, SumSpec
 from securefl.ledger import opened_in_training
@@ -75,6 +77,7 @@ class RunTerms:
         own_flow: bool = False,
         before: Before = ALONE,
         algorithm: Algorithm | None = None,
+        shapes: Shapes | None = None,
     ) -> RunTerms:
         """Work it out.
 
@@ -88,6 +91,7 @@ class RunTerms:
             own_flow: whether a local flow of the user's own says what a site weighs.
             before: what was opened before, under the same ε.
             algorithm: what sites and server do; by default as the job says.
+            shapes: of the parameters of a model, in the order of its vector; by default one vector.
 
         Raises:
             UserError, Misuse: where a round could not finish, or a parameter would not be safe.
@@ -99,12 +103,18 @@ class RunTerms:
         sums = (*sums, *algorithm.specs(job, models))
         blocks = (size,) * (models * (1 + algorithm.extra))
         rate = job.performance.learning_rate
-        plan = encoding_of(knobs, parties, blocks, sums, models_per_record=each, learning_rate=rate, before=before)
+
+        def inside(lengths: tuple[int, ...]) -> Encoding:
+            return encoding_of(knobs, parties, lengths, sums, models_per_record=each, learning_rate=rate, before=before)
+
+        plan = wrapped(job, algorithm, parties, blocks, shapes, sums, inside)
         of_sum = {"bits": plan.bits, "threshold": knobs.threshold, **({"tail": plan.tail} if plan.tail else {})}
         lost = job.simulation.dropout or EXPECTED
         protocol, choice = chosen(knobs.protocol, parties, plan.size, plan.limit, dropout=lost, **of_sum)
         build: Any = protocol.noised if plan.tail else protocol.parameters
         parameters = build(parties, plan.size, plan.limit, **of_sum)
+        if knobs.groups is not None:
+            refuse_lonely(knobs.groups, parameters.threshold, parameters.corrupt, knobs.rounds)
         weight = knobs.w_max if (knobs.rows is not None or algorithm.uniform) and not own_flow else None
         return cls(job, parties, models, each, plan, protocol, choice, parameters, weight, algorithm, before)
 
@@ -139,7 +149,7 @@ class RunTerms:
             rounds,
             mechanism=self.job.privacy.mechanism,
             sums=[spec.name for spec in self.plan.sums if spec.name not in own],
-            beside=self.algorithm.opened(),
+            beside={**self.algorithm.opened(), **(GROUPS_TELL if self.job.privacy.groups is not None else {})},
             hidden=self.protocol.hides,
             public_rows=self.weight is not None,
             event=event_of(self.job.privacy, self.plan, noise_multiplier, self.models_per_record),

@@ -35,7 +35,7 @@ from securefl.handshakes import handshakes, rounds_together
 from securefl.inputs import effective, folds_of, hints, look_through, module_of, refuse_kinds, refuse_own_steps
 from securefl.job import Job
 from securefl.metrics import BinaryMetrics
-from securefl.models import threads_for, to_vector
+from securefl.models import shapes_of, threads_for, to_vector
 from securefl.modules import Copier
 from securefl.parties import Consortium
 from securefl.privacy.budget import Ledgers
@@ -147,6 +147,7 @@ class Runner:
             own_flow=flow is not None,
             before=before,
             algorithm=algorithm,
+            shapes=shapes_of(self.template),
         )
         self.server = server_of(self.about.algorithm, self.job, n, server)
         self._server = ServerSide(self.about, self.about.start(vector), self.server)

@@ -152,7 +152,7 @@ class SharedJob:
     @cached_property
     def about(self) -> RunTerms:
         """What the run is."""
-        from securefl.models import to_vector  # noqa: PLC0415
+        from securefl.models import shapes_of, to_vector  # noqa: PLC0415
 
         return RunTerms.of(
             self.job,
@@ -161,6 +161,7 @@ class SharedJob:
             copy.deepcopy(self.trainer).sums(),
             models=self.job.data.splits,
             models_per_record=max(1, self.job.data.splits - 1),
+            shapes=shapes_of(self.template),
         )
 
     @property
