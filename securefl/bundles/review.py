@@ -14,6 +14,7 @@ from securefl.bundles.kept import Kept
 from securefl.bundles.signed import Decision, SignedBundle
 from securefl.cohort import short_sums
 from securefl.errors import UserError, printable
+from securefl.job import Job
 from securefl.knobs import PrivacyKnobs
 from securefl.ledger import opened_in_training
 from securefl.policy_file import PolicyFile
@@ -78,7 +79,7 @@ class Review:
         terms["cohort"] = _cohort(knobs, len(roster.parties))
         terms["sums"], said = _over(signed, roster, policy)
         return cls(
-            signed, author, roster.serial, terms, tuple(_opened(knobs)), said, kept.decision(signed.hash),
+            signed, author, roster.serial, terms, tuple(_opened(bundle.job)), said, kept.decision(signed.hash),
             None if last is None or old is None else (last[0].hash.hex(), last[1].at), tuple(changes(bundle, old)),
         )  # fmt: skip
 
@@ -158,12 +159,19 @@ def _cohort(knobs: PrivacyKnobs, parties: int) -> str:
     return f"{parties} parties on the roster; threshold {threshold}, smallest cohort {least}"
 
 
-def _opened(knobs: PrivacyKnobs) -> list[str]:
+def _opened(job: Job) -> list[str]:
     from securefl.metrics import BinaryMetrics  # noqa: PLC0415
 
+    knobs, beside, uniform = job.privacy, dict[str, str](), False
+    if job.performance.algorithm != "fedavg" or knobs.groups is not None:
+        from securefl.algorithms import of_job, opened_beside  # noqa: PLC0415  (loads torch)
+
+        beside, uniform = opened_beside(job, of_job(job)), of_job(job).uniform
     names = [spec.name for spec in BinaryMetrics().specs()]
-    hidden, public = short_sums(knobs).hides, knobs.rows is not None
-    events = opened_in_training(knobs.rounds, mechanism=knobs.mechanism, sums=names, hidden=hidden, public_rows=public)
+    hidden, public = short_sums(knobs).hides, knobs.rows is not None or uniform
+    events = opened_in_training(
+        knobs.rounds, mechanism=knobs.mechanism, sums=names, hidden=hidden, public_rows=public, beside=beside
+    )
     return [f"{one.rounds} × {one.what}, {one.coverage}" + (f": {one.note}" if one.note else "") for one in events]
 
 

@@ -243,3 +243,34 @@ def test_another_groups_draw_is_another_sites_secret() -> None:
     """The group follows a site's own randomness and nothing public."""
     drawn = {Replay(f"site {i}")().below("group", 3, 1)[0] for i in range(20)}
     assert drawn == {0, 1, 2}
+
+
+def test_control_without_the_bound_a_group_sum_is_one_sites_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five sites in three groups: one of them is alone, and the mean is what that site sent.  The bound refuses this job."""
+    n, d, groups = 5, 6, 3
+    updates, own = some(n, d, 4), [rand(i).below("group", groups, 1)[0] for i in range(n)]
+    alone = next(i for i in range(n) if own.count(own[i]) == 1)
+    plan = Grouped(Plan(n, (d,) * groups, 1.0, 8, SUMS, 24), (d,), groups)
+    opened = plan.inner.decode(total(plan, updates, [1] * n), n, AT)
+    assert opened.updates[own[alone]] == pytest.approx(updates[alone], abs=1e-5)
+
+    job = Job.parse({"privacy": {"mechanism": "none", "rounds": 2, "groups": 3}})
+    with pytest.raises(UserError, match="privacy.groups = 3 is refused"):
+        Runner(linear, sites(), job=job)
+    monkeypatch.setattr("securefl.algorithms.groups.LONELY", 1.0)
+    runner = Runner(linear, sites(), job=job)
+    result = runner.run()
+    assert [record.contributors for record in result.rounds] == [5, 5]
+    assert any(o.what == "the same sums for each random group" and o.rounds == 2 for o in result.opened)
+    assert runner.plan.size == 3 * 7 + 3 + sum(spec.size for spec in runner.plan.sums)
+
+
+def test_groups_go_with_algorithms_whose_server_needs_the_mean_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("securefl.algorithms.groups.LONELY", 1.0)
+    for algorithm, fits in (("fedprox", True), ("fedyogi", True), ("scaffold", False), ("fednova", False), ("qfedavg", False)):
+        job = Job.parse({"privacy": {"mechanism": "none", "groups": 3}, "performance": {"algorithm": algorithm}})
+        if fits:
+            Runner(linear, sites(), job=job)
+            continue
+        with pytest.raises(UserError, match=f"privacy.groups is refused with {algorithm}"):
+            Runner(linear, sites(), job=job)
