@@ -19,7 +19,7 @@ from protocols.cost import EXPECTED
 from protocols.suite import SumParameters
 from protocols.sums import Scheme, chosen
 from protocols.wire import Limits
-from securefl.algorithms import of_job, opened_beside
+from securefl.algorithms import of_job
 from securefl.algorithms.groups import refuse_lonely
 from securefl.algorithms.wrapped import Shapes, wrapped
 from securefl.cohort import smallest_cohort
@@ -149,7 +149,8 @@ class RunTerms:
             rounds,
             mechanism=self.job.privacy.mechanism,
             sums=[spec.name for spec in self.plan.sums if spec.name not in own],
-            beside=opened_beside(self.job, self.algorithm),
+            beside=self.algorithm.opened(),
+            groups=self.job.privacy.groups,
             hidden=self.protocol.hides,
             public_rows=self.weight is not None,
             event=event_of(self.job.privacy, self.plan, noise_multiplier, self.models_per_record),

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from securefl.algorithms.base import Algorithm, Local, Steered
 from securefl.algorithms.fair import QFedAvg
-from securefl.algorithms.groups import GROUPS_TELL
 from securefl.algorithms.nova import FedNova
 from securefl.algorithms.proximal import FedProx, FedSGD
 from securefl.algorithms.scaffold import Scaffold
@@ -37,7 +36,6 @@ __all__ = [
     "Scheduled",
     "Steered",
     "of_job",
-    "opened_beside",
     "server_of",
     "with_algorithm",
 ]
@@ -57,11 +55,6 @@ def of_job(job: Job) -> Algorithm:
         "fedsgd": FedSGD,
     }
     return makers.get(name, Algorithm)()
-
-
-def opened_beside(job: Job, algorithm: Algorithm) -> dict[str, str]:
-    """What a round opens beside the sums of FedAvg: what, and what it tells."""
-    return {**algorithm.opened(), **(GROUPS_TELL if job.privacy.groups is not None else {})}
 
 
 def server_of(algorithm: Algorithm, job: Job, parties: int, own: ServerAggregator | None = None) -> ServerAggregator:

@@ -30,9 +30,6 @@ from securefl.errors import UserError
 LONELY = 2.0**-20
 """Largest probability, over all rounds, that a group sum holds the update of a single honest party."""
 
-GROUPS_TELL = {"the same sums for each random group": "over fewer sites, so a difference shows more; nobody knows who is in which"}
-"""What is opened in place of one sum, and what it tells."""
-
 
 @dataclass(frozen=True)
 class Grouped(Wrapped):

@@ -163,14 +163,20 @@ def _opened(job: Job) -> list[str]:
     from securefl.metrics import BinaryMetrics  # noqa: PLC0415
 
     knobs, beside, uniform = job.privacy, dict[str, str](), False
-    if job.performance.algorithm != "fedavg" or knobs.groups is not None:
-        from securefl.algorithms import of_job, opened_beside  # noqa: PLC0415  (loads torch)
+    if job.performance.algorithm != "fedavg":
+        from securefl.algorithms import of_job  # noqa: PLC0415  (loads torch)
 
-        beside, uniform = opened_beside(job, of_job(job)), of_job(job).uniform
+        beside, uniform = of_job(job).opened(), of_job(job).uniform
     names = [spec.name for spec in BinaryMetrics().specs()]
     hidden, public = short_sums(knobs).hides, knobs.rows is not None or uniform
     events = opened_in_training(
-        knobs.rounds, mechanism=knobs.mechanism, sums=names, hidden=hidden, public_rows=public, beside=beside
+        knobs.rounds,
+        mechanism=knobs.mechanism,
+        sums=names,
+        hidden=hidden,
+        public_rows=public,
+        beside=beside,
+        groups=knobs.groups,
     )
     return [f"{one.rounds} × {one.what}, {one.coverage}" + (f": {one.note}" if one.note else "") for one in events]
 

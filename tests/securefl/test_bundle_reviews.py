@@ -347,7 +347,7 @@ def test_a_review_says_what_an_algorithm_and_groups_open(keys: Path) -> None:
     said = reviewed(keys, made(keys, {"job.toml": job.format("", "fednova")}))
     assert "20 × sum of weighted steps, exact" in said
     assert "20 × sum of weights (row total), exact" in said
-    assert "20 × the same sums for each random group, exact" in reviewed(
+    assert "20 × sum of weighted updates of each of 3 random groups, exact" in reviewed(
         keys, made(keys, {"job.toml": job.format("groups = 3\n", "fedprox")})
     )
     assert "sum of weights" not in reviewed(keys, made(keys, {"job.toml": job.format("", "qfedavg")}))  # all weigh the same

@@ -261,7 +261,7 @@ def test_control_without_the_bound_a_group_sum_is_one_sites_update(monkeypatch: 
     runner = Runner(linear, sites(), job=job)
     result = runner.run()
     assert [record.contributors for record in result.rounds] == [5, 5]
-    assert any(o.what == "the same sums for each random group" and o.rounds == 2 for o in result.opened)
+    assert any(o.what == "sum of weights of each random group" and o.rounds == 2 for o in result.opened)
     assert runner.plan.size == 3 * 7 + 3 + sum(spec.size for spec in runner.plan.sums)
 
 

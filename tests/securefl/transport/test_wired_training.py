@@ -66,10 +66,17 @@ def test_a_run_over_grpc_gives_the_model_of_the_simulation_bit_by_bit(tmp_path: 
         assert [trained.attending[name].epsilon for name in SITES] == pytest.approx(result.epsilon)
 
 
-@pytest.mark.parametrize("algorithm", ["fedprox", "scaffold", "fednova", "qfedavg", "fedadam"])
-def test_algorithms_over_grpc_give_the_model_of_the_simulation_bit_by_bit(tmp_path: Path, algorithm: str) -> None:
-    """Further vectors and sums, a site's own state over rounds and the server's moments: as in one process."""
-    knobs = {"algorithm": algorithm, "server_learning_rate": 0.5, "server_schedule": "inverse-sqrt"}
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        *({"algorithm": name} for name in ("fedprox", "scaffold", "fednova", "qfedavg", "fedadam")),
+        {"compression": "mask", "keep": 0.4, "update_bits": 12},
+    ],
+    ids=str,
+)
+def test_algorithms_over_grpc_give_the_model_of_the_simulation_bit_by_bit(tmp_path: Path, chosen: dict[str, Any]) -> None:
+    """Further vectors and sums, a site's own state over rounds, the server's moments, masks: as in one process."""
+    knobs = {"server_learning_rate": 0.5, "server_schedule": "inverse-sqrt", **chosen}
     some = Job.parse({**job(rounds=3).plain(), "performance": knobs})
 
     async def run() -> Trained:
@@ -82,6 +89,7 @@ def test_algorithms_over_grpc_give_the_model_of_the_simulation_bit_by_bit(tmp_pa
     made = {name: entropy(name) for name in SITES}
     template = copy.deepcopy(trained.serving.shared.template)
     runner = Runner(template, folds(some), job=of_runner, entropy=lambda name: made[name])
+    runner.run_name = trained.serving.hall.run  # which decides the masks
     result = runner.run()
     assert len(trained.serving.models) == len(runner.models) == 1
     assert (trained.serving.models[0] == runner.models[0]).all()
