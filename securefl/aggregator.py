@@ -23,12 +23,14 @@ class Aggregate:
         weights: for each model, Σw.
         sums: sums of metrics, by name.
         contributors: how many parties are in it.
+        round: number of the round, from 1; 0 outside a run.
     """
 
     updates: Sequence[NDArray[np.float64] | None]
     weights: Sequence[int]
     sums: Mapping[str, NDArray[Any]]
     contributors: int
+    round: int = 0
 
 
 class ServerAggregator:

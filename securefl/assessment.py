@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from securefl.baselines import Baselines
     from securefl.data.types import Dataset, Split
     from securefl.exact_sums import ExactSums
+    from securefl.fairness import ByGroup
 
 MIN_CELL = 5
 """Fewest rows of a class that a site's figures, or a point of a curve, are told of."""
@@ -61,6 +62,7 @@ class Assessment:
         sites: of the federated model on each site's rows (simulation only).
         local: of each site's own model on the held-out rows of all sites (simulation only).
         folds: how many.
+        groups: of the federated model, by sex and age group; None where the data have neither.
     """
 
     insecure: str
@@ -72,6 +74,7 @@ class Assessment:
     sites: Mapping[str, Figures]
     local: Mapping[str, Figures]
     folds: int
+    groups: ByGroup | None = None
 
     @property
     def secure(self) -> bool:
@@ -124,7 +127,7 @@ def assess(
     others = {s.name: None if s.compared is None else [s.compared[part.test] for part in splits[s.name]] for s in loaded.sites}
     values, beside = [counts(scores[name], others[name]) for name in scores], all(one is not None for one in others.values())
     what = opened(compared=loaded.compared if beside else "")
-    insecure = _hindrance(exact, what)
+    insecure = hindrance(exact, what)
     sums: Mapping[str, NDArray[Any]] = {key: np.sum([one[key] for one in values], axis=0) for key in values[0]}
     if not insecure:
         try:
@@ -144,7 +147,7 @@ def assess(
     )
 
 
-def _hindrance(exact: ExactSums, what: Opened) -> str:
+def hindrance(exact: ExactSums, what: Opened) -> str:
     """Why no exact sum may be formed; empty where it may."""
     from securefl.privacy.budget import charges_of  # noqa: PLC0415 - brings scipy, which the tables of a command line do without
 

@@ -86,7 +86,7 @@ def _limits(shared: SharedJob) -> Limits:
 
 
 def _layout(shared: SharedJob) -> Floats:
-    return Floats(sum(shared.about.plan.blocks) + shared.about.beside)
+    return Floats(sum(shared.about.plan.blocks[: shared.about.models]) + shared.about.beside)
 
 
 def delivered(models: Sequence[NDArray[np.float32]], scaling: Scaling | None) -> Delivered:

@@ -198,7 +198,7 @@ def encode(
     for spec in plan.sums:
         scaled[places[spec.name]] = _scale_sum(spec, sums[spec.name], plan.limit)
     cut = tuple(i for i, w in enumerate(whole) if w > plan.w_max)
-    return Encoded(_round(scaled, rand), tuple(clipped), cut)
+    return Encoded(round_unbiased(scaled, rand), tuple(clipped), cut)
 
 
 def decode(plan: Plan, total: NDArray[np.int64], contributors: int) -> Decoded:
@@ -323,7 +323,8 @@ def _weight(weight: int, block: int) -> int:
     return int(weight)
 
 
-def _round(real: NDArray[np.float64], rand: Rand) -> NDArray[np.int64]:
+def round_unbiased(real: NDArray[np.float64], rand: Rand) -> NDArray[np.int64]:
+    """Each value up or down to a whole number, right on average; the label ``stochastic rounding`` of ``rand`` is drawn."""
     uniform = (rand.words("stochastic rounding", real.size) >> _ELEVEN) * 2.0**-53
     down = np.floor(real)
     down += uniform < real - down  # exact: no |value| is above 2^48

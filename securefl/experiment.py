@@ -24,6 +24,7 @@ from securefl.encode import limit_of
 from securefl.errors import UserError
 from securefl.evaluation import scored
 from securefl.exact_sums import ExactSums
+from securefl.fairness import by_group
 from securefl.job import Job
 from securefl.knobs import DataKnobs, ModelKnobs, SimulationKnobs
 from securefl.ledger import exact_moments, opened_in_scaling
@@ -162,7 +163,9 @@ def _run(
         after = Gauge(names, "after training", "histograms of the final model's scores on held-out rows")
         exact = ExactSums(job, "assessment", consortium, after, recording, ledgers)
         with _timed(spent, "assess"), threads_for(model):
-            assessment = assess(loaded, splits, scored(runner.trainer, runner.final_models(), folds), alone, exact)
+            scores = scored(runner.trainer, runner.final_models(), folds)
+            assessment = assess(loaded, splits, scores, alone, exact)
+            assessment = replace(assessment, groups=by_group(loaded, splits, scores, exact))
         spent["assess"] -= sum(after.clock.total().values())
         if line := assessment.warning:
             result.warnings.append(line)

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from securefl.algorithm_knobs import ADAPTIVE
 from securefl.data.contract import read_contract
 from securefl.errors import UserError
 from securefl.knobs import (
@@ -151,6 +152,26 @@ def _with(mechanism: str, why: str, keys: tuple[str, ...]) -> Idle:
     return Idle(keys, ("privacy.mechanism",), lambda job: job.privacy.mechanism == mechanism, lambda _: why)
 
 
+ALGORITHM_KEYS = (
+    ("proximal", ("fedprox",)),
+    ("step_rows", ("fednova",)),
+    ("fairness", ("qfedavg",)),
+    ("decay_mean", ADAPTIVE),
+    ("decay_squares", ("fedadam", "fedyogi")),
+    ("adaptivity", ADAPTIVE),
+)
+"""Keys of ``performance`` that belong to some algorithms."""
+
+
+def _of_algorithm(key: str, owners: tuple[str, ...]) -> Idle:
+    return Idle(
+        (f"performance.{key}",),
+        ("performance.algorithm",),
+        lambda job: job.performance.algorithm not in owners,
+        lambda job: f"with algorithm = {job.performance.algorithm}: it belongs to {', '.join(owners)}",
+    )
+
+
 IDLE = (
     *(_with(mechanism, *rule) for mechanism, rules in IDLE_WITH.items() for rule in rules),
     Idle(
@@ -170,6 +191,19 @@ IDLE = (
         ("data.scaling",),
         lambda job: job.data.scaling == "noised" and job.privacy.mechanism in ("local-record", "central"),
         lambda _: "with data.scaling = noised (--scaling), whose noise the rdp accountant alone knows",
+    ),
+    *(_of_algorithm(*rule) for rule in ALGORITHM_KEYS),
+    Idle(
+        ("performance.keep",),
+        ("performance.compression",),
+        lambda job: job.performance.compression != "mask",
+        lambda job: f"with compression = {job.performance.compression}: it belongs to mask",
+    ),
+    Idle(
+        ("performance.rank",),
+        ("performance.compression",),
+        lambda job: job.performance.compression != "low-rank",
+        lambda job: f"with compression = {job.performance.compression}: it belongs to low-rank",
     ),
     Idle(
         ("privacy.ledger_data",),

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic_core import PydanticCustomError
 
 from protocols import plugins
+from securefl.algorithm_knobs import AlgorithmKnobs
 from securefl.data.contract import Contract, of_tree
 from securefl.errors import UserError
 
@@ -231,6 +232,12 @@ class PrivacyKnobs(Knobs):
         le=100_000,
         description="stop where AUROC out of the secure sums (or the loss, without any) has not improved for so many rounds",
     )
+    groups: int | None = Field(
+        default=None,
+        ge=3,
+        le=99,
+        description="open the sums of so many random groups of parties, and take the median of their means (default: one sum)",
+    )
     threshold: int | None = Field(
         default=None, ge=2, le=10_000, description="parties needed to open a sum (default: from the cohort)"
     )
@@ -275,7 +282,7 @@ class PrivacyKnobs(Knobs):
         raise PydanticCustomError("protocol", "no protocol", {"expected": ", ".join(choices("privacy", "protocol"))})
 
 
-class PerformanceKnobs(Knobs):
+class PerformanceKnobs(AlgorithmKnobs, Knobs):
     """Nothing here can hurt privacy."""
 
     learning_rate: Positive = Field(default=0.5, description="step size on the sites, or along the mean gradient over all of them")

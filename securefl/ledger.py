@@ -35,6 +35,8 @@ def opened_in_training(
     hidden: bool = True,
     public_rows: bool = False,
     event: Mapping[str, Any] | None = None,
+    beside: Mapping[str, str] | None = None,
+    groups: int | None = None,
 ) -> list[Opened]:
     """The events of ``rounds`` finished rounds of training.
 
@@ -45,6 +47,9 @@ def opened_in_training(
         hidden: whether the protocol hides every site's own values.
         public_rows: whether weights and noise follow a public number, the same for all sites, in place of a site's rows.
         event: of one round, as plain data, for what ε covers.
+        beside: what an algorithm opens beside the updates, and what it tells; without noise in the sum it is exact, with it inside
+            the one vector that is covered, and with local-record made of what is.
+        groups: how many random groups have sums of their own; None: one sum over all.
     """
     if mechanism in NOISED:
         what, note, whose = NOISED[mechanism]
@@ -69,9 +74,15 @@ def opened_in_training(
     if not public_rows:
         note = "differs between rounds by the rows of sites that dropped out"
         events.append(Opened("sum of weights (row total)", rounds, EXACT, note))
+    if groups is not None:
+        note = "over fewer sites, so a difference shows more; nobody knows who is in which"
+        events.append(Opened(f"sum of weighted updates of each of {groups} random groups", rounds, how, note, unit))
+        if not public_rows:
+            events.append(Opened("sum of weights of each random group", rounds, EXACT, "the rows of its sites"))
     if private and not public_rows:
         note = "the noise on the mean gradient of a site is divided by its rows, which its size can tell"
         events.append(Opened("row count of each site, through the size of its noise", rounds, EXACT, note))
+    events += [Opened(told, rounds, how, tells, unit) for told, tells in (beside or {}).items()]
     if sums:
         events.append(Opened(f"held-out metrics ({', '.join(sums)})", rounds, EXACT, "sums over all sites of held-out rows"))
     if hidden:

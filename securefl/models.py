@@ -75,6 +75,11 @@ def to_vector(model: nn.Module) -> NDArray[np.float32]:
     return np.concatenate([p.numpy().reshape(-1) for p in parts])
 
 
+def shapes_of(model: nn.Module) -> tuple[tuple[int, ...], ...]:
+    """Shapes of the trainable parameters in order."""
+    return tuple(tuple(p.shape) for p in trainable(model))
+
+
 def arrays(model: nn.Module) -> list[NDArray[np.float32]]:
     """The trainable parameters in order, each as an array in its memory: what is written there is in the model.
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,9 @@ from securefl.models import ModelFactory, to_vector
 from securefl.privacy.plain import LocalTraining, summed, watched
 from securefl.secure import Entering, Joining
 from securefl.trainer import ClientTrainer, Sums
+
+if TYPE_CHECKING:
+    from securefl.algorithms.base import Local
 
 Updates = Sequence[NDArray[np.float64] | NDArray[np.int64]]
 NOTHING = np.zeros(0, dtype=np.float32)
@@ -73,6 +76,7 @@ class Site:
         guard: the party's journal, bound when the round is known.
         ready: what a handshake for several rounds left with the party; None where each round has its own.
         shown: called with the public values of the run that came with the models, before anything leaves; it may refuse.
+        local: its part of the job's algorithm, over all rounds; None for FedAvg.
     """
 
     name: str
@@ -94,6 +98,7 @@ class Site:
     guard: OccasionGuard
     ready: Ready | None = None
     shown: Callable[[NDArray[np.float32]], None] = lambda _beside: None
+    local: Local | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +165,10 @@ class Joined:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A party's work in this round: the site and the global models, one vector of shape (d,) for each fold."""
+    """A party's work in this round: the site and the global models, one vector of shape (d,) for each fold.
+
+    Behind them come the further vectors of an algorithm, as many for each.
+    """
 
     site: Site
     models: tuple[NDArray[np.float32], ...]
@@ -245,7 +253,11 @@ def train(task: Task) -> Contribution:
     site = task.site
     updates = [local_update(task, number) for number in range(len(site.folds))]
     weights = [len(f.train) if site.weight is None else site.weight for f in site.folds]  # type: ignore[arg-type]
-    return Contribution(site, updates, weights, held_out(task) if site.plan.sums else {})
+    made = Contribution(site, updates, weights, held_out(task) if site.plan.sums else {})
+    if site.local is None:
+        return made
+    with named(site.name):
+        return site.local.contribute(task, made)
 
 
 def local_update(task: Task, number: int) -> NDArray[np.float64] | NDArray[np.int64]:
@@ -258,7 +270,8 @@ def local_update(task: Task, number: int) -> NDArray[np.float64] | NDArray[np.in
     model, data = site.model(task.models[number]), site.folds[number].train
     with named(site.name):
         _before_training(site.trainer, model, data, task.models[number])
-        site.trainer.train(model, data, training, site.steps)
+        steps, given = (site.steps, training) if site.local is None else site.local.work(task, number, training)
+        site.trainer.train(model, data, given, steps)
         site.trainer.on_after_training(model, data)
         if watched(training):
             training.check_untouched(model)
@@ -286,7 +299,7 @@ def _before_training(trainer: ClientTrainer, model: nn.Module, data: Dataset[Any
 def held_out(task: Task) -> Sums:
     """Sums of metrics of the global models on the site's held-out rows, all folds together."""
     site, total = task.site, {spec.name: np.zeros(spec.size) for spec in task.site.trainer.sums()}
-    for fold, vector in zip(site.folds, task.models, strict=True):
+    for fold, vector in zip(site.folds, task.models[: len(site.folds)], strict=True):
         if fold.test is not None and len(fold.test):  # type: ignore[arg-type]
             if site.trainer.metrics.cut(len(fold.test)):  # type: ignore[arg-type]
                 most = site.trainer.metrics.max_rows
@@ -355,7 +368,7 @@ def decode_sum(averaging: Averaging, total: Input[Sum]) -> Stepping:
     """Read the weighted means, the total weights and the metrics from the opened sum."""
     averaging.told(total.contributors)
     decoded = averaging.plan.decode(total.values, total.contributors, averaging.occasion)
-    aggregate = Aggregate(decoded.updates, decoded.weights, decoded.sums, total.contributors)
+    aggregate = Aggregate(decoded.updates, decoded.weights, decoded.sums, total.contributors, averaging.occasion.round)
     return Stepping(averaging.models, averaging.aggregator, aggregate, decoded.state)
 
 

@@ -7,14 +7,21 @@ What it does not protect: two parties with other jobs are merely kept apart; who
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from protocols.bulk import Floats
 from protocols.cost import EXPECTED
 from protocols.suite import SumParameters
 from protocols.sums import Scheme, chosen
 from protocols.wire import Limits
+from securefl.algorithms import of_job
+from securefl.algorithms.groups import refuse_lonely
+from securefl.algorithms.wrapped import Shapes, wrapped
 from securefl.cohort import cohort_size, smallest_cohort
 from securefl.encoding import Encoding, SumSpec
 from securefl.errors import UserError
@@ -23,6 +30,7 @@ from securefl.privacy.composition import ALONE, Before
 from securefl.privacy.prepared import encoding_of, event_of, noise_of
 
 if TYPE_CHECKING:
+    from securefl.algorithms import Algorithm
     from securefl.job import Job
     from securefl.knobs import PrivacyKnobs
     from securefl.results import Opened
@@ -42,6 +50,7 @@ class RunTerms:
         choice: for ``auto`` one line on why.
         parameters: of every sum.
         weight: public weight of every site, or None: its rows.
+        algorithm: what sites and server do.
         before: noised sums of the same records that were opened before: ε is over these and the training.
         beside: how many public values of the run travel behind the models and the encoding's, float32.
     """
@@ -55,6 +64,7 @@ class RunTerms:
     choice: str
     parameters: SumParameters
     weight: int | None
+    algorithm: Algorithm
     before: Before = ALONE
     beside: int = 0
 
@@ -71,6 +81,8 @@ class RunTerms:
         own_flow: bool = False,
         before: Before = ALONE,
         beside: int = 0,
+        algorithm: Algorithm | None = None,
+        shapes: Shapes | None = None,
     ) -> RunTerms:
         """Work it out.
 
@@ -84,6 +96,8 @@ class RunTerms:
             own_flow: whether a local flow of the user's own says what a site weighs.
             before: what was opened before, under the same ε.
             beside: how many public values of the run travel with the models.
+            algorithm: what sites and server do; by default as the job says.
+            shapes: of the parameters of a model, in the order of its vector; by default one vector.
 
         Raises:
             UserError, Misuse: where a round could not finish, or a parameter would not be safe.
@@ -91,16 +105,35 @@ class RunTerms:
         knobs, each = job.privacy, models if models_per_record is None else models_per_record
         registered, parties = parties, cohort_size(knobs, parties)
         smallest_cohort(knobs, parties)
+        algorithm = algorithm or of_job(job)
+        algorithm.refuse(job)
+        sums = (*sums, *algorithm.specs(job, models))
+        blocks = (size,) * (models * (1 + algorithm.extra))
         rate = job.performance.learning_rate
-        plan = encoding_of(knobs, parties, (size,) * models, sums, models_per_record=each, learning_rate=rate, before=before)
+
+        def inside(lengths: tuple[int, ...]) -> Encoding:
+            return encoding_of(knobs, parties, lengths, sums, models_per_record=each, learning_rate=rate, before=before)
+
+        plan = wrapped(job, algorithm, parties, blocks, shapes, sums, inside)
         _check_delta(knobs, registered)
         of_sum = {"bits": plan.bits, "threshold": knobs.threshold, **({"tail": plan.tail} if plan.tail else {})}
         lost = job.simulation.dropout or EXPECTED
         protocol, choice = chosen(knobs.protocol, parties, plan.size, plan.limit, dropout=lost, **of_sum)
         build: Any = protocol.noised if plan.tail else protocol.parameters
         parameters = build(parties, plan.size, plan.limit, **of_sum)
-        weight = knobs.w_max if knobs.rows is not None and not own_flow else None
-        return cls(job, parties, models, each, plan, protocol, choice, parameters, weight, before, beside)
+        if knobs.groups is not None:
+            refuse_lonely(knobs.groups, parameters.threshold, parameters.corrupt, knobs.rounds)
+        weight = knobs.w_max if (knobs.rows is not None or algorithm.uniform) and not own_flow else None
+        return cls(job, parties, models, each, plan, protocol, choice, parameters, weight, algorithm, before, beside)
+
+    def start(self, model: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """What the first round begins with: the models, then the algorithm's further vectors, all zero."""
+        return [model] * self.models + [np.zeros_like(model)] * (self.models * self.algorithm.extra)
+
+    def metrics(self, sums: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Those of a round's sums that are the trainer's, not the algorithm's."""
+        own = {spec.name for spec in self.algorithm.specs(self.job, self.models)}
+        return {name: values for name, values in sums.items() if name not in own}
 
     @property
     def layout(self) -> Floats:
@@ -119,10 +152,13 @@ class RunTerms:
 
     def opened(self, rounds: int, noise_multiplier: float | None) -> list[Opened]:
         """What so many rounds open; ``noise_multiplier`` is that of the accounts."""
+        own = {spec.name for spec in self.algorithm.specs(self.job, self.models)}
         return opened_in_training(
             rounds,
             mechanism=self.job.privacy.mechanism,
-            sums=[spec.name for spec in self.plan.sums],
+            sums=[spec.name for spec in self.plan.sums if spec.name not in own],
+            beside=self.algorithm.opened(),
+            groups=self.job.privacy.groups,
             hidden=self.protocol.hides,
             public_rows=self.weight is not None,
             event=event_of(self.job.privacy, self.plan, noise_multiplier, self.models_per_record),

@@ -24,6 +24,7 @@ from protocols.session import SERVER, Session, client
 from protocols.suite import SumParameters
 from protocols.sums import Scheme, foreign, notice
 from securefl.aggregator import ServerAggregator
+from securefl.algorithms import Algorithm, server_of, with_algorithm
 from securefl.claims import check_claims
 from securefl.cohort import expected_aborts, short_sums
 from securefl.encode import limit_of
@@ -34,7 +35,7 @@ from securefl.handshakes import handshakes, rounds_together
 from securefl.inputs import effective, folds_of, hints, look_through, module_of, refuse_kinds, refuse_own_steps
 from securefl.job import Job
 from securefl.metrics import BinaryMetrics, best_of
-from securefl.models import threads_for, to_vector
+from securefl.models import shapes_of, threads_for, to_vector
 from securefl.modules import Copier
 from securefl.parties import Consortium
 from securefl.privacy.budget import Ledgers
@@ -90,6 +91,7 @@ class Runner:
         ledgers: by site name, its own `securefl.privacy.budget.PartyLedger`, charged before each of its inputs leaves.
         before: noised sums of the same records that were opened before: ε is over these and the training.
         sampling: where the server draws the cohorts of rounds from; by default the operating system.
+        algorithm: what sites and server do (`securefl.algorithms`); by default as the job says.
 
     Attributes:
         warnings: lines that the user should see; what is known before training is there before it.
@@ -117,13 +119,14 @@ class Runner:
         ledgers: Ledgers | None = None,
         before: Before = ALONE,
         sampling: Entropy = fresh,
+        algorithm: Algorithm | None = None,
     ) -> None:
         refuse_kinds(job, trainer, server)
         refuse_own_steps(job, trainer, flow)
-        self.job, self.name = effective(job or Job(), trainer, server, own_dropouts=dropouts is not None), name
+        chosen = with_algorithm(job or Job(), algorithm, own_flow=flow is not None)
+        self.job, self.name = effective(chosen, trainer, server, own_dropouts=dropouts is not None), name
         knobs, performance = self.job.privacy, self.job.performance
         self.trainer = copy.deepcopy(trainer) if trainer is not None else ClientTrainer(learning_rate=performance.learning_rate)
-        self.server = server or ServerAggregator(learning_rate=performance.server_learning_rate)
         self.folds = folds_of(data)
         metrics = getattr(self.trainer, "metrics", BinaryMetrics())
         self.trainer.metrics = replace(metrics, limit=limit_of(knobs.precision), folds=self._models)
@@ -146,8 +149,11 @@ class Runner:
             models_per_record=self.models_per_record,
             own_flow=flow is not None,
             before=before,
+            algorithm=algorithm,
+            shapes=shapes_of(self.template),
         )
-        self._server = ServerSide(self.about, [vector] * self._models, self.server)
+        self.server = server_of(self.about.algorithm, self.job, n, server)
+        self._server = ServerSide(self.about, self.about.start(vector), self.server)
         self.warnings += [line for line in (notice(self.protocol.name, self.parameters), foreign(self.protocol)) if line]
         if "model" in self.protocol.layouts(self.parameters):
             raise UserError(f"the protocol {self.protocol.name} has a layout named 'model': that name is the learning flow's")
@@ -219,11 +225,11 @@ class Runner:
     @property
     def models(self) -> list[NDArray[np.float32]]:
         """The global models as they are now, one vector of shape (d,) for each fold."""
-        return self._server.models
+        return self._server.models[: self._models]
 
     @models.setter
     def models(self, models: list[NDArray[np.float32]]) -> None:
-        self._server.models = models
+        self._server.models = [*models, *self._server.models[len(models) :]]
 
     def _checked(self, model: nn.Module) -> nn.Module:
         from securefl.privacy import models as checks  # noqa: PLC0415
@@ -393,7 +399,7 @@ class Runner:
         self._opened += abort is None or (abort.step in self._after_opening and abort.check not in ("quorum", "deadline"))
         metrics = dict[str, float]()
         if opened is not None:
-            metrics = self.trainer.read(opened.aggregate.sums) if self.plan.sums else {}
+            metrics = self.trainer.read(self.about.metrics(opened.aggregate.sums)) if self.plan.sums else {}
         if self._recording is not None:
             self._recording.end(outcome, contributors)
         return self._record(

@@ -24,6 +24,7 @@ from protocols.sums import Scheme
 from protocols.vector import Sum
 from securefl import delivery
 from securefl.aggregator import ServerAggregator
+from securefl.algorithms import server_of
 from securefl.cohort import smallest_cohort
 from securefl.keeping import Keeper, Watched, in_memory
 from securefl.models import to_vector
@@ -103,9 +104,9 @@ class Serving:
             refuse_recording(shared.job, "a tape")
         self._sampling = sampling
         self.shared, self.hall, self._tape, self._now = shared, hall, tape, now
-        rate = shared.job.performance.server_learning_rate
-        start = [to_vector(shared.template)] * shared.about.models
-        self.side = ServerSide(shared.about, start, aggregator or ServerAggregator(learning_rate=rate))
+        about = shared.about
+        start = about.start(to_vector(shared.template))
+        self.side = ServerSide(about, start, server_of(about.algorithm, shared.job, about.parties, aggregator))
         self.keeper = keeper or in_memory(shared, hall.run, hall.clock.utc)
         self.side.restore(*self.keeper.start(start, self.side.plan.state))
         past = self.keeper.past()
@@ -118,7 +119,7 @@ class Serving:
     @property
     def models(self) -> list[NDArray[Any]]:
         """The global models as they are now."""
-        return self.side.models
+        return self.side.models[: self.shared.about.models]
 
     def files(self) -> dict[str, bytes]:
         """What a run leaves behind, by file name: the model as `securefl.load_model` reads it, and the rounds, of sums alone."""
@@ -258,7 +259,7 @@ class Serving:
             self.keeper.abort(watched, abort, seconds)
             return self._record(number, 0, {}, f"{abort.step or 'round'}: {abort.check}", seconds)
         opened = self.side.opened(session.outputs)
-        metrics = self.shared.trainer.read(opened.aggregate.sums) if self.shared.about.plan.sums else {}
+        metrics = self.shared.trainer.read(self.shared.about.metrics(opened.aggregate.sums)) if self.shared.about.plan.sums else {}
         self.keeper.finish(watched, opened, metrics, seconds)
         self.side.restore(opened.models, opened.state)
         return self._record(number, opened.aggregate.contributors, metrics, None, seconds)

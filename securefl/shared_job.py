@@ -125,7 +125,12 @@ class SharedJob:
             if given:
                 raise UserError(f"{key} is refused over a network: it is for simulations yet")
         made = cls(job, cohort, public_of(job), bundle, code)
-        made.about, made.stages  # noqa: B018  (refused here, not in the first round)
+        found, _ = made.about.algorithm, made.stages  # refused here, not in the first round
+        if code is not None and (found.steers or found.reads_loss):
+            raise UserError(
+                f"performance.algorithm = {found.name} is refused for a bundle with code of its own: it reaches into the "
+                "steps of a site, and those run behind walls"
+            )
         return made
 
     @cached_property
@@ -154,7 +159,7 @@ class SharedJob:
     @cached_property
     def about(self) -> RunTerms:
         """What the run is."""
-        from securefl.models import to_vector  # noqa: PLC0415
+        from securefl.models import shapes_of, to_vector  # noqa: PLC0415
 
         return RunTerms.of(
             self.job,
@@ -165,6 +170,7 @@ class SharedJob:
             models_per_record=max(1, self.job.data.splits - 1),
             before=ALONE if self.scaling is None else self.scaling.before,
             beside=0 if self.scaling is None else Scaling.length(len(self.public.features)),
+            shapes=shapes_of(self.template),
         )
 
     @cached_property

@@ -68,6 +68,7 @@ class SiteSide:
         )
         self.spending = Spending(knobs, about.plan, {name: self.training}, about.models_per_record, about.before)
         self._charges = RunCharges({}, "", [])
+        self._local = about.algorithm.local()
 
     def keep_ledger(self, ledger: PartyLedger, run: str) -> None:
         """Charge every input to a ledger before it leaves.
@@ -131,6 +132,7 @@ class SiteSide:
             guard=self._guard,
             ready=ready,
             shown=shown,
+            local=self._local,
         )
         limits = self.about.limits
         return Session(flow, client(party.index), {"server": [0]}, [site], limits, guard=self._guard)

@@ -55,13 +55,13 @@ class Sheet:
 
 def sheets(result: RunResult) -> list[Sheet]:
     """Every table of a result, in reading order; empty ones are left out."""
-    makers = (assessed, _scores, _by_site, calibration, _privacy, _opened, _traffic, _time, _server_saw)
+    makers = (assessed, by_group, _scores, _by_site, calibration, _privacy, _opened, _traffic, _time, _server_saw)
     return [sheet for sheet in (maker(result) for maker in makers) if sheet.rows]
 
 
 def brief(result: RunResult) -> list[Sheet]:
     """The tables for a terminal, what matters most at the end; parties with equal rows share one, and so do short steps."""
-    makers = (_server_saw, _opened, _short_time, _traffic, _privacy, calibration, _scores, assessed)
+    makers = (_server_saw, _opened, _short_time, _traffic, _privacy, calibration, _scores, by_group, assessed)
     return [_together(sheet) for sheet in (maker(result) for maker in makers) if sheet.rows]
 
 
@@ -187,6 +187,23 @@ def assessed(result: RunResult) -> Sheet:
             "off in the JSON object bounds it."
         )
     return Sheet("The final model on held-out rows", columns, rows, note, frozenset({1, 2, 3, 4}), strong=0)
+
+
+def by_group(result: RunResult) -> Sheet:
+    """The final model's figures for groups of patients."""
+    columns, found = ["group", "rows", "AUROC (95 %)", "AUPRC (95 %)", "Brier (95 %)"], None
+    if result.assessment is not None:
+        found = result.assessment.groups
+    if found is None:
+        return Sheet("", columns, [])
+    rows = [
+        [f"{attribute}: {group}", str(one.rows), *map(interval, (one.auroc, one.auprc, one.brier))]
+        for attribute, groups in found.figures.items()
+        for group, one in groups.items()
+    ] + [[attribute, *["–"] * 4] for attribute in found.withheld]
+    withheld = "".join(f" {attribute} is withheld: {why}." for attribute, why in found.withheld.items())
+    note = f"Out of secure sums; an attribute is opened only where every group has {MIN_CELL} rows of each class.{withheld}"
+    return Sheet("The final model by group", columns, rows, note, frozenset({1, 2, 3, 4}))
 
 
 def calibration(result: RunResult) -> Sheet:

@@ -14,6 +14,7 @@ from securefl.bundles.kept import Kept
 from securefl.bundles.signed import Decision, SignedBundle
 from securefl.cohort import short_sums
 from securefl.errors import UserError, printable
+from securefl.job import Job
 from securefl.knobs import PrivacyKnobs
 from securefl.ledger import opened_in_training
 from securefl.policy_file import PolicyFile
@@ -79,7 +80,7 @@ class Review:
         terms["cohort"] = _cohort(knobs, len(roster.parties))
         terms["sums"], said, beside = _over(signed, roster, policy)
         return cls(
-            signed, author, roster.serial, terms, (*beside, *_opened(knobs)), said, kept.decision(signed.hash),
+            signed, author, roster.serial, terms, (*beside, *_opened(bundle.job)), said, kept.decision(signed.hash),
             None if last is None or old is None else (last[0].hash.hex(), last[1].at), tuple(changes(bundle, old)),
         )  # fmt: skip
 
@@ -163,12 +164,25 @@ def _cohort(knobs: PrivacyKnobs, parties: int) -> str:
     return f"{parties} parties on the roster{each}; threshold {threshold}, smallest cohort {least}"
 
 
-def _opened(knobs: PrivacyKnobs) -> list[str]:
+def _opened(job: Job) -> list[str]:
     from securefl.metrics import BinaryMetrics  # noqa: PLC0415
 
+    knobs, beside, uniform = job.privacy, dict[str, str](), False
+    if job.performance.algorithm != "fedavg":
+        from securefl.algorithms import of_job  # noqa: PLC0415  (loads torch)
+
+        beside, uniform = of_job(job).opened(), of_job(job).uniform
     names = [spec.name for spec in BinaryMetrics().specs()]
-    hidden, public = short_sums(knobs).hides, knobs.rows is not None
-    events = opened_in_training(knobs.rounds, mechanism=knobs.mechanism, sums=names, hidden=hidden, public_rows=public)
+    hidden, public = short_sums(knobs).hides, knobs.rows is not None or uniform
+    events = opened_in_training(
+        knobs.rounds,
+        mechanism=knobs.mechanism,
+        sums=names,
+        hidden=hidden,
+        public_rows=public,
+        beside=beside,
+        groups=knobs.groups,
+    )
     return [*map(_line, events)]
 
 

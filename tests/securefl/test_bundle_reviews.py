@@ -353,6 +353,17 @@ def test_a_review_names_the_sums_beside_the_rounds_and_holds_them_to_the_policy(
     assert "policy.toml:1 (max_values = 1000) refuses the job: a sum of the job has 15360 values" in said
 
 
+def test_a_review_says_what_an_algorithm_and_groups_open(keys: Path) -> None:
+    job = '[privacy]\nmechanism = "none"\n{}[performance]\nalgorithm = "{}"\n'
+    said = reviewed(keys, made(keys, {"job.toml": job.format("", "fednova")}))
+    assert "20 × sum of weighted steps, exact" in said
+    assert "20 × sum of weights (row total), exact" in said
+    assert "20 × sum of weighted updates of each of 3 random groups, exact" in reviewed(
+        keys, made(keys, {"job.toml": job.format("groups = 3\n", "fedprox")})
+    )
+    assert "sum of weights" not in reviewed(keys, made(keys, {"job.toml": job.format("", "qfedavg")}))  # all weigh the same
+
+
 def test_a_policy_names_bundles_by_their_hash(keys: Path) -> None:
     bundle = made(keys, {"job.toml": JOB})
     assert "has nothing against it" in reviewed(keys, bundle, f'jobs = ["{bundle.hash.hex()}"]')

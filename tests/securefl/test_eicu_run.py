@@ -15,7 +15,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from securefl import data as datasets
-from securefl import report, tables
+from securefl import fairness, report, tables
 from securefl.assessment import BINS, MIN_CELL, counts, read, specs
 from securefl.cli import main
 from securefl.errors import UserError
@@ -79,10 +79,13 @@ def test_the_other_model_is_scored_on_the_same_rows_and_folds(folder: Path, by_r
 
 
 def test_what_is_opened_is_listed_and_counted(by_region: RunResult) -> None:
-    (row,) = [event for event in by_region.opened if "histograms" in event.what]
-    assert row.exact
+    rows = [event for event in by_region.opened if "scores" in event.what or "by group and class" in event.what]
+    assert [row.exact for row in rows] == [True] * 3
     (saw,) = [s for s in by_region.server_saw if s.step == "after training"]
-    assert (saw.count, saw.size) == (1, 8 * 3 * 2 * 5 * BINS)
+    screened, by_sex = 2 * (2 * 2 + 4 * 2), 2 * 2 * 5 * fairness.BINS
+    assert (saw.count, saw.size) == (3, 8 * (3 * 2 * 5 * BINS + screened + by_sex))
+    assert by_region.assessment.groups is not None
+    assert list(by_region.assessment.groups.figures) == ["sex"]  # some age group is too small in the made-up tables
     assert sum(spec.size for spec in specs(5, compared=True)) == 3 * 2 * 5 * BINS
 
 

@@ -66,6 +66,40 @@ def test_a_run_over_grpc_gives_the_model_of_the_simulation_bit_by_bit(tmp_path: 
         assert [trained.attending[name].epsilon for name in SITES] == pytest.approx(result.epsilon)
 
 
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        *({"algorithm": name} for name in ("fedprox", "scaffold", "fednova", "qfedavg", "fedadam")),
+        {"compression": "mask", "keep": 0.4, "update_bits": 12},
+    ],
+    ids=str,
+)
+def test_algorithms_over_grpc_give_the_model_of_the_simulation_bit_by_bit(tmp_path: Path, chosen: dict[str, Any]) -> None:
+    """Further vectors and sums, a site's own state over rounds, the server's moments, masks: as in one process."""
+    knobs = {"server_learning_rate": 0.5, "server_schedule": "inverse-sqrt", **chosen}
+    some = Job.parse({**job(rounds=3).plain(), "performance": knobs})
+
+    async def run() -> Trained:
+        async with wired(tmp_path, names=SITES) as net:
+            return await train(net, some)
+
+    trained = asyncio.run(run())
+    assert [ending.check for ending in trained.endings] == [""] * 3
+    of_runner = Job.parse({"privacy": some.plain()["privacy"], "performance": knobs})
+    made = {name: entropy(name) for name in SITES}
+    template = copy.deepcopy(trained.serving.shared.template)
+    runner = Runner(template, folds(some), job=of_runner, entropy=lambda name: made[name])
+    runner.run_name = trained.serving.hall.run  # which decides the masks
+    result = runner.run()
+    assert len(trained.serving.models) == len(runner.models) == 1
+    assert (trained.serving.models[0] == runner.models[0]).all()
+    assert [r.metrics for r in trained.serving.records] == [r.metrics for r in result.rounds]
+    assert all(
+        load(attending.model() or b"").keys() == load(trained.serving.files()["model.safetensors"]).keys()
+        for attending in trained.attending.values()
+    )
+
+
 def test_keys_and_shares_are_exchanged_while_the_sites_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No site ends its training before the server waits for the vectors."""
     free, trained = threading.Event(), list[str]()
