@@ -132,7 +132,7 @@ def _run(
     }
     model = build(job.model, len(loaded.features), job.simulation.seed)
     simulation = SimulationKnobs(dropout=job.simulation.dropout)
-    done = {"data": DataKnobs(), "model": ModelKnobs(fix=job.model.fix), "simulation": simulation}
+    done = {"data": DataKnobs(), "model": ModelKnobs(fix=job.model.fix, shared=job.model.shared), "simulation": simulation}
     done["privacy"] = job.privacy.model_copy(update={"ledger": None, "ledger_data": None})
     with _timed(spent, "prepare_training"):
         runner = Runner(
@@ -166,7 +166,7 @@ def _run(
         after = Gauge(names, "after training", "histograms of the final model's scores on held-out rows")
         exact = ExactSums(job, "assessment", consortium, after, recording, ledgers)
         with _timed(spent, "assess"), threads_for(model):
-            assessment = assess(loaded, splits, scored(runner.trainer, runner.final_models(), folds), alone, exact)
+            assessment = assess(loaded, splits, scored(runner.trainer, runner.scored_models(), folds), alone, exact)
         spent["assess"] -= sum(after.clock.total().values())
         if line := assessment.warning:
             result.warnings.append(line)

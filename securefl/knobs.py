@@ -176,6 +176,12 @@ class ModelKnobs(Knobs):
 
     name: Literal["logistic", "mlp"] = Field(default="logistic", description="model")
     hidden: int = Field(default=16, ge=1, le=65_536, description="hidden units of the mlp")
+    shared: str | None = Field(
+        default=None,
+        min_length=1,
+        description="pattern of names of parameters, such as trunk.*: these enter the sum, the others never leave their site "
+        "(default: all enter it)",
+    )
     fix: bool = Field(default=False, description="replace layers that DP-SGD cannot handle, as the refusal's diff shows")
 
 

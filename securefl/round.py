@@ -34,6 +34,7 @@ from securefl.encoding import Encoding
 from securefl.errors import UserError
 from securefl.models import ModelFactory, to_vector
 from securefl.privacy.plain import LocalTraining, summed, watched
+from securefl.private_layers import PrivateLayers
 from securefl.secure import Entering, Joining
 from securefl.trainer import ClientTrainer, Sums
 
@@ -71,6 +72,7 @@ class Site:
         charged: for each model, steps in its account when the round began; None without an account.
         guard: the party's journal, bound when the round is known.
         ready: what a handshake for several rounds left with the party; None where each round has its own.
+        private: for each model, what makes it where some of its layers are the site's own; empty where all are shared.
     """
 
     name: str
@@ -91,6 +93,11 @@ class Site:
     charged: tuple[int | None, ...]
     guard: OccasionGuard
     ready: Ready | None = None
+    private: tuple[PrivateLayers, ...] = ()
+
+    def factory(self, number: int) -> ModelFactory:
+        """What makes the model of fold ``number``."""
+        return self.private[number] if self.private else self.model
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,9 +254,10 @@ def local_update(task: Task, number: int) -> NDArray[np.float64] | NDArray[np.in
         UserError: where the update is not finite.
     """
     site, training = task.site, task.site.training[number]
-    model, data = site.model(task.models[number]), site.folds[number].train
+    factory, data = site.factory(number), site.folds[number].train
+    model = factory(task.models[number])
     with named(site.name):
-        _before_training(site.trainer, model, data, task.models[number])
+        _before_training(site.trainer, model, data)
         site.trainer.train(model, data, training, site.steps)
         site.trainer.on_after_training(model, data)
         if watched(training):
@@ -260,16 +268,19 @@ def local_update(task: Task, number: int) -> NDArray[np.float64] | NDArray[np.in
                 )
         if summed(training):
             return training.take()
-        update = np.subtract(site.model.read(model), task.models[number], dtype=np.float64)
-        if not all_finite(update):
+        update = np.subtract(factory.read(model), task.models[number], dtype=np.float64)
+        if not all_finite(update) or (site.private and not all_finite(to_vector(model))):
             raise UserError("the update has a value that is not finite: lower the learning rate")
+        if site.private:
+            site.private[number].remember(model)
     return update
 
 
-def _before_training(trainer: ClientTrainer, model: nn.Module, data: Dataset[Any], start: NDArray[np.float32]) -> None:
+def _before_training(trainer: ClientTrainer, model: nn.Module, data: Dataset[Any]) -> None:
     """Call the trainer's hook, if it has one of its own, and hold the model to the global one."""
     if getattr(trainer.on_before_training, "__func__", None) is ClientTrainer.on_before_training:
         return  # it does nothing
+    start = to_vector(model).copy()
     trainer.on_before_training(model, data)
     if (to_vector(model) != start).any():
         raise UserError("the trainer changed the global model before training: its update would hold that change")
@@ -278,12 +289,12 @@ def _before_training(trainer: ClientTrainer, model: nn.Module, data: Dataset[Any
 def held_out(task: Task) -> Sums:
     """Sums of metrics of the global models on the site's held-out rows, all folds together."""
     site, total = task.site, {spec.name: np.zeros(spec.size) for spec in task.site.trainer.sums()}
-    for fold, vector in zip(site.folds, task.models, strict=True):
+    for number, (fold, vector) in enumerate(zip(site.folds, task.models, strict=True)):
         if fold.test is not None and len(fold.test):  # type: ignore[arg-type]
             if site.trainer.metrics.cut(len(fold.test)):  # type: ignore[arg-type]
                 most = site.trainer.metrics.max_rows
                 site.notices(f"{site.name} holds out more than {most} rows: evenly spaced ones were scored")
-            model = site.model(vector)
+            model = site.factory(number)(vector)
             with named(site.name):
                 sums = site.trainer.evaluate(model, fold.test)
                 if sums.keys() != total.keys():

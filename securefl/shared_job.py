@@ -112,6 +112,7 @@ class SharedJob:
         for key, given in (
             ("simulation.dropout", job.simulation.dropout > 0),
             ("model.fix", job.model.fix),
+            ("model.shared", job.model.shared is not None),
             ("data.scaling = noised", job.data.scaling == "noised"),
             ("performance.handshake_rounds above 1", (job.performance.handshake_rounds or 1) > 1),
         ):
