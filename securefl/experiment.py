@@ -19,6 +19,7 @@ from securefl.assessment import assess
 from securefl.baselines import Baselines, baselines
 from securefl.cohort import short_sums, smallest_cohort
 from securefl.data import Dataset, Split
+from securefl.data.assays import Assays
 from securefl.data.types import Coding
 from securefl.encode import limit_of
 from securefl.errors import UserError
@@ -86,7 +87,11 @@ def run_job(
         raise UserError(f"model.fix (--fix-model) is refused for {job.model.name}: it is for a model of your own, in a Runner")
     with _timed(spent, "load_data"):
         loaded = dataset or datasets.of_job(job)
-    smallest_cohort(job.privacy, len(loaded.sites))
+    smallest_cohort(job.privacy, len(loaded.rows))
+    if isinstance(loaded, Assays):
+        from securefl.assay_runs import run  # noqa: PLC0415
+
+        return replace(run(job, loaded, on_event, on_notice, on_start, recording).after(spent), wall=time.perf_counter() - began)
     with _ledgers(job, loaded) as ledgers:
         result = _run(job, loaded, spent, ledgers, on_event, on_notice, on_start, recording)
     return replace(result, wall=time.perf_counter() - began)

@@ -35,7 +35,7 @@ _Labels = tuple[int, bool, str]
 BELONG_TO_THE_COMMAND: dict[str, tuple[str, ...]] = {
     "data": tuple(DataKnobs.model_fields),
     "privacy": ("ledger", "ledger_data"),
-    "model": ("name", "hidden"),
+    "model": ("name", "hidden", "private"),
     "simulation": ("seed", "baselines"),
 }
 """Keys of a job that ``securefl run`` acts upon, and a `Runner` does not."""

@@ -93,6 +93,7 @@ class Runner:
 
     Attributes:
         warnings: lines that the user should see; what is known before training is there before it.
+        layered: the models of all sites where some of their layers are private, else None.
 
     Raises:
         UserError, Misuse: for anything that cannot work, before training.
@@ -132,14 +133,14 @@ class Runner:
             raise UserError(f"models_per_record is {models_per_record}: it must lie in 1 … {self._models}, the number of folds")
         self.warnings, self._on_notice = list[str](), on_notice
         pattern = one_pattern(shared, self.job, own_flow=flow is not None)
-        self._layered = None if pattern is None else Layered(models_of(model, self.folds, self._checked), pattern, self._models)
-        each = None if self._layered is None else self._layered.templates
+        self.layered = None if pattern is None else Layered(models_of(model, self.folds, self._checked), pattern, self._models)
+        each = None if self.layered is None else self.layered.templates
         self.template = each[next(iter(each))] if each else self._checked(model)
         policy = replace(short_sums(knobs).policy, min_cohort=knobs.min_cohort or 2)
         self.consortium = consortium or Consortium.of(list(self.folds), policy)
         if [member.name for member in self.consortium.roster.members] != list(self.folds):
             raise UserError("the consortium has other names than the data, or another order: each site needs its own party")
-        vector, n = to_vector(self.template) if self._layered is None else self._layered.start, len(self.folds)
+        vector, n = to_vector(self.template) if self.layered is None else self.layered.start, len(self.folds)
         self.about = RunTerms.of(
             self.job,
             n,
@@ -248,7 +249,7 @@ class Runner:
                 entropy=self._entropy[name],
                 notices=self._notice,
                 noise_multiplier=sigma,
-                private=() if self._layered is None else self._layered.parts[name],
+                private=() if self.layered is None else self.layered.parts[name],
             )
             for name, folds in self.folds.items()
         }
@@ -433,16 +434,16 @@ class Runner:
         Raises:
             UserError: with private layers without the name of a site.
         """
-        if self._layered is not None:
+        if self.layered is not None:
             if site not in self.folds:
                 raise UserError(f"with private layers every site has a model of its own: name one of {', '.join(self.folds)}")
-            return self._layered.models(str(site), self.models)
+            return self.layered.models(str(site), self.models)
         model = Copier(self.template)
         return [model(vector) for vector in self.models]
 
     def scored_models(self) -> list[nn.Module] | dict[str, list[nn.Module]]:
         """`final_models`, or with private layers those of each site by its name: a simulation can have them all."""
-        return self.final_models() if self._layered is None else {name: self.final_models(name) for name in self.folds}
+        return self.final_models() if self.layered is None else {name: self.final_models(name) for name in self.folds}
 
     def _result(self) -> RunResult:
         models = self.scored_models()
@@ -479,7 +480,7 @@ class Runner:
                 p + k: v.detach().cpu().numpy()
                 for p, m in zip(prefixes, of_state, strict=True)
                 for k, v in m.state_dict().items()
-                if self._layered is None or k in self._layered.names
+                if self.layered is None or k in self.layered.names
             },
             picture=draw.svg(self.flow),
             data_name=self.name,
