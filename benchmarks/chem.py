@@ -95,7 +95,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", choices=data.MOLECULES, default="tox21")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--every", type=int, default=4, help="rounds between two looks")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--every", type=int, default=6, help="rounds between two looks")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="a key of the job, as JSON")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
@@ -106,7 +107,7 @@ def main() -> None:
         section, key = full.split(".")
         tree.setdefault(section, {})[key] = json.loads(value)
     began, out, molecules = time.process_time(), [], None
-    for seed in range(given.seeds):
+    for seed in range(given.first, given.first + given.seeds):
         job = Job.parse({**tree, "simulation": {"seed": seed}})
         loaded = assays.of_job(job) if molecules is None else assays.deal(
             given.data, molecules, job.data.clients or assays.PARTNERS[given.data], holdout=job.data.holdout, seed=seed

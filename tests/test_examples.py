@@ -181,6 +181,24 @@ def statistics(folder: Path) -> None:
     assert "opened (exact): screening of the cells of grade by target" in out
 
 
+def images(folder: Path) -> None:
+    found = re.fullmatch(
+        r"accuracy on all digits: (0\.\d+) together, (0\.\d+) for a site alone, mean of 6\n", start("11_images.py", folder)
+    )
+    together, alone = map(float, found.groups())
+    assert together > 0.8
+    assert together > alone + 0.1
+
+
+def text(folder: Path) -> None:
+    if "SECUREFL_DATA" not in os.environ:
+        pytest.skip("SECUREFL_DATA does not name the folder of the data sets")
+    out = start("12_text.py", folder, os.environ["SECUREFL_DATA"])
+    first, last = map(float, re.match(r"40 roles: bits a character ([\d.]+) at first, ([\d.]+) at last\n", out).groups())
+    assert 6 < first < 7.5
+    assert last < 4.2
+
+
 FACTS = {
     "01_sum_without_ml.py": sums,
     "02_watch_masks_cancel.py": picture,
@@ -196,6 +214,8 @@ FACTS = {
     "08_branching_flow.py": branching,
     "09_evidence.py": evidence,
     "10_statistics.py": statistics,
+    "11_images.py": images,
+    "12_text.py": text,
     "cracking.py": views,
     "lying_server.py": honest_server,
 }
