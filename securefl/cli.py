@@ -227,7 +227,7 @@ def _train(
     with progress.status("loading the learning libraries"):
         from securefl.experiment import run_job  # noqa: PLC0415
     times.append(time.perf_counter())
-    parties, early = len(dataset.sites), list[str]()
+    parties, early = len(dataset.rows), list[str]()
     with ExitStack() as stack:
         waiting = stack.enter_context(progress.status("preparing"))
         shown = list[console.OnRound]()

@@ -39,7 +39,7 @@ def _say(console: Console, heading: str, text: str, style: str = "") -> None:
 
 def show_data(console: Console, dataset: Dataset) -> None:
     """The data set in one line, then what the user should know about it before training."""
-    rows = [len(site.y) for site in dataset.sites]
+    rows = [*dataset.rows.values()]
     size = f"{counted(sum(rows), 'row')}, {counted(len(dataset.features), 'feature')}"
     _say(console, "Data", f"{dataset.name}: {size}, {len(rows)} sites of {min(rows)} to {counted(max(rows), 'row')}")
     for note in (dataset.source, *dataset.notes):
@@ -55,7 +55,9 @@ def show_plan(console: Console, job: Job, *, parties: int) -> None:
         parties: number of sites.
     """
     knobs, splits = job.privacy, job.data.splits
-    model = "logistic regression" if job.model.name == "logistic" else f"MLP with {counted(job.model.hidden, 'hidden unit')}"
+    hidden = counted(job.model.hidden, "hidden unit")
+    models = {"logistic": "logistic regression", "multitask": f"a trunk of {hidden}, a head at each partner"}
+    model = models.get(job.model.name, f"MLP with {hidden}")
     score = f"{splits}-fold cross-validation inside each site" if splits > 1 else f"{job.data.holdout:.0%} of the rows held out"
     each = "1 step over all sites" if knobs.summed else counted(knobs.local_steps, "local step")
     drawn = "" if knobs.clients_per_round is None else f", {knobs.clients_per_round} of them drawn at random for each round"

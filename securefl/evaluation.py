@@ -21,17 +21,19 @@ from securefl.trainer import ClientTrainer
 
 SMALLEST_CLASS = 5
 Scored = tuple[NDArray[np.float64], NDArray[np.int64]]
+Models = Sequence[nn.Module] | Mapping[str, Sequence[nn.Module]]
+"""One for each fold; or that by site name, where each site has its own."""
 FIGURES = {"auroc": auroc, "auprc": auprc, "brier": brier, "accuracy": accuracy}
 
 
 def evaluate(
-    trainer: ClientTrainer, models: Sequence[nn.Module], sites: Mapping[str, Sequence[Fold]]
+    trainer: ClientTrainer, models: Models, sites: Mapping[str, Sequence[Fold]]
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """Scores of one model a fold, over all sites and for each site.
 
     Args:
         trainer: gives scores, or sums where it has metrics of its own.
-        models: one trained model for each fold.
+        models: one trained model for each fold; or by site name, where each has its own.
         sites: the folds of each site.
 
     Returns:
@@ -42,11 +44,13 @@ def evaluate(
     return measured(scored(trainer, models, sites))
 
 
-def scored(trainer: ClientTrainer, models: Sequence[nn.Module], sites: Mapping[str, Sequence[Fold]]) -> dict[str, list[Scored]]:
+def scored(trainer: ClientTrainer, models: Models, sites: Mapping[str, Sequence[Fold]]) -> dict[str, list[Scored]]:
     """For each site and fold scores and labels of the held-out rows, each of shape (rows,).
 
     Rows of all sites in tensors are scored in one go, which takes a tenth of the time where sites are many.
     """
+    if isinstance(models, Mapping):
+        return {n: [_scores(trainer, m, fold) for m, fold in zip(models[n], folds, strict=True)] for n, folds in sites.items()}
     out: dict[str, list[Scored]] = {name: [] for name in sites}
     for number, model in enumerate(models):
         tests = [folds[number].test for folds in sites.values()]
@@ -110,13 +114,13 @@ def _enough(folds: Sequence[Scored]) -> bool:
 
 
 def _from_sums(
-    trainer: ClientTrainer, models: Sequence[nn.Module], sites: Mapping[str, Sequence[Fold]]
+    trainer: ClientTrainer, models: Models, sites: Mapping[str, Sequence[Fold]]
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     total: dict[str, NDArray[Any]] = {}
     by_site: dict[str, dict[str, float]] = {}
     for name, folds in sites.items():
         own: dict[str, NDArray[Any]] = {}
-        for model, fold in zip(models, folds, strict=True):
+        for model, fold in zip(models[name] if isinstance(models, Mapping) else models, folds, strict=True):
             if fold.test is not None and len(fold.test):  # type: ignore[arg-type]
                 for key, values in trainer.evaluate(model, fold.test).items():
                     own[key] = own.get(key, 0) + np.asarray(values)

@@ -19,6 +19,7 @@ from securefl.assessment import assess
 from securefl.baselines import Baselines, baselines
 from securefl.cohort import cohort_size, short_sums, smallest_cohort
 from securefl.data import Dataset, Split
+from securefl.data.assays import Assays
 from securefl.data.types import Coding
 from securefl.encode import limit_of
 from securefl.errors import UserError
@@ -83,7 +84,11 @@ def run_job(
         raise UserError(f"model.fix (--fix-model) is refused for {job.model.name}: it is for a model of your own, in a Runner")
     with _timed(spent, "load_data"):
         loaded = dataset or datasets.of_job(job)
-    smallest_cohort(job.privacy, cohort_size(job.privacy, len(loaded.sites)))
+    smallest_cohort(job.privacy, cohort_size(job.privacy, len(loaded.rows)))
+    if isinstance(loaded, Assays):
+        from securefl.assay_runs import run  # noqa: PLC0415
+
+        return replace(run(job, loaded, on_event, on_notice, on_start, recording).after(spent), wall=time.perf_counter() - began)
     with _ledgers(job, loaded) as ledgers:
         result = _run(job, loaded, spent, ledgers, on_event, on_notice, on_start, recording)
     return replace(result, wall=time.perf_counter() - began)
@@ -129,7 +134,7 @@ def _run(
     }
     model = build(job.model, len(loaded.features), job.simulation.seed)
     simulation = SimulationKnobs(dropout=job.simulation.dropout)
-    done = {"data": DataKnobs(), "model": ModelKnobs(fix=job.model.fix), "simulation": simulation}
+    done = {"data": DataKnobs(), "model": ModelKnobs(fix=job.model.fix, shared=job.model.shared), "simulation": simulation}
     done["privacy"] = job.privacy.model_copy(update={"ledger": None, "ledger_data": None})
     with _timed(spent, "prepare_training"):
         runner = Runner(
@@ -163,7 +168,7 @@ def _run(
         after = Gauge(names, "after training", "histograms of the final model's scores on held-out rows")
         exact = ExactSums(job, "assessment", consortium, after, recording, ledgers)
         with _timed(spent, "assess"), threads_for(model):
-            scores = scored(runner.trainer, runner.final_models(), folds)
+            scores = scored(runner.trainer, runner.scored_models(), folds)
             assessment = assess(loaded, splits, scores, alone, exact)
             assessment = replace(assessment, groups=by_group(loaded, splits, scores, exact))
         spent["assess"] -= sum(after.clock.total().values())

@@ -35,7 +35,7 @@ _Labels = tuple[int, bool, str]
 BELONG_TO_THE_COMMAND: dict[str, tuple[str, ...]] = {
     "data": tuple(DataKnobs.model_fields),
     "privacy": ("ledger", "ledger_data"),
-    "model": ("name", "hidden"),
+    "model": ("name", "hidden", "private"),
     "simulation": ("seed", "baselines"),
 }
 """Keys of a job that ``securefl run`` acts upon, and a `Runner` does not."""
@@ -75,6 +75,8 @@ def module_of(model: object) -> nn.Module:
     Raises:
         UserError: for something else, or a parameter or buffer that is not finite.
     """
+    if isinstance(model, Mapping):
+        raise UserError('a model for each site needs shared="…": a pattern of the names of parameters that they have in common')
     if not isinstance(model, nn.Module):
         try:
             made = model()  # type: ignore[operator]
@@ -138,9 +140,22 @@ def folds_of(data: Mapping[str, Fold | Sequence[Fold]]) -> dict[str, tuple[Fold,
 
 
 def look_through(
-    sites: Sites, trainer: ClientTrainer, model: nn.Module, *, sample_rate: float, private: bool, everybody: bool = True
+    sites: Sites,
+    trainer: ClientTrainer,
+    model: nn.Module | Mapping[str, nn.Module],
+    *,
+    sample_rate: float,
+    private: bool,
+    everybody: bool = True,
 ) -> None:
-    """All that can be seen before training: `try_step`, then `check_rows`, with their arguments and errors."""
+    """All that can be seen before training: `try_step`, then `check_rows`, with their arguments and errors.
+
+    With models by site name it is done site by site.
+    """
+    if isinstance(model, Mapping):
+        for name, own in model.items():
+            look_through({name: sites[name]}, trainer, own, sample_rate=sample_rate, private=private, everybody=False)
+        return
     outputs = try_step(sites, trainer, model, sample_rate=sample_rate, private=private)
     check_rows(sites, trainer, outputs, everybody=everybody)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from securefl.algorithm_knobs import ADAPTIVE
 from securefl.data.contract import read_contract
@@ -33,6 +33,22 @@ from securefl.knobs import (
     quote,
 )
 
+USUAL: dict[str, dict[str, dict[str, Any]]] = {
+    "tox21": {
+        "data": {"holdout": 0.2},
+        "model": {"name": "multitask", "hidden": 128, "shared": "trunk.*"},
+        "privacy": {"rounds": 24, "local_steps": 20, "sample_rate": 0.04, "update_clip": 8.0, "w_max": 8192},
+        "performance": {"learning_rate": 0.3},
+    },
+    "chembl": {
+        "data": {"holdout": 0.2},
+        "model": {"name": "multitask", "hidden": 128, "private": 128, "shared": "trunk.*"},
+        "privacy": {"rounds": 30, "local_steps": 20, "sample_rate": 0.05, "update_clip": 8.0, "w_max": 8192},
+        "performance": {"learning_rate": 0.3},
+    },
+}
+"""Defaults of data sets that need others; everything that says how much is protected is as everywhere."""
+
 
 class Job(Knobs):
     """One run, complete and checked."""
@@ -43,6 +59,26 @@ class Job(Knobs):
     performance: PerformanceKnobs = Field(default_factory=PerformanceKnobs)
     simulation: SimulationKnobs = Field(default_factory=SimulationKnobs)
     output: OutputKnobs = Field(default_factory=OutputKnobs)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_data(cls, tree: Any) -> Any:
+        """Keys that are left out take the data set's own defaults, where it has some (`USUAL`)."""
+        data = tree.get("data") if isinstance(tree, Mapping) else None
+        name = data.get("name") if isinstance(data, Mapping) else getattr(data, "name", None)
+        filled = dict(tree) if isinstance(tree, Mapping) else tree
+        for section, keys in USUAL.get(name, {}).items() if isinstance(name, str) else ():
+            given = filled.get(section, {})
+            if isinstance(given, Mapping):
+                filled[section] = {**keys, **given}
+        return filled
+
+    @model_validator(mode="after")
+    def _model_of_the_data(self) -> Job:
+        if (self.model.name == "multitask") != self.data.assays:
+            allowed = "multitask alone" if self.data.assays else "logistic or mlp: multitask belongs to tox21 and chembl"
+            raise ValueError(f"model.name = {self.model.name} is refused for {self.data.name}, which takes {allowed}")
+        return self
 
     @classmethod
     def parse(cls, tree: Mapping[str, Any], *, where: str = "", names: Mapping[str, str] | None = None, ran: bool = False) -> Job:
@@ -183,8 +219,14 @@ IDLE = (
     Idle(
         ("model.hidden",),
         ("model.name",),
-        lambda job: job.model.name != "mlp",
-        lambda job: f"for {job.model.name}: it belongs to mlp",
+        lambda job: job.model.name == "logistic",
+        lambda job: f"for {job.model.name}: it belongs to mlp and multitask",
+    ),
+    Idle(
+        ("model.private",),
+        ("model.name",),
+        lambda job: job.model.name != "multitask",
+        lambda job: f"for {job.model.name}: it belongs to multitask",
     ),
     Idle(
         ("privacy.accountant",),

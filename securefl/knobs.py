@@ -19,12 +19,14 @@ from securefl.algorithm_knobs import AlgorithmKnobs
 from securefl.data.contract import Contract, of_tree
 from securefl.errors import UserError
 
-BuiltIn = Literal["breast-cancer", "heart", "eicu"]
+BuiltIn = Literal["breast-cancer", "heart", "eicu", "tox21", "chembl"]
 BUILT_IN: tuple[str, ...] = get_args(BuiltIn)
 IN_FILES = ("heart", "eicu")
 """Data sets whose files fix the sites."""
 TRACKED = {"csv": "FILE", "tensorboard": "DIR", "mlflow": "URI"}
 """Where metrics may go, and what names the place."""
+ASSAYS = ("tox21", "chembl")
+"""Data sets whose sites are partners with different assays."""
 Unit = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, le=1e6)]
 Range = Annotated[tuple[float, float], Field(strict=False)]
@@ -40,11 +42,12 @@ class Knobs(BaseModel):
 class DataKnobs(Knobs):
     """Which rows, which sites, and how rows are held out."""
 
-    name: str = Field(default="breast-cancer", description="breast-cancer, heart, eicu, or a path ending in .csv")
+    name: str = Field(default="breast-cancer", description="breast-cancer, heart, eicu, tox21, chembl, or a path ending in .csv")
     dir: Path | None = Field(
         default=None,
         strict=False,
-        description="folder that holds the data of heart (else SECUREFL_DATA, else a download) or eicu (else SECUREFL_DATA)",
+        description="folder that holds the data of heart (else SECUREFL_DATA, else a download), eicu, tox21 or chembl (else "
+        "SECUREFL_DATA)",
     )
     label: str | None = Field(default=None, min_length=1, description="label column of a CSV, with two values")
     site: str | None = Field(default=None, min_length=1, description="site column of a CSV, one site a value")
@@ -52,13 +55,22 @@ class DataKnobs(Knobs):
         default=None, description="what a site of eicu is (default: region, with one for hospitals whose region is not known)"
     )
     clients: int | None = Field(
-        default=None, ge=2, le=10_000, description="number of sites, where the data do not fix them (default 5)"
+        default=None,
+        ge=2,
+        le=10_000,
+        description="number of sites, where the data do not fix them (default 5; tox21: 4, chembl: 8)",
     )
     folds: int | None = Field(
         default=None,
         ge=1,
         le=100,
         description="folds of the cross-validation inside each site; 1 = one split (default: 5 for heart and eicu, else 1)",
+    )
+    target: Literal["class", "value"] | None = Field(
+        default=None, description="what is predicted of chembl: active or not, or the measured value (default: class)"
+    )
+    group: Literal["compound", "scaffold"] | None = Field(
+        default=None, description="what tox21 and chembl hold out together (default: compound)"
     )
     holdout: Unit = Field(default=0.3, description="share of each site's rows that is held out in one split")
     ranges: dict[str, Range] = Field(
@@ -150,11 +162,23 @@ class DataKnobs(Knobs):
             if self.name in IN_FILES and self.clients is not None:
                 named = "four hospitals" if self.name == "heart" else "regions or hospitals (--sites)"
                 raise ValueError(f"data.clients is refused for {self.name}: the data fix the sites, {named}")
-        if self.dir is not None and self.name not in IN_FILES:
-            raise ValueError(f"data.dir is refused for {self.name}: it belongs to {' and '.join(IN_FILES)}")
+        if self.dir is not None and self.name not in (*IN_FILES, *ASSAYS):
+            raise ValueError(f"data.dir is refused for {self.name}: it belongs to {', '.join((*IN_FILES, *ASSAYS))}")
         if self.sites is not None and self.name != "eicu":
             raise ValueError(f"data.sites is refused for {self.name}: it belongs to eicu")
         return self
+
+    @model_validator(mode="after")
+    def _of_molecules(self) -> DataKnobs:
+        for key in ("target", "group"):
+            if getattr(self, key) is not None and not self.assays:
+                raise ValueError(f"data.{key} is refused for {self.name}: it belongs to tox21 and chembl")
+        return self
+
+    @property
+    def assays(self) -> bool:
+        """Whether the sites are partners with different assays."""
+        return self.name in ASSAYS
 
     @property
     def is_table(self) -> bool:
@@ -177,8 +201,15 @@ def _alike(given: object, derived: Mapping[str, Sequence[object]]) -> bool:
 class ModelKnobs(Knobs):
     """What is trained."""
 
-    name: Literal["logistic", "mlp"] = Field(default="logistic", description="model")
-    hidden: int = Field(default=16, ge=1, le=65_536, description="hidden units of the mlp")
+    name: Literal["logistic", "mlp", "multitask"] = Field(default="logistic", description="model")
+    hidden: int = Field(default=16, ge=1, le=65_536, description="hidden units of the mlp, or of the trunk of multitask")
+    private: int = Field(default=0, ge=0, le=65_536, description="width of a private trunk beside the shared one of multitask")
+    shared: str | None = Field(
+        default=None,
+        min_length=1,
+        description="pattern of names of parameters, such as trunk.*: these enter the sum, the others never leave their site "
+        "(default: all enter it)",
+    )
     fix: bool = Field(default=False, description="replace layers that DP-SGD cannot handle, as the refusal's diff shows")
 
 

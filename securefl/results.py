@@ -11,9 +11,10 @@ from protocols.plugins import Origin
 
 if TYPE_CHECKING:
     from securefl.assessment import Assessment
+    from securefl.gains import Gains
 
 NOTICE = "Nobody has audited this yet: treat it as research software until somebody independent has."
-SIMULATION_ONLY = ("metrics", "site_metrics", "baselines", "dataset.rows", "dataset.held_out")
+SIMULATION_ONLY = ("metrics", "site_metrics", "baselines", "dataset.rows", "dataset.held_out", "gains")
 """Keys of the JSON object that need the rows of all sites in one place: nobody could know them outside of a simulation."""
 
 
@@ -177,6 +178,7 @@ class RunResult:
         protocol: name of the protocol that ran; empty stands for the job's.
         choice: what ``auto`` took, and why; empty where the job names a protocol.
         assessment: the final model's scores beside another model's, where the data have one.
+        gains: what partners with different assays gain over their own models (simulation only), or None.
     """
 
     job: dict[str, Any]
@@ -207,6 +209,7 @@ class RunResult:
     protocol: str = ""
     choice: str = ""
     assessment: Assessment | None = None
+    gains: Gains | None = None
 
     def after(self, seconds: Mapping[str, float]) -> RunResult:
         """The same result with the seconds of steps that came before the run."""
@@ -243,6 +246,7 @@ class RunResult:
             "metrics": dict(self.metrics),
             "site_metrics": self.site_metrics,
             "evaluation": None if self.assessment is None else self.assessment.plain(),
+            **({} if self.gains is None else {"gains": self.gains.plain()}),
             "baselines": {
                 "pooled": dict(self.pooled),
                 "local": {

@@ -34,6 +34,7 @@ from securefl.encoding import Encoding
 from securefl.errors import UserError
 from securefl.models import ModelFactory, to_vector
 from securefl.privacy.plain import LocalTraining, summed, watched
+from securefl.private_layers import PrivateLayers
 from securefl.secure import Entering, Joining
 from securefl.trainer import ClientTrainer, Sums
 
@@ -77,6 +78,7 @@ class Site:
         ready: what a handshake for several rounds left with the party; None where each round has its own.
         shown: called with the public values of the run that came with the models, before anything leaves; it may refuse.
         local: its part of the job's algorithm, over all rounds; None for FedAvg.
+        private: for each model, what makes it where some of its layers are the site's own; empty where all are shared.
     """
 
     name: str
@@ -99,6 +101,11 @@ class Site:
     ready: Ready | None = None
     shown: Callable[[NDArray[np.float32]], None] = lambda _beside: None
     local: Local | None = None
+    private: tuple[PrivateLayers, ...] = ()
+
+    def factory(self, number: int) -> ModelFactory:
+        """What makes the model of fold ``number``."""
+        return self.private[number] if self.private else self.model
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,9 +274,10 @@ def local_update(task: Task, number: int) -> NDArray[np.float64] | NDArray[np.in
         UserError: where the update is not finite.
     """
     site, training = task.site, task.site.training[number]
-    model, data = site.model(task.models[number]), site.folds[number].train
+    factory, data = site.factory(number), site.folds[number].train
+    model = factory(task.models[number])
     with named(site.name):
-        _before_training(site.trainer, model, data, task.models[number])
+        _before_training(site.trainer, model, data)
         steps, given = (site.steps, training) if site.local is None else site.local.work(task, number, training)
         site.trainer.train(model, data, given, steps)
         site.trainer.on_after_training(model, data)
@@ -281,16 +289,19 @@ def local_update(task: Task, number: int) -> NDArray[np.float64] | NDArray[np.in
                 )
         if summed(training):
             return training.take()
-        update = np.subtract(site.model.read(model), task.models[number], dtype=np.float64)
-        if not all_finite(update):
+        update = np.subtract(factory.read(model), task.models[number], dtype=np.float64)
+        if not all_finite(update) or (site.private and not all_finite(to_vector(model))):
             raise UserError("the update has a value that is not finite: lower the learning rate")
+        if site.private:
+            site.private[number].remember(model)
     return update
 
 
-def _before_training(trainer: ClientTrainer, model: nn.Module, data: Dataset[Any], start: NDArray[np.float32]) -> None:
+def _before_training(trainer: ClientTrainer, model: nn.Module, data: Dataset[Any]) -> None:
     """Call the trainer's hook, if it has one of its own, and hold the model to the global one."""
     if getattr(trainer.on_before_training, "__func__", None) is ClientTrainer.on_before_training:
         return  # it does nothing
+    start = to_vector(model).copy()
     trainer.on_before_training(model, data)
     if (to_vector(model) != start).any():
         raise UserError("the trainer changed the global model before training: its update would hold that change")
@@ -299,12 +310,12 @@ def _before_training(trainer: ClientTrainer, model: nn.Module, data: Dataset[Any
 def held_out(task: Task) -> Sums:
     """Sums of metrics of the global models on the site's held-out rows, all folds together."""
     site, total = task.site, {spec.name: np.zeros(spec.size) for spec in task.site.trainer.sums()}
-    for fold, vector in zip(site.folds, task.models[: len(site.folds)], strict=True):
+    for number, (fold, vector) in enumerate(zip(site.folds, task.models[: len(site.folds)], strict=True)):
         if fold.test is not None and len(fold.test):  # type: ignore[arg-type]
             if site.trainer.metrics.cut(len(fold.test)):  # type: ignore[arg-type]
                 most = site.trainer.metrics.max_rows
                 site.notices(f"{site.name} holds out more than {most} rows: evenly spaced ones were scored")
-            model = site.model(vector)
+            model = site.factory(number)(vector)
             with named(site.name):
                 sums = site.trainer.evaluate(model, fold.test)
                 if sums.keys() != total.keys():

@@ -42,6 +42,7 @@ from securefl.privacy.budget import Ledgers
 from securefl.privacy.composition import ALONE, Before
 from securefl.privacy.differencing import Cohorts
 from securefl.privacy.spending import Spending
+from securefl.private_layers import Layered, models_of, one_pattern
 from securefl.results import RoundRecord, RunResult
 from securefl.round import Fold, round_flow, weight_was_cut
 from securefl.run_terms import RunTerms
@@ -74,7 +75,7 @@ class Runner:
     """Federated training of one model over several sites.
 
     Args:
-        model: a module, or a callable that makes one; the start of training.
+        model: a module, or a callable that makes one; the start of training.  With ``shared``, may map site names to such.
         data: for each site its `Fold` (training and held-out rows, map-style data sets of (features, label)), or several, one for
             each model that is trained side by side in cross-validation.
         trainer: what a site does; every site gets a copy of its own.
@@ -92,9 +93,11 @@ class Runner:
         before: noised sums of the same records that were opened before: ε is over these and the training.
         sampling: where the server draws the cohorts of rounds from; by default the operating system.
         algorithm: what sites and server do (`securefl.algorithms`); by default as the job says.
+        shared: pattern of names of parameters, such as ``trunk.*``: these enter the sum, the others never leave their site.
 
     Attributes:
         warnings: lines that the user should see; what is known before training is there before it.
+        layered: the models of all sites where some of their layers are private, else None.
 
     Raises:
         UserError, Misuse: for anything that cannot work, before training.
@@ -102,7 +105,7 @@ class Runner:
 
     def __init__(
         self,
-        model: nn.Module | Callable[[], nn.Module],
+        model: nn.Module | Callable[[], nn.Module] | Mapping[str, nn.Module | Callable[[], nn.Module]],
         data: Mapping[str, Fold | Sequence[Fold]],
         *,
         trainer: ClientTrainer | None = None,
@@ -120,6 +123,7 @@ class Runner:
         before: Before = ALONE,
         sampling: Entropy = fresh,
         algorithm: Algorithm | None = None,
+        shared: str | None = None,
     ) -> None:
         refuse_kinds(job, trainer, server)
         refuse_own_steps(job, trainer, flow)
@@ -134,12 +138,15 @@ class Runner:
         if not 1 <= self.models_per_record <= self._models:
             raise UserError(f"models_per_record is {models_per_record}: it must lie in 1 … {self._models}, the number of folds")
         self.warnings, self._on_notice = list[str](), on_notice
-        self.template = self._checked(module_of(model))
+        pattern = one_pattern(shared, self.job, own_flow=flow is not None)
+        self.layered = None if pattern is None else Layered(models_of(model, self.folds, self._checked), pattern, self._models)
+        each = None if self.layered is None else self.layered.templates
+        self.template = each[next(iter(each))] if each else self._checked(model)
         policy = replace(short_sums(knobs).policy, min_cohort=knobs.min_cohort or 2)
         self.consortium = consortium or Consortium.of(list(self.folds), policy)
         if [member.name for member in self.consortium.roster.members] != list(self.folds):
             raise UserError("the consortium has other names than the data, or another order: each site needs its own party")
-        vector, n = to_vector(self.template), len(self.folds)
+        vector, n = to_vector(self.template) if self.layered is None else self.layered.start, len(self.folds)
         self.about = RunTerms.of(
             self.job,
             n,
@@ -158,7 +165,7 @@ class Runner:
         if "model" in self.protocol.layouts(self.parameters):
             raise UserError(f"the protocol {self.protocol.name} has a layout named 'model': that name is the learning flow's")
         if flow is None:
-            look_through(self.folds, self.trainer, self.template, sample_rate=knobs.sample_rate, private=self._private)
+            look_through(self.folds, self.trainer, each or self.template, sample_rate=knobs.sample_rate, private=self._private)
             for line in hints(self.trainer, self.template, self.folds):
                 self._notice(line)
         self._clock, self._traffic, self._recording = StepClock(time.perf_counter), Traffic([*self.folds]), wanted(recording)
@@ -231,10 +238,10 @@ class Runner:
     def models(self, models: list[NDArray[np.float32]]) -> None:
         self._server.models = [*models, *self._server.models[len(models) :]]
 
-    def _checked(self, model: nn.Module) -> nn.Module:
+    def _checked(self, given: object) -> nn.Module:
         from securefl.privacy import models as checks  # noqa: PLC0415
 
-        model = copy.deepcopy(model)
+        model = copy.deepcopy(module_of(given))
         if self.job.model.fix:
             model, diff = checks.fix_model(model)
             if diff:
@@ -255,6 +262,7 @@ class Runner:
                 entropy=self._entropy[name],
                 notices=self._notice,
                 noise_multiplier=sigma,
+                private=() if self.layered is None else self.layered.parts[name],
             )
             for name, folds in self.folds.items()
         }
@@ -452,17 +460,30 @@ class Runner:
             self.warnings.append(line)
             self._on_notice(line)
 
-    def final_models(self) -> list[nn.Module]:
-        """The global models as modules, one for each fold."""
+    def final_models(self, site: str | None = None) -> list[nn.Module]:
+        """The global models as modules, one for each fold; with private layers those of one ``site``, which has its own.
+
+        Raises:
+            UserError: with private layers without the name of a site.
+        """
+        if self.layered is not None:
+            if site not in self.folds:
+                raise UserError(f"with private layers every site has a model of its own: name one of {', '.join(self.folds)}")
+            return self.layered.models(str(site), self.models)
         model = Copier(self.template)
         return [model(vector) for vector in self.models]
 
+    def scored_models(self) -> list[nn.Module] | dict[str, list[nn.Module]]:
+        """`final_models`, or with private layers those of each site by its name: a simulation can have them all."""
+        return self.final_models() if self.layered is None else {name: self.final_models(name) for name in self.folds}
+
     def _result(self) -> RunResult:
-        models = self.final_models()
+        models = self.scored_models()
         if all(record.aborted for record in self._records):
             self._notice("every round was aborted: the model is the one that it began with")
         metrics, site_metrics = evaluate(self.trainer, models, self.folds)
-        prefixes = [f"fold{i}." for i in range(len(models))] if len(models) > 1 else [""]
+        of_state = next(iter(models.values())) if isinstance(models, dict) else models
+        prefixes = [f"fold{i}." for i in range(len(of_state))] if len(of_state) > 1 else [""]
         return RunResult(
             job=self.job.plain(),
             title=f"{self.name} · {self.protocol.name}",
@@ -488,7 +509,10 @@ class Runner:
             warnings=list(self.warnings),
             wall=self._wall,
             state={
-                p + k: v.detach().cpu().numpy() for p, m in zip(prefixes, models, strict=True) for k, v in m.state_dict().items()
+                p + k: v.detach().cpu().numpy()
+                for p, m in zip(prefixes, of_state, strict=True)
+                for k, v in m.state_dict().items()
+                if self.layered is None or k in self.layered.names
             },
             picture=draw.svg(self.flow),
             data_name=self.name,

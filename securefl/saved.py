@@ -105,6 +105,11 @@ def load_model(path: Path | str) -> SavedModel:
 
 def _assembled(job: Job, made: Preparation, state: Mapping[str, torch.Tensor]) -> SavedModel:
     folds = sorted({int(name.split(".")[0].removeprefix("fold")) for name in state if name.startswith("fold")})
+    if job.model.shared is not None:
+        raise UserError(
+            f"the file holds the shared layers alone (model.shared = {job.model.shared!r}): the others are at the sites; read it "
+            "by safetensors"
+        )
     models = tuple(_module(job, made, state, prefix) for prefix in ([f"fold{k}." for k in folds] or [""]))
     codings = tuple(Coding(c["column"], tuple(c["values"]), c["fill"], c.get("other", False)) for c in made.columns)
     bounds = (None if part is None else np.array(part, dtype=np.float64) for part in (made.low, made.high))

@@ -120,6 +120,7 @@ class SharedJob:
             ("simulation.dropout", job.simulation.dropout > 0),
             ("model.fix", job.model.fix),
             ("privacy.patience", job.privacy.patience is not None),
+            ("model.shared", job.model.shared is not None),
             ("performance.handshake_rounds above 1", (job.performance.handshake_rounds or 1) > 1),
         ):
             if given:

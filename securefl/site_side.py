@@ -26,6 +26,7 @@ from securefl.privacy.budget import PartyLedger, RunCharges
 from securefl.privacy.plain import LocalTraining
 from securefl.privacy.prepared import local_training
 from securefl.privacy.spending import Spending
+from securefl.private_layers import PrivateLayers
 from securefl.round import Fold, Site, charged
 from securefl.run_terms import RunTerms
 from securefl.trainer import ClientTrainer
@@ -42,6 +43,7 @@ class SiteSide:
         entropy: of its sampling, noise and rounding.
         notices: called with a line that the site's operator must see.
         noise_multiplier: from `RunTerms.noise_multiplier`, which takes a while to find.
+        private: for each model, what keeps the layers that never leave the site; empty where all are shared.
 
     Attributes:
         training: for each model, where batches come from; keeps the site's account.
@@ -58,10 +60,11 @@ class SiteSide:
         entropy: Entropy,
         notices: Callable[[str], None],
         noise_multiplier: float | None,
+        private: tuple[PrivateLayers, ...] = (),
     ) -> None:
         self.about, self.name, self.folds, self.trainer = about, name, folds, trainer
         self._guard: OccasionGuard | None = None
-        self._entropy, self._notices = entropy, notices
+        self._entropy, self._notices, self._private = entropy, notices, private
         knobs = about.job.privacy
         self.training: tuple[LocalTraining, ...] = tuple(
             local_training(knobs, noise_multiplier=noise_multiplier, entropy=entropy, encoding=about.plan) for _ in folds
@@ -133,6 +136,7 @@ class SiteSide:
             ready=ready,
             shown=shown,
             local=self._local,
+            private=self._private,
         )
         limits = self.about.limits
         return Session(flow, client(party.index), {"server": [0]}, [site], limits, guard=self._guard)
@@ -143,6 +147,8 @@ class SiteSide:
         A site counts only on a number of contributors that it knows itself, or simulates.
         """
         spent = self._guard is not None and self._guard.spent
+        for layers in self._private:
+            layers.settle(opened=contributors is not None)
         self.spending.charge([self.name] if spent else [], contributors)
         self._charges.settle(self.about.plan.event(contributors))
         self._guard = None

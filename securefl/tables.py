@@ -13,7 +13,9 @@ from rich.filesize import decimal
 
 from securefl.assessment import METHOD, MIN_CELL
 from securefl.binned import Figure
+from securefl.conformal import ERROR
 from securefl.errors import quoted
+from securefl.gains import FIGURES as GAINED
 from securefl.results import RunResult, SiteBaseline
 
 SCORES = {
@@ -55,13 +57,13 @@ class Sheet:
 
 def sheets(result: RunResult) -> list[Sheet]:
     """Every table of a result, in reading order; empty ones are left out."""
-    makers = (assessed, by_group, _scores, _by_site, calibration, _privacy, _opened, _traffic, _time, _server_saw)
+    makers = (gains, assessed, by_group, _scores, _by_site, calibration, _privacy, _opened, _traffic, _time, _server_saw)
     return [sheet for sheet in (maker(result) for maker in makers) if sheet.rows]
 
 
 def brief(result: RunResult) -> list[Sheet]:
     """The tables for a terminal, what matters most at the end; parties with equal rows share one, and so do short steps."""
-    makers = (_server_saw, _opened, _short_time, _traffic, _privacy, calibration, _scores, by_group, assessed)
+    makers = (_server_saw, _opened, _short_time, _traffic, _privacy, calibration, _scores, by_group, assessed, gains)
     return [_together(sheet) for sheet in (maker(result) for maker in makers) if sheet.rows]
 
 
@@ -204,6 +206,29 @@ def by_group(result: RunResult) -> Sheet:
     withheld = "".join(f" {attribute} is withheld: {why}." for attribute, why in found.withheld.items())
     note = f"Out of secure sums; an attribute is opened only where every group has {MIN_CELL} rows of each class.{withheld}"
     return Sheet("The final model by group", columns, rows, note, frozenset({1, 2, 3, 4}))
+
+
+def gains(result: RunResult) -> Sheet:
+    """What each partner gains over its own model, and the mean."""
+    found = result.gains
+    if found is None:
+        return Sheet("", [], [])
+    keys = [*found.mean]
+    rows = [
+        [
+            name,
+            *(f"{one.own[key]:.3f} → {one.federated[key]:.3f} ({one.gain[key]:+.3f})" if key in one.gain else "–" for key in keys),
+        ]
+        for name, one in found.partners.items()
+    ]
+    rows.append(["mean gain", *(f"{found.mean[key]:+.3f}" for key in keys)])
+    note = (
+        "Simulation only, for whoever runs the experiment: no partner learns another's row. Own model → shared trunk with its own "
+        "head, means over a partner's assays, both trained in the same rounds, steps and batches."
+    )
+    if "confident" in keys:
+        note += f" Confident: share of predictions whose Mondrian conformal set holds one label, with at most {ERROR:.0%} wrong."
+    return Sheet("What partners gain", ["partner", *(GAINED[key] for key in keys)], rows, note, strong=len(rows) - 1)
 
 
 def calibration(result: RunResult) -> Sheet:

@@ -183,7 +183,7 @@ def statistics(folder: Path) -> None:
 
 def clinical(folder: Path) -> None:
     """Curves and p are those of scipy on pooled rows; the variant that matters is found."""
-    out = start("11_survival_and_variants.py", folder)
+    out = start("13_survival_and_variants.py", folder)
     (off,) = re.search(r"differ from the pooled ones by (\S+);", out).groups()
     assert float(off) < 1e-12
     ours, pooled = re.search(r"log-rank: p = (\S+) from sums, (\S+) from pooled rows", out).groups()
@@ -192,6 +192,24 @@ def clinical(folder: Path) -> None:
     variant, p, scipys = re.search(r"^(rs\d+): .* p = (\S+); pooled, scipy has (\S+)", out, re.MULTILINE).groups()
     assert (variant, p) == ("rs400", scipys)
     assert int(re.search(r"^(\d+) of 500 variants", out, re.MULTILINE).group(1)) > 0
+
+
+def images(folder: Path) -> None:
+    found = re.fullmatch(
+        r"accuracy on all digits: (0\.\d+) together, (0\.\d+) for a site alone, mean of 6\n", start("11_images.py", folder)
+    )
+    together, alone = map(float, found.groups())
+    assert together > 0.8
+    assert together > alone + 0.1
+
+
+def text(folder: Path) -> None:
+    if "SECUREFL_DATA" not in os.environ:
+        pytest.skip("SECUREFL_DATA does not name the folder of the data sets")
+    out = start("12_text.py", folder, os.environ["SECUREFL_DATA"])
+    first, last = map(float, re.match(r"40 roles: bits a character ([\d.]+) at first, ([\d.]+) at last\n", out).groups())
+    assert 6 < first < 7.5
+    assert last < 4.2
 
 
 FACTS = {
@@ -209,7 +227,9 @@ FACTS = {
     "08_branching_flow.py": branching,
     "09_evidence.py": evidence,
     "10_statistics.py": statistics,
-    "11_survival_and_variants.py": clinical,
+    "11_images.py": images,
+    "12_text.py": text,
+    "13_survival_and_variants.py": clinical,
     "cracking.py": views,
     "lying_server.py": honest_server,
 }

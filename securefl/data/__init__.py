@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from securefl.data.contract import Contract
     from securefl.job import Job
 
-NAMES = ("breast-cancer", "heart", "eicu")
+NAMES = ("breast-cancer", "heart", "eicu", "tox21", "chembl")
 """Data sets that `load` knows by name."""
+MOLECULES = ("tox21", "chembl")
+"""Those of them that are molecules with assays, which `of_job` alone loads."""
 
-__all__ = ["NAMES", "Dataset", "Site", "Split", "load", "of_job", "own_eicu", "plan"]
+__all__ = ["MOLECULES", "NAMES", "Dataset", "Site", "Split", "load", "of_job", "own_eicu", "plan"]
 
 
 def load(
@@ -66,6 +68,8 @@ def load(
     alone |= {"drop": drop or None, "contract": contract}
     _refuse_strangers(name, alone, directory, sites)
     # A loader is imported on use: pandas, scikit-learn and pooch take seconds.
+    if name in MOLECULES:
+        raise UserError(f"{name} is no table of sites: of_job loads it")
     if name == "eicu":
         return _eicu(clients, sites or "region", directory)
     if name == "heart":
@@ -128,6 +132,10 @@ def _polars() -> Iterator[None]:
 def of_job(job: Job) -> Dataset:
     """The data that a job names; errors as for `load`."""
     data, seed = job.data, job.simulation.seed
+    if data.name in MOLECULES:
+        from securefl.data import assays  # noqa: PLC0415
+
+        return assays.of_job(job)
     return load(
         data.name,
         clients=data.clients,

@@ -66,6 +66,8 @@ def public_of(job: Job) -> Public:
 
         ranges = dict(breast_cancer.RANGES)
         return Public(name, tuple(ranges), _bounds(ranges), (*map(Coding, ranges),), breast_cancer.CLASSES)
+    if job.data.assays:
+        raise UserError(f"data.name = {job.data.name} is refused over a network: private layers are for simulations yet")
     if job.data.name == "eicu":
         from securefl.data import eicu_features as eicu  # noqa: PLC0415
 

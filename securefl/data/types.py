@@ -94,6 +94,11 @@ class Dataset:
     means: bool = False
     compared: str = ""
 
+    @property
+    def rows(self) -> dict[str, int]:
+        """Rows of each site, by its name."""
+        return {site.name: len(site.y) for site in self.sites}
+
 
 @dataclass(frozen=True)
 class Split:
