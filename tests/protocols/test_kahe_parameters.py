@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.stats import binom
 
-from protocols import kahe_parameters
+from protocols import kahe_parameters, lattice
+from protocols.bulk import Packed
 from protocols.errors import Misuse
-from protocols.kahe_parameters import FAILURE, KaheParameters, digit_bits, fitted, noise, tail, wire_bits
+from protocols.kahe_parameters import FAILURE, KaheParameters, digit_bits, fitted, layouts, noise, tail, widest, wire_bits
 from protocols.kahe_types import KeyParameters
 from protocols.primitives.graph import Complete, Harary
 from protocols.primitives.negacyclic import DEGREE, MODULUS, Limbs
@@ -72,6 +73,27 @@ def test_widths_are_the_least_that_hold(parties: int, size: int, max_abs: int) -
 
 
 @settings(deadline=None)
+@given(st.integers(2, MAX_PARTIES), st.integers(1, 2**31))
+def test_the_widest_sum_leaves_room_for_the_noise_where_63_bits_travel(parties: int, size: int) -> None:
+    """More bits that travel never leave less room, so that the most decide."""
+    width, coefficients = widest(parties, size), Shape(size, 1, 1, 63).coefficients
+    assert noise(parties, 1, coefficients) < 2.0 ** (62 - width)
+    assert noise(parties, 1, coefficients) >= 2.0 ** (61 - width)
+    assert wire_bits(parties, size, 1, width) is not None
+    assert wire_bits(parties, size, 1, width + 1) is None
+
+
+def test_a_whole_coefficient_never_travels() -> None:
+    """Of 880 parties the noise would just fit beside 53 bits if all 64 did."""
+    assert noise(880, 0, DEGREE) < 2.0 ** (63 - 53)
+    assert noise(880, 1, DEGREE) >= 2.0 ** (62 - 53)
+    assert wire_bits(880, 1, 1, 53) is None
+    assert wire_bits(860, 1, 1, 53) == 63
+    with pytest.raises(Misuse, match=r"W = 53 bits and the noise of n = 880 ciphertexts, 10\.0 bits.*at most W = 52 does"):
+        fitted(880, 1, 53)
+
+
+@settings(deadline=None)
 @given(st.integers(2, MAX_PARTIES), st.integers(1, 63), st.integers(1, 2**30))
 def test_the_bound_is_that_of_the_specification(parties: int, cut: int, coefficients: int) -> None:
     """And the half bit that an odd number of parties leaves."""
@@ -109,6 +131,7 @@ def test_the_tail_is_the_least_that_the_bound_of_chernoff_gives(deviation: float
         return math.log(2 * size) + float(exponents.fun)
 
     t = tail(deviation, size)
+    assert type(t) is int
     assert chance(t) <= -40 * math.log(2) + 1e-6
     assert chance(t - 1) > -40 * math.log(2) - 1e-6
 
@@ -122,11 +145,33 @@ def test_no_noise_has_no_tail_and_a_deviation_that_is_none_is_refused() -> None:
 
 
 def test_the_tail_of_noise_in_the_sum_takes_its_place() -> None:
+    assert (digit_bits(3, 1), digit_bits(3, 1, 1)) == (3, 4)
     assert digit_bits(64, 32767) == digit_bits(64, 32767, 63) == 22
     assert digit_bits(64, 32767, 64) == 23
     p = KaheParameters.of(100, 1000, 32767, tail=10**6)
     assert (p.tail, p.width, p.most(7)) == (10**6, 24, 7 * 32767 + 10**6)
     assert KaheParameters.of(100, 1000, 32767).most(7) == 7 * 32767
+
+
+@pytest.mark.parametrize("parties", [2, 3, 4, 5, 10, 100, 163, 1000, 10_000])
+@pytest.mark.parametrize("size", [10, 10**6])
+def test_the_chance_of_a_misreading_is_that_of_noise_past_its_room(parties: int, size: int) -> None:
+    """By the bound of Chernoff, solved for the room; 0 where all cut off and all errors together cannot fill it."""
+    p = KaheParameters.of(parties, size, 32767)
+    room, coefficients = 2 ** (p.wire - p.digits * p.width - 1), p.shape.coefficients
+    assert p.residual == noise(parties, p.cut, coefficients) < room
+    if parties * (0.5 + 32 / 2**p.cut) < room:
+        assert p.failure == 0
+        return
+    assert 0 < p.failure < 2.0**-FAILURE
+    spread = math.sqrt(2 * parties * (1 / 12 + 16 / 4**p.cut) * (math.log(2 * coefficients) - math.log(p.failure)))
+    assert spread + 0.5 / 2**p.cut == pytest.approx(room, rel=1e-9)
+
+
+def test_the_last_value_that_a_wire_has_room_for() -> None:
+    """Of 163 parties one more element than two takes a bit more, so that it counts whether the count of parties is a value too."""
+    full = 2 * 2 * DEGREE - 1  # two elements of two values a coefficient, less the one that counts
+    assert [KaheParameters.of(163, size, 32767).wire for size in (full - 1, full, full + 1, full + 2)] == [54, 54, 55, 55]
 
 
 def test_bits_are_a_lower_bound_of_the_width() -> None:
@@ -144,6 +189,7 @@ def test_thresholds_and_graph_are_those_of_the_key_sum() -> None:
     )
     sparse = Parameters.sparse(100, DEGREE, LARGEST, corrupt=5, dropouts=5)
     over = KaheParameters.over(sparse, 1000, 100)
+    assert (over.tail, KaheParameters.over(sparse, 1000, 100, tail=7).tail) == (0, 7)
     assert isinstance(over.graph, Harary)
     assert (over.keys, over.security, over.lying_server) == (sparse, sparse.security, sparse.lying_server)
     trusted = Parameters.sparse(100, DEGREE, LARGEST, corrupt=5, dropouts=5, semi_honest=True)
@@ -177,6 +223,16 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "longer keys": ({"keys": Parameters.of(100, DEGREE, 64)}, "not over 4096 up to 64 in 14"),
     "a wider ring": ({"keys": Parameters.of(100, DEGREE, LARGEST, bits=20)}, "in 20"),
 }
+
+
+def test_ciphertext_and_masked_key_are_kept_as_they_come() -> None:
+    cipher, masked = Packed(Ring(52), 123 * DEGREE, kept=True), Packed(Ring(13), DEGREE + 1, kept=True)
+    assert layouts(GOOD) == {"cipher": cipher, "masked": masked}
+
+
+def test_a_key_keeps_the_security_that_opened_sums_leave_it() -> None:
+    """Its coefficients have the deviation 4, of which a hint leaves 1/√2."""
+    assert GOOD.lattice == lattice.estimate(4096, 64, 4 / math.sqrt(2))
 
 
 @pytest.mark.parametrize(("change", "why"), BAD.values(), ids=BAD)

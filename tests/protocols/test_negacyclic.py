@@ -113,6 +113,21 @@ def test_limbs_follow_from_the_norm() -> None:
         limbs_for(2.0**27)
 
 
+def test_a_product_is_exact_while_its_error_is_below_a_half() -> None:
+    """160·2^-53·‖limb‖·‖s‖ < 1/2: of norms whose product is below 2^52/160."""
+    assert exact(2.0**47, 0.1999)
+    assert not exact(2.0**47, 0.2)
+    assert not exact(2.0**47, 0.2001)
+
+
+@pytest.mark.parametrize("split", SPLITS, ids=str)
+def test_the_norm_is_that_of_the_longest_limb(split: Limbs) -> None:
+    """Parseval: the mean square of a spectrum is the squared norm of what was transformed."""
+    for words in (uniform("norm", 3), np.zeros((2, DEGREE), np.uint64), np.eye(2, DEGREE, dtype=np.uint64)):
+        found = negacyclic.transformed(words, split)
+        assert found.norm == pytest.approx(math.sqrt((np.abs(found.limbs) ** 2).mean(axis=-1).max()), rel=1e-12)
+
+
 def roots(count: int, total: int) -> np.ndarray[Any, Any]:
     """exp(2πi·j/total), shape (count, 2), long double."""
     angle = 2 * np.longdouble("3.14159265358979323846264338327950288") * np.arange(count).astype(np.longdouble) / total
@@ -186,8 +201,8 @@ def test_elements_are_a_keystream_under_the_suite_string() -> None:
 
 def test_elements_past_the_limit_are_not_kept_and_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     public, split, room = Elements("kept"), SPLITS[0], Room.of(SPLITS[0])
+    monkeypatch.setattr(negacyclic, "CACHE", room.limbs.nbytes)  # for the first ones, to the byte
     first = public.spectra(split, 0, room)
-    monkeypatch.setattr(negacyclic, "CACHE", first.limbs.nbytes)
     second = public.spectra(split, CHUNK, room)
     assert np.shares_memory(second.limbs, room.limbs)
     assert public.spectra(split, 0, room) is first

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from protocols.errors import Misuse, Refused
+from protocols.lanes import Piece, columns, filling
 from protocols.rand import Replay
 from protocols.ring import Accumulator, Ring, Unpacker
 
@@ -46,6 +47,14 @@ def documented_layout(values: Sequence[int], bits: int) -> bytes:
     return out
 
 
+def documented_block(values: NDArray[Any], bits: int) -> bytes:
+    """The same of one full block, bit by bit in numpy."""
+    lanes = 32 if bits <= 32 else 64
+    ones = (values.reshape(lanes, -1, 1) >> np.arange(bits, dtype=values.dtype) & values.dtype.type(1)).astype(np.uint8)
+    strings = ones.transpose(1, 0, 2).reshape(-1, bits, lanes)
+    return np.packbits(strings.transpose(1, 0, 2), bitorder="little").tobytes()
+
+
 def signed(bits: int) -> st.SearchStrategy[int]:
     return st.integers(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
@@ -61,13 +70,19 @@ def test_packed_bytes_are_the_documented_ones(bits: int, count: int, seed: int) 
 @pytest.mark.parametrize("bits", [23, 33])
 def test_full_blocks_have_the_documented_bytes(bits: int) -> None:
     ring = Ring(bits)
-    values = vector(7, BLOCK + 65, ring)
-    assert bytes(ring.pack(values)) == documented_layout([int(v) for v in values], bits)
+    values, block = vector(7, BLOCK + 65, ring), BLOCK * bits // 8
+    packed = bytes(ring.pack(values))
+    assert packed[:block] == documented_block(values[:BLOCK], bits)
+    assert packed[block:] == documented_layout([int(v) for v in values[BLOCK:]], bits)
+    few = values[: 4 * ring.lanes]
+    assert documented_block(few, bits) == documented_layout([int(v) for v in few], bits)
 
 
 @given(BITS, COUNTS, SEEDS, st.lists(st.floats(0, 1), max_size=6))
 @example(23, 3 * BLOCK + 5, 1, [0.3, 0.30001, 0.9])
 @example(64, 4 * BLOCK, 1, [0.5])
+@example(32, 70, 2, [])  # lanes as wide as their words, by few wide operations
+@example(64, 70, 3, [])
 @settings(deadline=None, max_examples=60)
 def test_round_trip_for_any_chunking(bits: int, count: int, seed: int, cuts: list[float]) -> None:
     ring = Ring(bits)
@@ -152,6 +167,49 @@ def test_filling_that_is_not_zero_is_refused(bits: int, count: int, seed: int, d
         unpacker.vector()
     with pytest.raises(Refused):
         unpacker.feed(forged[:1])
+
+
+@pytest.mark.parametrize("bits", [2, 5, 23, 31, 32, 33, 48, 63, 64])
+def test_all_that_lies_past_the_end_is_seen(bits: int) -> None:
+    """Every bit of it, also of a value that is cut in two, in the last lane as in the ones before."""
+    ring = Ring(bits)
+    for long in (1, 2, 5):
+        padded = long * ring.lanes
+        values = vector(long, padded, ring)
+        packed = np.frombuffer(documented_layout([int(v) for v in values], bits), np.uint8)
+        for size in range(padded - ring.lanes + 1, padded):
+            found = filling(packed, bits, Piece(0, size, padded), np.dtype(ring.dtype))
+            assert found.tolist() == values[size:].tolist()
+
+
+@given(
+    BITS,
+    st.one_of(st.integers(1, 300), st.just(BLOCK), st.integers(BLOCK + 1, BLOCK + 300)),
+    st.integers(1, 40) | st.integers(1, BLOCK),
+    SEEDS,
+)
+@example(33, 70, 8, 3)
+@example(31, 33, 1, 1)  # one lane at a time, the last ones past the end
+@example(32, 2 * BLOCK + 5, 9000, 2)
+@settings(deadline=None, max_examples=30)
+def test_rows_come_a_few_lanes_at_a_time(bits: int, count: int, most: int, seed: int) -> None:
+    ring = Ring(bits)
+    rows = [vector(seed + i, count, ring) for i in range(2)]
+    expected, got = 0, list[NDArray[Any]]()
+    for start, lanes in columns([bytes(ring.pack(row)) for row in rows], bits, count, most):
+        number, _, long = lanes.shape
+        assert (start, lanes.dtype) == (expected, np.dtype(ring.dtype))
+        assert number == 1 or number * long <= most
+        got.append(lanes.transpose(1, 0, 2).reshape(2, -1).copy())
+        expected += number * long
+        assert start < count
+    np.testing.assert_array_equal(np.concatenate(got, axis=1)[:, :count], rows)
+    spare = -count % ring.lanes
+    for at in range(count, count + spare, 1 if count <= 300 else max(1, spare - 1)):
+        forged = np.zeros(count + spare, ring.dtype)
+        forged[at] = 1 << (bits - 1)
+        with pytest.raises(Refused, match="vector-padding"):
+            list(columns([bytes(ring.pack(rows[0])), bytes(ring.pack(forged))], bits, count, most))
 
 
 @given(BITS)
