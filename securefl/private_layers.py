@@ -17,12 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from securefl.algorithm_knobs import ADAPTIVE
 from securefl.errors import UserError
 from securefl.models import to_vector
 from securefl.modules import Copier
 
 if TYPE_CHECKING:
     from securefl.job import Job
+
+
+BESIDE = ("fedavg", *ADAPTIVE)
+"""Algorithms that leave a site's steps as they are, and so its private layers."""
 
 
 def shared_names(model: nn.Module, pattern: str) -> tuple[str, ...]:
@@ -136,6 +141,13 @@ def one_pattern(argument: str | None, job: Job, *, own_flow: bool) -> str | None
         raise UserError(
             f"model.shared is refused with {mechanism}: a step is taken on the sum over all sites, and private layers are in no "
             "sum, so they would never be trained; local-record trains both under one ε"
+        )
+    performance = job.performance
+    if pattern is not None and (performance.algorithm not in BESIDE or performance.compression == "low-rank"):
+        odd = f"algorithm = {performance.algorithm}" if performance.algorithm not in BESIDE else "compression = low-rank"
+        raise UserError(
+            f"performance.{odd} is refused with model.shared: it works on a site's whole model, of which a part is private; "
+            f"{', '.join(BESIDE)} are allowed"
         )
     if pattern is not None and own_flow:
         raise UserError(

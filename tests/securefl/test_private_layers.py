@@ -169,6 +169,14 @@ def test_distributed_party_noise_covers_what_leaves_and_no_head() -> None:
         ),
         ({"job": job(mechanism="central", protocol="secagg", rows=60)}, "model.shared is refused with central"),
         ({"job": Job.parse({"model": {"shared": "head.*"}})}, "name it once"),
+        (
+            {"job": Job.parse({"performance": {"algorithm": "scaffold"}, "privacy": {"mechanism": "none"}})},
+            "performance.algorithm = scaffold is refused with model.shared",
+        ),
+        (
+            {"job": Job.parse({"performance": {"compression": "low-rank"}, "privacy": {"mechanism": "none"}})},
+            "performance.compression = low-rank is refused with model.shared",
+        ),
     ],
 )
 def test_what_cannot_work_is_one_line_before_training(arguments: dict[str, Any], line: str) -> None:
