@@ -17,18 +17,18 @@ from protocols.primitives.sign import SigningKey
 from protocols.rand import Rand, Seed
 from protocols.suite import Member, Roster
 from securefl import ClientTrainer, UserError
+from securefl.data.types import Site
 from securefl.encode import Plan
 from securefl.job import Job
 from securefl.models import from_vector, to_vector
 from securefl.modules import Copier
-from securefl.own_rows import refuse_unfit
+from securefl.own_rows import OwnRows, refuse_unfit
 from securefl.privacy import gradients as whole
 from securefl.privacy.dpsgd import LocalRecordDP
 from securefl.privacy.gradients import GradientSums
 from securefl.privacy.noise_plan import Cohort
 from securefl.privacy.plain import LocalTraining, PlainTraining
 from securefl.privacy.record_plan import calibrate_records
-from securefl.round import Fold
 from securefl.shared_job import SharedJob
 from securefl.usercode import remote
 from securefl.usercode.frames import CodeFault
@@ -244,8 +244,10 @@ def test_code_is_looked_at_before_anything_leaves_and_a_closed_trainer_starts_no
 
     def looked(mechanism: str) -> list[str]:
         tree = {"data": {"name": "t.csv", "label": "y", "site": "s", "ranges": columns}, "privacy": {"mechanism": mechanism}}
-        shared = SharedJob.of(Job.parse(tree), cohort, code=(trainer, trainer._code.template()))
-        return refuse_unfit(shared, "site 0", (Fold(DATA, DATA),))
+        job = Job.parse(tree)
+        shared = SharedJob.of(job, cohort, code=(trainer, trainer._code.template()))
+        x, y = (part.numpy() for part in DATA.tensors)
+        return refuse_unfit(shared, OwnRows.of(job, Site("site 0", x.astype(np.float64), y.astype(np.int64))))
 
     assert looked("none") == []
     with pytest.raises(UserError, match="has optimizer of its own"):
