@@ -14,6 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
+import pandas as pd
 import pytest
 import typer
 
@@ -227,8 +228,11 @@ def test_library_examples():
 
 
 def test_statistics_example():
-    source, noised = blocks(text("docs/statistics.md"), "python")
-    space, out = executed(source + noised)
+    source, groups, noised = blocks(text("docs/statistics.md"), "python")
+    space, out = executed(source + groups + noised)
+    men = pd.concat([space["north"], space["south"]]).query("sex == 'm'")["age"].clip(0, 90).dropna()
+    count, mean = re.search(r"^age +(\d+) +(\S+) +\S+$", out.split("missing")[-1], re.MULTILINE).groups()
+    assert (int(count), float(mean)) == (len(men), pytest.approx(men.mean()))
     assert 0 < space["release"].epsilon <= 3
     assert sum(space["release"].split.values()) == pytest.approx(1)
     assert "south: 1 of 6 values of age lie outside 0 to 90 and are clipped to it" in out
