@@ -110,7 +110,7 @@ def test_plain_data_has_every_key_that_is_not_idle_and_reads_back() -> None:
     table = {"name": "a/b.csv", "label": "l", "site": "s", "ranges": {"age": [0, 1.5]}}
     job = Job.parse({"data": table, "model": {"name": "mlp"}, "simulation": {"seed": 7}, "output": {"dir": "x", "json": True}})
     plain = json.loads(json.dumps(job.plain()))
-    of_others = {*(key for key, _ in ALGORITHM_KEYS), "keep", "rank"}
+    of_others = {*(key for key, _ in ALGORITHM_KEYS), "keep", "rank", "private"}
     assert {section: set(keys) for section, keys in plain.items()} == {
         s: set(knobs.model_fields) - {"noise", "clip_quantile", "ledger_data", *of_others} for s, knobs in SECTIONS.items()
     }
