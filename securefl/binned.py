@@ -25,8 +25,8 @@ Z = 1.959963984540054
 """Of a two-sided interval of 95 %."""
 BINS = 512
 """Of one histogram."""
-FAR = 9.0
-"""Logit of the outermost edges: scores of 0.0001 and 0.9999."""
+NEAR, FAR = 8.0, 30.0
+"""Logits between which edges lie close, and of the outermost ones: a model that is all too sure has its scores beyond the first."""
 GROUPS = 10
 """Most points of a calibration curve."""
 Array = NDArray[np.float64]
@@ -116,8 +116,14 @@ def figures(positives: ArrayLike, negatives: ArrayLike, *, min_cell: int = 1) ->
 
 
 def edges(bins: int) -> Array:
-    """Inner edges of the bins, shape (bins − 1,), evenly spaced in the logit up to ±`FAR`: a rare outcome has its scores near 0."""
-    return np.asarray(1 / (1 + np.exp(-np.linspace(-FAR, FAR, bins - 1))), dtype=np.float64)
+    """Inner edges of the bins, shape (bins − 1,), evenly spaced in the logit: a rare outcome has its scores near 0.
+
+    Seven eighths lie up to ±`NEAR`, the others from there to ±`FAR`.
+    """
+    tail = bins // 16
+    outer = np.linspace(NEAR, FAR, tail + 1)[1:]
+    logits = np.concatenate([-outer[::-1], np.linspace(-NEAR, NEAR, bins - 1 - 2 * tail), outer])
+    return np.asarray(1 / (1 + np.exp(-logits)), dtype=np.float64)
 
 
 def histogram(scores: ArrayLike, labels: ArrayLike, bins: int = BINS) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -18,6 +18,7 @@ import typer
 
 from protocols.errors import Misuse, SecureSumError
 from securefl import (
+    cli_analytics,
     cli_audit,
     cli_budget,
     cli_bundles,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from securefl.job import Job
     from securefl.results import RoundRecord, RunResult
     from securefl.tables import Sheet
+    from securefl.tracking import Tracking
 
 RECORDS = "For later audits"
 INTERRUPTED = 130
@@ -115,6 +117,9 @@ def _version() -> str:
 def _run(
     job: Annotated[Path | None, typer.Argument(metavar="JOB.toml", help="Job file; options that are given override it.")] = None,
     *,
+    compare: Annotated[
+        Path | None, typer.Option(metavar="OTHER.toml", help="Run this job first, and show both side by side.")
+    ] = None,
     tape: Annotated[Path | None, typer.Option(metavar="FILE", help="Record what the server sees.", rich_help_panel=RECORDS)] = None,
     logs: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep each party's signed log.", rich_help_panel=RECORDS)] = None,
     evidence: Annotated[
@@ -128,9 +133,13 @@ def _run(
 
     from securefl import console, files, report  # noqa: PLC0415
     from securefl.audit.recording import Recording  # noqa: PLC0415
+    from securefl.tracking import tracking  # noqa: PLC0415
 
     if no_dp and given.setdefault("privacy.mechanism", "none") != "none":
         raise UserError(f"{NO_DP} and --mechanism {given['privacy.mechanism']} clash: give one of them")
+    if compare is not None:
+        _compared((compare, job), given, recorded=bool(tape or logs or evidence))
+        return
     checked = read_job(job, given)
     out, json = checked.output.dir, checked.output.json
     if out:
@@ -139,9 +148,10 @@ def _run(
     screen, progress = Console(highlight=False, quiet=json), Console(stderr=True, highlight=False)
     written: list[Path] = []
     try:
-        with redirect_stdout(sys.stderr if json else sys.stdout), recording:
+        with redirect_stdout(sys.stderr if json else sys.stdout), recording, tracking(checked.output.track) as track:
             told = list[str]()
-            result = _train(checked, screen, progress, recording, told, lines=not json)
+            result = _train(checked, screen, progress, recording, track, told, lines=not json)
+            track.end(result)
             contents = report.outputs(result) if out else {}
         written = files.write_all(out, contents) if out else []
         written += recording.written
@@ -164,10 +174,47 @@ def _run(
         raise SecureSumError("every round was aborted: the scores are those of the untrained model")
 
 
+def _compared(paths: tuple[Path, Path | None], given: dict[str, Any], *, recorded: bool) -> None:
+    """Run two jobs, the given options on top of each, and show them side by side."""
+    from json import dumps  # noqa: PLC0415
+
+    from rich.console import Console  # noqa: PLC0415
+
+    from securefl import comparison, console, files  # noqa: PLC0415
+    from securefl.audit.recording import Recording  # noqa: PLC0415
+    from securefl.tracking import Tracking  # noqa: PLC0415
+
+    if paths[1] is None:
+        raise UserError(f"--compare {paths[0]} needs another job file to compare with: securefl run --compare A.toml B.toml")
+    jobs = [read_job(path, given) for path in paths]
+    if recorded or any(job.output.track for job in jobs):
+        raise UserError("--tape, --logs, --evidence and --track are refused with --compare: they are of one run")
+    names = [path.stem for path in (paths[0], paths[1])]
+    names = names if names[0] != names[1] else [str(path) for path in paths]
+    out, json = jobs[1].output.dir, any(job.output.json for job in jobs)
+    if out:
+        files.check_folder(out, ("compare.svg", "compare.json"))
+    screen, progress = Console(highlight=False, quiet=json), Console(stderr=True, highlight=False)
+    with redirect_stdout(sys.stderr if json else sys.stdout):
+        results = [_train(job, screen, progress, Recording(), Tracking(None), [], lines=not json) for job in jobs]
+    text = dumps(comparison.plain(names, results), allow_nan=False)
+    if json:
+        typer.echo(text)
+    else:
+        for sheet in comparison.sheets(names, results):
+            console.show_sheet(screen, sheet)
+    if out:
+        made = {"compare.json": f"{text}\n".encode(), "compare.svg": comparison.picture(names, results)}
+        for written in files.write_all(out, made):
+            screen.print(f"written: {written}", markup=False, soft_wrap=True)
+
+
 app.command("run")(with_job_options(_run))
 
 
-def _train(job: Job, screen: Console, progress: Console, recording: Recording, told: list[str], *, lines: bool) -> RunResult:
+def _train(
+    job: Job, screen: Console, progress: Console, recording: Recording, track: Tracking, told: list[str], *, lines: bool
+) -> RunResult:
     """Train; the warnings that were shown meanwhile join ``told``."""
     from securefl import console  # noqa: PLC0415
 
@@ -190,12 +237,14 @@ def _train(job: Job, screen: Console, progress: Console, recording: Recording, t
             waiting.stop()
             console.show_data(screen, dataset)
             console.show_plan(screen, job, parties=parties)
+            track.begin(job)
             for line in early:
                 console.show_warning(progress, line)
             shown.append(stack.enter_context(console.progress(progress, job, lines=lines)))
 
         def tell(record: RoundRecord) -> None:
             shown[0](record)
+            track.round(record)
 
         def notice(line: str) -> None:
             told.append(line)
@@ -315,6 +364,8 @@ for _command in (
     cli_runs.status,
     cli_runs.report,
     cli_statistics.stats,
+    cli_analytics.survival,
+    cli_analytics.association,
     cli_noise.noise,
     cli_budget.budget,
     cli_audit.audit,

@@ -15,17 +15,31 @@ def doctor(
     data: Annotated[
         str,
         typer.Option(
-            metavar="FILE", help="The party's own rows: a CSV or Parquet file, a file that says where they are (data.toml)."
+            metavar="FILE|eicu",
+            help="The party's own rows: a CSV or Parquet file, a file that says where they are (data.toml), or tables of eicu.",
         ),
     ],
+    data_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder with the tables of eicu.")] = None,
+    sites: Annotated[str | None, typer.Option(metavar="region|hospital", help="What a site of eicu is (default: region).")] = None,
     schema: Annotated[Path | None, typer.Option(metavar="SCHEMA.toml", help="What a table must hold.")] = None,
     job: Annotated[Path | None, typer.Option(metavar="JOB.toml", help="The job whose schema it is, in place of --schema.")] = None,
     site: Annotated[
-        str | None, typer.Option(help="Look at the rows that name this site alone; with --job, which names the column.")
+        str | None, typer.Option(help="Look at the rows of this site alone; a file needs --job, which names the column.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,  # noqa: FBT002
 ) -> int:
     """Check the own table against a schema; nothing leaves this machine. Exit code 2 where it is not what the schema says."""
+    if data == "eicu":
+        if schema is not None or job is not None:
+            raise UserError("--schema and --job are refused with eicu, which has a schema of its own")
+        return _eicu(data_dir, sites or "region", site, json=json)
+    if data_dir is not None or sites is not None:
+        raise UserError("--data-dir and --sites belong to eicu")
+    return _table(data, schema, job, site, json=json)
+
+
+def _table(data: str, schema: Path | None, job: Path | None, site: str | None, *, json: bool) -> int:
+    """A table of the party's own against the schema of a job."""
     import numpy as np  # noqa: PLC0415
 
     from securefl.data.contract import read_contract, violations  # noqa: PLC0415
@@ -64,3 +78,30 @@ def doctor(
         f"{int(rows.sum())} rows, {len(contract.columns)} columns, {len(found)} violations of the schema {contract.digest[:16]}"
     )
     return 2 if found else 0
+
+
+def _eicu(directory: Path | None, sites: str, only: str | None, *, json: bool) -> int:
+    """The measurements of each site against their units; a real site has its own alone."""
+    from securefl.data.eicu import KEYS  # noqa: PLC0415
+    from securefl.data.eicu_contract import contract, looked_through  # noqa: PLC0415
+
+    if sites not in KEYS:
+        raise UserError(f"--sites is {sites!r}: {' or '.join(KEYS)} is allowed")
+    found, schema = looked_through(directory, sites, only), contract()
+    broken = sum(len(of_site) for _, of_site in found.values())
+    if json:
+        listed = [
+            {"site": name, "column": v.column, "rule": v.rule, "found": v.found, "allowed": v.allowed}
+            for name, (_, of_site) in found.items()
+            for v in of_site
+        ]
+        stays = {name: count for name, (count, _) in found.items()}
+        typer.echo(json_text.dumps({"schema": schema.digest, "rows": stays, "columns": len(schema.columns), "violations": listed}))
+        return 2 if broken else 0
+    for name, (_, of_site) in found.items():
+        for violation in of_site:
+            typer.echo(f"{name}: {violation.line}")
+    rows = sum(count for count, _ in found.values())
+    told = f"{rows} stays of {len(found)} sites, {len(schema.columns)} measurements"
+    typer.echo(f"{told}, {broken} violations of the schema {schema.digest[:16]}")
+    return 2 if broken else 0

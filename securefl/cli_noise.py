@@ -47,7 +47,7 @@ def noise(
 
     from rich.console import Console  # noqa: PLC0415
 
-    from securefl import console, params_gaussian, params_noise  # noqa: PLC0415
+    from securefl import console, params_gaussian, params_noise, pictures  # noqa: PLC0415
     from securefl.errors import UserError  # noqa: PLC0415
 
     gaussian = mechanism in params_gaussian.GAUSSIAN
@@ -77,7 +77,7 @@ def noise(
                 console.show_sheet(Console(highlight=False), sheet)
         return
 
-    picture = None if plot is None else params_noise.picture_file(plot)
+    picture = None if plot is None else pictures.picture_file(plot)
     found = params_noise.answer(
         epsilon,
         delta,

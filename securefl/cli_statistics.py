@@ -14,11 +14,13 @@ from securefl.errors import UserError, quoted
 if TYPE_CHECKING:
     from securefl.privacy.budget import Ledgers
     from securefl.statistics import SecureStatistics
+    from securefl.statistics.groups import Own
     from securefl.statistics.noised import Asked
     from securefl.statistics.results import Released
     from securefl.statistics.results_noised import Release
     from securefl.statistics.sources import Source
 
+SITE = "site"
 CSV = "For a CSV"
 ASKED = "What is asked"
 NOISE = "Differential privacy"
@@ -26,10 +28,11 @@ NOISE = "Differential privacy"
 
 def stats(
     data: Annotated[
-        str, typer.Option(metavar="NAME|FILE.csv", help="breast-cancer, heart, or a CSV of one's own.")
+        str, typer.Option(metavar="NAME|FILE.csv", help="breast-cancer, heart, eicu, or a CSV of one's own.")
     ] = "breast-cancer",
-    data_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder with the files of heart.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder with the files of heart or eicu.")] = None,
     clients: Annotated[int | None, typer.Option(metavar="N", help="Number of sites, for breast-cancer.")] = None,
+    sites: Annotated[str | None, typer.Option(metavar="region|hospital", help="What a site of eicu is (default: region).")] = None,
     site: Annotated[str | None, typer.Option(metavar="COLUMN", help="Names each row's site.", rich_help_panel=CSV)] = None,
     ranges: Annotated[
         list[str] | None,
@@ -48,6 +51,14 @@ def stats(
     ] = None,
     histogram: Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="A histogram of it.", rich_help_panel=ASKED)] = None,
     bins: Annotated[int, typer.Option(metavar="N", help="Bins of a histogram.", rich_help_panel=ASKED)] = 10,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN|site",
+            help="Describe each of its groups too; site: each site alone (simulation only).",
+            rich_help_panel=ASKED,
+        ),
+    ] = None,
     correlation: Annotated[bool, typer.Option("--correlation", help="The correlation matrix.", rich_help_panel=ASKED)] = False,  # noqa: FBT002
     protocol: Annotated[str, typer.Option(metavar="NAME", help="How sums are formed.")] = "secagg",
     min_cell: Annotated[int, typer.Option(metavar="K", help="Cells with fewer records, but some, are not released.")] = 5,
@@ -74,22 +85,24 @@ def stats(
         raise UserError("--epsilon and --delta belong together: give both, or neither for exact sums")
     if ledger is None and ledger_data is not None:
         raise UserError("--ledger-data is refused without a ledger (--ledger), to which it belongs")
+    if by is not None and epsilon is not None:
+        raise UserError("--by is refused with --epsilon: groups are described by exact sums only")
     with Console(stderr=True, highlight=False).status("opening sums"):
-        source = _source(data, data_dir, clients, site, ranges or [], levels or [])
+        source = _source(data, data_dir, (clients, sites), site, ranges or [], levels or [])
         notices, warnings = list[str](), list[str]()
         with _ledgers(source, ledger, ledger_data, warnings) as ledgers:
             statistics = _statistics(source, protocol, min_cell, notices, ledgers)
             asked, names = {"classes": _classes(source, classes), "histograms": histogram or []}, _names(source, columns)
-            release = None
+            release, own = None, _own(statistics, names, by)
             if epsilon is None or delta is None:
-                parts = _results(statistics, names, asked, bins, correlation)
+                parts = _results(statistics, names, asked, bins, correlation, by)
             else:
                 release = statistics.noised(_asked(statistics, names, asked, bins, correlation), epsilon=epsilon, delta=delta)
                 parts = dict(release.parts)
     if json:
-        _print_json(source, statistics, parts, notices, warnings, release)
+        _print_json(source, statistics, parts, notices, warnings, release, own)
     else:
-        _show(source, statistics, parts, notices, warnings, release)
+        _show(source, statistics, parts, notices, warnings, release, own)
 
 
 @contextmanager
@@ -128,20 +141,26 @@ def _asked(
 
 
 def _source(
-    data: str, directory: Path | None, clients: int | None, site: str | None, ranges: Sequence[str], levels: Sequence[str]
+    data: str,
+    directory: Path | None,
+    dealt: tuple[int | None, str | None],
+    site: str | None,
+    ranges: Sequence[str],
+    levels: Sequence[str],
 ) -> Source:
     from securefl.data import load  # noqa: PLC0415
     from securefl.options import levels_of, ranges_of  # noqa: PLC0415
     from securefl.statistics import sources  # noqa: PLC0415
 
+    clients, sites = dealt
     if data.lower().endswith(".csv"):
-        if clients is not None or directory is not None:
-            raise UserError("--clients and --data-dir are for named data: the site column of a CSV gives its sites")
+        if clients is not None or directory is not None or sites is not None:
+            raise UserError("--clients, --sites and --data-dir are for named data: the site column of a CSV gives its sites")
         return sources.of_csv(Path(data), site, ranges_of(ranges), levels_of(levels))
     for option, given in {"--site": site, "--range": ranges, "--levels": levels}.items():
         if given:
             raise UserError(f"{option} is given, but goes with a .csv file only: {data} has its own")
-    return sources.of_dataset(load(data, clients=clients, directory=directory))
+    return sources.of_dataset(load(data, clients=clients, directory=directory, sites=sites))
 
 
 def _names(source: Source, given: Sequence[str] | None) -> list[str]:
@@ -171,9 +190,11 @@ def _results(
     cells: dict[str, list[str]],
     bins: int,
     correlation: bool,  # noqa: FBT001  (as the option is)
+    by: str | None,
 ) -> dict[str, Any]:
     """All that was asked, in the order in which it is shown; what cannot be is refused before the first sum."""
     from securefl.statistics.axes import bins_of  # noqa: PLC0415
+    from securefl.statistics.groups import described_by  # noqa: PLC0415
 
     if correlation and len(names) < 2:
         raise UserError(f"--correlation needs at least two columns, not {', '.join(map(quoted, names)) or 'none'}")
@@ -181,7 +202,8 @@ def _results(
         statistics.columns.range(column)
     for column in cells["histograms"]:
         bins_of(column, bins, statistics.columns.range(column))
-    for column in cells["classes"]:
+    groups = None if by is None or _alone(statistics, by) else by
+    for column in (*cells["classes"], *([groups] if groups is not None else [])):
         statistics.columns.level(column)
     parts: dict[str, Any] = {}
     if names:
@@ -193,7 +215,20 @@ def _results(
     parts["histograms"] = {column: statistics.histogram(column, bins) for column in cells["histograms"]}
     if correlation:
         parts["correlation"] = statistics.correlation(names)
+    if groups is not None:
+        parts["by"] = described_by(statistics, groups, names, counts=parts["classes"].get(groups))
     return parts
+
+
+def _alone(statistics: SecureStatistics, by: str) -> bool:
+    """Whether ``by`` means each site alone, and no column of that name."""
+    return by == SITE and SITE not in statistics.columns.levels
+
+
+def _own(statistics: SecureStatistics, names: Sequence[str], by: str | None) -> list[Own]:
+    from securefl.statistics.groups import own_descriptions  # noqa: PLC0415
+
+    return own_descriptions(statistics, names) if by is not None and _alone(statistics, by) else []
 
 
 def _flat(parts: dict[str, Any]) -> list[Released]:
@@ -207,6 +242,7 @@ def _print_json(
     notices: list[str],
     warnings: list[str],
     release: Release | None,
+    own: list[Own],
 ) -> None:
     from dataclasses import asdict  # noqa: PLC0415
     from json import dumps  # noqa: PLC0415
@@ -229,7 +265,8 @@ def _print_json(
         "min_cell": statistics.min_cell,
         "privacy": privacy,
     }
-    beside = {"notices": notices, "warnings": warnings, "simulation_only": ["notices"]}
+    alone = {"by_site": [one.as_json() for one in own]} if own else {}
+    beside = {**alone, "notices": notices, "warnings": warnings, "simulation_only": ["notices", *alone]}
     typer.echo(dumps({**head, **tree, **beside}, allow_nan=False))
 
 
@@ -240,18 +277,19 @@ def _show(
     notices: list[str],
     warnings: list[str],
     release: Release | None,
+    own: list[Own],
 ) -> None:
     from rich.console import Console  # noqa: PLC0415
 
-    from protocols.sums import foreign  # noqa: PLC0415
     from securefl import console  # noqa: PLC0415
+    from securefl.statistics.sheets import own as own_sheet  # noqa: PLC0415
     from securefl.statistics.sheets import sheets  # noqa: PLC0415
     from securefl.tables import counted  # noqa: PLC0415
 
     screen, protocol, results = Console(highlight=False), statistics.protocol, _flat(parts)
     for note in source.notes:
         screen.print(note, style="dim", markup=False)
-    for sheet in sheets(results):
+    for sheet in (*sheets(results), *([own_sheet(own)] if own else [])):
         console.show_sheet(screen, sheet)
     sums = (
         1
@@ -265,13 +303,7 @@ def _show(
             f"ε = {release.epsilon:.4g} of {release.planned:g} for one record, δ = {release.delta:g}, accountant rdp; {share}",
             markup=False,
         )
-    if not protocol.hides:
-        console.show_warning(screen, f"{protocol.name}: the server sees every site's own values")
-    if protocol.shared_key:
-        console.show_warning(screen, "all sites share one key: one that helps the server opens every site's values")
-    for line in (*filter(None, [foreign(protocol)]), *warnings):
+    console.show_trust(screen, protocol)
+    for line in warnings:
         console.show_warning(screen, line)
-    if notices:
-        screen.print("simulation only; each site alone would be told its own, which are exact and leave no site:", style="dim")
-    for line in notices:
-        console.show_warning(screen, line)
+    console.show_told(screen, notices)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from protocols.errors import Misuse
-from protocols.sums import foreign, notice
+from protocols.sums import Scheme, foreign, notice
 from securefl.cohort import short_sums
 from securefl.job import Job
 from securefl.results import NOTICE, RoundRecord, RunResult
@@ -171,6 +171,24 @@ def _state(record: RoundRecord, aborted: int) -> str:
 def show_warning(console: Console, warning: str) -> None:
     """A line that the user must see: when it happens, and again among the results where those go elsewhere."""
     console.print(f"[bold yellow]warning[/bold yellow]  {escape(warning)}")
+
+
+def show_trust(console: Console, protocol: Scheme) -> None:
+    """What a reader must know of a protocol whose sums were opened, where it is not as secure as the others."""
+    if not protocol.hides:
+        show_warning(console, f"{protocol.name}: the server sees every site's own values")
+    if protocol.shared_key:
+        show_warning(console, "all sites share one key: one that helps the server opens every site's values")
+    if line := foreign(protocol):
+        show_warning(console, line)
+
+
+def show_told(console: Console, notices: Sequence[str]) -> None:
+    """What sites alone would be told, in a simulation."""
+    if notices:
+        console.print("simulation only; each site alone would be told its own, which are exact and leave no site:", style="dim")
+    for line in notices:
+        show_warning(console, line)
 
 
 def show_result(console: Console, result: RunResult, *, told: Collection[str] = ()) -> None:

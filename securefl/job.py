@@ -107,6 +107,7 @@ class Idle:
 
 NO_NOISE = "without noise inside the sum (--mechanism distributed-party or distributed-record), to which it belongs"
 NO_UPDATES = "without noise on whole updates (--mechanism distributed-party), to which it belongs"
+NO_METRIC = "with noise inside the sum, beside which no metric leaves"
 NO_DP = 'without differential privacy (--no-dp, mechanism = "none"), to which it belongs'
 WHOLE = "with distributed-party, which clips whole updates, weighs all parties alike and computes its own grid"
 STEP = "with {}: a round is one step over all sites, without weights, on a grid of its own"
@@ -124,6 +125,7 @@ IDLE_WITH: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     ),
     "distributed-party": (
         (WHOLE, ("privacy.accountant", "privacy.clip", "privacy.rows", "privacy.w_max", "privacy.precision")),
+        (NO_METRIC, ("privacy.patience",)),
         (
             "with distributed-party: its ε protects all records of a party at once, the noise of such statistics one of them",
             ("data.scaling",),
@@ -131,10 +133,12 @@ IDLE_WITH: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     ),
     "distributed-record": (
         (STEP.format("distributed-record"), ("privacy.local_steps", "privacy.update_clip", "privacy.w_max", "privacy.precision")),
+        (NO_METRIC, ("privacy.patience",)),
         ("with distributed-record, whose noise the rdp accountant alone knows", ("privacy.accountant",)),
         (NO_UPDATES, ("privacy.clip_quantile",)),
     ),
     "central": (
+        ("with central, which opens no metric", ("privacy.patience",)),
         (STEP.format("central"), ("privacy.local_steps", "privacy.update_clip", "privacy.w_max", "privacy.precision")),
         (NO_NOISE, ("privacy.noise",)),
         (NO_UPDATES, ("privacy.clip_quantile",)),

@@ -22,6 +22,8 @@ BuiltIn = Literal["breast-cancer", "heart", "eicu"]
 BUILT_IN: tuple[str, ...] = get_args(BuiltIn)
 IN_FILES = ("heart", "eicu")
 """Data sets whose files fix the sites."""
+TRACKED = {"csv": "FILE", "tensorboard": "DIR", "mlflow": "URI"}
+"""Where metrics may go, and what names the place."""
 Unit = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, le=1e6)]
 Range = Annotated[tuple[float, float], Field(strict=False)]
@@ -223,6 +225,12 @@ class PrivacyKnobs(Knobs):
         "over all sites are divided by it, and need it",
     )
     precision: int = Field(default=16, ge=8, le=24, description="bits of one coordinate of one party")
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        le=100_000,
+        description="stop where AUROC out of the secure sums (or the loss, without any) has not improved for so many rounds",
+    )
     threshold: int | None = Field(
         default=None, ge=2, le=10_000, description="parties needed to open a sum (default: from the cohort)"
     )
@@ -301,6 +309,20 @@ with warnings.catch_warnings():
             default=None, strict=False, description="write report.html, metrics.json and model.safetensors into this folder"
         )
         json: bool = Field(default=False, description="print one JSON object and nothing else")  # type: ignore[assignment]
+        track: str | None = Field(
+            default=None, description="write metrics round by round to csv:FILE, tensorboard:DIR or mlflow:URI"
+        )
+
+        @field_validator("track")
+        @classmethod
+        def _trackable(cls, track: str | None) -> str | None:
+            if track is None:
+                return None
+            kind, _, where = track.partition(":")
+            if kind not in TRACKED or not where:
+                ways = ", ".join(f"{one}:{what}" for one, what in TRACKED.items())
+                raise ValueError(f"{quote(track)} is no place for metrics; allowed: {ways}")
+            return track
 
 
 SECTIONS: dict[str, type[Knobs]] = {

@@ -14,7 +14,7 @@ What it does not protect: the summed histograms are opened exactly, outside diff
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,8 +105,11 @@ class BinaryMetrics:
         """Metrics from the sums over all parties.
 
         Returns:
-            ``rows``; with any rows ``accuracy`` and ``loss`` (nats a row); with both classes ``auroc``.  Never NaN.
+            ``rows``; with any rows ``accuracy`` and ``loss`` (nats a row); with both classes ``auroc`` and its standard error
+            ``auroc_se`` (`securefl.binned.auroc_variance`, for the held-out rows alone).  Never NaN.
         """
+        from securefl.binned import auroc_variance  # noqa: PLC0415 - which reads histograms with what is here
+
         positives, negatives = (np.asarray(sums[name], dtype=np.float64) for name in ("positives", "negatives"))
         rows = float(positives.sum() + negatives.sum())
         out = {"rows": rows}
@@ -116,6 +119,7 @@ class BinaryMetrics:
             out["loss"] = max(loss, 0.0) / rows
         if positives.sum() > 0 and negatives.sum() > 0:
             out["auroc"], _ = binned_auroc(positives, negatives)
+            out["auroc_se"] = math.sqrt(auroc_variance(positives, negatives))
         return out
 
 
@@ -194,3 +198,15 @@ def _checked(scores: ArrayLike, labels: ArrayLike, *, bounded: bool = True) -> t
     if wrong.size:
         raise UserError(f"the label of row {wrong[0]} is {label[wrong[0]]}: it must be 0 or 1")
     return score, label == 1
+
+
+def best_of(rounds: Sequence[Mapping[str, float]]) -> tuple[str, int | None]:
+    """By which metric rounds are compared, and the place of the first best one: the highest AUROC, or the least loss without any.
+
+    None where no round has either.
+    """
+    for key, sign in (("auroc", 1.0), ("loss", -1.0)):
+        scored = [(sign * metrics[key], -place) for place, metrics in enumerate(rounds) if key in metrics]
+        if scored:
+            return key, -max(scored)[1]
+    return "", None

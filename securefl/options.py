@@ -173,13 +173,13 @@ def ranges_of(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
     return _once([range_of(text) for text in texts], "--range")
 
 
-def levels_of(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """All of ``--levels``: ``COLUMN=VALUE,VALUE``, a column once; a value with a comma in double quotes.
+def levels_of(texts: Sequence[str], option: str = "--levels") -> dict[str, tuple[str, ...]]:
+    """All of ``--levels``, or of another option: ``COLUMN=VALUE,VALUE``, a column once; a value with a comma in double quotes.
 
     Raises:
         UserError: for another form.
     """
-    return _once([_levels(text) for text in texts], "--levels")
+    return _once([_levels(text, option) for text in texts], option)
 
 
 def _once(pairs: Sequence[tuple[str, Any]], option: str) -> dict[str, Any]:
@@ -190,14 +190,14 @@ def _once(pairs: Sequence[tuple[str, Any]], option: str) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _levels(text: str) -> tuple[str, tuple[str, ...]]:
+def _levels(text: str, option: str) -> tuple[str, tuple[str, ...]]:
     column, _, listed = text.partition("=")
     try:
         rows = list(csv.reader(io.StringIO(listed, newline=""), strict=True))
     except csv.Error:
         rows = []
     if not column or len(rows) != 1 or not all(rows[0]):
-        raise UserError(f"--levels {text!r} is refused; allowed: COLUMN=VALUE,VALUE, such as sex=f,m")
+        raise UserError(f"{option} {text!r} is refused; allowed: COLUMN=VALUE,VALUE, such as sex=f,m")
     return column, tuple(rows[0])
 
 

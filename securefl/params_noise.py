@@ -6,7 +6,6 @@ not say: what a clipped update or gradient is worth, or how training copes with 
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -15,13 +14,12 @@ from typing import Any
 
 from protocols.suite import default_corrupt, default_threshold
 from securefl.errors import UserError
-from securefl.files import atomic_write
+from securefl.pictures import save
 from securefl.privacy.noise_plan import Cohort, Kind, NoisePlan, calibrate_distributed
 from securefl.privacy.record_plan import RecordPlan, calibrate_records
 from securefl.results import privacy_tree
 from securefl.tables import Sheet
 
-PICTURES = (".svg", ".png", ".pdf")
 TIMES = (0.25, 0.5, 1, 2, 4, 10, 100)
 """Cohorts of the table, as multiples of the one that was asked for."""
 MOST = 1_000_000
@@ -328,22 +326,8 @@ def _probability(value: float) -> str:
     return "10^-300" if value < 1e-300 else f"{value:.1e}"
 
 
-def picture_file(path: Path) -> Path:
-    """``path``, if a picture can be written there.
-
-    Raises:
-        UserError: for another ending, or a folder that is missing.
-    """
-    if path.suffix.lower() not in PICTURES:
-        raise UserError(f"--plot {path}: a picture ends in {', '.join(PICTURES)}")
-    if not path.resolve().parent.is_dir() or path.is_dir():
-        raise UserError(f"--plot {path}: its folder is missing, or it is one")
-    return path
-
-
 def draw(a: Answer, path: Path) -> None:
     """Error of the mean and bits of a value against the number of parties, as a picture."""
-    import matplotlib as mpl  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
     from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
 
@@ -366,9 +350,4 @@ def draw(a: Answer, path: Path) -> None:
     figure.suptitle(
         f"{a.noise} noise, ε = {a.epsilon:g}, δ = {a.delta:g} a {a.unit}, {a.rounds} rounds, {a.size} values", fontsize=10
     )
-    out = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "securefl"}):
-        figure.savefig(
-            out, format=path.suffix[1:].lower(), metadata={"CreationDate" if path.suffix.lower() == ".pdf" else "Date": None}
-        )
-    atomic_write(path, out.getvalue())
+    save(figure, path)

@@ -15,6 +15,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from securefl import options, tables
+from securefl.binned import Z
 from securefl.job import Job
 from securefl.results import NOTICE, Preparation, RunResult
 
@@ -77,6 +78,7 @@ def html(result: RunResult) -> str:
     return environment.get_template("report.html.j2").render(
         result=result,
         outcome=tables.outcome(result),
+        sentence=tables.sentence(result),
         figure=tables.figure,
         curves=Markup(curves(result)),  # noqa: S704
         calibration=Markup(calibration(result)),  # noqa: S704
@@ -169,6 +171,11 @@ def _draw_scores(axes: Axes, result: RunResult) -> None:
             points.append((len(result.rounds), result.metrics[key]))
         if points:
             axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3, label=f"{tables.SCORES[key]}, federated")
+    told = [r for r in result.rounds if {"auroc", "auroc_se"} <= set(r.metrics)]
+    if told:
+        low, high = ([min(1.0, max(0.0, r.metrics["auroc"] + sign * Z * r.metrics["auroc_se"])) for r in told] for sign in (-1, 1))
+        at = [r.number - 1 for r in told]
+        axes.fill_between(at, low, high, color=ACCENT, alpha=0.15, linewidth=0, label="95 % interval of AUROC")
     if "auroc" in result.pooled:
         axes.axhline(result.pooled["auroc"], color=INK, linewidth=1, linestyle="--", label="AUROC, pooled (simulation)")
     alone = [site.metrics["auroc"] for site in result.local if "auroc" in site.metrics]

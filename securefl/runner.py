@@ -33,7 +33,7 @@ from securefl.evaluation import evaluate
 from securefl.handshakes import handshakes, rounds_together
 from securefl.inputs import effective, folds_of, hints, look_through, module_of, refuse_kinds, refuse_own_steps
 from securefl.job import Job
-from securefl.metrics import BinaryMetrics
+from securefl.metrics import BinaryMetrics, best_of
 from securefl.models import threads_for, to_vector
 from securefl.modules import Copier
 from securefl.parties import Consortium
@@ -321,7 +321,7 @@ class Runner:
         with threads_for(self.template):
             began = time.perf_counter()
             try:
-                while self._begun < rounds:
+                while self._begun < rounds and not self._stopped():
                     self._begun += 1
                     self._records.append(self._charged_round(self._begun))
                     if on_event is not None:
@@ -331,6 +331,17 @@ class Runner:
             result = self._result()
         self._done = True
         return result
+
+    def _stopped(self) -> bool:
+        """Whether the rounds that were asked for have brought nothing; the user is told."""
+        patience = self.job.privacy.patience
+        if patience is None:
+            return False
+        key, best = best_of([record.metrics for record in self._records])
+        if best is None or len(self._records) - 1 - best < patience:
+            return False
+        self._notice(f"stopped after round {self._begun}: {key} has not improved for {patience} rounds (privacy.patience)")
+        return True
 
     def _charged_round(self, number: int) -> RoundRecord:
         """A round; one that an exception breaks off is in the records as an aborted one, with what it has cost and opened."""

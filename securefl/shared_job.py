@@ -113,6 +113,7 @@ class SharedJob:
             ("simulation.dropout", job.simulation.dropout > 0),
             ("model.fix", job.model.fix),
             ("data.scaling = noised", job.data.scaling == "noised"),
+            ("privacy.patience", job.privacy.patience is not None),
             ("performance.handshake_rounds above 1", (job.performance.handshake_rounds or 1) > 1),
         ):
             if given:

@@ -96,6 +96,30 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
+def sentence(result: RunResult) -> str:
+    """What was done and what came out, for a reader who reads nothing else."""
+    knobs, private = result.job["privacy"], bool(result.epsilon)
+    out = f"{counted(len(result.sites), 'site')} trained one model together"
+    out += ", none of which showed anybody a row or an update: " if knobs["protocol"] != "plain-insecure" else ": "
+    assessed = result.assessment.federated.auroc if result.assessment is not None else None
+    if assessed is not None:
+        out += f"AUROC {figure(assessed.value)} (95 % interval {figure(assessed.low)} to {figure(assessed.high)}) on held-out rows"
+    elif "auroc" in result.metrics:
+        out += f"AUROC {figure(result.metrics['auroc'])} on held-out rows"
+    else:
+        out += f"{counted(len(result.rounds) - result.aborted_rounds, 'round')} changed it"
+    alone = [site.metrics["auroc"] for site in result.local if math.isfinite(site.metrics.get("auroc", math.nan))]
+    beside = [f"all rows in one place {figure(result.pooled['auroc'])}"] if "auroc" in result.pooled else []
+    if alone:
+        beside.append(
+            f"a site alone {figure(min(alone))} to {figure(max(alone))}" if len(alone) > 1 else f"a site alone {figure(alone[0])}"
+        )
+    out += f" ({', '.join(beside)})" if beside else ""
+    if private:
+        return f"{out}; for one {result.unit} ε = {max(result.epsilon):.3g} at most, at δ = {result.delta:g}."
+    return f"{out}; without differential privacy, so the model may tell of single records."
+
+
 def outcome(result: RunResult) -> str:
     """One line: rounds, aborts with their checks, and time."""
     line = f"{counted(len(result.rounds), 'round')} in {duration(result.wall)}"

@@ -181,6 +181,19 @@ def statistics(folder: Path) -> None:
     assert "opened (exact): screening of the cells of grade by target" in out
 
 
+def clinical(folder: Path) -> None:
+    """Curves and p are those of scipy on pooled rows; the variant that matters is found."""
+    out = start("11_survival_and_variants.py", folder)
+    (off,) = re.search(r"differ from the pooled ones by (\S+);", out).groups()
+    assert float(off) < 1e-12
+    ours, pooled = re.search(r"log-rank: p = (\S+) from sums, (\S+) from pooled rows", out).groups()
+    assert ours == pooled
+    assert 0 < float(ours) < 0.05
+    variant, p, scipys = re.search(r"^(rs\d+): .* p = (\S+); pooled, scipy has (\S+)", out, re.MULTILINE).groups()
+    assert (variant, p) == ("rs400", scipys)
+    assert int(re.search(r"^(\d+) of 500 variants", out, re.MULTILINE).group(1)) > 0
+
+
 FACTS = {
     "01_sum_without_ml.py": sums,
     "02_watch_masks_cancel.py": picture,
@@ -196,6 +209,7 @@ FACTS = {
     "08_branching_flow.py": branching,
     "09_evidence.py": evidence,
     "10_statistics.py": statistics,
+    "11_survival_and_variants.py": clinical,
     "cracking.py": views,
     "lying_server.py": honest_server,
 }

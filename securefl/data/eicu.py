@@ -84,7 +84,7 @@ def load(*, sites: str = "region", directory: Path | None = None) -> Dataset:
     gaps, fills = np.isnan(known), public.fills()
     x = np.where(gaps, [fills.get(name, 0.0) for name in public.bounds()], known)
     apache = predictions_of(folder, cohort.frame)
-    patients, keys = _patients(cohort.frame), _site_keys(folder, cohort.frame, sites)
+    patients, keys = _patients(cohort.frame), site_keys(folder, cohort.frame, sites)
     rows = {name: np.flatnonzero(keys == name) for name in _ordered(keys)}
     small = [name for name, own in rows.items() if len(own) < FEWEST_ROWS]
     kept = {name: own for name, own in rows.items() if name not in small}
@@ -273,7 +273,14 @@ def _patients(cohort: pl.DataFrame) -> NDArray[np.uint64]:
     return np.array([known[one] for one in ids.to_list()], dtype=np.uint64)
 
 
-def _site_keys(folder: Path, cohort: pl.DataFrame, sites: str) -> NDArray[np.object_]:
+def measurements_of(folder: Path, cohort: pl.DataFrame) -> Columns:
+    """The measurements of apacheApsVar as they stand there, by name, shape (rows,), NaN where missing."""
+    frame = _of_stays(folder, "apacheApsVar", cohort, tuple(public.MEASURES))
+    return {name: _column(frame, name) for name in public.MEASURES}
+
+
+def site_keys(folder: Path, cohort: pl.DataFrame, sites: str) -> NDArray[np.object_]:
+    """The name of each row's site, shape (rows,); ``sites`` is one of `KEYS`."""
     hospitals = cohort.get_column("hospitalid").str.strip_chars()
     if sites == "hospital":
         return np.array([f"hospital {one}" for one in hospitals.to_list()], dtype=object)

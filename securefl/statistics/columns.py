@@ -102,6 +102,10 @@ class SiteTable:
             raise UserError(f"{quoted(name)}: a table needs columns of one dimension and one length, at least one")
         return cls(name, cells, lengths.pop())
 
+    def rows_of(self, mask: NDArray[np.bool_]) -> SiteTable:
+        """Some of the rows; ``mask`` has shape (rows,)."""
+        return SiteTable(self.name, {column: values[mask] for column, values in self.cells.items()}, int(mask.sum()))
+
     def _column(self, name: str) -> NDArray[Any]:
         if name not in self.cells:
             raise UserError(f"{quoted(self.name)} has no column {quoted(name)}; it has: {', '.join(map(quoted, self.cells))}")

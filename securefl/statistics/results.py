@@ -96,7 +96,7 @@ class Description(Released):
         """As `Released.as_json`, with ``rows`` and one object a column in ``columns``."""
         keys = ("count", "missing", "missing_rate", "mean", "mean_error", "variance", "variance_error", "std", "std_error")
         values = {key: list(getattr(self, key)) for key in keys}
-        columns = {name: {key: _plain(values[key][at]) for key in keys} for at, name in enumerate(self.columns)}
+        columns = {name: {key: plain(values[key][at]) for key in keys} for at, name in enumerate(self.columns)}
         return {**super().as_json(), "rows": self.rows, "columns": columns}
 
 
@@ -134,7 +134,7 @@ class Cells(Released):
     def as_json(self) -> dict[str, Any]:
         """As `Released.as_json`, with names, labels and counts; a histogram with its edges."""
         edges = {} if self.edges is None else {"edges": self.edges.tolist()}
-        labels = [[_plain(label) for label in axis] for axis in self.labels]
+        labels = [[plain(label) for label in axis] for axis in self.labels]
         return {**super().as_json(), "columns": list(self.columns), "labels": labels, **edges, "counts": self.counts.tolist()}
 
 
@@ -176,7 +176,7 @@ class Quantiles(Released):
         """As `Released.as_json`, with ``rounds`` and for each column a list of intervals in ``columns``."""
         columns = {
             name: [
-                {"p": p, "low": _plain(low), "high": _plain(high)}
+                {"p": p, "low": plain(low), "high": plain(high)}
                 for p, low, high in zip(self.probabilities, self.low[at], self.high[at], strict=True)
             ]
             for at, name in enumerate(self.columns)
@@ -207,7 +207,7 @@ class Correlation(Released):
 
     def as_json(self) -> dict[str, Any]:
         """As `Released.as_json`, with names, matrix and errors as lists of rows."""
-        matrix, error = ([[_plain(value) for value in row] for row in table] for table in (self.matrix, self.error))
+        matrix, error = ([[plain(value) for value in row] for row in table] for table in (self.matrix, self.error))
         return {**super().as_json(), "columns": list(self.columns), "matrix": matrix, "error": error}
 
 
@@ -221,7 +221,8 @@ def by_name(results: Mapping[str, Released]) -> dict[str, Any]:
     return {name: result.as_json() for name, result in results.items()}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value for JSON: Python's own number, None for NaN and infinity."""
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -91,8 +92,8 @@ class SecureStatistics:
             raise UserError(f"rows_max must be 1 to {MOST_ROWS}, not {rows_max}")
         self.consortium, self.columns, self.min_cell, self.rows_max = consortium, columns, cells.minimum(min_cell), rows_max
         self.protocol = scheme(protocol) if isinstance(protocol, str) else protocol
-        self._sites = site_tables(tables, [member.name for member in consortium.roster.members])
-        large = next((site for site in self._sites if site.rows > rows_max), None)
+        self.sites = site_tables(tables, [member.name for member in consortium.roster.members])
+        large = next((site for site in self.sites if site.rows > rows_max), None)
         if large is not None:
             raise UserError(f"{quoted(large.name)}: a table of {large.rows} rows is larger than rows_max = {rows_max}")
         self._threshold, self._watch, self._network = threshold, watch, network
@@ -166,7 +167,7 @@ class SecureStatistics:
         opened = opened_with_noise(book.names, plan.event(plan.cohort.smallest))
         parties = charging(self.consortium, self._ledgers, self._run, opened)
         occasion, self._sums = Occasion(self._run, self._sums), self._sums + 1
-        values = [np.concatenate([q.sums(at, s) for q, s in plan.scaled(book.questions)]) for at in range(len(self._sites))]
+        values = [np.concatenate([q.sums(at, s) for q, s in plan.scaled(book.questions)]) for at in range(len(self.sites))]
         found = noised_totals(
             parties,
             self.protocol,
@@ -192,18 +193,29 @@ class SecureStatistics:
             raise UserError(
                 f"{self.protocol.name} shows every site's sums with a share of the noise alone: take one that hides them"
             )
-        large = next((site for site in self._sites if site.rows * delta >= 1), None)
+        large = next((site for site in self.sites if site.rows * delta >= 1), None)
         if large is not None:
             raise UserError(f"{quoted(large.name)}: delta is {delta:g}: it must be below 1 over its rows, or could give one away")
-        of_sum: Any = self.protocol.parameters(len(self._sites), 1, 1, threshold=self._threshold)
-        cohort = Cohort(len(self._sites), of_sum.threshold, of_sum.corrupt)
-        book = Book(asked, self.columns, self._sites, self._tell)
+        of_sum: Any = self.protocol.parameters(len(self.sites), 1, 1, threshold=self._threshold)
+        cohort = Cohort(len(self.sites), of_sum.threshold, of_sum.corrupt)
+        book = Book(asked, self.columns, self.sites, self.tell)
         return book, planned(book.questions, cohort, self.rows_max, epsilon=epsilon, delta=delta)
 
-    def describe(self, columns: Sequence[str] | None = None) -> Description:
+    def part(self, rows: Sequence[NDArray[np.bool_]]) -> SecureStatistics:
+        """The same of some rows of every site; ``rows`` are masks, one a site.  Its sums are a run of their own."""
+        part = copy.copy(self)
+        part.sites = tuple(site.rows_of(mask) for site, mask in zip(self.sites, rows, strict=True))
+        part._run, part._sums = f"statistics-{self._entropy().bytes('run', 8).hex()}", 0  # noqa: SLF001
+        return part
+
+    def describe(self, columns: Sequence[str] | None = None, *, empty: bool = False) -> Description:
         """Rows, counts, missing values, means and variances of columns with a range (all of them unless named): one secure sum.
 
         Where a column has two levels that are numbers, its mean is withheld if it tells a cell below the minimum.
+
+        Args:
+            columns: names.
+            empty: whether a column may be without any value; it then has no mean.
 
         Raises:
             UserError: also where the sites have fewer rows than the minimum together, or a column has no value.
@@ -212,25 +224,26 @@ class SecureStatistics:
         moments = Moments(self._ranges(names), limit=LIMIT, rows_max=self.rows_max)
         rows = SumSpec("rows", 1, self.rows_max, integer=True)
         values: list[dict[str, ArrayLike]] = [
-            {"rows": [site.rows], **moments.sums(own)} for site, own in zip(self._sites, self._numbers(names), strict=True)
+            {"rows": [site.rows], **moments.sums(own)} for site, own in zip(self.sites, self.numbers(names), strict=True)
         ]
         sums, sites = self.total((rows, *moments.specs()), values)
         total, means = int(sums["rows"][0]), moments.read(sums, sites)
         if total < self.min_cell:
             raise UserError(f"the sites have fewer than {self.min_cell} rows together: nothing is released")
-        self._refuse_empty(names, means.count)
+        if not empty:
+            self._refuse_empty(names, means.count)
         what = f"rows, counts, sums and sums of squares of {', '.join(map(quoted, names))}"
         note = "a cell below the minimum is left out of the result, not of the sum"
-        return described(self.columns, names, total, means, moments, self._released(sites, what, 1, note))
+        return described(self.columns, names, total, means, moments, self.released(sites, self.event(what, 1, note)))
 
     def class_counts(self, column: str) -> Cells:
         """Rows of each level of a column, and missing values: two secure sums, or one where the minimum is 1."""
-        return self._count((self._classes(column),))
+        return self._count((self.axis(column),))
 
     def crosstab(self, first: str, second: str) -> Cells:
         """Rows of each pair of levels of two columns, missing values included: two secure sums, or one."""
         named((first, second), "a table")
-        return self._count((self._classes(first), self._classes(second)))
+        return self._count((self.axis(first), self.axis(second)))
 
     def histogram(self, column: str, bins: int | Sequence[float] = 10) -> Cells:
         """Values of a column in bins, as numpy's histogram counts them, and missing values: two secure sums, or one.
@@ -240,7 +253,7 @@ class SecureStatistics:
             bins: how many equal ones over the range, 1 to 1000; or edges, ascending, from the lower to the upper end of the range.
         """
         edges = bins_of(column, bins, self.columns.range(column))
-        axis = Axis.binned(column, edges, [own[:, 0] for own in self._numbers((column,))])
+        axis = Axis.binned(column, edges, [own[:, 0] for own in self.numbers((column,))])
         return self._count((axis,), edges)
 
     def quantile(
@@ -270,7 +283,7 @@ class SecureStatistics:
                 f"quantiles are found by bisection or grid, for at least one probability, not by {method!r} for {wanted}"
             )
         edges = [quantiles.grid(self.columns.range(name), bits) for name in names]
-        own, every, top = self._numbers(names), range(len(names)), 2**bits
+        own, every, top = self.numbers(names), range(len(names)), 2**bits
         below = [[quantiles.at_most(table[:, at], edges[at]) for at in every] for table in own]
         ask = quantiles.Asking(self.total, below, self.rows_max)
         ask([(c, e) for c in every for e in (range(top + 1) if method == "grid" else (top // 2, top))])
@@ -283,7 +296,7 @@ class SecureStatistics:
         asked = "every one" if method == "grid" else "some"
         what = f"counts of values at most {asked} of {top} points of the range of {', '.join(map(quoted, names))}"
         return Quantiles(
-            **self._released(ask.sites, what, ask.sums, "differences of counts may be below the minimum"),
+            **self.released(ask.sites, self.event(what, ask.sums, "differences of counts may be below the minimum")),
             columns=names,
             probabilities=wanted,
             low=low,
@@ -303,7 +316,7 @@ class SecureStatistics:
         if len(names) < 2:
             raise UserError(f"a correlation needs at least two columns, not {quoted(names[0])} alone")
         products = Products(self._ranges(names), limit=LIMIT, rows_max=self.rows_max)
-        sums, sites = self.total(products.specs(), [products.sums(own) for own in self._numbers(names)])
+        sums, sites = self.total(products.specs(), [products.sums(own) for own in self.numbers(names)])
         counts, r, off = products.correlation(sums, sites)
         matrix, error = np.eye(len(names)), np.zeros((len(names), len(names)))
         i, j = products.pairs
@@ -311,58 +324,90 @@ class SecureStatistics:
         error[i, j] = error[j, i] = np.where(counts < self.min_cell, np.nan, off)
         what = f"counts, sums, sums of squares and of products of each pair of {', '.join(map(quoted, names))}"
         note = "a pair below the minimum is left out of the result, not of the sum"
-        return Correlation(**self._released(sites, what, 1, note), columns=names, matrix=matrix, error=error)
+        return Correlation(**self.released(sites, self.event(what, 1, note)), columns=names, matrix=matrix, error=error)
 
     def _count(self, axes: tuple[Axis, ...], edges: NDArray[np.float64] | None = None) -> Cells:
         """Screen the cells, then count those that may be released."""
         shape = tuple(len(axis.labels) for axis in axes)
-        own = [count(shape, [axis.places[at] for axis in axes]) for at in range(len(self._sites))]
+        own = [count(shape, [axis.places[at] for axis in axes]) for at in range(len(self.sites))]
         names, k, sites, opened = tuple(axis.column for axis in axes), self.min_cell, None, list[Opened]()
         table, of = np.full(shape, None, dtype=object), f"of {' by '.join(map(quoted, names))}"
         shown = np.ones(shape, dtype=bool)
         if k > 1:
-            screen = cells.Screen(shape, k)
-            sums, sites = self.total(screen.specs(), [screen.sums(mine) for mine in own])
-            least = screen.least(sums)
+            least, sites, opened = self.screened(own, f"the cells {of}")
             hidden = cells.withheld(least, k)
             table[least == 0], shown = 0, (least > 0) & ~hidden
-            note = "how many sites have any record there, and how many have the minimum"
-            opened += self._opened(f"screening of the cells {of}", 1, note)
         if shown.any():
-            spec = SumSpec("cells", int(shown.sum()), self.rows_max, integer=True)
-            sums, sites = self.total((spec,), [{spec.name: mine[shown]} for mine in own], with_sites=sites)
-            table[shown] = sums[spec.name].tolist()
-            opened += self._opened(f"counts of {spec.size} of {shown.size} cells {of}", 1, f"each is {k} or more" if k > 1 else "")
+            counts, sites = self.counted([mine[shown] for mine in own], with_sites=sites)
+            table[shown] = counts.tolist()
+            what = f"counts of {counts.size} of {shown.size} cells {of}"
+            opened += self.event(what, 1, f"each is {k} or more" if k > 1 else "")
         labels = tuple(axis.labels for axis in axes)
-        return Cells(sites=sites or 0, min_cell=k, opened=tuple(opened), columns=names, labels=labels, counts=table, edges=edges)
+        return Cells(**self.released(sites or 0, opened), columns=names, labels=labels, counts=table, edges=edges)
+
+    def screened(self, own: Sequence[NDArray[np.int64]], of: str) -> tuple[NDArray[np.int64], int, list[Opened]]:
+        """The sum before counts: for each cell a number of records that it surely has (`securefl.statistics.cells`).
+
+        Args:
+            own: for each site its counts, all of one shape.
+            of: what is screened, in words.
+
+        Returns:
+            Lower bounds of that shape, how many sites are in them, and the event.
+        """
+        screen = cells.Screen(own[0].shape, self.min_cell)
+        sums, sites = self.total(screen.specs(), [screen.sums(mine) for mine in own])
+        note = "how many sites have any record there, and how many have the minimum"
+        return screen.least(sums), sites, self.event(f"screening of {of}", 1, note)
+
+    def counted(
+        self, own: Sequence[NDArray[np.int64]], *, with_sites: int | None = None, each: int = 1
+    ) -> tuple[NDArray[np.int64], int]:
+        """Counts over all sites.
+
+        Args:
+            own: for each site its counts, shape (cells,).
+            with_sites: as `total`.
+            each: what one record can add to one count.
+
+        Returns:
+            The counts, shape (cells,), and how many sites are in them.
+        """
+        spec = SumSpec("cells", own[0].size, each * self.rows_max, integer=True)
+        sums, sites = self.total((spec,), [{spec.name: mine} for mine in own], with_sites=with_sites)
+        return np.asarray(sums[spec.name], dtype=np.int64), sites
 
     def _ranges(self, names: Sequence[str]) -> NDArray[np.float64]:
         return np.array([self.columns.range(name) for name in names], dtype=np.float64)
 
-    def _numbers(self, names: Sequence[str]) -> list[NDArray[np.float64]]:
+    def numbers(self, names: Sequence[str]) -> list[NDArray[np.float64]]:
         """For each site its columns within their ranges, shape (rows, columns)."""
         bounds = [self.columns.range(name) for name in names]
         return [
-            np.column_stack([site.numbers(name, bound, self._tell) for name, bound in zip(names, bounds, strict=True)])
-            for site in self._sites
+            np.column_stack([site.numbers(name, bound, self.tell) for name, bound in zip(names, bounds, strict=True)])
+            for site in self.sites
         ]
 
-    def _classes(self, column: str) -> Axis:
+    def axis(self, column: str) -> Axis:
+        """The public levels of a column, and where each site's rows fall."""
         levels = self.columns.level(column)
-        return Axis.of_levels(column, levels, [site.places(column, levels) for site in self._sites])
+        return Axis.of_levels(column, levels, [site.places(column, levels) for site in self.sites])
 
     def _refuse_empty(self, names: Sequence[str], counts: Iterable[float]) -> None:
         for name, number in zip(names, counts, strict=True):
             if not number:
                 raise UserError(f"every value of {quoted(name)} is missing at every site")
 
-    def _tell(self, line: str) -> None:
+    def tell(self, line: str) -> None:
+        """Tell a site's operator a line, once."""
         if self._on_notice is not None and line not in self._told:
             self._told.add(line)
             self._on_notice(line)
 
-    def _opened(self, what: str, sums: int, note: str) -> list[Opened]:
+    def event(self, what: str, sums: int, note: str) -> list[Opened]:
+        """Exact sums for the list of what was opened."""
         return opened_in_statistics(what, sums, note, hidden=self.protocol.hides)
 
-    def _released(self, sites: int, what: str, sums: int, note: str) -> dict[str, Any]:
-        return {"sites": sites, "min_cell": self.min_cell, "opened": tuple(self._opened(what, sums, note))}
+    def released(self, sites: int, opened: Sequence[Opened]) -> dict[str, Any]:
+        """What every result has."""
+        return {"sites": sites, "min_cell": self.min_cell, "opened": tuple(opened)}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from securefl.results import Opened
+from securefl.statistics.groups import Grouped, Own
 from securefl.statistics.results import Cells, Correlation, Description, Quantiles, Released
 from securefl.statistics.results_noised import NoisedCells, NoisedCorrelation, NoisedDescription, NoisedQuantiles
 from securefl.tables import Sheet
@@ -28,6 +30,11 @@ def sheets(results: Sequence[Released]) -> list[Sheet]:
     out = list[Sheet]()
     if description is not None:
         out.append(_columns(description, quantiles))
+    for grouped in (result for result in results if isinstance(result, Grouped)):
+        if not any(result is grouped.counts for result in results):
+            out.append(_cells(grouped.counts))
+        by = grouped.counts.columns[0]
+        out += [replace(_columns(found, None), title=f"Columns where {by} is {level}") for level, found in grouped.groups.items()]
     out += [_cells(result) for result in results if isinstance(result, Cells)]
     out += [_correlation(result) for result in results if isinstance(result, Correlation)]
     # A noised sum answers all questions, and stands once.
@@ -102,6 +109,19 @@ def _strongest(found: Correlation) -> Sheet:
     rows = [[found.columns[i], found.columns[j], _correlations(found)[i][j]] for i, j in known[:STRONGEST]]
     note = f"The strongest of {len(pairs)} pairs; all are in the JSON object."
     return Sheet("Correlation", ["column", "column", "r"], rows, note, frozenset({2}))
+
+
+def own(found: Sequence[Own]) -> Sheet:
+    """Each site's own means, which only a simulation has in one place."""
+    every = list(found[0].columns)
+    names = every[:MOST_COLUMNS]
+    rows = [
+        [one.site, _count(one.rows), *(_number(math.nan if (m := one.columns[name][1]) is None else m) for name in names)]
+        for one in found
+    ]
+    more = f" {len(names)} of {len(every)} columns; all are in the JSON object." if len(every) > len(names) else ""
+    note = f"Simulation only: each site has its own line, and no other. A dash: too few values.{more}"
+    return Sheet("Means of each site alone", ["site", "rows", *names], rows, note, frozenset(range(1, len(names) + 2)))
 
 
 def opened(events: Iterable[Opened]) -> Sheet:

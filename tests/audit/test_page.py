@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from securefl.audit.measured.pictures import BAD, intervals, row_of_pictures
 from securefl.audit.measured.registry import compared
 from securefl.audit.page import SAMPLE, html, samples, struck
 from securefl.job import Job
+from tests.browser import PHONE, looked_at
 
 ROWS = (1, 8, 18, 28)
 
@@ -175,3 +177,10 @@ def test_what_leaves_a_party_looks_like_chance_unless_it_does_not(name: str) -> 
     assert chi[0] > 1000
     assert chi[2] < 150
     assert (chi[1] < 150) == (name != "plain-insecure")
+
+
+def test_page_is_readable_on_a_phone_and_on_paper(tmp_path: Path) -> None:
+    found = looked_at(html([audited("secagg"), audited("plain-insecure")], {"securefl": "1"}), tmp_path)
+    assert found.complaints == []
+    assert (found.width <= PHONE, found.wide) == (True, [])
+    assert found.sheets > 1

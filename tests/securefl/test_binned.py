@@ -125,6 +125,17 @@ def test_no_group_and_no_figure_tells_of_fewer_rows_of_a_class_than_the_least(dr
         assert [g.predicted for g in found.calibration] == sorted(g.predicted for g in found.calibration)
 
 
+def test_figures_of_a_model_that_is_all_too_sure_are_those_of_its_scores() -> None:
+    """Logits of −25 to −10, none of which lies among the close bins."""
+    rank = np.arange(2000)
+    logit, label = -25 + 15 * rank / 2000, (rank % 7 == 0) | (rank > 1800)
+    score = 1 / (1 + np.exp(-logit))
+    found = figures(*(counts[None] for counts in histogram(score, label)))
+    assert found.auroc is not None
+    assert found.auroc.off < 0.03
+    assert abs(found.auroc.value - roc_auc_score(label, score)) <= found.auroc.off
+
+
 def test_wilson_s_interval_is_the_textbook_s() -> None:
     assert wilson(10, 100) == pytest.approx((0.0552, 0.1744), abs=5e-5)
     assert wilson(0, 20) == pytest.approx((0, 0.1611), abs=5e-5)

@@ -132,7 +132,7 @@ REFUSED = {
     "correlation": (["--columns", "age", "--correlation"], "--correlation needs at least two columns, not age"),
     "bins": (["--histogram", "age", "--bins", "0"], "1 to 1000 bins, not 0"),
     "classes": (["--classes", "age"], "the column age has no public levels"),
-    "clients": (["--clients", "3"], "--clients and --data-dir are for named data"),
+    "clients": (["--clients", "3"], "--clients, --sites and --data-dir are for named data"),
 }
 
 

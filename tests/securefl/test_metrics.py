@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from protocols.rand import Rand, Seed
+from securefl.binned import auroc_variance
 from securefl.encode import Plan, decode, encode
 from securefl.errors import UserError
 from securefl.metrics import LOSS_CAP, BinaryMetrics, accuracy, auroc, binned_auroc, edges
@@ -59,7 +60,9 @@ def test_summed_metrics_agree_with_exact_ones(parties, bins):
     got = through_the_sum(metrics, tables)
     assert not any(math.isnan(v) for v in got.values())
     assert got["rows"] == len(labels)
-    assert set(got) - {"rows"} == ({"accuracy", "loss"} if len(labels) else set()) | ({"auroc"} if len(set(labels)) == 2 else set())
+    assert set(got) - {"rows"} == ({"accuracy", "loss"} if len(labels) else set()) | (
+        {"auroc", "auroc_se"} if len(set(labels)) == 2 else set()
+    )
     if not len(labels):
         return
     assert got["accuracy"] == pytest.approx(accuracy(scores, labels))
@@ -70,6 +73,7 @@ def test_summed_metrics_agree_with_exact_ones(parties, bins):
         p, n = (np.bincount(place[labels == y], minlength=bins) for y in (1, 0))
         value, off = binned_auroc(p, n)
         assert got["auroc"] == pytest.approx(value)
+        assert got["auroc_se"] ** 2 == pytest.approx(auroc_variance(p.astype(float), n.astype(float)), abs=1e-15)
         assert off == pytest.approx((p * n).sum() / (2 * p.sum() * n.sum()))
         assert abs(got["auroc"] - auroc(scores, labels)) <= off + 1e-12
 

@@ -17,6 +17,7 @@ from securefl.cli import main
 from securefl.run_report import Told, bars
 from securefl.store import RunStore
 from securefl.transport.clock import SystemClock
+from tests.browser import PHONE, looked_at
 
 ROUNDS = 4
 
@@ -152,3 +153,11 @@ def test_a_store_of_version_two_is_brought_up(ran: Path, tmp_path: Path) -> None
     rows: list[dict[str, Any]] = told(folder).attempts
     assert [row["sent"] for row in rows] == [None] * ROUNDS
     assert page_of(folder, tmp_path / "page.html").open == []
+
+
+def test_the_page_is_readable_on_a_phone_and_on_paper(ran: Path, tmp_path: Path) -> None:
+    page_of(ran, tmp_path / "report.html")
+    found = looked_at((tmp_path / "report.html").read_text(), tmp_path)
+    assert found.complaints == []
+    assert (found.width <= PHONE, found.wide) == (True, [])
+    assert found.sheets >= 1
