@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from protocols.errors import Misuse
 from protocols.sums import Scheme
-from securefl.cohort import short_sums
+from securefl.cohort import cohort_size, short_sums
 from securefl.data.types import Coding, Dataset, Site, Split
 from securefl.errors import UserError, quoted
 from securefl.job import Job
@@ -169,7 +169,9 @@ def _refuse(job: Job, loaded: Dataset, planned: SkellamEvent, ledgers: Ledgers) 
     """Refuse, before the statistics leave, what the training after them would be refused for."""
     knobs, before, models = job.privacy, Before((planned,), (planned,)), job.data.splits
     size, per_record = to_vector(build(job.model, len(loaded.features), job.simulation.seed)).size, max(1, models - 1)
-    encoding = encoding_of(knobs, len(loaded.sites), (size,) * models, (), models_per_record=per_record, before=before)
+    encoding = encoding_of(
+        knobs, cohort_size(knobs, len(loaded.sites)), (size,) * models, (), models_per_record=per_record, before=before
+    )
     step = event_of(knobs, encoding, noise_of(knobs, per_record, before), per_record)
     if step is None:
         raise Misuse(f"nobody says what a round of {knobs.mechanism} costs")
