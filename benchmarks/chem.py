@@ -84,8 +84,7 @@ def one_seed(job: Job, loaded: Any, every: int) -> tuple[Gains, dict[str, int]]:
             if number % every == 0:
                 seen["own"].setdefault(number, {})[name] = look(name, model)
     best = {
-        who: max(by, key=lambda number: mean({name: pair[0] for name, pair in by[number].items()}, key))
-        for who, by in seen.items()
+        who: max(by, key=lambda number: mean({name: pair[0] for name, pair in by[number].items()}, key)) for who, by in seen.items()
     }
     own, shared = (seen[who][best[who]] for who in ("own", "shared"))
     return Gains({name: Gain(own[name][1], shared[name][1]) for name in valid}, target), best
