@@ -37,13 +37,13 @@ USUAL: dict[str, dict[str, dict[str, Any]]] = {
     "tox21": {
         "data": {"holdout": 0.2},
         "model": {"name": "multitask", "hidden": 128, "shared": "trunk.*"},
-        "privacy": {"rounds": 24, "local_steps": 20, "sample_rate": 0.04, "update_clip": 8.0, "w_max": 8192},
+        "privacy": {"rounds": 48, "local_steps": 20, "sample_rate": 0.04, "w_max": 8192},
         "performance": {"learning_rate": 0.3},
     },
     "chembl": {
         "data": {"holdout": 0.2},
         "model": {"name": "multitask", "hidden": 128, "private": 128, "shared": "trunk.*"},
-        "privacy": {"rounds": 30, "local_steps": 20, "sample_rate": 0.05, "update_clip": 8.0, "w_max": 8192},
+        "privacy": {"rounds": 32, "local_steps": 20, "sample_rate": 0.05, "w_max": 8192},
         "performance": {"learning_rate": 0.3},
     },
 }

@@ -246,7 +246,7 @@ class RunResult:
             "metrics": dict(self.metrics),
             "site_metrics": self.site_metrics,
             "evaluation": None if self.assessment is None else self.assessment.plain(),
-            **({} if self.gains is None else {"gains": self.gains.plain()}),
+            "gains": None if self.gains is None else self.gains.plain(),
             "baselines": {
                 "pooled": dict(self.pooled),
                 "local": {

@@ -18,14 +18,14 @@ from rdkit.Chem import rdFingerprintGenerator
 from rdkit.Chem.Scaffolds import MurckoScaffold
 from sklearn.metrics import average_precision_score, r2_score, roc_auc_score
 
-from securefl import assay_runs, tables
+from securefl import assay_runs, options, tables
 from securefl.cli import main
 from securefl.data import assays, molecules
 from securefl.data.molecules import MISSING
 from securefl.errors import UserError
 from securefl.experiment import run_job
 from securefl.gains import Gain, Gains, figures
-from securefl.job import Job
+from securefl.job import USUAL, Job
 from securefl.multitask import Multitask, MultitaskTrainer
 from securefl.results import RunResult
 from securefl.shared_job import SharedJob
@@ -202,6 +202,21 @@ def test_what_cannot_be_is_refused_in_a_line(folder: Path, change: dict[str, dic
     with pytest.raises(UserError, match=line) as refused:
         run_job(Job.parse(tree))
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["tox21", "chembl"])
+def test_the_data_sets_defaults_fill_what_is_left_out_and_the_command_repeats_the_job(name: str) -> None:
+    asked = Job.parse({"data": {"name": name}, "privacy": {"rounds": 7}})
+    assert asked.privacy.rounds == 7
+    assert asked.privacy.w_max == USUAL[name]["privacy"]["w_max"]
+    assert asked.model.shared == "trunk.*"
+    assert asked.privacy.epsilon == Job().privacy.epsilon
+    assert asked.privacy.mechanism == Job().privacy.mechanism, "no data set weakens what is protected"
+    assert Job.parse(asked.plain()) == asked
+    assert options.command(asked) == ["securefl", "run", f"--data={name}", "--rounds=7"]
+    plain = Job.parse({"data": {"name": name}, "model": {"private": Job().model.private, "hidden": 9}})
+    words = options.command(plain)
+    assert ("--private=0" in words) == (name == "chembl"), "the default of other data is not that of chembl"
 
 
 def test_assays_are_refused_over_a_network_and_with_other_data(folder: Path) -> None:

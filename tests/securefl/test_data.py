@@ -28,7 +28,7 @@ def rows_of(dataset):
 def test_an_unknown_name_is_refused_with_the_allowed_ones():
     text = refused("iris")
     assert "'iris'" in text
-    assert "breast-cancer, heart, eicu or a path that ends in .csv" in text
+    assert "breast-cancer, heart, eicu, tox21, chembl or a path that ends in .csv" in text
 
 
 @pytest.mark.parametrize("argument", [{"label": "y"}, {"site": "s"}, {"ranges": {"a": (0.0, 1.0)}}])
