@@ -177,6 +177,29 @@ def test_all_bytes_follow_from_what_everybody_draws_from_and_the_model() -> None
     assert told("b", HASH)[0] != one[0]
 
 
+def test_everybody_draws_from_a_source_of_their_own() -> None:
+    asked = list[Address]()
+
+    def entropy(address: Address) -> Entropy:
+        asked.append(address)
+        return fresh
+
+    made, parties, terms = setting()
+    all_of_them = [SERVER, *map(client, range(1, N + 1))]
+    group = handshake(made, parties, terms, entropy=entropy)
+    assert asked == all_of_them
+    opened(group.step(inputs(), HASH))
+    assert asked == 2 * all_of_them
+
+
+def test_a_step_runs_the_flows_that_it_is_given() -> None:
+    """A party that runs another protocol's flow sends nothing."""
+    made, parties, terms = setting()
+    group = handshake(made, parties, terms)
+    total = opened(group.step(inputs(), HASH, flows={client(2): sums.SCHEMES["plain-insecure"].flow}))
+    assert (total.values.tolist(), sorted(group.ready)) == ([8, 0], [1, 3, 4])
+
+
 def test_a_step_needs_its_own_terms_and_what_was_left() -> None:
     made, parties, terms = setting()
     group = handshake(made, parties, terms)
