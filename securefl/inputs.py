@@ -192,8 +192,9 @@ def try_step(sites: Sites, trainer: ClientTrainer, model: nn.Module, *, sample_r
             if private and not tried:
                 try_model(model, trainer.loss, x, y)
                 rows = beside(model, *_different(part.train))
-                refuse_mixing(model, rows[0])
-                refuse_mixing_loss(model, trainer.loss, *rows)
+                if all(bool(torch.isfinite(one).all()) for one in rows):  # else `check_rows` names the row
+                    refuse_mixing(model, rows[0])
+                    refuse_mixing_loss(model, trainer.loss, *rows)
             outputs, tried = (1 if len(shape) < 2 else shape[-1]) if shape is not None else None, True
     return outputs
 
