@@ -217,9 +217,10 @@ def test_readme_secure_sum_example():
 
 def test_library_examples():
     """Noise is never seeded: in four runs accuracies were 0.81 to 0.86, errors 0.29 to 0.34; the best constant has 0.59."""
-    *trained, linear, bounded = blocks(text("docs/library.md"), "python")
-    digits, regression, policy = (executed(source)[0]["result"] for source in (*trained, bounded))
+    many, numbers, linear, bounded, layers = blocks(text("docs/library.md"), "python")
+    digits, regression, policy = (executed(source)[0]["result"] for source in (many, numbers, bounded))
     assert float(executed(linear)[1].split()[-1]) > 0.95
+    assert executed(layers)[1] == "['trunk.0.bias', 'trunk.0.weight'] 5\n"
     assert digits.metrics["accuracy"] > 0.6
     assert regression.metrics["mse"] < 0.55
     assert [result.title for result in (digits, regression)] == ["digits · secagg", "diabetes · secagg"]

@@ -112,7 +112,8 @@ def test_plain_data_has_every_key_that_is_not_idle_and_reads_back() -> None:
     plain = json.loads(json.dumps(job.plain()))
     of_others = {*(key for key, _ in ALGORITHM_KEYS), "keep", "rank"}
     assert {section: set(keys) for section, keys in plain.items()} == {
-        s: set(knobs.model_fields) - {"noise", "clip_quantile", "ledger_data", "private", *of_others} for s, knobs in SECTIONS.items()
+        s: set(knobs.model_fields) - {"noise", "clip_quantile", "ledger_data", "private", *of_others}
+        for s, knobs in SECTIONS.items()
     }
     assert Job.parse(plain) == job
     party = Job.parse({"privacy": {"mechanism": "distributed-party", "noise": "discrete-gaussian"}})
