@@ -34,6 +34,7 @@ from securefl.parties import Consortium
 from securefl.privacy.budget import Ledgers, ledgers_of, strangers
 from securefl.privacy.store import Store
 from securefl.results import DataSummary, Opened, Preparation, RoundRecord, RunResult
+from securefl.resume import Keeping
 from securefl.round import Fold
 from securefl.runner import Runner
 from securefl.scaling import PRECISION, ROWS_MAX, Exponents, Moments, Scaler, from_ranges, scaling_rows
@@ -158,10 +159,11 @@ def _run(
     for line in (*loaded.warnings, *scaled.lines, *lonely, *filter(None, unknown)):
         runner.warnings.append(line)
         on_notice(line)
+    kept = Keeping.of(job, loaded, runner, recorded=recording is not None and recording.needed)
     on_start()
     if recording is not None:
         recording.keep()
-    result = runner.run(on_event)
+    result = runner.run(kept.after(on_event))
     with _timed(spent, "train_baselines"), threads_for(model):
         alone = baselines(job, runner.trainer, runner.template, folds) if job.simulation.baselines else Baselines()
     if loaded.compared:

@@ -347,6 +347,10 @@ with warnings.catch_warnings():
             default=None, strict=False, description="write report.html, metrics.json and model.safetensors into this folder"
         )
         json: bool = Field(default=False, description="print one JSON object and nothing else")  # type: ignore[assignment]
+        checkpoint: int | None = Field(
+            default=None, ge=1, le=100_000, description="write checkpoint.safetensors into the folder after every so many rounds"
+        )
+        resume: bool = Field(default=False, description="go on after the last checkpoint in the folder, if there is one")
         track: str | None = Field(
             default=None, description="write metrics round by round to csv:FILE, tensorboard:DIR or mlflow:URI"
         )

@@ -44,6 +44,7 @@ from securefl.privacy.differencing import Cohorts
 from securefl.privacy.spending import Spending
 from securefl.private_layers import Layered, models_of, one_pattern
 from securefl.results import RoundRecord, RunResult
+from securefl.resume import Checkpoint, Progress
 from securefl.round import Fold, round_flow, weight_was_cut
 from securefl.run_terms import RunTerms
 from securefl.sampling import cohort_of, refuse_recording
@@ -184,8 +185,8 @@ class Runner:
         self._timed = self._clock.timed(self.flow)
         self._entropy, self._dropouts = {name: entropy(name) for name in self.folds}, dropouts or self._random_dropouts
         self._cohorts, self._told = Cohorts([*self.folds]), list[int]()
-        self._opened, self._begun, self._wall, self._done, self._records = 0, 0, 0.0, False, list[RoundRecord]()
-        self._sites = self._enrolled(ledgers or {})
+        self.progress, self._wall, self._done = Progress(), 0.0, False
+        self.sites = self._enrolled(ledgers or {})
         self._say_beforehand()
 
     def _together(self, *, vanishing: bool) -> int:
@@ -305,7 +306,7 @@ class Runner:
 
     def epsilon(self) -> dict[str, float]:
         """ε spent by each site so far; empty without differential privacy."""
-        return epsilon_of([*self._sites.values()])
+        return epsilon_of([*self.sites.values()])
 
     @property
     def noise_multiplier(self) -> float | None:
@@ -315,7 +316,7 @@ class Runner:
     @property
     def _spending(self) -> Spending:
         """Of the first site: what all have in common."""
-        return next(iter(self._sites.values())).spending
+        return next(iter(self.sites.values())).spending
 
     def run(self, on_event: Callable[[RoundRecord], None] | None = None) -> RunResult:
         """Train all rounds and score the final model.  A run that was broken off goes on after the round that broke off.
@@ -335,39 +336,55 @@ class Runner:
         with threads_for(self.template):
             began = time.perf_counter()
             try:
-                while self._begun < rounds and not self._stopped():
-                    self._begun += 1
-                    self._records.append(self._charged_round(self._begun))
+                while self.progress.begun < rounds and not self._stopped():
+                    self.progress.begun += 1
+                    self.progress.records.append(self._charged_round(self.progress.begun))
                     if on_event is not None:
-                        on_event(self._records[-1])
+                        on_event(self.progress.records[-1])
             finally:
                 self._wall += time.perf_counter() - began
             result = self._result()
         self._done = True
         return result
 
+    def public(self) -> tuple[tuple[NDArray[np.float32], ...], NDArray[np.float32]]:
+        """The global models, and the encoding's public values."""
+        return tuple(self._server.models), np.array(self._server.plan.state, dtype=np.float32)
+
+    def go_on(self, found: Checkpoint) -> None:
+        """Go on after the last round of a checkpoint of the same run, from `securefl.resume.read`."""
+        self.progress = found.progress
+        self._server.restore(found.models, [float(value) for value in found.state])
+        for name, site in self.sites.items():
+            site.recharge(found.sites[name])
+        first = self._keys.flow.messages("server")[0].__name__
+        for record in found.progress.records:
+            gone = {name: first if stage == OUT else stage for name, stage in record.dropped.items()}
+            self._cohorts.add(record.number, self._keys.flow, gone, record.contributors or None)
+        self._notice(f"resumed after round {found.progress.begun}: bytes, messages and times are those since then")
+
     def _stopped(self) -> bool:
         """Whether the rounds that were asked for have brought nothing; the user is told."""
         patience = self.job.privacy.patience
         if patience is None:
             return False
-        key, best = best_of([record.metrics for record in self._records])
-        if best is None or len(self._records) - 1 - best < patience:
+        key, best = best_of([record.metrics for record in self.progress.records])
+        if best is None or len(self.progress.records) - 1 - best < patience:
             return False
-        self._notice(f"stopped after round {self._begun}: {key} has not improved for {patience} rounds (privacy.patience)")
+        self._notice(f"stopped after round {self.progress.begun}: {key} has not improved for {patience} rounds (privacy.patience)")
         return True
 
     def _charged_round(self, number: int) -> RoundRecord:
         """A round; one that an exception breaks off is in the records as an aborted one, with what it has cost and opened."""
-        opened = self._opened
+        opened = self.progress.opened
         self._told.clear()
         try:
             return self._round(number)
         except BaseException:
-            self._opened = opened + bool(self._told)
+            self.progress.opened = opened + bool(self._told)
             self._keys.broken_off()
             n, cost = self.about.parties, self.epsilon()
-            self._records.append(RoundRecord(number, n, 0, {}, "round: broken off", {}, cost, self._clock.round()))
+            self.progress.records.append(RoundRecord(number, n, 0, {}, "round: broken off", {}, cost, self._clock.round()))
             raise
 
     def _round(self, number: int) -> RoundRecord:
@@ -391,7 +408,7 @@ class Runner:
                 opened = self._server.take(outcome.outputs)
                 contributors = opened.aggregate.contributors
         finally:
-            for site in self._sites.values():
+            for site in self.sites.values():
                 site.over(contributors)
             if self._told:
                 apart = [*out, *(name for name in self.folds if name not in index)]
@@ -404,7 +421,7 @@ class Runner:
             if address != SERVER and left is not None and left.check.startswith(("policy-", "ledger-")):
                 self._notice(f"{name} does not take part, by its own {left.check.split('-')[0]}: {left.check} ({left.detail})")
         abort = outcome.abort
-        self._opened += abort is None or (abort.step in self._after_opening and abort.check not in ("quorum", "deadline"))
+        self.progress.opened += abort is None or (abort.step in self._after_opening and abort.check not in ("quorum", "deadline"))
         metrics = dict[str, float]()
         if opened is not None:
             metrics = self.trainer.read(self.about.metrics(opened.aggregate.sums)) if self.plan.sums else {}
@@ -443,7 +460,7 @@ class Runner:
         sessions = {SERVER: self._server.session(self._timed, occasion, terms, ready=self._keys.server, told=self._told.append)}
         for party, member in zip(self._invited.parties, self._invited.roster.members, strict=True):
             if self._keys.present(party.index):
-                sessions[client(party.index)] = self._sites[member.name].session(
+                sessions[client(party.index)] = self.sites[member.name].session(
                     self._timed,
                     party,
                     self.run_name,
@@ -479,7 +496,7 @@ class Runner:
 
     def _result(self) -> RunResult:
         models = self.scored_models()
-        if all(record.aborted for record in self._records):
+        if all(record.aborted for record in self.progress.records):
             self._notice("every round was aborted: the model is the one that it began with")
         metrics, site_metrics = evaluate(self.trainer, models, self.folds)
         of_state = next(iter(models.values())) if isinstance(models, dict) else models
@@ -487,7 +504,7 @@ class Runner:
         return RunResult(
             job=self.job.plain(),
             title=f"{self.name} · {self.protocol.name}",
-            rounds=list(self._records),
+            rounds=list(self.progress.records),
             metrics=metrics,
             site_metrics=site_metrics,
             local=[],
@@ -497,14 +514,14 @@ class Runner:
             unit=self._spending.unit,
             accountant=self._spending.accountant,
             opened=[
-                *self.about.opened(self._opened, self.noise_multiplier),
+                *self.about.opened(self.progress.opened, self.noise_multiplier),
                 *(self._cohorts.shown() if not self.plan.tail else []),
             ],
             up=self._traffic.up,
             down=self._traffic.down,
             seconds=self._clock.total(),
             server_saw=self._traffic.server_saw(
-                self.flow, self._opened, self.plan.size, hidden=self.protocol.hides, before=self._keys.before
+                self.flow, self.progress.opened, self.plan.size, hidden=self.protocol.hides, before=self._keys.before
             ),
             warnings=list(self.warnings),
             wall=self._wall,

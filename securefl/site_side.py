@@ -23,10 +23,11 @@ from protocols.sums import Party
 from securefl.encoding import Encoding
 from securefl.models import ModelFactory
 from securefl.privacy.budget import PartyLedger, RunCharges
-from securefl.privacy.plain import LocalTraining
+from securefl.privacy.plain import LocalTraining, counted
 from securefl.privacy.prepared import local_training
 from securefl.privacy.spending import Spending
 from securefl.private_layers import PrivateLayers
+from securefl.resume import Charged
 from securefl.round import Fold, Site, charged
 from securefl.run_terms import RunTerms
 from securefl.trainer import ClientTrainer
@@ -71,6 +72,7 @@ class SiteSide:
         )
         self.spending = Spending(knobs, about.plan, {name: self.training}, about.models_per_record, about.before)
         self._charges = RunCharges({}, "", [])
+        self._sums = list[int | None]()
         self._local = about.algorithm.local()
 
     def keep_ledger(self, ledger: PartyLedger, run: str) -> None:
@@ -150,8 +152,21 @@ class SiteSide:
         for layers in self._private:
             layers.settle(opened=contributors is not None)
         self.spending.charge([self.name] if spent else [], contributors)
+        self._sums += [contributors] if spent else []
         self._charges.settle(self.about.plan.event(contributors))
         self._guard = None
+
+    def charged(self) -> Charged:
+        """What is in the account."""
+        return Charged(tuple(self._sums), tuple(one.steps_taken for one in self.training if counted(one)))
+
+    def recharge(self, found: Charged) -> None:
+        """Charge a new account with what an earlier part of the run has."""
+        for contributors in found.sums:
+            self.spending.charge([self.name], contributors)
+            self._sums.append(contributors)
+        for one, steps in zip([one for one in self.training if counted(one)], found.steps, strict=True):
+            one.restore(steps)
 
 
 def epsilon_of(sites: Sequence[SiteSide]) -> dict[str, float]:

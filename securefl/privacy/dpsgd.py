@@ -182,6 +182,11 @@ class LocalRecordDP(PerRecord):
         """Steps charged so far."""
         return _steps(self.history)
 
+    def restore(self, steps: int) -> None:
+        """Charge steps of an earlier part of the run, which had the same noise and rate."""
+        for _ in range(steps):
+            self.account.step(noise_multiplier=self.noise_multiplier, sample_rate=self.sample_rate)
+
     def wrap(self, optimizer: Optimizer, model: nn.Module, rows: int, observer: Observer) -> SecureDPOptimizer:  # noqa: ARG002
         """The optimizer that clips, adds noise and scales."""
         return SecureDPOptimizer(

@@ -109,6 +109,10 @@ class GradientSums(PerRecord):
         """Steps taken so far."""
         return self._steps
 
+    def restore(self, steps: int) -> None:
+        """Count steps of an earlier part of the run."""
+        self._steps += steps
+
     def wrap(self, optimizer: Optimizer, model: nn.Module, rows: int, observer: Observer) -> SummingOptimizer:
         """The optimizer that adds up.
 

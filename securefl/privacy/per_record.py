@@ -71,6 +71,10 @@ class PerRecord(ABC):
         """Steps taken so far."""
 
     @abstractmethod
+    def restore(self, steps: int) -> None:
+        """Count steps of an earlier part of the run."""
+
+    @abstractmethod
     def wrap(self, optimizer: Optimizer, model: nn.Module, rows: int, observer: Observer) -> DPOptimizer:
         """The optimizer that takes the clipped gradients of a site of ``rows`` rows."""
 

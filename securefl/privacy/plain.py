@@ -56,6 +56,22 @@ def watched(training: LocalTraining) -> TypeGuard[Watched]:
     return hasattr(training, "check_untouched")
 
 
+class Counted(Protocol):
+    """Training that counts its steps in an account."""
+
+    @property
+    def steps_taken(self) -> int:
+        """Steps taken so far."""
+
+    def restore(self, steps: int) -> None:
+        """Count steps that an earlier part of the run has taken."""
+
+
+def counted(training: LocalTraining) -> TypeGuard[Counted]:
+    """Whether this training counts its steps."""
+    return hasattr(training, "steps_taken")
+
+
 class Summed(Protocol):
     """Training that moves no weights, and gives the sum of its clipped gradients instead."""
 

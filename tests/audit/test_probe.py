@@ -150,7 +150,7 @@ def test_what_is_measured_is_what_a_run_trains_with(knobs: dict[str, Any]) -> No
     x = RNG(7).normal(size=(20, 4)).astype(np.float32)
     data = TensorDataset(torch.from_numpy(x), torch.from_numpy((x[:, 0] > 0).astype(np.float32)))
     runner = Runner(nn.Linear(4, 1), {name: Fold(data, None) for name in "abc"}, job=job)
-    theirs, ours = vars(runner._sites["a"].training[0]), vars(Setting(job).training(50, label="t"))
+    theirs, ours = vars(runner.sites["a"].training[0]), vars(Setting(job).training(50, label="t"))
     differ = {"_entropy", "account", "planned_steps"}
     assert {k: v for k, v in theirs.items() if k not in differ} == {k: v for k, v in ours.items() if k not in differ}
     assert theirs.keys() == ours.keys()

@@ -165,7 +165,7 @@ def test_epsilon_is_as_without_sampling_and_charged_to_those_who_took_part(knobs
     data = SITES if knobs is RECORD else dict(list(SITES.items())[:3])
     without = Runner(linear, data, job=job(**knobs, rounds=4), entropy=replayed)
     assert sampling.noise_multiplier == without.noise_multiplier
-    assert sampling._sites["site-0"].spending.planned("site-0") == without._sites["site-0"].spending.planned("site-0")
+    assert sampling.sites["site-0"].spending.planned("site-0") == without.sites["site-0"].spending.planned("site-0")
     spent = {k: record.epsilon["site-0"] for k, record in enumerate(without.run().rounds, 1)}
     result = sampling.run()
     took = Counter(name for cohort in drawn(4) for name in cohort)
