@@ -356,12 +356,12 @@ def _signature(fn: Callable[..., Any], scope: dict[str, Any]) -> tuple[tuple[Por
     hints = typing.get_type_hints(fn, localns=scope, include_extras=True)
     returned = hints.pop("return", None)
     missing = [name for name in inspect.signature(fn).parameters if name not in hints]
-    if missing or (returned is None and "return" not in fn.__annotations__):
+    if missing or returned is None:  # of None that is written down the type is given
         raise Misuse(f"the step {fn.__name__} needs a type on every parameter and on what it returns")
     if get_origin(returned) is tuple:
         items = [item for item in get_args(returned) if item != ()]
     else:
-        items = [] if returned in (None, types.NoneType) else [returned]
+        items = [] if returned is types.NoneType else [returned]
     return tuple(_taken(hint, name, fn) for name, hint in hints.items()), tuple(_given(item, fn) for item in items)
 
 

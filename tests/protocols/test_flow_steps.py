@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import pytest
 from values import A, B, C, D
@@ -12,6 +12,8 @@ from protocols.errors import Misuse, Refused
 from protocols.flow import Arrived, Broadcast, Fanout, Flow, Inbox, Input, Output, Port, is_message
 from protocols.rand import Rand
 from protocols.schema import Index, Message
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ def test_a_step_is_its_annotations_and_what_it_was_declared_with() -> None:
         b: B, x: Input[C], rand: Rand, pings: Inbox[Ping], pong: Pong, there: Arrived[Pang], other: Rand
     ) -> tuple[A, Broadcast[Ping], Fanout[Pong], Output[D], Pang]:
         """The first line,
-        and the second.
+        the second,
+        and the third.
         """
         raise NotImplementedError
 
@@ -115,6 +118,12 @@ def test_values_that_a_step_makes_are_not_waited_for() -> None:
     def more(c: C, d: Input[D]) -> None: ...
 
     assert (flow.starts("server"), flow.inputs("server")) == ([], [D])  # an output enters the step that asks for it
+    other = pair()
+
+    @other.server
+    def embedding(c: Input[C]) -> None: ...
+
+    assert (other.starts("server"), other.inputs("server")) == ([], [])
     assert flow.messages() == flow.messages("server") == [Ping]
 
     @flow.server
@@ -146,7 +155,7 @@ def test_a_flow_that_is_embedded_stays_as_it_is() -> None:
 
 def test_outputs_of_a_flow_that_is_embedded_come_under_another_type() -> None:
     inner = pair()
-    outer = Flow("outer").include(inner, ends={C: Inner, A: Inner})
+    outer = Flow("outer").include(inner, ends={C: Inner, A: Inner, B: Inner})
     assert outer.step("send") is inner.step("send")  # the value C that it takes is no output
     step = outer.step("add")
     assert step.gives == (Port("value", B), Port("output", Inner))
@@ -155,6 +164,13 @@ def test_outputs_of_a_flow_that_is_embedded_come_under_another_type() -> None:
     state, given = step.fn(b=B(5), pings={1: Ping(1), 2: Ping(2)})
     assert (state, given.value, given.faults[0].check) == (B(5), Inner(C(2)), "why")
 
+    two = Flow("two")
+
+    @two.server
+    def both(b: B) -> tuple[Output[C], Output[D]]:
+        raise NotImplementedError
+
+    assert [port.type for port in Flow("around").include(two, ends={C: Inner}).step("both").gives] == [Inner, D]
     single = Flow("single")
 
     @single.client
@@ -186,3 +202,32 @@ def test_a_copy_has_the_roles_of_the_original_and_the_steps_that_were_put_in() -
         flow.step("Send")
     with pytest.raises(Misuse, match="the role client of good is declared twice"):
         flow.role("client")
+
+
+def test_a_bare_type_is_refused_wherever_it_stands() -> None:
+    def inbox(b: B, pings: Inbox[int]) -> None: ...  # type: ignore[type-var]
+
+    def arrived(b: B, pings: Arrived[int]) -> None: ...  # type: ignore[type-var]
+
+    def plain(b: int) -> None: ...
+
+    def given(b: B) -> Output[int]:
+        raise NotImplementedError
+
+    for step in (inbox, arrived, plain, given):
+        with pytest.raises(Misuse, match=f"the step {step.__name__} uses <class 'int'>: values and messages have classes"):
+            Flow("bare").server(step)
+
+
+class Held(Generic[T]):
+    """A value of somebody's own, of any type."""
+
+
+def test_a_generic_value_connects_by_its_class() -> None:
+    flow = Flow("generic")
+
+    @flow.client
+    def hold(held: Held[int]) -> Held[str]:
+        raise NotImplementedError
+
+    assert [port.type for port in (*flow.step("hold").takes, *flow.step("hold").gives)] == [Held, Held]

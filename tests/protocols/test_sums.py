@@ -105,6 +105,9 @@ def test_the_terms_are_the_protocol_s_suite_and_what_was_given() -> None:
     assert [member.identity for member in terms.roster.members] == [party.identity.public for party in parties]
     assert [party.index for party in parties] == [1, 2, 3]
     assert {party.policy for party in sums.enrol(2)[1]} == {Policy()}
+    bare = [sums.Party(1, parties[0].identity) for _ in range(2)]
+    assert [party.policy for party in bare] == [Policy(), Policy()]
+    assert bare[0].journal is not bare[1].journal
 
 
 def test_parties_made_up_from_one_seed_are_the_same_and_each_has_its_own_key() -> None:
@@ -194,8 +197,8 @@ def test_what_the_graph_means_is_said_of_sparse_ones_and_of_secagg_plus() -> Non
 
 @pytest.mark.parametrize("name", ["auto", *OURS])
 def test_a_sum_by_every_protocol(name: str) -> None:
-    total = secure_sum(ROWS, max_abs=600, protocol=name)
-    assert (total.values.tolist(), total.contributors) == ([26, 602], 3)
+    total = secure_sum([*ROWS, [1, 0]], max_abs=600, protocol=name)  # of four parties one may collude, but under one key
+    assert (total.values.tolist(), total.contributors) == ([27, 602], 4)
 
 
 def test_a_sum_is_watched_and_stands_those_who_vanish() -> None:
@@ -249,3 +252,5 @@ def test_inputs_and_bounds_that_are_none_are_refused_by_party() -> None:
             secure_sum([[1]] * 3, max_abs=max_abs)  # type: ignore[arg-type]
     assert secure_sum([[1]] * 3, max_abs=np.int64(1)).values.tolist() == [3]  # type: ignore[arg-type]
     assert secure_sum([[-most]] * 3, max_abs=most).values.tolist() == [-3 * most]
+    most = (2**63 - 1) // 7  # 7 divides it
+    assert secure_sum([[most]] * 7, max_abs=most, protocol="plain-insecure").values.tolist() == [2**63 - 1]
