@@ -21,6 +21,7 @@ from protocols.flow import Flow
 from protocols.rand import Entropy
 from protocols.suite import Occasion, Roster, Terms
 from securefl.cohort import short_sums
+from securefl.data.eicu_contract import contract
 from securefl.data.public import Public, public_of
 from securefl.encode import limit_of
 from securefl.errors import UserError
@@ -57,7 +58,8 @@ def shared(job: Job) -> dict[str, Any]:
         tree["data"]["name"] = "table"
     tree["data"]["ranges"] = [[name, *bounds] for name, bounds in job.data.ranges.items()]  # their order is that of the features
     tree["data"]["levels"] = [[name, *values] for name, values in job.data.levels.items()]
-    tree["data"]["contract"] = None if job.data.contract is None else job.data.contract.digest
+    held = contract() if job.data.name == "eicu" else job.data.contract
+    tree["data"]["contract"] = None if held is None else held.digest
     return tree
 
 

@@ -15,8 +15,6 @@ import numpy as np
 from securefl.data import eicu_features as public
 from securefl.data.columns import Column, Mask
 from securefl.data.contract import ColumnRule, Contract, Violation, violations
-from securefl.data.eicu import cohort_of, measurements_of, site_keys
-from securefl.data.eicu_tables import check_tables, folder_of
 from securefl.errors import UserError
 
 OUTSIDE = 0.1
@@ -70,6 +68,9 @@ def looked_through(directory: Path | None, sites: str, only: str | None = None) 
     Raises:
         UserError: tables that are refused, or no such site.
     """
+    from securefl.data.eicu import cohort_of, measurements_of, site_keys  # noqa: PLC0415  (a server has no polars)
+    from securefl.data.eicu_tables import check_tables, folder_of  # noqa: PLC0415
+
     folder = folder_of(directory)
     check_tables(folder)
     cohort = cohort_of(folder)

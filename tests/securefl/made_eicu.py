@@ -78,6 +78,14 @@ def tables(seed: int = 0, patients: int = 260) -> dict[str, pd.DataFrame]:
     return {name: pd.DataFrame(rows).sample(frac=1, random_state=seed) for name, rows in frames.items()}
 
 
+def within(made: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The same tables with every measurement cut to its public range, as a site that knows its units has them."""
+    aps = made["apacheApsVar"]
+    for name, m in public.MEASURES.items():
+        aps[name] = np.where(aps[name] == -1, -1, np.clip(aps[name], m.low, m.high))
+    return made
+
+
 def _measures(rng: np.random.Generator, severity: float) -> dict[str, float]:
     out: dict[str, float] = {}
     for name, measure in public.MEASURES.items():

@@ -32,7 +32,7 @@ local_steps = 1
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Each region's own tables, and all of them."""
-    root, made = tmp_path_factory.mktemp("eicu-parties"), made_eicu.tables(patients=150)
+    root, made = tmp_path_factory.mktemp("eicu-parties"), made_eicu.within(made_eicu.tables(patients=150))
     for region in (*REGIONS, "West", "Northeast"):
         made_eicu.write(root / region, made_eicu.of_region(made, region))
     made_eicu.write(root / "all", made)
@@ -50,6 +50,28 @@ def test_a_partys_folder_gives_the_rows_that_the_simulation_has_of_it(folders: P
             for key, value in vars(every[region]).items():
                 np.testing.assert_array_equal(getattr(found, key), value)
     assert rows(str(folders / "all"), "South").name == "South"
+
+
+def test_a_party_whose_measurements_are_in_another_unit_does_not_join(folders: Path, tmp_path: Path) -> None:
+    made = made_eicu.of_region(made_eicu.within(made_eicu.tables(patients=150)), "South")
+    aps = made["apacheApsVar"]
+    aps["glucose"] = np.where(aps["glucose"] == -1, -1, aps["glucose"] / 18.016)
+    with pytest.raises(
+        UserError, match=r"South: column glucose: .*too small: is it in mg/dl\?.*; securefl doctor --data eicu"
+    ) as found:
+        rows(str(made_eicu.write(tmp_path / "South", made)), "South")
+    assert "\n" not in str(found.value)
+
+
+def test_the_units_are_part_of_what_all_have_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    from securefl import shared_job
+
+    job = Job.parse({"data": {"name": "eicu"}})
+    before = shared_job.job_hash(job)
+    other = shared_job.contract().model_copy(deep=True)
+    other.columns["glucose"] = other.columns["glucose"].model_copy(update={"unit": "mmol/l"})
+    monkeypatch.setattr(shared_job, "contract", lambda: other)
+    assert shared_job.job_hash(job) != before
 
 
 def test_where_the_folder_is_may_stand_in_the_partys_file(folders: Path, tmp_path: Path) -> None:
