@@ -259,12 +259,15 @@ class Attending:
         return None if self._stages is None else self._stages.model
 
     def figures(self) -> dict[str, Any] | None:
-        """The party's own figures of the final model, for itself alone; None without a model, or one to compare it with."""
+        """The party's own figures, for itself alone: of the final model, and its place in each round; None without either."""
+        own = self._side.places if self._side is not None else None
+        beside = {} if own is None else {"places": own.plain()}
         try:
-            return None if self._stages is None else self._stages.figures
+            found = None if self._stages is None else self._stages.figures
         except CodeFault as error:
             self._notices(f"{self._name} has no figures of its own: {error}")
-            return None
+            found = None
+        return {**(found or {}), **beside} if found or beside else None
 
     def close(self) -> None:
         """The run is over: seal the log, end what runs for it."""

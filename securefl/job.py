@@ -162,7 +162,7 @@ IDLE_WITH: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     ),
     "distributed-party": (
         (WHOLE, ("privacy.accountant", "privacy.clip", "privacy.rows", "privacy.w_max", "privacy.precision")),
-        (NO_METRIC, ("privacy.patience",)),
+        (NO_METRIC, ("privacy.patience", "privacy.places")),
         (
             "with distributed-party: its ε protects all records of a party at once, the noise of such statistics one of them",
             ("data.scaling",),
@@ -170,12 +170,12 @@ IDLE_WITH: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     ),
     "distributed-record": (
         (STEP.format("distributed-record"), ("privacy.local_steps", "privacy.update_clip", "privacy.w_max", "privacy.precision")),
-        (NO_METRIC, ("privacy.patience",)),
+        (NO_METRIC, ("privacy.patience", "privacy.places")),
         ("with distributed-record, whose noise the rdp accountant alone knows", ("privacy.accountant",)),
         (NO_UPDATES, ("privacy.clip_quantile",)),
     ),
     "central": (
-        ("with central, which opens no metric", ("privacy.patience",)),
+        ("with central, which opens no metric", ("privacy.patience", "privacy.places")),
         (STEP.format("central"), ("privacy.local_steps", "privacy.update_clip", "privacy.w_max", "privacy.precision")),
         (NO_NOISE, ("privacy.noise",)),
         (NO_UPDATES, ("privacy.clip_quantile",)),

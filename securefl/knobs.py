@@ -257,6 +257,9 @@ class PrivacyKnobs(Knobs):
         "over all sites are divided by it, and need it",
     )
     precision: int = Field(default=16, ge=8, le=24, description="bits of one coordinate of one party")
+    places: bool = Field(
+        default=False, description="open how many sites have an update and a loss of which size, so that each sees its own place"
+    )
     patience: int | None = Field(
         default=None,
         ge=1,

@@ -30,6 +30,7 @@ FLAGS = {
     "simulation.baselines": "--baselines/--no-baselines",
     "output.dir": "--out",
     "output.json": "--json/--no-json",
+    "privacy.places": "--places/--no-places",
     "output.resume": "--resume/--no-resume",
 }
 """Options whose names are not just the key's."""

@@ -179,6 +179,7 @@ class RunResult:
         choice: what ``auto`` took, and why; empty where the job names a protocol.
         assessment: the final model's scores beside another model's, where the data have one.
         gains: what partners with different assays gain over their own models (simulation only), or None.
+        places: by site, its ranges of norm and loss in the last round (simulation only; `securefl.places`).
     """
 
     job: dict[str, Any]
@@ -210,6 +211,7 @@ class RunResult:
     choice: str = ""
     assessment: Assessment | None = None
     gains: Gains | None = None
+    places: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
 
     def after(self, seconds: Mapping[str, float]) -> RunResult:
         """The same result with the seconds of steps that came before the run."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,6 +33,7 @@ from securefl.encode import all_finite
 from securefl.encoding import Encoding
 from securefl.errors import UserError
 from securefl.models import ModelFactory, to_vector
+from securefl.places import Own
 from securefl.privacy.plain import LocalTraining, summed, watched
 from securefl.private_layers import PrivateLayers
 from securefl.secure import Entering, Joining
@@ -78,6 +79,7 @@ class Site:
         ready: what a handshake for several rounds left with the party; None where each round has its own.
         shown: called with the public values of the run that came with the models, before anything leaves; it may refuse.
         local: its part of the job's algorithm, over all rounds; None for FedAvg.
+        places: takes the site's own place of each round; None where the job opens none.
         private: for each model, what makes it where some of its layers are the site's own; empty where all are shared.
     """
 
@@ -101,6 +103,7 @@ class Site:
     ready: Ready | None = None
     shown: Callable[[NDArray[np.float32]], None] = lambda _beside: None
     local: Local | None = None
+    places: Own | None = None
     private: tuple[PrivateLayers, ...] = ()
 
     def factory(self, number: int) -> ModelFactory:
@@ -261,6 +264,10 @@ def train(task: Task) -> Contribution:
     updates = [local_update(task, number) for number in range(len(site.folds))]
     weights = [len(f.train) if site.weight is None else site.weight for f in site.folds]  # type: ignore[arg-type]
     made = Contribution(site, updates, weights, held_out(task) if site.plan.sums else {})
+    if site.places is not None:
+        with named(site.name):
+            beside = site.places.add(updates, site.trainer.read(made.sums).get("loss"))
+        made = replace(made, sums={**made.sums, **beside})
     if site.local is None:
         return made
     with named(site.name):

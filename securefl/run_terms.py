@@ -19,6 +19,7 @@ from protocols.cost import EXPECTED
 from protocols.suite import SumParameters
 from protocols.sums import Scheme, chosen
 from protocols.wire import Limits
+from securefl import places
 from securefl.algorithms import of_job
 from securefl.algorithms.groups import refuse_lonely
 from securefl.algorithms.wrapped import Shapes, wrapped
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from securefl.job import Job
     from securefl.knobs import PrivacyKnobs
     from securefl.results import Opened
+    from securefl.trainer import ClientTrainer
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +109,7 @@ class RunTerms:
         smallest_cohort(knobs, parties)
         algorithm = algorithm or of_job(job)
         algorithm.refuse(job)
-        sums = (*sums, *algorithm.specs(job, models))
+        sums = (*sums, *places.specs(job), *algorithm.specs(job, models))
         blocks = (size,) * (models * (1 + algorithm.extra))
         rate = job.performance.learning_rate
 
@@ -130,10 +132,12 @@ class RunTerms:
         """What the first round begins with: the models, then the algorithm's further vectors, all zero."""
         return [model] * self.models + [np.zeros_like(model)] * (self.models * self.algorithm.extra)
 
-    def metrics(self, sums: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Those of a round's sums that are the trainer's, not the algorithm's."""
-        own = {spec.name for spec in self.algorithm.specs(self.job, self.models)}
-        return {name: values for name, values in sums.items() if name not in own}
+    def metrics(self, trainer: ClientTrainer, sums: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+        """Metrics of a round out of its sums: the trainer's, and where sites stand."""
+        if not self.plan.sums:
+            return {}
+        others = {spec.name for spec in (*places.specs(self.job), *self.algorithm.specs(self.job, self.models))}
+        return {**trainer.read({name: values for name, values in sums.items() if name not in others}), **places.read(sums)}
 
     @property
     def layout(self) -> Floats:
@@ -152,12 +156,12 @@ class RunTerms:
 
     def opened(self, rounds: int, noise_multiplier: float | None) -> list[Opened]:
         """What so many rounds open; ``noise_multiplier`` is that of the accounts."""
-        own = {spec.name for spec in self.algorithm.specs(self.job, self.models)}
+        own = {spec.name for spec in (*places.specs(self.job), *self.algorithm.specs(self.job, self.models))}
         return opened_in_training(
             rounds,
             mechanism=self.job.privacy.mechanism,
             sums=[spec.name for spec in self.plan.sums if spec.name not in own],
-            beside=self.algorithm.opened(),
+            beside={**self.algorithm.opened(), **(places.TOLD if self.job.privacy.places else {})},
             groups=self.job.privacy.groups,
             hidden=self.protocol.hides,
             public_rows=self.weight is not None,

@@ -424,7 +424,7 @@ class Runner:
         self.progress.opened += abort is None or (abort.step in self._after_opening and abort.check not in ("quorum", "deadline"))
         metrics = dict[str, float]()
         if opened is not None:
-            metrics = self.trainer.read(self.about.metrics(opened.aggregate.sums)) if self.plan.sums else {}
+            metrics = self.about.metrics(self.trainer, opened.aggregate.sums)
         if self._recording is not None:
             self._recording.end(outcome, contributors)
         return self._record(
@@ -513,6 +513,7 @@ class Runner:
             delta=self._spending.delta,
             unit=self._spending.unit,
             accountant=self._spending.accountant,
+            places={name: site.places.found[-1] for name, site in self.sites.items() if site.places and site.places.found},
             opened=[
                 *self.about.opened(self.progress.opened, self.noise_multiplier),
                 *(self._cohorts.shown() if not self.plan.tail else []),

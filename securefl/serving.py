@@ -259,7 +259,7 @@ class Serving:
             self.keeper.abort(watched, abort, seconds)
             return self._record(number, 0, {}, f"{abort.step or 'round'}: {abort.check}", seconds)
         opened = self.side.opened(session.outputs)
-        metrics = self.shared.trainer.read(self.shared.about.metrics(opened.aggregate.sums)) if self.shared.about.plan.sums else {}
+        metrics = self.shared.about.metrics(self.shared.trainer, opened.aggregate.sums)
         self.keeper.finish(watched, opened, metrics, seconds)
         self.side.restore(opened.models, opened.state)
         return self._record(number, opened.aggregate.contributors, metrics, None, seconds)

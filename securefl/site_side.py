@@ -22,6 +22,7 @@ from protocols.suite import Occasion, Terms
 from protocols.sums import Party
 from securefl.encoding import Encoding
 from securefl.models import ModelFactory
+from securefl.places import Own
 from securefl.privacy.budget import PartyLedger, RunCharges
 from securefl.privacy.plain import LocalTraining, counted
 from securefl.privacy.prepared import local_training
@@ -49,6 +50,7 @@ class SiteSide:
     Attributes:
         training: for each model, where batches come from; keeps the site's account.
         spending: what the run costs the site.
+        places: the site's own place among the others, where the job opens them.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class SiteSide:
         self.spending = Spending(knobs, about.plan, {name: self.training}, about.models_per_record, about.before)
         self._charges = RunCharges({}, "", [])
         self._sums = list[int | None]()
+        self.places = Own(knobs.update_clip) if knobs.places else None
         self._local = about.algorithm.local()
 
     def keep_ledger(self, ledger: PartyLedger, run: str) -> None:
@@ -138,6 +141,7 @@ class SiteSide:
             ready=ready,
             shown=shown,
             local=self._local,
+            places=self.places,
             private=self._private,
         )
         limits = self.about.limits

@@ -11,9 +11,11 @@ from statistics import fmean
 
 from rich.filesize import decimal
 
+from securefl import places
 from securefl.assessment import METHOD, MIN_CELL
 from securefl.binned import Figure
 from securefl.conformal import ERROR
+from securefl.data.columns import some
 from securefl.errors import quoted
 from securefl.gains import FIGURES as GAINED
 from securefl.results import RunResult, SiteBaseline
@@ -57,13 +59,13 @@ class Sheet:
 
 def sheets(result: RunResult) -> list[Sheet]:
     """Every table of a result, in reading order; empty ones are left out."""
-    makers = (gains, assessed, by_group, _scores, _by_site, calibration, _privacy, _opened, _traffic, _time, _server_saw)
+    makers = (gains, assessed, by_group, _scores, _by_site, calibration, standing, _privacy, _opened, _traffic, _time, _server_saw)
     return [sheet for sheet in (maker(result) for maker in makers) if sheet.rows]
 
 
 def brief(result: RunResult) -> list[Sheet]:
     """The tables for a terminal, what matters most at the end; parties with equal rows share one, and so do short steps."""
-    makers = (_server_saw, _opened, _short_time, _traffic, _privacy, calibration, _scores, by_group, assessed, gains)
+    makers = (_server_saw, _opened, _short_time, _traffic, _privacy, standing, calibration, _scores, by_group, assessed, gains)
     return [_together(sheet) for sheet in (maker(result) for maker in makers) if sheet.rows]
 
 
@@ -189,6 +191,23 @@ def assessed(result: RunResult) -> Sheet:
             "off in the JSON object bounds it."
         )
     return Sheet("The final model on held-out rows", columns, rows, note, frozenset({1, 2, 3, 4}), strong=0)
+
+
+def standing(result: RunResult) -> Sheet:
+    """How many sites had an update and a loss of which size in the last round that opened it, and which (simulation only)."""
+    columns = ["", "range", "sites", "which (simulation only)"]
+    last = next((r for r in reversed(result.rounds) if places.counts(r.metrics, places.NORM)), None)
+    if last is None:
+        return Sheet("", columns, [])
+    rows, clip = list[list[str]](), result.job["privacy"]["update_clip"]
+    for at, (kind, label) in enumerate({places.NORM: "norm of the update", places.LOSS: "loss before the round"}.items()):
+        counts = places.counts(last.metrics, kind)
+        for place, (words, count) in enumerate(zip(places.ranges(kind, clip), counts, strict=True)):
+            if count:
+                names = [name for name, found in result.places.items() if found[at] == place]
+                rows.append([label, words, str(count), some(map(quoted, names), 5)])
+    note = f"Round {last.number}. Counts of sites out of the secure sum; each site knows its own range, and no other's."
+    return Sheet("Where sites stand", columns, rows, note, frozenset({2}))
 
 
 def by_group(result: RunResult) -> Sheet:

@@ -45,7 +45,7 @@ class PseudoLabels(ClientTrainer):
     """
 
     def __init__(
-        self, *, threshold: float = 0.8, labelled: float = 20.0, unlabelled: float = 3.0, learning_rate: float = 0.5
+        self, *, threshold: float = 0.95, labelled: float = 20.0, unlabelled: float = 3.0, learning_rate: float = 0.5
     ) -> None:
         super().__init__(learning_rate=learning_rate)
         for name, value in (("threshold", threshold), ("labelled", labelled), ("unlabelled", unlabelled)):

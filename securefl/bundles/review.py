@@ -166,6 +166,7 @@ def _cohort(knobs: PrivacyKnobs, parties: int) -> str:
 
 def _opened(job: Job) -> list[str]:
     from securefl.metrics import BinaryMetrics  # noqa: PLC0415
+    from securefl.places import TOLD  # noqa: PLC0415
 
     knobs, beside, uniform = job.privacy, dict[str, str](), False
     if job.performance.algorithm != "fedavg":
@@ -180,7 +181,7 @@ def _opened(job: Job) -> list[str]:
         sums=names,
         hidden=hidden,
         public_rows=public,
-        beside=beside,
+        beside={**beside, **(TOLD if knobs.places else {})},
         groups=knobs.groups,
     )
     return [*map(_line, events)]

@@ -18,6 +18,7 @@ from wired import LIMIT, Wired, wired
 
 from protocols.errors import Misuse, Refused, SecureSumError
 from securefl import data as datasets
+from securefl import places
 from securefl.apart import train_beside
 from securefl.cli import main
 from securefl.errors import UserError
@@ -86,7 +87,7 @@ def test_algorithms_over_grpc_give_the_model_of_the_simulation_bit_by_bit(tmp_pa
     trained = asyncio.run(run())
     assert [ending.check for ending in trained.endings] == [""] * 3
     of_runner = Job.parse({"privacy": some.plain()["privacy"], "performance": knobs})
-    made = {name: entropy(name) for name in SITES}
+    made = {name: entropy(name, after=1) for name in SITES}  # the sum for scaling took the first
     template = copy.deepcopy(trained.serving.shared.template)
     runner = Runner(template, folds(some), job=of_runner, entropy=lambda name: made[name])
     runner.run_name = trained.serving.hall.run  # which decides the masks
@@ -98,6 +99,20 @@ def test_algorithms_over_grpc_give_the_model_of_the_simulation_bit_by_bit(tmp_pa
         load(attending.model() or b"").keys() == load(trained.serving.files()["model.safetensors"]).keys()
         for attending in trained.attending.values()
     )
+
+
+def test_a_party_finds_its_own_place_and_the_server_counts_of_sites(tmp_path: Path) -> None:
+    async def run() -> Trained:
+        async with wired(tmp_path, names=SITES) as net:
+            return await train(net, job(places=True))
+
+    trained = asyncio.run(run())
+    own = [one.figures() for one in trained.attending.values()]
+    for number, record in enumerate(trained.serving.records):
+        for kind in places.KINDS:
+            found = [figures["places"][number][kind] for figures in own if figures is not None]
+            assert places.counts(record.metrics, kind) == [found.count(at) for at in range(places.BINS)]
+            assert len(found) == 3
 
 
 def test_keys_and_shares_are_exchanged_while_the_sites_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

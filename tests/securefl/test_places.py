@@ -1,0 +1,95 @@
+"""Where sites stand: the counts out of the secure sum are those of the sites' own ranges, which nobody else has."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_sites import linear, sites
+from stub_runner import refused
+
+from securefl import Job, Runner, places
+from securefl.cli import main
+
+KNOBS = {"rounds": 3, "sample_rate": 1.0, "places": True}
+
+
+def runner(protocol: str = "secagg", **privacy: Any) -> Runner:
+    return Runner(linear, sites(), job=Job.parse({"privacy": {"mechanism": "none", "protocol": protocol, **KNOBS, **privacy}}))
+
+
+@given(st.sampled_from(places.KINDS), st.floats(0, 1e9), st.floats(0.01, 100))
+def test_a_value_is_in_one_range_and_ranges_double(kind, value, clip):
+    ends = places.edges(kind, clip)
+    at = places.place(kind, value, clip)
+    assert len(ends) == places.BINS - 1
+    assert all(high == pytest.approx(2 * low) for low, high in pairwise(ends))
+    assert at == sum(value >= end for end in ends)
+    assert len(places.ranges(kind, clip)) == places.BINS
+    if kind == places.NORM:
+        assert (at == places.BINS - 1) == (value >= clip * (1 - 1e-12)) or value == pytest.approx(clip)
+    assert places.place(kind, math.nan, clip) == places.BINS - 1
+
+
+@pytest.mark.parametrize("protocol", ["secagg", "kahe", "plain-insecure"])
+def test_counts_are_those_of_the_sites_own_ranges(protocol):
+    """Updates are recomputed from what each site would have sent in clear: the trained model less the global one."""
+    made = runner(protocol)
+    result = made.run()
+    for number, record in enumerate(result.rounds):
+        own = [site.places.found[number] for site in made.sites.values()]
+        for at, kind in enumerate(places.KINDS):
+            counts = places.counts(record.metrics, kind)
+            assert counts == [sum(one[at] == place for one in own) for place in range(places.BINS)]
+            assert sum(counts) == record.contributors
+    assert result.places == {name: site.places.found[-1] for name, site in made.sites.items()}
+
+
+def test_a_site_with_longer_updates_and_a_greater_loss_stands_apart():
+    data = sites()
+    odd = next(iter(data))
+    for fold in (data[odd].train, data[odd].test):
+        fold.tensors[0].mul_(30.0)
+    knobs = {"mechanism": "none", "protocol": "secagg", "update_clip": 1000.0, **KNOBS}
+    result = Runner(linear, data, job=Job.parse({"privacy": knobs})).run()
+    norms = {name: found[0] for name, found in result.places.items()}
+    assert norms.pop(odd) > max(norms.values())
+
+
+def test_it_is_listed_as_opened_and_only_where_it_is_asked_for():
+    with_them, without = runner().run(), runner(places=False).run()
+    name = "sites by the norm of their update and by their loss"
+    assert [(e.what, e.coverage) for e in with_them.opened if e.what == name] == [(name, "exact")]
+    assert not [e for e in without.opened if e.what == name]
+    assert not [key for key in without.rounds[0].metrics if key.startswith(("norm.", "loss."))]
+    assert without.places == {}
+
+
+def test_it_runs_beside_differential_privacy_of_every_site_and_costs_nothing():
+    privacy = {"mechanism": "local-record", "epsilon": 3.0, "sample_rate": 0.2}
+    one, other = runner(**privacy).run(), runner(places=False, **privacy).run()
+    assert one.epsilon == pytest.approx(other.epsilon)
+    assert sum(places.counts(one.rounds[0].metrics, places.NORM)) == len(one.sites)
+
+
+def test_the_table_and_the_json_object_have_them(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    line = ["run", "--clients", "3", "--rounds", "2", "--no-dp", "--no-baselines", "--places"]
+    assert main(line) == 0
+    out = capsys.readouterr().out
+    shown = out[out.index("Where sites stand") :]
+    assert "norm of the update" in shown
+    assert "site 1" in shown
+    assert main([*line, "--json"]) == 0
+    tree = json.loads(capsys.readouterr().out)
+    assert sum(tree["history"][0]["metrics"][f"norm.{at}"] for at in range(places.BINS)) == 3
+
+
+@pytest.mark.parametrize("mechanism", ["distributed-party", "distributed-record", "central"])
+def test_beside_noise_in_the_sum_nothing_exact_leaves(mechanism, capsys):
+    assert "--places/--no-places is refused with" in refused(capsys, "run", "--mechanism", mechanism, "--places")
