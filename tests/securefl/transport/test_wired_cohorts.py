@@ -135,6 +135,28 @@ def test_the_ledger_is_charged_for_the_rounds_that_a_party_was_in(tmp_path: Path
             assert sum(entry.times for entry in charged) == expected[name]
 
 
+@pytest.mark.parametrize(
+    ("data", "privacy"),
+    [({}, {"mechanism": "none"}), ({"scaling": "noised"}, {"mechanism": "local-record", "epsilon": 3.0})],
+    ids=["exact", "noised"],
+)
+def test_sums_beside_the_rounds_are_of_all_sites_with_their_own_least_threshold(
+    tmp_path: Path, data: dict[str, Any], privacy: dict[str, Any]
+) -> None:
+    """`privacy.threshold` is that of a cohort: of all sites it would not be safe."""
+
+    async def run() -> None:
+        async with wired(tmp_path, names=tuple("abcdefg")) as net:
+            some = {"name": "breast-cancer", "clients": 7}
+            tree = {"data": {**some, **data}, "privacy": {"clients_per_round": 3, "threshold": 2, **privacy}}
+            shared = SharedJob.of(Job.parse(tree), net.hall.cohort)
+            (stage,) = shared.stages
+            found: Any = shared.about.parameters, stage.parameters
+            assert [(one.parties, one.threshold) for one in found] == [(3, 2), (7, 5)]
+
+    asyncio.run(run())
+
+
 def test_a_round_is_filled_up_with_the_absent_where_too_few_are_there(tmp_path: Path) -> None:
     """Three invited of four, one of them away: parameters stay those of three, and the absent one is the dropout."""
 
