@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from securefl.audit.carried import Passage, through_port, wire_for
+from securefl.audit.carried import NOTHING_SENT, Passage, through_port, wire_for
 from securefl.audit.command import COLORS, Configured, told
 
 Passages = Mapping[str, Sequence[Passage]]
@@ -61,8 +61,10 @@ def show(console: Console, found: Passages) -> None:
 
 
 def objection(found: Passages) -> str:
-    """Why the command fails; empty where nothing is broken, and nothing is another through the port."""
+    """Why the command fails; empty where nothing is broken, nothing is another through the port, and what can go through it did."""
     passages = [one for some in found.values() for one in some]
     broken, other = sum(one.through.broken for one in passages), sum(not one.same for one in passages)
-    told = [f"{count} {what}" for count, what in ((broken, "broken"), (other, "other than in one process")) if count]
+    past = sum(not one.carried and one.row not in NOTHING_SENT for one in passages)
+    counts = ((broken, "broken"), (other, "other than in one process"), (past, "in which nothing went through"))
+    told = [f"{count} {what}" for count, what in counts if count]
     return f"through the port: {', '.join(told)}" if told else ""
