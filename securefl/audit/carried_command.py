@@ -61,10 +61,11 @@ def show(console: Console, found: Passages) -> None:
 
 
 def objection(found: Passages) -> str:
-    """Why the command fails; empty where nothing is broken, nothing is another through the port, and what can go through it did."""
+    """Why the command fails; empty where nothing is broken, nothing is another through the port, and something of each protocol went through."""
     passages = [one for some in found.values() for one in some]
     broken, other = sum(one.through.broken for one in passages), sum(not one.same for one in passages)
-    past = sum(not one.carried and one.row not in NOTHING_SENT for one in passages)
-    counts = ((broken, "broken"), (other, "other than in one process"), (past, "in which nothing went through"))
+    sent = [[one.carried for one in some if one.row not in NOTHING_SENT] for some in found.values()]
+    past = sum(bool(pieces) and not any(pieces) for pieces in sent)
+    counts = ((broken, "broken"), (other, "other than in one process"), (past, "of which nothing went through"))
     told = [f"{count} {what}" for count, what in counts if count]
     return f"through the port: {', '.join(told)}" if told else ""

@@ -177,8 +177,9 @@ def test_a_verdict_that_breaks_or_differs_is_an_objection() -> None:
     assert objection({"secagg": [good]}) == ""
     assert "1 broken" in objection({"secagg": [good, replace(good, alone=broken("b"), through=broken("b"))]})
     assert "1 other" in objection({"secagg": [good, replace(good, through=harmless("c"))]})
-    assert "1 in which nothing went through" in objection({"secagg": [good, replace(good, carried=0, beside=5)]})
-    assert objection({"secagg": [good, replace(good, row=next(iter(NOTHING_SENT)), carried=0)]}) == ""
+    none = replace(good, carried=0, beside=5)
+    assert "1 of which nothing went through" in objection({"secagg": [none, none], "kahe": [good, none]})
+    assert objection({"secagg": [replace(none, row=next(iter(NOTHING_SENT)))]}) == ""
 
 
 def test_a_target_that_goes_past_its_wire_does_not_pass(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,4 +190,4 @@ def test_a_target_that_goes_past_its_wire_does_not_pass(wire: Wire, monkeypatch:
     monkeypatch.setattr(carried.Carried, "feed", lambda self, *piece, **how: self._session.feed(*piece, **how))
     found = through_port(SECAGG, wire, rows=(2,))
     assert all(one.same for one in found)
-    assert "in which nothing went through" in objection({"secagg": found})
+    assert "of which nothing went through" in objection({"secagg": found})
