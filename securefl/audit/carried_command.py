@@ -61,7 +61,7 @@ def show(console: Console, found: Passages) -> None:
 
 
 def objection(found: Passages) -> str:
-    """Why the command fails; empty where nothing is broken, nothing is another through the port, and something of each protocol went through."""
+    """Why the command fails; empty where nothing is broken or another through the port, and some of each protocol went through."""
     passages = [one for some in found.values() for one in some]
     broken, other = sum(one.through.broken for one in passages), sum(not one.same for one in passages)
     sent = [[one.carried for one in some if one.row not in NOTHING_SENT] for some in found.values()]
