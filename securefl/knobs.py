@@ -367,6 +367,11 @@ with warnings.catch_warnings():
             if kind not in TRACKED or not where:
                 ways = ", ".join(f"{one}:{what}" for one, what in TRACKED.items())
                 raise ValueError(f"{quote(track)} is no place for metrics; allowed: {ways}")
+            local = where.startswith(("sqlite:", "file:")) or "//" not in where
+            if (
+                kind == "mlflow" and not local and ("@" in where or "password=" in where)
+            ):  # jobs are shown, and kept in every result
+                raise ValueError("an address has no password in it: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
             return track
 
 

@@ -38,8 +38,9 @@ def shared_names(model: nn.Module, pattern: str) -> tuple[str, ...]:
         pattern: with ``*``, ``?`` and ``[…]`` as in file names, upper and lower case told apart: ``trunk.*``.
 
     Raises:
-        UserError: where none matches, or all do.
+        UserError: where none matches, or all do; where one parameter has several names, of which only some match.
     """
+    _refuse_torn(model, pattern)
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     found = tuple(name for name in names if fnmatchcase(name, pattern))
     if not found:
@@ -47,6 +48,21 @@ def shared_names(model: nn.Module, pattern: str) -> tuple[str, ...]:
     if len(found) == len(names):
         raise UserError(f"model.shared = {pattern!r} matches every parameter of the model, so nothing is private: leave it out")
     return found
+
+
+def _refuse_torn(model: nn.Module, pattern: str) -> None:
+    """Refuse a parameter that is tied, and shared under one name and private under another: it would leave its site.
+
+    Raises:
+        UserError: with both names.
+    """
+    first = dict[nn.Parameter, str]()
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        other = first.setdefault(parameter, name)
+        if parameter.requires_grad and fnmatchcase(name, pattern) != fnmatchcase(other, pattern):
+            raise UserError(
+                f"{other} and {name} are one parameter, and only one of them matches model.shared = {pattern!r}: share both or none"
+            )
 
 
 class PrivateLayers:

@@ -208,11 +208,11 @@ class _Noised(ScalingSum):
         knobs, protocol = job.privacy, short_sums(job.privacy)
         if not protocol.hides:
             raise UserError(f"{protocol.name} shows every site's sums with a share of the noise alone: take one that hides them")
-        of_sum: Any = protocol.parameters(parties, 1, 1, threshold=knobs.threshold)
+        of_sum: Any = protocol.parameters(parties, 1, 1, threshold=knobs.threshold_of_all)
         book = _book(public, [])
         cohort = Cohort(parties, of_sum.threshold, of_sum.corrupt)
         plan = planned(book.questions, cohort, ROWS_MAX, epsilon=SHARE * knobs.epsilon, delta=knobs.delta)
-        of_plan = {"tail": plan.tail, "bits": plan.bits, "threshold": knobs.threshold}
+        of_plan = {"tail": plan.tail, "bits": plan.bits, "threshold": knobs.threshold_of_all}
         parameters = protocol.noised(parties, plan.size, 1, **of_plan)  # type: ignore[arg-type]
         event = plan.event(plan.cohort.smallest)
         stage = Stage(SCALING, protocol, parameters, plan.size, tuple(opened_with_noise(book.names, event)))

@@ -95,7 +95,7 @@ class ExactStage(Stage):
             UserError, Misuse: where it could not be formed.
         """
         plan, protocol = Plan(parties, sums=tuple(specs), precision=precision), short_sums(job.privacy)
-        parameters = protocol.parameters(parties, plan.size, plan.limit, bits=plan.bits, threshold=job.privacy.threshold)
+        parameters = protocol.parameters(parties, plan.size, plan.limit, bits=plan.bits, threshold=job.privacy.threshold_of_all)
         return cls(name, protocol, parameters, plan.size, tuple(opened), plan)
 
     def vector(self, values: Mapping[str, ArrayLike], rand: Rand) -> Vector:

@@ -3,10 +3,11 @@
 Source: Konečný et al., *Federated Learning: Strategies for Improving Communication Efficiency* (2016, arXiv 1610.05492), structured
 updates.  Both are linear and the same for all parties, so the sum of what is sent is the sketch of the sum, exactly.
 
-The seed is a hash of the run, the round, the attempt and the models; nobody could choose it, and it takes no byte.  What a mask
+The seed is a hash of the run, the round, the attempt and the models: every site works it out, and it takes no byte.  What a mask
 leaves out, or lies outside the factors' span, is not learnt in this round; the next one has another seed.
 
-What it does not protect: as the encoding inside, for fewer values.
+What it does not protect: as the encoding inside, for fewer values.  A server that lies can try models until it likes their seed,
+and so has a say in which coordinates are summed; it learns no more by that than from whole updates.
 """
 
 from __future__ import annotations
@@ -166,7 +167,7 @@ class Sketched(Wrapped):
 
 
 def shared(occasion: Occasion, block: int) -> Rand:
-    """The public randomness of a block in a round: all have it, and none could choose it."""
+    """The public randomness of a block in a round: all have it, and no message brings it."""
     o = occasion
     return Rand(Seed(hashlib.sha256(b"securefl sketch" + canonical([o.run, o.round, o.attempt, o.model, block])).digest()))
 

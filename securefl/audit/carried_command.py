@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from securefl.audit.carried import Passage, through_port, wire_for
+from securefl.audit.carried import NOTHING_SENT, Passage, through_port, wire_for
 from securefl.audit.command import COLORS, Configured, told
 
 Passages = Mapping[str, Sequence[Passage]]
@@ -61,8 +61,11 @@ def show(console: Console, found: Passages) -> None:
 
 
 def objection(found: Passages) -> str:
-    """Why the command fails; empty where nothing is broken, and nothing is another through the port."""
+    """Why the command fails; empty where nothing is broken or another through the port, and some of each protocol went through."""
     passages = [one for some in found.values() for one in some]
     broken, other = sum(one.through.broken for one in passages), sum(not one.same for one in passages)
-    told = [f"{count} {what}" for count, what in ((broken, "broken"), (other, "other than in one process")) if count]
+    sent = [[one.carried for one in some if one.row not in NOTHING_SENT] for some in found.values()]
+    past = sum(bool(pieces) and not any(pieces) for pieces in sent)
+    counts = ((broken, "broken"), (other, "other than in one process"), (past, "of which nothing went through"))
+    told = [f"{count} {what}" for count, what in counts if count]
     return f"through the port: {', '.join(told)}" if told else ""

@@ -10,6 +10,7 @@ of the Handbook of Statistical Genetics (Wiley, 2007); genomic control by B. Dev
 
 What it does not protect: aggregate allele counts tell of a person with a known genome whether it is among the cases, the better the
 more variants there are (N. Homer et al., PLoS Genet 4:e1000167, 2008).  Many variants of a few persons are as good as their names.
+Missing genotypes are not screened: numbers of alleles of two variants tell how many more persons lack one, be it a single person.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def described(
     partly = [small(c, k) or small(rows - c, k) for c in count.tolist()]
     mean = moments.middle + moments.half * means.first
     few = count < k
-    few |= [_tells(columns, name, c, m, k) for name, c, m in zip(names, count.tolist(), mean.tolist(), strict=True)]
+    few |= [tells(columns, name, c, m, k) for name, c, m in zip(names, count.tolist(), mean.tolist(), strict=True)]
     with np.errstate(divide="ignore", invalid="ignore"):
         unbiased = np.where(count > 1, moments.half**2 * count / (count - 1), np.nan)
     # Rounding alone puts a variance below 0, and 0 is never farther from the truth.
@@ -52,7 +52,7 @@ def described(
     )
 
 
-def _tells(columns: Columns, name: str, count: float, mean: float, k: int) -> bool:
+def tells(columns: Columns, name: str, count: float, mean: float, k: int) -> bool:
     """Whether the mean of a column with two numbers for levels tells how many have one of them, which is too few."""
     levels = [level for level in columns.levels.get(name, ()) if isinstance(level, int | float)]
     if len(levels) != 2 or len(columns.levels[name]) != 2 or not count:

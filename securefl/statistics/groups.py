@@ -1,10 +1,11 @@
 """Columns described for each group of rows, and what each site alone has.
 
 `described_by` counts the groups first, with the minimum cell count; a group whose count is withheld is not described, so that the
-sums of small groups are not opened.  Each other group is one secure sum more, over the same sites.
+sums of small groups are not opened.  Each other group is one secure sum more, over as many sites.
 
 What it does not protect: the description of all rows less those of the groups that are shown is that of the groups that are not;
-they hold the minimum together (`securefl.statistics.cells.withheld`).
+they hold the minimum together (`securefl.statistics.cells.withheld`).  Within a column nothing is completed: where one group's mean
+or count of values is left out as it is of few, those of all rows less the other groups' are the same.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 
 from securefl.statistics.cells import small
 from securefl.statistics.columns import named
+from securefl.statistics.description import tells
 from securefl.statistics.results import Cells, Description, Released, plain
 
 if TYPE_CHECKING:
@@ -54,7 +56,8 @@ def described_by(
 
     Raises:
         UserError: bad input, before anything leaves.
-        Abort: as for every sum.
+        Abort: as for every sum; ``statistics-cohort`` for a group that is described over another number of sites than it was
+            counted over.
     """
     axis = statistics.axis(by)
     names = named(statistics.columns.ranges if columns is None else columns, "a description")
@@ -65,7 +68,7 @@ def described_by(
     for place, (level, count) in enumerate(zip(axis.labels[:-1], counts.counts.tolist(), strict=False)):
         if count is not None and count >= statistics.min_cell:
             part = statistics.part([own == place for own in axis.places])
-            groups[level] = part.describe(names, empty=True)
+            groups[level] = part.describe(names, empty=True, with_sites=counts.sites)
     events = (*(() if again else counts.opened), *(event for found in groups.values() for event in found.opened))
     return Grouped(**statistics.released(counts.sites, events), counts=counts, groups=groups)
 
@@ -99,6 +102,8 @@ def own_descriptions(statistics: SecureStatistics, columns: Sequence[str] | None
         for name, values in zip(names, table.T, strict=True):
             there = values[~np.isnan(values)]
             mean, std = _moments(there) if len(there) >= k else (None, None)
+            if mean is not None and tells(statistics.columns, name, len(there), mean, k):
+                mean, std = None, None
             partly = small(len(there), k) or small(site.rows - len(there), k)
             found[name] = (None if partly else len(there), mean, std)
         out.append(Own(site.name, site.rows if site.rows >= k else None, found))

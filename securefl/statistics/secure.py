@@ -208,7 +208,7 @@ class SecureStatistics:
         part._run, part._sums = f"statistics-{self._entropy().bytes('run', 8).hex()}", 0  # noqa: SLF001
         return part
 
-    def describe(self, columns: Sequence[str] | None = None, *, empty: bool = False) -> Description:
+    def describe(self, columns: Sequence[str] | None = None, *, empty: bool = False, with_sites: int | None = None) -> Description:
         """Rows, counts, missing values, means and variances of columns with a range (all of them unless named): one secure sum.
 
         Where a column has two levels that are numbers, its mean is withheld if it tells a cell below the minimum.
@@ -216,6 +216,7 @@ class SecureStatistics:
         Args:
             columns: names.
             empty: whether a column may be without any value; it then has no mean.
+            with_sites: as `total`.
 
         Raises:
             UserError: also where the sites have fewer rows than the minimum together, or a column has no value.
@@ -226,7 +227,7 @@ class SecureStatistics:
         values: list[dict[str, ArrayLike]] = [
             {"rows": [site.rows], **moments.sums(own)} for site, own in zip(self.sites, self.numbers(names), strict=True)
         ]
-        sums, sites = self.total((rows, *moments.specs()), values)
+        sums, sites = self.total((rows, *moments.specs()), values, with_sites=with_sites)
         total, means = int(sums["rows"][0]), moments.read(sums, sites)
         if total < self.min_cell:
             raise UserError(f"the sites have fewer than {self.min_cell} rows together: nothing is released")

@@ -10,7 +10,8 @@ J. Kalbfleisch and R. Prentice, The Statistical Analysis of Failure Time Data (W
 Chemother Rep 50:163 (1966) for the log-rank test.
 
 What it does not protect: screening opens how many sites have any event, or any censored record, in each of the first intervals.
-Fine intervals and few sites make that nearly the curve itself.
+Fine intervals and few sites make that nearly the curve itself.  Two curves over the same rows with other edges or groups give by
+their difference counts that no minimum was held to.
 """
 
 from __future__ import annotations

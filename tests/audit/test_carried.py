@@ -177,3 +177,17 @@ def test_a_verdict_that_breaks_or_differs_is_an_objection() -> None:
     assert objection({"secagg": [good]}) == ""
     assert "1 broken" in objection({"secagg": [good, replace(good, alone=broken("b"), through=broken("b"))]})
     assert "1 other" in objection({"secagg": [good, replace(good, through=harmless("c"))]})
+    none = replace(good, carried=0, beside=5)
+    assert "1 of which nothing went through" in objection({"secagg": [none, none], "kahe": [good, none]})
+    assert objection({"secagg": [replace(none, row=next(iter(NOTHING_SENT)))]}) == ""
+
+
+def test_a_target_that_goes_past_its_wire_does_not_pass(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions that are fed in one process give the same verdicts, and show nothing of a port."""
+    from securefl.audit.carried_command import objection
+
+    assert objection({"secagg": through_port(SECAGG, wire, rows=(2,))}) == ""
+    monkeypatch.setattr(Wire, "carry", lambda _self, sender, _to, chunk: (sender, bytes(chunk)))
+    found = through_port(SECAGG, wire, rows=(2,))
+    assert all(one.same for one in found)
+    assert "of which nothing went through" in objection({"secagg": found})

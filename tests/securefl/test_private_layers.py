@@ -12,11 +12,12 @@ from made_sites import FEATURES, job, replayed, sites
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from securefl import ClientTrainer, Runner
+from securefl import ClientTrainer, Runner, private_layers
 from securefl.errors import UserError
 from securefl.experiment import run_job
 from securefl.job import Job
 from securefl.models import initialise
+from securefl.private_layers import shared_names
 from securefl.round import Fold, local_flow
 from securefl.shared_job import SharedJob
 
@@ -148,6 +149,30 @@ def test_distributed_party_noise_covers_what_leaves_and_no_head() -> None:
     runner = headed(mechanism="distributed-party", epsilon=8.0, rounds=2, protocol="secagg")
     runner.run()
     assert runner.plan.blocks == (parameters(Headed(), "trunk").size,)
+
+
+class Tied(Headed):
+    """One tensor under two names: the head's weights are those of a layer of the trunk."""
+
+    def __init__(self) -> None:
+        super().__init__(FEATURES, FEATURES)
+        self.head.weight = next(self.trunk.parameters())
+
+
+@pytest.mark.parametrize("pattern", ["trunk.*", "head.*"])
+def test_a_parameter_that_is_both_shared_and_private_is_refused(pattern: str) -> None:
+    """By its first name alone a head that is tied to the trunk would leave its site, or a layer that is to be shared would not."""
+    with pytest.raises(UserError, match=r"trunk\.0\.weight and head\.weight are one parameter, and only one of them matches"):
+        Runner(Tied(), sites(), job=job(), shared=pattern)
+    assert shared_names(Tied(), "*[th]*.weight") == ("trunk.0.weight",)
+
+
+def test_control_by_the_first_name_alone_a_tied_head_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(private_layers, "_refuse_torn", lambda _model, _pattern: None)
+    runner = Runner(Tied(), sites(), trainer=Several(), job=job(), entropy=replayed, shared="trunk.*")
+    state = runner.run().state
+    (mine,) = runner.final_models("site-2")
+    assert (state["trunk.0.weight"] == mine.head.weight.detach().numpy()).all()
 
 
 @pytest.mark.parametrize(

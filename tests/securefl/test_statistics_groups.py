@@ -12,6 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stub_runner import refused
 
+from protocols import simulate
+from protocols.errors import Abort
+from protocols.session import client
 from securefl.cli import main
 from securefl.statistics import Columns, SecureStatistics, described_by
 from securefl.statistics.groups import own_descriptions
@@ -71,6 +74,48 @@ def test_no_sum_is_opened_of_a_group_that_is_withheld(k, monkeypatch):
     assert sum(event.rounds for event in found.opened) == len(opened) + (1 if k == 1 else 2)
 
 
+def gone_for_groups() -> simulate.Network:
+    """The second site is gone after screening and counts, before any group is described."""
+    seen = 0
+
+    def network(letter: Any) -> Any:
+        nonlocal seen
+        seen += type(letter.message).__name__ == "Masked"
+        return () if seen > 8 and letter.sender == client(2) else (letter,)
+
+    return network
+
+
+FEW = {
+    "n": pd.DataFrame({"x": [1.0] * 9, "group": ["a"] * 9}),
+    "s": pd.DataFrame({"x": [1.0] * 14, "group": ["a"] * 9 + ["b"] * 5}),
+    "w": pd.DataFrame({"x": [1.0] * 9 + [7.0], "group": ["a"] * 9 + ["b"]}),
+    "e": pd.DataFrame({"x": [1.0] * 9, "group": ["a"] * 9}),
+}
+"""Five rows of b at one site, and one row at another."""
+
+
+def test_a_group_is_described_over_as_many_sites_as_it_was_counted():
+    """statistics-cohort: b was counted with the site that has five of its rows; without that site its sum is that of one row."""
+    with pytest.raises(Abort, match="statistics-cohort .3 sites are in a sum that belongs to one of 4"):
+        described_by(SecureStatistics.simulated(FEW, KNOWN, min_cell=5, network=gone_for_groups()), "group")
+
+
+def test_control_without_statistics_cohort_the_sums_of_one_row_are_opened(monkeypatch):
+    opened, total = list[float](), SecureStatistics.total
+
+    def unchecked(self: Any, specs: Any, values: Any, **_: Any) -> Any:
+        sums, sites = total(self, specs, values)
+        opened.extend(sums.get("rows", []))
+        return sums, sites
+
+    monkeypatch.setattr(SecureStatistics, "total", unchecked)
+    refused = pytest.raises(Exception, match="fewer than 5 rows together")  # once the server has seen them
+    with refused:
+        described_by(SecureStatistics.simulated(FEW, KNOWN, min_cell=5, network=gone_for_groups()), "group")
+    assert opened == [27, 1]
+
+
 def test_a_site_alone_has_its_own_figures_less_small_counts():
     sites = {
         "n": pd.DataFrame({"x": [1.0, 2.0, 3.0, 4.0, 5.0, np.nan]}),
@@ -81,6 +126,16 @@ def test_a_site_alone_has_its_own_figures_less_small_counts():
     assert (north.rows, north.columns["x"]) == (6, (None, 3.0, pytest.approx(2.5**0.5)))
     assert (south.rows, south.columns["x"]) == (7, (None, None, None))
     assert (west.rows, west.columns["x"]) == (None, (None, None, None))
+
+
+def test_a_site_alone_has_no_mean_that_tells_a_small_cell():
+    """A mean of 0 and 1 is a count: two of twenty are as few as two rows."""
+    sites = {"n": pd.DataFrame({"x": [1.0] * 2 + [0.0] * 18}), "s": pd.DataFrame({"x": [1.0] * 8 + [0.0] * 12})}
+    known = Columns({"x": (0, 1)}, {"x": [0, 1]})
+    north, south = own_descriptions(SecureStatistics.simulated(sites, known, min_cell=5))
+    assert north.columns["x"] == (20, None, None)
+    assert south.columns["x"][1] == pytest.approx(0.4)
+    assert own_descriptions(SecureStatistics.simulated(sites, known, min_cell=1))[0].columns["x"][1] == pytest.approx(0.1)
 
 
 @pytest.fixture

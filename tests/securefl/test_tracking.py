@@ -66,6 +66,16 @@ def test_mlflow_reads_the_same_numbers_and_the_job(tmp_path, capsys, monkeypatch
 
 
 @pytest.mark.parametrize(
+    "place", ["https://me:hunter2@host/x", "http://hunter2@host", "//me:hunter2@host", "postgresql://me:hunter2@db/x"]
+)
+def test_an_address_with_a_password_is_refused_and_not_shown(place: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The job is in the JSON object, the report, the model's file, and in MLflow's own parameters."""
+    line = refused(capsys, *RUN, "--track", f"mlflow:{place}")
+    assert "MLFLOW_TRACKING_USERNAME" in line
+    assert "hunter2" not in line
+
+
+@pytest.mark.parametrize(
     ("track", "line"),
     [
         ("wandb:x", "no place for metrics; allowed: csv:FILE, tensorboard:DIR, mlflow:URI"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trained import SITES, entropy, folds, job, start
+from trained import SITES, entropy, folds, job, rows, start
 from wired import LIMIT, Lines, Wired, wired
 
 from protocols.errors import Refused
@@ -80,7 +80,7 @@ def test_the_models_are_those_of_a_simulation_with_the_same_cohorts(ran: Ran) ->
     assert [ending.check for ending in ran.endings] == [""] * 3
     assert [(record.invited, record.contributors, record.aborted) for record in ran.serving.records] == [(2, 2, None)] * ROUNDS
     of_runner = Job.parse({"privacy": ran.some.plain()["privacy"]})
-    made = {name: entropy(name) for name in SITES}
+    made = {name: entropy(name, after=1) for name in SITES}  # the sum for scaling took the first
     runner = Runner(
         copy.deepcopy(ran.serving.shared.template), folds(ran.some), job=of_runner, entropy=made.__getitem__, sampling=Replay(SEED)
     )
@@ -110,8 +110,10 @@ def test_the_page_of_the_run_says_that_its_sums_can_be_combined(ran: Ran) -> Non
 
 def test_each_round_has_a_log_of_its_own_cohort(ran: Ran) -> None:
     rosters = {json.dumps(cohort): among(ran.cohort, cohort) for cohort in cohorts()}
-    logs = sorted((ran.folder / "logs").iterdir())
+    every = sorted((ran.folder / "logs").iterdir())
+    logs = [path for path in every if len(path.name.split("-")) == 4]
     assert len(logs) == sum(map(len, cohorts()))
+    assert len(every) - len(logs) == len(SITES), "one of each party of the sum for scaling, which is over all"
     for path in logs:
         found = list[Any]()
         for roster in rosters.values():
@@ -135,6 +137,28 @@ def test_the_ledger_is_charged_for_the_rounds_that_a_party_was_in(tmp_path: Path
             assert sum(entry.times for entry in charged) == expected[name]
 
 
+@pytest.mark.parametrize(
+    ("data", "privacy"),
+    [({}, {"mechanism": "none"}), ({"scaling": "noised"}, {"mechanism": "local-record", "epsilon": 3.0})],
+    ids=["exact", "noised"],
+)
+def test_sums_beside_the_rounds_are_of_all_sites_with_their_own_least_threshold(
+    tmp_path: Path, data: dict[str, Any], privacy: dict[str, Any]
+) -> None:
+    """`privacy.threshold` is that of a cohort: of all sites it would not be safe."""
+
+    async def run() -> None:
+        async with wired(tmp_path, names=tuple("abcdefg")) as net:
+            some = {"name": "breast-cancer", "clients": 7}
+            tree = {"data": {**some, **data}, "privacy": {"clients_per_round": 3, "threshold": 2, **privacy}}
+            shared = SharedJob.of(Job.parse(tree), net.hall.cohort)
+            (stage,) = shared.stages
+            found: Any = shared.about.parameters, stage.parameters
+            assert [(one.parties, one.threshold) for one in found] == [(3, 2), (7, 5)]
+
+    asyncio.run(run())
+
+
 def test_a_round_is_filled_up_with_the_absent_where_too_few_are_there(tmp_path: Path) -> None:
     """Three invited of four, one of them away: parameters stay those of three, and the absent one is the dropout."""
 
@@ -154,7 +178,7 @@ def test_a_round_is_filled_up_with_the_absent_where_too_few_are_there(tmp_path: 
 def attending(net: Wired, some: Job, policy: str = "") -> Attending:
     identity = net.link("a")._credentials.identity
     assert identity is not None
-    return Attending(some, "a", identity, MemoryJournal(), folds(some)["a"], policy=PolicyFile(policy, "policy.toml"))
+    return Attending(some, "a", identity, MemoryJournal(), rows(some)["a"], policy=PolicyFile(policy, "policy.toml"))
 
 
 def test_a_party_goes_into_no_other_cohort_than_its_job_invites(tmp_path: Path) -> None:
