@@ -12,7 +12,8 @@ from securefl.tables import SCORES, Sheet, duration, size
 CURVES = ("auroc", "loss")
 """Metrics out of the secure sums that are drawn, in this order."""
 NOTE = (
-    "One run each: keys and noise are fresh in every run, so a small difference may be chance. Scores need the rows of all sites."
+    "One run each: keys and noise are fresh in every run, so a small difference may be chance. Scores need the rows of all sites. "
+    "In one process the first run also warms up the libraries."
 )
 ROWS = {f"data.{key}" for key in ("name", "dir", "label", "site", "sites", "clients", "folds", "target", "group", "holdout")}
 """Keys that, like the seed, decide which rows are held out at which site."""
