@@ -352,7 +352,7 @@ def own_rows(job: Job, data: str, party: str, site: str | None, parties: list[st
     from securefl.data.public import own_table  # noqa: PLC0415
     from securefl.data.sources import source_of  # noqa: PLC0415
 
-    source = source_of(data) if data != job.data.name else None
+    source = source_of(data) if job.data.is_table or data != job.data.name else None
     if source is not None and source.kind == "eicu" and source.path is not None and job.data.name == "eicu":
         return datasets.own_eicu(job, source.path, site, party)
     if (source is not None) != job.data.is_table or (source is None and data != job.data.name):

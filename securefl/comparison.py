@@ -12,8 +12,14 @@ from securefl.tables import SCORES, Sheet, duration, size
 CURVES = ("auroc", "loss")
 """Metrics out of the secure sums that are drawn, in this order."""
 NOTE = (
-    "One run each: keys and noise are fresh in every run, so a small difference may be chance. Scores need the rows of all sites."
+    "One run each: keys and noise are fresh in every run, so a small difference may be chance. Scores need the rows of all sites. "
+    "In one process the first run also warms up the libraries."
 )
+ROWS = {f"data.{key}" for key in ("name", "dir", "label", "site", "sites", "clients", "folds", "target", "group", "holdout")}
+"""Keys that, like the seed, decide which rows are held out at which site."""
+OTHER_ROWS = " The jobs hold out other rows: a difference of scores is not one of the models alone."
+LOADING = ("load_data", "load_libraries")
+"""Steps that only the first run of a process pays in full."""
 Number = Callable[[float], str]
 
 
@@ -28,9 +34,10 @@ def sheets(names: Sequence[str], results: Sequence[RunResult]) -> list[Sheet]:
     keys = [key for key in {**first, **second} if first.get(key) != second.get(key) and not key.startswith("output.")]
     set_ = [[key, _setting(first.get(key)), _setting(second.get(key))] for key in keys]
     rows = [_row(*found) for found in figures(results)]
+    note = NOTE + OTHER_ROWS * bool((ROWS | {"simulation.seed"}) & set(keys))
     made = [
         Sheet("What differs", ["key", *names], set_, kept=frozenset({0})),
-        Sheet("Side by side", ["", *names, "difference"], rows, NOTE, frozenset({1, 2, 3})),
+        Sheet("Side by side", ["", *names, "difference"], rows, note, frozenset({1, 2, 3})),
     ]
     return [sheet for sheet in made if sheet.rows]
 
@@ -61,7 +68,7 @@ def figures(results: Sequence[RunResult]) -> list[tuple[str, tuple[float | None,
     take("rounds", lambda result: float(len(result.rounds)), _whole)
     take("aborted rounds", lambda result: float(result.aborted_rounds), _whole)
     take("sent by a party", lambda result: sum(result.up.values()) / max(1, len(result.up)), size)
-    take("time", lambda result: result.wall, duration)
+    take("time, loading aside", lambda result: result.wall - sum(result.seconds.get(step, 0.0) for step in LOADING), duration)
     return out
 
 

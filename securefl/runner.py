@@ -364,12 +364,16 @@ class Runner:
         self._notice(f"resumed after round {found.progress.begun}: bytes, messages and times are those since then")
 
     def _stopped(self) -> bool:
-        """Whether the rounds that were asked for have brought nothing; the user is told."""
+        """Whether the rounds that were asked for have brought nothing; the user is told.
+
+        A round without the metric, such as one that aborted, says nothing of the model and does not count.
+        """
         patience = self.job.privacy.patience
         if patience is None:
             return False
-        key, best = best_of([record.metrics for record in self.progress.records])
-        if best is None or len(self.progress.records) - 1 - best < patience:
+        scored = [record.metrics for record in self.progress.records]
+        key, best = best_of(scored)
+        if best is None or sum(key in metrics for metrics in scored[best + 1 :]) < patience:
             return False
         self._notice(f"stopped after round {self.progress.begun}: {key} has not improved for {patience} rounds (privacy.patience)")
         return True

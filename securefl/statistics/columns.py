@@ -189,7 +189,7 @@ def _numbers(values: NDArray[Any], what: str) -> NDArray[np.float64]:
     given = values[present]
     given = np.asarray(given.tolist()) if given.dtype == object else given
     if given.dtype.kind not in "biuf" and given.size:
-        texts = [value for value in given.tolist() if isinstance(value, str)]
+        texts = [value for value in values[present].tolist() if isinstance(value, str)]
         first = f" (such as {texts[0]!r})" if texts else ""
         raise UserError(f"{what} holds {'text' if texts else 'other things than numbers'}{first}: numbers are needed")
     out[present] = given.astype(np.float64) if given.size else []

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from securefl.data.columns import check_finite, ordered, read, site_names, some
+from securefl.data.columns import Column, check_finite, ordered, read, site_names, some
 from securefl.data.types import Dataset
 from securefl.errors import UserError, quoted
 from securefl.statistics.columns import Columns
@@ -81,10 +81,25 @@ def of_csv(path: Path, site: str | None, ranges: Mapping[str, tuple[float, float
     for name in {**ranges, **levels}:
         check_finite(columns[name])
         numbers = columns[name].numbers
+        if numbers is None and name in ranges and columns[name].stray:
+            raise UserError(f"{path}: {quoted(name)} must be numbers: {columns[name].stray}")
         cells[name] = np.where(columns[name].present, columns[name].cells, np.nan) if numbers is None else numbers
     known = {name: _typed(name, values, columns[name].numbers is not None) for name, values in levels.items()}
+    for name, values in known.items():
+        _check_levels(columns[name], values, path)
     tables = {name: {column: values[sites == name] for column, values in cells.items()} for name in ordered(sites)}
     return Source(path.name, tables, Columns(ranges, known))
+
+
+def _check_levels(column: Column, known: tuple[Any, ...], path: Path) -> None:
+    values = column.cells if column.numbers is None else column.numbers
+    strays = np.flatnonzero(column.present & ~np.isin(values.astype(object), np.array(known, dtype=object)))
+    if strays.size:
+        row, name = strays[0], quoted(column.name)
+        raise UserError(
+            f"{path}: {name} is {str(column.cells[row])!r} in line {column.lines[row]}, which is no level of it "
+            f"({', '.join(map(str, known))}): name all of them, {name}=VALUE,VALUE"
+        )
 
 
 def _typed(name: str, values: Sequence[str], numbers: bool) -> tuple[Any, ...]:  # noqa: FBT001

@@ -160,3 +160,13 @@ def test_the_command_gives_the_figures_and_draws_them(table, tmp_path, capsys):
 )
 def test_the_command_refuses_in_one_line(table, more, line, capsys):
     assert line in refused(capsys, *asked(table, *more))
+
+
+def test_a_cell_that_does_not_fit_is_named_with_its_line(table, capsys):
+    every = pd.read_csv(table, dtype=str, keep_default_na=False)
+    every.loc[7, "rs3"] = "A/G"
+    every.to_csv(table, index=False)
+    assert "rs3 must be numbers: 'A/G' is no number (line 9)" in refused(capsys, *asked(table))
+    every.loc[7, "rs3"], every.loc[4, "ill"] = "1", "2"
+    every.to_csv(table, index=False)
+    assert "ill is '2' in line 6, which is no level of it (0, 1): name all of them" in refused(capsys, *asked(table))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from stub_runner import refused
 
 from securefl.cli import main
+from securefl.comparison import figures
 
 
 @pytest.fixture
@@ -46,6 +48,21 @@ def test_the_terminal_names_what_differs_and_nothing_else(jobs, capsys):
     assert "privacy.rounds" in differs
     assert "clients" not in differs
     assert "3 local steps on 4 sites" in out, "options go to both jobs"
+    assert "hold out other rows" not in out
+
+
+@pytest.mark.parametrize("line", ["[data]\nclients = 3\nholdout = 0.2", "[data]\nclients = 3\n[simulation]\nseed = 1"])
+def test_scores_of_other_rows_are_said_to_be_so(line, jobs, tmp_path, capsys):
+    (tmp_path / "plain.toml").write_text(f"{line}\n[privacy]\nrounds = 2\n")
+    assert main([*jobs, "--no-baselines"]) == 0
+    assert "The jobs hold out other rows" in capsys.readouterr().out
+
+
+def test_the_time_is_without_what_only_the_first_run_of_a_process_loads():
+    seconds = {"load_data": 1.0, "load_libraries": 2.0, "train": 3.0}
+    run = SimpleNamespace(metrics={}, epsilon=[], rounds=[], aborted_rounds=0, up={}, wall=6.5, seconds=seconds)
+    ((label, values, _),) = [found for found in figures([run, run]) if "time" in found[0]]
+    assert (label, values) == ("time, loading aside", (3.5, 3.5))
 
 
 def test_what_cannot_be_compared_is_one_line(jobs, capsys, tmp_path):

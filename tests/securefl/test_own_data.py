@@ -333,3 +333,13 @@ def test_where_a_jobs_code_could_read_what_a_configuration_names_nothing_runs(
     Isolation(private=(path,)).command([])  # the file that says so lies elsewhere
     with pytest.raises(UserError, match="which a job's code can read: move it elsewhere"):
         Isolation(private=own_places(str(path))).command([])
+
+
+def test_a_table_that_the_party_names_as_the_job_does_is_its_table(tmp_path, monkeypatch):
+    from securefl.cli_network import own_rows
+    from securefl.job import Job
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ward.csv").write_text("site,age,died\nnorth,34,0\nnorth,71,1\nsouth,58,0\n")
+    job = Job.parse({"data": {"name": "ward.csv", "label": "died", "site": "site", "ranges": {"age": [0, 120]}}})
+    assert own_rows(job, "ward.csv", "north", None, ["north", "south"]).y.tolist() == [0, 1]

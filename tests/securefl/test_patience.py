@@ -6,10 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from stub_runner import refused
+from torch import nn
+from torch.utils.data import TensorDataset
 
+from securefl import Fold, Runner
 from securefl.cli import main
 from securefl.job import Job
 from securefl.metrics import best_of
@@ -38,6 +42,21 @@ def test_a_run_that_improves_goes_on(capsys):
     scores = [record["metrics"]["auroc"] for record in tree["history"]]
     assert scores == sorted(set(scores))
     assert tree["rounds"] == 3
+
+
+@pytest.mark.parametrize(("gone", "ran"), [({2, 3}, 5), (set(), 3)])
+def test_a_round_that_aborts_is_none_that_brought_nothing(gone, ran):
+    rows = Fold(*[TensorDataset(torch.linspace(-1, 1, 40).reshape(-1, 1), (torch.arange(40) >= 20).float())] * 2)
+    job = Job.parse({"privacy": {"mechanism": "none", "rounds": 8, "patience": 2}, "performance": {"learning_rate": 1e-12}})
+    runner = Runner(
+        nn.Linear(1, 1),
+        dict.fromkeys("ABC", rows),
+        job=job,
+        dropouts=lambda number, _: dict.fromkeys("ABC", "Advert") if number in gone else {},
+    )
+    result = runner.run()
+    assert [record.number for record in result.rounds if record.aborted] == sorted(gone)
+    assert len(result.rounds) == ran
 
 
 @given(st.lists(st.fixed_dictionaries({}, optional={"auroc": st.floats(0, 1), "loss": st.floats(0, 9)}), max_size=8))

@@ -176,6 +176,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "every value of x is missing at every site",
     ),
     "text": (lambda: SecureStatistics.simulated(with_column("7 mg"), KNOWN).describe(), "column x holds text .such as '7 mg'"),
+    "one text": (
+        lambda: SecureStatistics.simulated(with_column([4, "soon", *[5] * (len(made(8, 2)["site 1"]) - 2)]), KNOWN).describe(),
+        "column x holds text .such as 'soon'",
+    ),
     "dates": (
         lambda: SecureStatistics.simulated(with_column(pd.Timestamp(2020, 1, 1)), KNOWN).describe(),
         "column x holds other things than numbers",

@@ -248,7 +248,7 @@ def test_the_command_gives_the_curves_and_draws_them(table, tmp_path, capsys):
     [
         (["--horizon", "-1"], "--horizon is -1: a finite number above 0"),
         (["--event", "event=alive,dead,lost"], "two values are needed, censored and event, not 3"),
-        (["--event", "event=alive,gone"], "'dead' in row"),
+        (["--event", "event=alive,gone"], "event is 'dead' in line"),
         (["--by", "month"], "need a column each"),
         (["--time", "weeks"], "the column weeks is not in"),
         (["--plot", "curve.bmp"], "a picture ends in"),
