@@ -116,7 +116,7 @@ def associate(statistics: SecureStatistics, phenotype: str, variants: Sequence[s
         raise UserError(f"{quoted(phenotype)} needs two levels, control and case, not {len(cases.labels) - 1}")
     own = [counted(site, names, case) for site, case in zip(statistics.sites, cases.places, strict=True)]
     shown, sites, opened, k = np.ones(len(names), dtype=bool), None, list["Opened"](), statistics.min_cell
-    of = f"of {len(names)} variants by {quoted(phenotype)}"
+    of = f"of {len(names)} variant{'s' * (len(names) != 1)} by {quoted(phenotype)}"
     if k > 1:
         least, sites, opened = statistics.screened([carriers for _, carriers in own], f"carriers {of}")
         shown = ((least == 0) | (least >= k)).all(axis=(1, 2))

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from securefl.data.columns import some
 from securefl.errors import UserError, quoted
 
 T = TypeVar("T")
@@ -64,7 +65,7 @@ class Columns:
 
 def _known(known: Mapping[str, T], name: str, what: str) -> T:
     if name not in known:
-        have = ", ".join(map(quoted, known)) or "no column"
+        have = some(map(quoted, known)) or "no column"
         raise UserError(f"the column {quoted(name)} has no public {what}; given for: {have}")
     return known[name]
 

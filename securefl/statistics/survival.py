@@ -126,7 +126,12 @@ def kaplan_meier(
     if len(happened.labels) != 3:
         raise UserError(f"{quoted(event)} needs two levels, censored and event, not {len(happened.labels) - 1}")
     groups = None if by is None else statistics.axis(by)
-    times = [site.numbers(time, (low, np.inf), statistics.tell) for site in statistics.sites]
+    times = [site.numbers(time, (-np.inf, np.inf), statistics.tell) for site in statistics.sites]
+    for site, own_times in zip(statistics.sites, times, strict=True):
+        if early := int(np.sum(own_times < low)):
+            raise UserError(
+                f"{quoted(site.name)}: {early} of {site.rows} values of {quoted(time)} lie below {low:g}, where time begins"
+            )
     shape, own = table_of(times, happened.places, groups, edges)
     for site, counts in zip(statistics.sites, own, strict=True):
         if out := site.rows - int(counts.sum()):

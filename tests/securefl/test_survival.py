@@ -184,6 +184,15 @@ def test_what_a_site_leaves_out_is_told_to_it_alone():
     assert told == ["site 1: 4 of 30 rows lack a time, event or group and are left out"]
 
 
+def test_a_time_before_time_begins_is_refused_and_not_taken_for_the_first_interval():
+    tables = spread(2, 10)
+    tables["site 1"].loc[[2, 5], "month"] = -1
+    statistics = made(tables)
+    statistics.total = None
+    with pytest.raises(UserError, match="site 1: 2 of 10 values of month lie below 0, where time begins"):
+        kaplan_meier(statistics, "month", "event")
+
+
 @pytest.mark.parametrize(
     ("ask", "line"),
     [
