@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -131,19 +132,25 @@ class SecureStatistics:
         occasion, self._sums = Occasion(self._run, self._sums), self._sums + 1
         note = "the difference of two such sums over cohorts or tables that differ by one tells about that one"
         what = opened_in_statistics(f"sums for statistics ({', '.join(spec.name for spec in specs)})", 1, note)
-        decoded = secure_totals(
-            charging(self.consortium, self._ledgers, self._run, what),
-            self.protocol,
-            occasion,
-            counted,
-            own,
-            precision=PRECISION,
-            threshold=self._threshold,
-            watch=self._watch,
-            network=self._network,
-            entropy=self._entropy,
-            recording=self._recording,
-        )
+        try:
+            decoded = secure_totals(
+                _all_of(charging(self.consortium, self._ledgers, self._run, what), with_sites),
+                self.protocol,
+                occasion,
+                counted,
+                own,
+                precision=PRECISION,
+                threshold=self._threshold,
+                watch=self._watch,
+                network=self._network,
+                entropy=self._entropy,
+                recording=self._recording,
+            )
+        except Abort as error:
+            if with_sites is None or error.check != "quorum":
+                raise
+            line = f"the sites open no sum over fewer than the {with_sites} of the one that it belongs to"
+            raise Abort("statistics-cohort", line) from error
         sites = int(decoded.sums["sites"][0])
         if with_sites is not None and sites != with_sites:
             raise Abort("statistics-cohort", f"{sites} sites are in a sum that belongs to one of {with_sites}")
@@ -412,3 +419,11 @@ class SecureStatistics:
     def released(self, sites: int, opened: Sequence[Opened]) -> dict[str, Any]:
         """What every result has."""
         return {"sites": sites, "min_cell": self.min_cell, "opened": tuple(opened)}
+
+
+def _all_of(consortium: Consortium, sites: int | None) -> Consortium:
+    """The same parties, none of which opens a sum over fewer than so many sites."""
+    if sites is None:
+        return consortium
+    parties = (replace(p, policy=replace(p.policy, min_cohort=max(p.policy.min_cohort, sites))) for p in consortium.parties)
+    return replace(consortium, parties=tuple(parties))
