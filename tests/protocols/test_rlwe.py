@@ -324,8 +324,9 @@ def test_keys_of_the_very_bound_pass_and_one_more_does_not() -> None:
     c = multiply(PUBLIC.words(0, SHAPE.elements), key).reshape(-1) >> np.uint64(SHAPE.cut)
     assert not open_sum(SHAPE, PUBLIC, c, key, 1).any()
     key[-1] = 1
-    with pytest.raises(Abort, match="kahe-norm"):
+    with pytest.raises(Abort) as aborted:
         open_sum(SHAPE, PUBLIC, c, key, 1)
+    assert aborted.value.check == "kahe-norm"
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
