@@ -51,7 +51,13 @@ def test_output_of_a_job_file(runner: Runner, capsys: pytest.CaptureFixture[str]
     path.parent.mkdir()
     path.write_text("[output]\ndir = 'here'\njson = true\n")
     assert main(["run", str(path)]) == 0
-    assert json.loads(capsys.readouterr().out)["job"]["output"] == {"dir": str(path.parent / "here"), "json": True, "track": None}
+    assert json.loads(capsys.readouterr().out)["job"]["output"] == {
+        "dir": str(path.parent / "here"),
+        "json": True,
+        "checkpoint": None,
+        "resume": False,
+        "track": None,
+    }
     assert {file.name for file in (path.parent / "here").iterdir()} == set(report.FILES)
     assert main(["run", str(path), "--no-json", "--out", str(tmp_path / "there")]) == 0
     assert "Score on held-out rows" in capsys.readouterr().out

@@ -115,8 +115,8 @@ def test_one_of_anything_is_in_the_singular() -> None:
     )
     screen = Console(file=target, width=300)
     console.show_plan(screen, job, parties=2)
-    site = Site("a", np.zeros((1, 1)), np.zeros(1))
-    console.show_data(screen, Dataset("d", ("a",), (site, site), None, fixed_sites=True, source="here"))
+    sites = tuple(Site(name, np.zeros((1, 1)), np.zeros(1)) for name in "ab")
+    console.show_data(screen, Dataset("d", ("a",), sites, None, fixed_sites=True, source="here"))
     text = target.getvalue() + tables.outcome(result(rounds=[record(1)]))
     for words in (
         "1 hidden unit,",

@@ -119,7 +119,7 @@ def test_plain_data_has_every_key_that_is_not_idle_and_reads_back() -> None:
     party = Job.parse({"privacy": {"mechanism": "distributed-party", "noise": "discrete-gaussian"}})
     assert Job.parse(party.plain()) == party
     assert set(SECTIONS["privacy"].model_fields) - set(party.plain()["privacy"]) == {
-        *("accountant", "clip", "rows", "w_max", "precision", "ledger_data", "patience")
+        *("accountant", "clip", "rows", "w_max", "precision", "ledger_data", "patience", "places")
     }
     heart = Job.parse({"data": {"name": "heart", "dir": Path("somewhere")}, "privacy": {"mechanism": "none"}})
     assert Job.parse(heart.plain()) == heart

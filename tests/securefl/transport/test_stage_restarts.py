@@ -88,7 +88,7 @@ def cancer(folder: Path) -> Federation:
 
 
 def eicu(folder: Path) -> Federation:
-    tables = made_eicu.write(folder / "eicu", made_eicu.tables(patients=150))
+    tables = made_eicu.write(folder / "eicu", made_eicu.within(made_eicu.tables(patients=150)))
     knobs = {"mechanism": "none", "rounds": 1, "local_steps": 1, "sample_rate": 1.0, "protocol": "secagg"}
     some = Job.parse({"data": {"name": "eicu", "dir": str(tables), "folds": 2}, "privacy": knobs})
     return Federation(folder, some, {site.name: OwnRows.of(some, site) for site in datasets.of_job(some).sites})

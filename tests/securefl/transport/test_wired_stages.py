@@ -81,7 +81,7 @@ def case(name: str, folder: Path, **privacy: Any) -> Case:
         source = source_of(data["name"])
         assert source is not None
         return Case(some, datasets.of_job(some), {one: OwnRows.of(some, own_table(source, some, one)) for one in SITES})
-    tables = made_eicu.write(folder / "eicu", made_eicu.tables())
+    tables = made_eicu.write(folder / "eicu", made_eicu.within(made_eicu.tables()))
     some = Job.parse({"data": {"name": "eicu", "dir": str(tables)}, "privacy": knobs})
     dataset = datasets.of_job(some)
     own = {s.name: OwnRows.of(some, datasets.own_eicu(some, tables, None, s.name)) for s in dataset.sites}
@@ -224,8 +224,8 @@ def test_control_without_models_and_scaling_in_the_session_identity_it_is_summed
 ) -> None:
     of = SharedJob.terms
 
-    def unbound(self: SharedJob, occasion: Occasion) -> Terms[Any]:
-        return of(self, replace(occasion, model=bytes(32)))
+    def unbound(self: SharedJob, occasion: Occasion, *cohort: Any) -> Terms[Any]:
+        return of(self, replace(occasion, model=bytes(32)), *cohort)
 
     monkeypatch.setattr(SharedJob, "terms", unbound)
     lying(monkeypatch, 2)
