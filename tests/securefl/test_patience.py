@@ -40,7 +40,7 @@ def test_a_run_that_does_not_improve_stops_and_spends_for_the_rounds_that_ran(pa
 def test_a_run_that_improves_goes_on(capsys):
     tree = ran(capsys, "--rounds", "3", "--no-dp", "--learning-rate", "0.001", "--sample-rate", "1", "--patience", "2")
     scores = [record["metrics"]["auroc"] for record in tree["history"]]
-    assert scores == sorted(set(scores))
+    assert scores[1] > scores[0], "an untrained model guesses"
     assert tree["rounds"] == 3
 
 
