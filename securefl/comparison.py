@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from securefl.job import flat
 from securefl.results import RunResult
 from securefl.tables import SCORES, Sheet, duration, size
 
@@ -87,11 +88,6 @@ def picture(names: Sequence[str], results: Sequence[RunResult]) -> bytes:
         axes.set(xlabel="round (of the model before it)", ylabel=SCORES.get(key, ""))
         axes.legend()
     return drawn(figure, "svg")
-
-
-def flat(job: Mapping[str, Any]) -> dict[str, Any]:
-    """``section.key`` → value of a plain job."""
-    return {f"{section}.{key}": value for section, keys in job.items() for key, value in keys.items()}
 
 
 def _row(label: str, pair: tuple[float | None, float | None], written: Number) -> list[str]:

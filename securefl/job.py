@@ -256,6 +256,11 @@ IDLE = (
 )
 
 
+def flat(job: Mapping[str, Any]) -> dict[str, Any]:
+    """``section.key`` → value of a plain job."""
+    return {f"{section}.{key}": value for section, keys in job.items() for key, value in keys.items()}
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """The tree of a job file, with relative paths resolved against the file's folder; nothing else is checked.
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from securefl.errors import UserError
 from securefl.files import write_all
+from securefl.job import flat
 from securefl.results import RoundRecord
 
 if TYPE_CHECKING:
@@ -199,21 +200,20 @@ def read(folder: Path, job: Job, data: str) -> Checkpoint | None:
     if not path.exists():
         return None
     about, arrays = _opened(path)
-    mine, theirs = _plain(job), about["job"]
-    for section in mine:
-        for key in {**mine[section], **theirs.get(section, {})}:
-            if mine[section].get(key) != theirs.get(section, {}).get(key):
-                raise UserError(
-                    f"{path} is of another job: {section}.{key} is {theirs.get(section, {}).get(key)!r} there and "
-                    f"{mine[section].get(key)!r} here; remove it, or write elsewhere (--out)"
-                )
+    mine, theirs = flat(_plain(job)), flat(about["job"])
+    for key in {**mine, **theirs}:
+        if mine.get(key) != theirs.get(key):
+            raise UserError(
+                f"{path} is of another job: {key} is {theirs.get(key)!r} there and {mine.get(key)!r} here; remove it, or write "
+                "elsewhere (--out)"
+            )
     if about["data"] != data:
         raise UserError(f"{path} is of other rows: the data have changed since; remove it, or write elsewhere (--out)")
     progress = about["progress"]
     records = [RoundRecord(**record) for record in progress["records"]]
     count = sum(name.startswith("model.") for name in arrays)
     return Checkpoint(
-        theirs,
+        about["job"],
         data,
         Progress(progress["begun"], progress["opened"], records),
         tuple(arrays[f"model.{at}"] for at in range(count)),

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from securefl.errors import UserError
 from securefl.files import atomic_write
-from securefl.job import Job
+from securefl.job import Job, flat
 from securefl.results import RoundRecord, RunResult
 
 EXPERIMENT = "securefl"
@@ -154,8 +154,7 @@ class Tracking:
     def begin(self, job: Job) -> None:
         """The run begins."""
         if self._tracker is not None:
-            tree = job.plain()
-            self._tracker.begin({f"{section}.{key}": value for section, keys in tree.items() for key, value in keys.items()})
+            self._tracker.begin(flat(job.plain()))
 
     def round(self, record: RoundRecord) -> None:
         """A round is over."""

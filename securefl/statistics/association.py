@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import chdtrc, ndtri
+from scipy.special import chdtrc
 
+from securefl.binned import Z
 from securefl.errors import UserError, quoted
 from securefl.statistics.columns import SiteTable, named
 from securefl.statistics.results import Array, Released, plain
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from securefl.results import Opened
     from securefl.statistics.secure import SecureStatistics
 
-CONFIDENCE = 0.95
 MEDIAN_CHI2 = 0.4549364231195724
 """Median of χ² with one degree of freedom."""
 _BLOCK = 1024
@@ -52,7 +52,7 @@ class Association(Released):
         alleles: shape (variants, 2, 2), object: of controls and cases, reference and alternative; None where withheld.
         frequency: of the alternative allele, over both.
         odds_ratio: of the alternative allele in cases against controls; 0 or infinite where a cell is none.
-        low, high: its interval, `CONFIDENCE`; NaN where a cell is none.
+        low, high: its interval, of 95 %; NaN where a cell is none.
         chi2: Pearson's, without correction, of the table of alleles.
         p: its upper tail with one degree of freedom.
     """
@@ -182,7 +182,7 @@ def tested(alleles: Counts, shown: NDArray[np.bool_]) -> dict[str, Any]:
     with np.errstate(divide="ignore", invalid="ignore"):
         chi2 = total * (a * d - b * c) ** 2 / (controls * cases * refs * alts)
         ratio = a * d / (b * c)
-        wide = -ndtri((1 - CONFIDENCE) / 2) * np.sqrt(1 / a + 1 / b + 1 / c + 1 / d)
+        wide = Z * np.sqrt(1 / a + 1 / b + 1 / c + 1 / d)
         whole = (table > 0).all(axis=(1, 2))
         low, high = (np.where(whole, ratio * np.exp(sign * wide), np.nan) for sign in (-1, 1))
         return {

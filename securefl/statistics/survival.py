@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import chdtrc, ndtri
+from scipy.special import chdtrc
 
+from securefl.binned import Z
 from securefl.errors import UserError, quoted
 from securefl.statistics.axes import Axis
 from securefl.statistics.results import Array, Released, plain
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from securefl.results import Opened
     from securefl.statistics.secure import SecureStatistics
 
-CONFIDENCE = 0.95
 MOST_INTERVALS = 10_000
 
 Counts = NDArray[np.int64]
@@ -67,7 +67,7 @@ class Survival(Released):
         events: of them, those with an event in the interval.
         censored: of them, those that were censored in it; they count as at risk until its end.
         survival: estimated probability of no event up to the upper edge; NaN where nobody is at risk.
-        low, high: its interval, `CONFIDENCE`; NaN where ``survival`` is 0, 1 or NaN.
+        low, high: its interval, of 95 %; NaN where ``survival`` is 0, 1 or NaN.
         log_rank: with two groups or more.
     """
 
@@ -242,7 +242,7 @@ def curves(counts: Counts) -> dict[str, Any]:
         variance = np.cumsum(np.where(events > 0, events / (at_risk * (at_risk - events)), 0.0), axis=1)
         inside = (survival > 0) & (survival < 1)
         logs = np.log(np.where(inside, survival, np.nan))
-        wide = -ndtri((1 - CONFIDENCE) / 2) * np.sqrt(variance) / logs
+        wide = Z * np.sqrt(variance) / logs
         low, high = np.exp(logs * np.exp(-wide)), np.exp(logs * np.exp(wide))
     return {
         "at_risk": at_risk,
