@@ -48,6 +48,15 @@ USUAL: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 """Defaults of data sets that need others; everything that says how much is protected is as everywhere."""
+WITHOUT_DP: dict[str, dict[str, dict[str, Any]]] = {"eicu": {"privacy": {"rounds": 12, "sample_rate": 1.0, "w_max": 1024}}}
+"""The same where ``privacy.mechanism`` is none: rows are drawn for the sake of ε, and without it all of them train better."""
+
+
+def usual(name: object, mechanism: object) -> dict[str, dict[str, Any]]:
+    """Section → key → value of what a data set needs in place of the common defaults; empty for most."""
+    if not isinstance(name, str):
+        return {}
+    return {**USUAL.get(name, {}), **(WITHOUT_DP.get(name, {}) if mechanism == "none" else {})}
 
 
 class Job(Knobs):
@@ -63,11 +72,14 @@ class Job(Knobs):
     @model_validator(mode="before")
     @classmethod
     def _of_the_data(cls, tree: Any) -> Any:
-        """Keys that are left out take the data set's own defaults, where it has some (`USUAL`)."""
-        data = tree.get("data") if isinstance(tree, Mapping) else None
-        name = data.get("name") if isinstance(data, Mapping) else getattr(data, "name", None)
+        """Keys that are left out take the data set's own defaults, where it has some (`usual`)."""
+
+        def asked(section: str, key: str) -> object:
+            knobs = tree.get(section) if isinstance(tree, Mapping) else None
+            return knobs.get(key) if isinstance(knobs, Mapping) else getattr(knobs, key, None)
+
         filled = dict(tree) if isinstance(tree, Mapping) else tree
-        for section, keys in USUAL.get(name, {}).items() if isinstance(name, str) else ():
+        for section, keys in usual(asked("data", "name"), asked("privacy", "mechanism")).items():
             given = filled.get(section, {})
             if isinstance(given, Mapping):
                 filled[section] = {**keys, **given}

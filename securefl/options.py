@@ -18,7 +18,7 @@ import typer
 
 from securefl.data.contract import read_contract
 from securefl.errors import UserError
-from securefl.job import USUAL, Job, read_toml
+from securefl.job import Job, read_toml, usual
 from securefl.knobs import SECTIONS, choices
 
 FLAGS = {
@@ -221,12 +221,13 @@ def range_of(text: str) -> tuple[str, tuple[float, float]]:
 def command(job: Job) -> list[str]:
     """The shortest ``securefl run`` line that gives this job: no key at its default, and none that is idle."""
     words, default = ["securefl", "run"], Job()
-    usual = Job.parse({"data": {"name": job.data.name}}) if job.data.name in USUAL else default
+    named = {"data": {"name": job.data.name}, "privacy": {"mechanism": job.privacy.mechanism}}
+    of_the_data = Job.parse(named) if usual(job.data.name, job.privacy.mechanism) else default
     derived = ("ranges", "levels") if job.data.contract is not None else ()
     for section, knobs in job.plain().items():
         for key in knobs:
             value, full = getattr(getattr(job, section), key), f"{section}.{key}"
-            base = default if full == "data.name" else usual
+            base = default if full in ("data.name", "privacy.mechanism") else of_the_data
             if value == getattr(getattr(base, section), key) or (section == "data" and key in derived):
                 continue
             name = flag(section, key)

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from securefl import options
 from securefl.errors import UserError
 from securefl.job import ALGORITHM_KEYS, IDLE, IDLE_WITH, Job, read_toml
 from securefl.knobs import SECTIONS, allowed, choices
@@ -248,3 +249,15 @@ def test_every_mechanism_says_which_keys_are_idle_with_it() -> None:
                 tree[section] = {**tree.get(section, {}), key: value if key != "clip_quantile" else 0.5}
                 with pytest.raises(UserError, match=re.escape(f"{full} is refused {why}")):
                     Job.parse(tree)
+
+
+def test_eicu_without_differential_privacy_has_defaults_that_other_mechanisms_do_not_get() -> None:
+    asked, common = Job.parse({"data": {"name": "eicu"}, "privacy": {"mechanism": "none"}}), Job().privacy
+    assert (asked.privacy.rounds, asked.privacy.sample_rate, asked.privacy.w_max) == (12, 1.0, 1024)
+    assert options.command(asked) == ["securefl", "run", "--data=eicu", "--no-dp"]
+    back = Job.parse({"data": {"name": "eicu"}, "privacy": {"mechanism": "none", "rounds": common.rounds, "w_max": 700}})
+    assert options.command(back)[-2:] == [f"--rounds={common.rounds}", "--w-max=700"], "the common default is not that of this job"
+    assert Job.parse(back.plain()) == back
+    for mechanism in ("local-record", "distributed-record", "distributed-party", "central"):
+        other = Job.parse({"data": {"name": "eicu"}, "privacy": {"mechanism": mechanism}}).privacy
+        assert (other.rounds, other.sample_rate) == (common.rounds, common.sample_rate), "rows are drawn where ε needs it"
