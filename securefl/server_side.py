@@ -1,6 +1,6 @@
 """The server's half of a run: the global models, a session for each round, and what the round's sum makes of them.
 
-It holds no row, no key of a party and no single update.  A driver moves the letters: `securefl.runner` in one process,
+It holds no row, no key of a party and no single update.  A driver moves the letters: `securefl.simulated_rounds` in one process,
 `securefl.transport` between machines.
 
 What it does not protect: the models are the server's; parties bind their sums to exactly the ones that they were shown.

@@ -59,7 +59,7 @@ def test_a_site_refuses_a_price_above_its_own_bound_before_anything_leaves(
     runner = Runner(linear, sites(), job=job(**privacy), consortium=consortium(**bounds))
     sent: list[type] = []
     outcome = simulate.run(
-        runner._sessions(1),
+        runner.rounds.sessions(1),
         watch=lambda letter, _to, _size: sent.append(type(letter.message)) if letter.sender == client(3) else None,
     )
     ended = outcome.sessions[client(3)].ended
