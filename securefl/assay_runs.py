@@ -19,10 +19,11 @@ from torch.utils.data import TensorDataset
 from securefl.cohort import short_sums
 from securefl.data.assays import Assays
 from securefl.data.split import places
+from securefl.data_knobs import DataKnobs
 from securefl.errors import UserError
 from securefl.gains import Gain, Gains, figures
 from securefl.job import Job
-from securefl.knobs import DataKnobs, ModelKnobs, SimulationKnobs
+from securefl.knobs import ModelKnobs, SimulationKnobs
 from securefl.models import threads_for
 from securefl.multitask import Multitask, MultitaskTrainer
 from securefl.parties import Consortium

@@ -21,13 +21,14 @@ from securefl.cohort import cohort_size, short_sums, smallest_cohort
 from securefl.data import Dataset, Split
 from securefl.data.assays import Assays
 from securefl.data.types import Coding
+from securefl.data_knobs import DataKnobs
 from securefl.encode import limit_of
 from securefl.errors import UserError
 from securefl.evaluation import scored
 from securefl.exact_sums import ExactSums
 from securefl.fairness import by_group
 from securefl.job import Job
-from securefl.knobs import DataKnobs, ModelKnobs, SimulationKnobs
+from securefl.knobs import ModelKnobs, SimulationKnobs
 from securefl.ledger import exact_moments, opened_in_scaling
 from securefl.models import build, threads_for
 from securefl.parties import Consortium

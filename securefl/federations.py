@@ -31,7 +31,7 @@ from securefl import files
 from securefl.bundles.kept import is_hash
 from securefl.errors import UserError
 from securefl.job import Job
-from securefl.knobs import Knobs, near
+from securefl.knob_base import Knobs, near
 from securefl.sampling import refuse_recording
 from securefl.transport.enrolment import Credentials
 from securefl.transport.hall import Limits

@@ -26,7 +26,8 @@ from protocols.policy import Policy
 from protocols.suite import default_corrupt
 from securefl.errors import UserError
 from securefl.job import Job
-from securefl.knobs import Knobs, choices, near, quote
+from securefl.knob_base import Knobs, near, quote
+from securefl.knobs import choices
 from securefl.privacy.store import Budget, Place, Store
 from securefl.usercode.isolation import Isolation
 
