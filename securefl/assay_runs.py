@@ -30,7 +30,7 @@ from securefl.parties import Consortium
 from securefl.privacy.plain import PlainTraining
 from securefl.private_layers import one_pattern
 from securefl.results import DataSummary, RoundRecord, RunResult
-from securefl.round import Fold
+from securefl.round_types import Fold
 from securefl.runner import Runner
 
 if TYPE_CHECKING:

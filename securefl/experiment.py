@@ -36,7 +36,7 @@ from securefl.privacy.budget import Ledgers, ledgers_of, strangers
 from securefl.privacy.store import Store
 from securefl.results import DataSummary, Opened, Preparation, RoundRecord, RunResult
 from securefl.resume import Keeping
-from securefl.round import Fold
+from securefl.round_types import Fold
 from securefl.runner import Runner
 from securefl.scaling import PRECISION, ROWS_MAX, Exponents, Moments, Scaler, from_ranges, scaling_rows
 from securefl.standardise import Scaled, filled, standardised, without_ranges

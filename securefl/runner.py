@@ -39,7 +39,8 @@ from securefl.privacy.spending import Spending
 from securefl.private_layers import Layered, models_of, one_pattern
 from securefl.results import RoundRecord, RunResult
 from securefl.resume import Checkpoint, Progress
-from securefl.round import Fold, round_flow, weight_was_cut
+from securefl.round import round_flow, weight_was_cut
+from securefl.round_types import Fold
 from securefl.run_result import result_of
 from securefl.run_terms import RunTerms
 from securefl.sampling import refuse_recording
@@ -73,7 +74,7 @@ class Runner:
         server: what the server does with the sum.
         job: the knobs; those that name built-in data, models and baselines belong to ``securefl run`` and are refused here.
         name: what the data are called in the result.
-        flow: a local flow of your own from `securefl.round.Task` to `securefl.round.Contribution`.
+        flow: a local flow of your own from `securefl.round_types.Task` to `securefl.round_types.Contribution`.
         models_per_record: in how many of the models one record takes part; by default in all.
         consortium: registered parties; by default made up.
         entropy: by site name, where its sampling, noise and rounding come from; by default the operating system.

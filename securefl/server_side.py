@@ -23,7 +23,8 @@ from protocols.session import SERVER, Session
 from protocols.suite import Occasion, Terms
 from securefl.aggregator import ServerAggregator
 from securefl.encoding import Encoding
-from securefl.round import NextModel, Starting, model_values
+from securefl.round import model_values
+from securefl.round_types import NextModel, Starting
 from securefl.run_terms import RunTerms
 
 

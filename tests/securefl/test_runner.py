@@ -27,7 +27,8 @@ from securefl.errors import UserError
 from securefl.parties import Consortium
 from securefl.privacy.models import ModelUnsupported
 from securefl.results import RunResult
-from securefl.round import Contribution, Fold, Joined, Task, local_update
+from securefl.round import local_update
+from securefl.round_types import Contribution, Fold, Joined, Task
 from securefl.simulated_rounds import SimulatedRounds
 
 
@@ -116,7 +117,7 @@ def test_two_models_for_two_parties_give_no_sum() -> None:
     from protocols import simulate
     from protocols.bulk import Bulk
     from protocols.session import SERVER
-    from securefl.round import GlobalModel
+    from securefl.round_types import GlobalModel
 
     runner = Runner(linear, sites(), job=job(rounds=1))
     sessions = runner.rounds.sessions(1)

@@ -21,7 +21,8 @@ from protocols.session import Farewell, client
 from securefl import Aggregate, ClientTrainer, Fold, Runner, ServerAggregator, SumSpec, UserError
 from securefl.parties import Consortium
 from securefl.results import RoundRecord, RunResult
-from securefl.round import Contribution, Task, train
+from securefl.round import train
+from securefl.round_types import Contribution, Task
 
 PRIVATE: dict[str, Any] = {"mechanism": "local-record", "sample_rate": 0.3}
 
