@@ -21,11 +21,12 @@ from securefl import (
     cli_budget,
     cli_bundles,
     cli_data,
+    cli_join,
     cli_keys,
-    cli_network,
     cli_noise,
     cli_run,
     cli_runs,
+    cli_serve,
     cli_statistics,
     cli_vectors,
     terminal,
@@ -197,8 +198,8 @@ def params(
 
 
 for _command in (
-    cli_network.serve,
-    cli_network.join,
+    cli_serve.serve,
+    cli_join.join,
     cli_bundles.submit,
     cli_bundles.review,
     cli_bundles.approve,

@@ -138,7 +138,7 @@ def _decide(bundle: str, keys: Path, server: str | None, verdict: Verdict, becau
 
 
 def _asking(server: str | None, credentials: Credentials) -> Asking | None:
-    from securefl.cli_network import address  # noqa: PLC0415
+    from securefl.network_process import address  # noqa: PLC0415
     from securefl.transport.asking import Asking  # noqa: PLC0415
 
     if server is None:
@@ -148,7 +148,7 @@ def _asking(server: str | None, credentials: Credentials) -> Asking | None:
 
 
 def _own_policy(given: Path | None, keys: Path) -> PolicyFile | None:
-    from securefl.cli_network import own_policy  # noqa: PLC0415
+    from securefl.cli_join import own_policy  # noqa: PLC0415
 
     return own_policy(given, keys) if given is not None or (keys / "policy.toml").exists() else None
 
