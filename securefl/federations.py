@@ -158,8 +158,7 @@ def _parsed(path: Path) -> FederationsFile:
         tree = tomllib.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"{path}: cannot read the federations: {getattr(error, 'strerror', None) or error}") from None
-    if mode & 0o002:
-        raise UserError(f"{path} is refused: others may write it (chmod o-w)")
+    files.refuse_writable(str(path), mode)
     try:
         made = FederationsFile.model_validate(tree)
     except ValidationError as error:
