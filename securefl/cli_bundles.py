@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -155,14 +154,12 @@ def _own_policy(given: Path | None, keys: Path) -> PolicyFile | None:
 
 def _hash_of(named: str, asking: Asking) -> bytes:
     """The whole hash, with the server's list where only its first digits are given."""
-    if not re.fullmatch(r"[0-9a-f]{8,64}", named):
-        raise UserError(f"{named!r} names no bundle: 8 to 64 digits 0-9 a-f of its hash are needed")
+    from securefl.bundles.kept import one_of, require_hash  # noqa: PLC0415
+
+    require_hash(named)
     if len(named) == 64:
         return bytes.fromhex(named)
-    found = [item.bundle for item in asking.listed()[0].items if item.bundle.hex().startswith(named)]
-    if len(found) != 1:
-        raise UserError(f"{'no bundle' if not found else f'{len(found)} bundles'} on the server's list begin with {named}")
-    return found[0]
+    return bytes.fromhex(one_of(named, (item.bundle.hex() for item in asking.listed()[0].items), "list"))
 
 
 def _refusing(work: Any) -> Any:
