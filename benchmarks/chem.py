@@ -29,7 +29,7 @@ from securefl.gains import Gain, Gains, figures
 from securefl.job import Job
 from securefl.multitask import MultitaskTrainer
 from securefl.privacy.plain import PlainTraining
-from securefl.round import Fold
+from securefl.round_types import Fold
 from securefl.runner import Runner
 
 VALIDATION = 0.2

@@ -14,7 +14,8 @@ from torch.utils.data import TensorDataset
 from protocols.flow import Flow
 from securefl import ClientTrainer, Fold, Job, Runner, SumSpec
 from securefl.data import load
-from securefl.round import Contribution, Task, held_out, local_update
+from securefl.round import held_out, local_update
+from securefl.round_types import Contribution, Task
 
 DATA, BINS = load("breast-cancer", clients=4), 10
 LOW, HIGH = torch.from_numpy(DATA.ranges).T  # public; a site's own means would be outside ε

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import cbor2
 
 from protocols.bodies import Body
-from protocols.bulk import Bulk, Layout
+from protocols.bulk import Layout
 from protocols.errors import Misuse, Refused, require
 from protocols.once import lately, sharing
 from protocols.readers import Reader, read_fields, readers
@@ -130,9 +130,9 @@ def _field(read: Reader, value: Any, sizes: Sizes) -> bytes:
     return encoded
 
 
-def _dump(record: Record) -> tuple[list[Any], list[Bulk]]:
-    names, raw = _names(type(record))
-    return [_plain(getattr(record, name)) for name in names], [getattr(record, name) for name in raw]
+def _dump(record: Record) -> list[Any]:
+    """The control fields."""
+    return [_plain(getattr(record, name)) for name in _names(type(record))[0]]
 
 
 _NAMES: dict[type[Record], tuple[tuple[str, ...], tuple[str, ...]]] = {}
@@ -156,13 +156,13 @@ def _plain(value: Any) -> Any:
         leaves = bool(value) and type(value[0]) in _LEAVES  # items of a field are of one kind
         return list(value) if leaves else [_plain(item) for item in value]
     if isinstance(value, Record):
-        return _dump(value)[0]
+        return _dump(value)
     return value
 
 
 def control_bytes(message: Message) -> bytes:
     """Canonical CBOR of the control fields alone, without name and epoch: what is hashed where a whole message is agreed upon."""
-    return canonical(_dump(message)[0])
+    return canonical(_dump(message))
 
 
 Verdict = Literal["take", "wait", "skip"]

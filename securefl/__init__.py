@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from securefl.encoding import SumSpec
     from securefl.errors import UserError
     from securefl.job import Job
-    from securefl.round import Fold
+    from securefl.round_types import Fold
     from securefl.runner import Runner
     from securefl.saved import load_model
     from securefl.trainer import ClientTrainer
@@ -29,7 +29,7 @@ __all__ = ["Aggregate", "ClientTrainer", "Fold", "Job", "Runner", "ServerAggrega
 _HOMES = {
     "Aggregate": "securefl.aggregator",
     "ClientTrainer": "securefl.trainer",
-    "Fold": "securefl.round",
+    "Fold": "securefl.round_types",
     "Job": "securefl.job",
     "Runner": "securefl.runner",
     "ServerAggregator": "securefl.aggregator",

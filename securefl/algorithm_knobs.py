@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
+
+from securefl.knob_base import Knobs, Positive
 
 AlgorithmName = Literal["fedavg", "fedsgd", "fedprox", "fednova", "scaffold", "fedadam", "fedyogi", "fedadagrad", "qfedavg"]
-Positive = Annotated[float, Field(gt=0, le=1e6)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 ADAPTIVE = ("fedadam", "fedyogi", "fedadagrad")
 
 
-class AlgorithmKnobs(BaseModel):
+class AlgorithmKnobs(Knobs):
     """Which algorithm, and its parameters."""
 
     algorithm: AlgorithmName = Field(default="fedavg", description="what sites and server do")

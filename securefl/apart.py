@@ -14,19 +14,8 @@ from protocols.vector import Vector
 from protocols.wire import Limits
 from securefl.errors import UserError
 from securefl.models import threads_for
-from securefl.round import (
-    Contribution,
-    GlobalModel,
-    Joined,
-    Site,
-    Task,
-    broadcast,
-    decode_sum,
-    encode_update,
-    local_flow,
-    receive,
-    step,
-)
+from securefl.round import broadcast, decode_sum, encode_update, local_flow, receive, step
+from securefl.round_types import Contribution, GlobalModel, Joined, Site, Task
 from securefl.secure import Joining
 
 

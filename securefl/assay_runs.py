@@ -19,17 +19,18 @@ from torch.utils.data import TensorDataset
 from securefl.cohort import short_sums
 from securefl.data.assays import Assays
 from securefl.data.split import places
+from securefl.data_knobs import DataKnobs
 from securefl.errors import UserError
 from securefl.gains import Gain, Gains, figures
 from securefl.job import Job
-from securefl.knobs import DataKnobs, ModelKnobs, SimulationKnobs
+from securefl.knobs import ModelKnobs, SimulationKnobs
 from securefl.models import threads_for
 from securefl.multitask import Multitask, MultitaskTrainer
 from securefl.parties import Consortium
 from securefl.privacy.plain import PlainTraining
 from securefl.private_layers import one_pattern
 from securefl.results import DataSummary, RoundRecord, RunResult
-from securefl.round import Fold
+from securefl.round_types import Fold
 from securefl.runner import Runner
 
 if TYPE_CHECKING:

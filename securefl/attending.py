@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from securefl.job import Job
     from securefl.own_rows import OwnRows
     from securefl.privacy.budget import PartyLedger
-    from securefl.round import Contribution, Task
+    from securefl.round_types import Contribution, Task
     from securefl.trainer import ClientTrainer
 
 

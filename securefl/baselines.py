@@ -17,7 +17,7 @@ from securefl.evaluation import Scored, evaluate, measured, pooled_rows, scored
 from securefl.job import Job
 from securefl.privacy.plain import PlainTraining
 from securefl.results import SiteBaseline
-from securefl.round import Fold
+from securefl.round_types import Fold
 from securefl.trainer import ClientTrainer
 
 Folds = Mapping[str, tuple[Fold, ...]]

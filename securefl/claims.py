@@ -18,7 +18,7 @@ from securefl.errors import UserError
 from securefl.knobs import PrivacyKnobs
 from securefl.privacy.batches import count_rows, in_blocks
 from securefl.privacy.record_plan import HEADROOM
-from securefl.round import Fold
+from securefl.round_types import Fold
 
 ALIKE = 0.05
 """Share of a site's rows that may look like another record of it where folds are held against ``models_per_record``."""

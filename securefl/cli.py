@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import shutil
 import sys
-import time
-from contextlib import ExitStack, redirect_stdout
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -23,29 +21,26 @@ from securefl import (
     cli_budget,
     cli_bundles,
     cli_data,
+    cli_join,
     cli_keys,
-    cli_network,
     cli_noise,
+    cli_run,
     cli_runs,
+    cli_serve,
     cli_statistics,
+    cli_vectors,
     terminal,
 )
 from securefl.errors import UserError, printable
-from securefl.options import NO_DP, PANELS, read_job, with_job_options
+from securefl.options import with_job_options
+from securefl.version import version as current_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rich.console import Console
-
     from protocols.flow import Flow
-    from securefl.audit.recording import Recording
-    from securefl.job import Job
-    from securefl.results import RoundRecord, RunResult
     from securefl.tables import Sheet
-    from securefl.tracking import Tracking
 
-RECORDS = "For later audits"
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
@@ -56,10 +51,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class _Interrupted(Exception):
-    """Ctrl-C, with what was written until then."""
 
 
 def main(args: list[str] | None = None) -> int:
@@ -76,7 +67,7 @@ def main(args: list[str] | None = None) -> int:
     except (SecureSumError, OSError) as error:
         _complain(error)
         return 1
-    except (_Interrupted, typer.Abort) as stop:
+    except (cli_run.Interrupted, typer.Abort) as stop:
         _complain(str(stop) or "interrupted")
         return INTERRUPTED
     if code == INTERRUPTED:  # what typer makes of Ctrl-C
@@ -100,158 +91,12 @@ def _top(
 ) -> None:
     """Train a model over many sites; the server opens the sum over enough of them, and nothing else."""
     if version:
-        typer.echo(f"securefl {_version()}")
+        typer.echo(f"securefl {current_version()}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
-
-    try:
-        return version("securefl")
-    except PackageNotFoundError:
-        return "(run from source)"
-
-
-def _run(
-    job: Annotated[Path | None, typer.Argument(metavar="JOB.toml", help="Job file; options that are given override it.")] = None,
-    *,
-    compare: Annotated[
-        Path | None, typer.Option(metavar="OTHER.toml", help="Run this job first, and show both side by side.")
-    ] = None,
-    tape: Annotated[Path | None, typer.Option(metavar="FILE", help="Record what the server sees.", rich_help_panel=RECORDS)] = None,
-    logs: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep each party's signed log.", rich_help_panel=RECORDS)] = None,
-    evidence: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write what convicts a party, if one is named.", rich_help_panel=RECORDS)
-    ] = None,
-    no_dp: Annotated[bool, typer.Option(NO_DP, help="Short for --mechanism none.", rich_help_panel=PANELS["privacy"])] = False,
-    given: dict[str, Any],
-) -> None:
-    """Train over all sites in one process and print what came out, what it cost, and what the server saw."""
-    from rich.console import Console  # noqa: PLC0415
-
-    from securefl import console, files, report  # noqa: PLC0415
-    from securefl.audit.recording import Recording  # noqa: PLC0415
-    from securefl.tracking import tracking  # noqa: PLC0415
-
-    if no_dp and given.setdefault("privacy.mechanism", "none") != "none":
-        raise UserError(f"{NO_DP} and --mechanism {given['privacy.mechanism']} clash: give one of them")
-    if compare is not None:
-        _compared((compare, job), given, recorded=bool(tape or logs or evidence))
-        return
-    checked = read_job(job, given)
-    out, json = checked.output.dir, checked.output.json
-    if out:
-        files.check_folder(out, report.FILES)
-    recording = Recording(tape=tape, logs=logs, evidence=evidence, version=_version())
-    screen, progress = Console(highlight=False, quiet=json), Console(stderr=True, highlight=False)
-    written: list[Path] = []
-    try:
-        with redirect_stdout(sys.stderr if json else sys.stdout), recording, tracking(checked.output.track) as track:
-            told = list[str]()
-            result = _train(checked, screen, progress, recording, track, told, lines=not json)
-            track.end(result)
-            contents = report.outputs(result) if out else {}
-        written = files.write_all(out, contents) if out else []
-        written += recording.written
-        if json:
-            typer.echo(report.to_json(result, ascii_only=True), nl=False)
-            return
-        console.show_result(screen, result, told=told if terminal.same_place(sys.stdout, sys.stderr) else ())
-        for line in recording.unproven:
-            screen.print(f"named: {printable(line)}", markup=False, soft_wrap=True)
-        if recording.verdict:
-            screen.print(recording.verdict, markup=False, soft_wrap=True)
-        for path in written:
-            screen.print(f"written: {path}", markup=False, soft_wrap=True)
-    except KeyboardInterrupt:
-        left = [*([out] if out and written else []), *recording.left]
-        raise _Interrupted(
-            f"interrupted; written: {', '.join(map(str, left))}" if left else "interrupted; nothing written"
-        ) from None
-    if result.aborted_rounds == len(result.rounds):
-        raise SecureSumError("every round was aborted: the scores are those of the untrained model")
-
-
-def _compared(paths: tuple[Path, Path | None], given: dict[str, Any], *, recorded: bool) -> None:
-    """Run two jobs, the given options on top of each, and show them side by side."""
-    from json import dumps  # noqa: PLC0415
-
-    from rich.console import Console  # noqa: PLC0415
-
-    from securefl import comparison, console, files  # noqa: PLC0415
-    from securefl.audit.recording import Recording  # noqa: PLC0415
-    from securefl.tracking import Tracking  # noqa: PLC0415
-
-    if paths[1] is None:
-        raise UserError(f"--compare {paths[0]} needs another job file to compare with: securefl run --compare A.toml B.toml")
-    jobs = [read_job(path, given) for path in paths]
-    if recorded or any(job.output.track for job in jobs):
-        raise UserError("--tape, --logs, --evidence and --track are refused with --compare: they are of one run")
-    names = [path.stem for path in (paths[0], paths[1])]
-    names = names if names[0] != names[1] else [str(path) for path in paths]
-    out, json = jobs[1].output.dir, any(job.output.json for job in jobs)
-    if out:
-        files.check_folder(out, ("compare.svg", "compare.json"))
-    screen, progress = Console(highlight=False, quiet=json), Console(stderr=True, highlight=False)
-    with redirect_stdout(sys.stderr if json else sys.stdout):
-        results = [_train(job, screen, progress, Recording(), Tracking(None), [], lines=not json) for job in jobs]
-    text = dumps(comparison.plain(names, results), allow_nan=False)
-    if json:
-        typer.echo(text)
-    else:
-        for sheet in comparison.sheets(names, results):
-            console.show_sheet(screen, sheet)
-    if out:
-        made = {"compare.json": f"{text}\n".encode(), "compare.svg": comparison.picture(names, results)}
-        for written in files.write_all(out, made):
-            screen.print(f"written: {written}", markup=False, soft_wrap=True)
-
-
-app.command("run")(with_job_options(_run))
-
-
-def _train(
-    job: Job, screen: Console, progress: Console, recording: Recording, track: Tracking, told: list[str], *, lines: bool
-) -> RunResult:
-    """Train; the warnings that were shown meanwhile join ``told``."""
-    from securefl import console  # noqa: PLC0415
-
-    times = [time.perf_counter()]
-    with progress.status("loading the data"):
-        from securefl.data import of_job  # noqa: PLC0415
-
-        dataset = of_job(job)
-    times.append(time.perf_counter())
-    with progress.status("loading the learning libraries"):
-        from securefl.experiment import run_job  # noqa: PLC0415
-    times.append(time.perf_counter())
-    parties, early = len(dataset.rows), list[str]()
-    with ExitStack() as stack:
-        waiting = stack.enter_context(progress.status("preparing"))
-        shown = list[console.OnRound]()
-
-        def start() -> None:
-            """Nothing is shown before everything that may be refused has been looked at."""
-            waiting.stop()
-            console.show_data(screen, dataset)
-            console.show_plan(screen, job, parties=parties)
-            track.begin(job)
-            for line in early:
-                console.show_warning(progress, line)
-            shown.append(stack.enter_context(console.progress(progress, job, lines=lines)))
-
-        def tell(record: RoundRecord) -> None:
-            shown[0](record)
-            track.round(record)
-
-        def notice(line: str) -> None:
-            told.append(line)
-            console.show_warning(progress, line) if shown else early.append(line)
-
-        result = run_job(job, dataset=dataset, on_event=tell, on_notice=notice, on_start=start, recording=recording)
-    return result.after({"load_data": times[1] - times[0], "load_libraries": times[2] - times[1]})
+app.command("run")(with_job_options(cli_run.run))
 
 
 @app.command()
@@ -292,7 +137,7 @@ def demo(
     from securefl import demo as story  # noqa: PLC0415
     from securefl.audit.recording import Recording  # noqa: PLC0415
 
-    with Recording(tape=tape, version=_version()) as recording:
+    with Recording(tape=tape, version=current_version()) as recording:
         story.run(protocol, clients=clients, dropout=dropout, step=step, recording=recording)
     for path in recording.written:
         typer.echo(f"written: {path}")
@@ -353,8 +198,8 @@ def params(
 
 
 for _command in (
-    cli_network.serve,
-    cli_network.join,
+    cli_serve.serve,
+    cli_join.join,
     cli_bundles.submit,
     cli_bundles.review,
     cli_bundles.approve,
@@ -375,48 +220,4 @@ for _command in (
     app.command()(_command)
 
 app.add_typer(cli_keys.app, name="keys")
-vectors_app = typer.Typer()
-app.add_typer(vectors_app, name="vectors")
-
-
-@vectors_app.callback(invoke_without_command=True)
-def _vectors(context: typer.Context) -> None:
-    """Write the test vectors of the protocols, or check a folder of them."""
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
-
-
-@vectors_app.command("write")
-def write_vectors(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for the files; made where it does not exist.")],
-    protocols: Annotated[
-        list[str] | None, typer.Argument(metavar="[PROTOCOL]...", help="Protocols, or primitives; all unless given.")
-    ] = None,
-) -> None:
-    """Write test vectors as JSON, one file a case: every message of every protocol, good and bad."""
-    from rich.console import Console  # noqa: PLC0415
-
-    from securefl import vectors  # noqa: PLC0415
-
-    with Console(stderr=True, highlight=False).status("writing") as status:
-        written = vectors.write(folder, protocols or (), tell=lambda name: status.update(f"making {name}"))
-    typer.echo(f"written: {len(written)} files in {folder}")
-
-
-@vectors_app.command("check")
-def check_vectors(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of vectors.")]) -> None:
-    """Make every vector of a folder again from its own seeds, and compare; exit code 1 where one differs."""
-    from rich.console import Console  # noqa: PLC0415
-
-    from securefl import vectors  # noqa: PLC0415
-
-    with Console(stderr=True, highlight=False).status("checking") as status:
-        report = vectors.check(folder, tell=lambda name: status.update(f"checking {name}"))
-    for protocol, count in report.files.items():
-        typer.echo(f"{protocol}: {count} files, {report.operations[protocol]} operations")
-    for path, what in report.mismatches:
-        typer.echo(f"{path}: {what}", err=True)
-    files, operations = report.files.total(), report.operations.total()
-    if report.mismatches:
-        raise SecureSumError(f"{len(report.mismatches)} of {files + len(report.mismatches)} files differ from what was made")
-    typer.echo(f"all {files} files match: {operations} operations")
+app.add_typer(cli_vectors.app, name="vectors")

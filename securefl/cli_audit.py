@@ -131,7 +131,7 @@ def _of_port(target: str, keys: Path, job: Path | None, refused: list[Path], *, 
     from rich.console import Console  # noqa: PLC0415
 
     from securefl.audit import live_command  # noqa: PLC0415
-    from securefl.cli_network import address  # noqa: PLC0415
+    from securefl.network_process import address  # noqa: PLC0415
 
     address(target)
     with Console(stderr=True, highlight=False).status("attacking") as status:

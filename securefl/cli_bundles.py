@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -138,7 +137,7 @@ def _decide(bundle: str, keys: Path, server: str | None, verdict: Verdict, becau
 
 
 def _asking(server: str | None, credentials: Credentials) -> Asking | None:
-    from securefl.cli_network import address  # noqa: PLC0415
+    from securefl.network_process import address  # noqa: PLC0415
     from securefl.transport.asking import Asking  # noqa: PLC0415
 
     if server is None:
@@ -148,21 +147,19 @@ def _asking(server: str | None, credentials: Credentials) -> Asking | None:
 
 
 def _own_policy(given: Path | None, keys: Path) -> PolicyFile | None:
-    from securefl.cli_network import own_policy  # noqa: PLC0415
+    from securefl.cli_join import own_policy  # noqa: PLC0415
 
     return own_policy(given, keys) if given is not None or (keys / "policy.toml").exists() else None
 
 
 def _hash_of(named: str, asking: Asking) -> bytes:
     """The whole hash, with the server's list where only its first digits are given."""
-    if not re.fullmatch(r"[0-9a-f]{8,64}", named):
-        raise UserError(f"{named!r} names no bundle: 8 to 64 digits 0-9 a-f of its hash are needed")
+    from securefl.bundles.kept import one_of, require_hash  # noqa: PLC0415
+
+    require_hash(named)
     if len(named) == 64:
         return bytes.fromhex(named)
-    found = [item.bundle for item in asking.listed()[0].items if item.bundle.hex().startswith(named)]
-    if len(found) != 1:
-        raise UserError(f"{'no bundle' if not found else f'{len(found)} bundles'} on the server's list begin with {named}")
-    return found[0]
+    return bytes.fromhex(one_of(named, (item.bundle.hex() for item in asking.listed()[0].items), "list"))
 
 
 def _refusing(work: Any) -> Any:

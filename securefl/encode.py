@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 from protocols.errors import Abort, Misuse
 from protocols.rand import Rand
 from protocols.suite import Occasion
-from securefl.encoding import Decoded, Encoded, SumSpec
+from securefl.encoding import Decoded, Encoded, Noiseless, SumSpec
 from securefl.errors import UserError
 
 _ELEVEN = np.uint64(11)
@@ -37,7 +37,7 @@ PRECISIONS = range(8, 49)
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Noiseless):
     """What every party's vector looks like: public, the same for all, fixed before anybody trains.
 
     Attributes:
@@ -107,20 +107,6 @@ class Plan:
         """What one unit of a block's coordinate is worth, in units of weight × update."""
         return self.w_max * self.clip / self.limit
 
-    @property
-    def tail(self) -> int:
-        """0: no noise is in the sum."""
-        return 0
-
-    @property
-    def state(self) -> tuple[float, ...]:
-        """None."""
-        return ()
-
-    def at(self, _state: NDArray[np.float32]) -> Plan:
-        """The same in every round."""
-        return self
-
     def encode(
         self, updates: Sequence[ArrayLike], weights: Sequence[int], sums: Mapping[str, ArrayLike], _occasion: Occasion, rand: Rand
     ) -> Encoded:
@@ -130,14 +116,6 @@ class Plan:
     def decode(self, total: NDArray[np.int64], contributors: int, _occasion: Occasion) -> Decoded:
         """`decode`, whatever the occasion."""
         return decode(self, total, contributors)
-
-    def event(self, _survivors: int | None) -> None:
-        """None: no noise is in the sum."""
-        return
-
-    def account(self, _accountant: str, _before: tuple[object, ...]) -> None:
-        """None: training on a site has its own, if any."""
-        return
 
     def forecast(self) -> str:
         """Nothing: no noise is in the sum."""

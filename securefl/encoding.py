@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -93,6 +93,32 @@ class PartyAccount(Protocol):
 
     def charge(self, survivors: int | None, /) -> None:
         """The party's masked input has left; None where no sum was opened, or nobody knows over how many."""
+
+
+class Noiseless:
+    """What encodings without noise have in common: nothing changes from round to round, and training has the account, if any."""
+
+    @property
+    def tail(self) -> int:
+        """0: no noise is in the sum."""
+        return 0
+
+    @property
+    def state(self) -> tuple[float, ...]:
+        """None."""
+        return ()
+
+    def at(self, _state: NDArray[np.float32]) -> Self:
+        """The same in every round."""
+        return self
+
+    def event(self, _survivors: int | None) -> None:
+        """None: no noise is in the sum."""
+        return
+
+    def account(self, _accountant: str, _before: tuple[object, ...]) -> None:
+        """None: training on a site has its own, if any."""
+        return
 
 
 class Encoding(Protocol):

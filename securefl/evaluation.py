@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from securefl.metrics import accuracy, auprc, auroc, brier
-from securefl.round import Fold
+from securefl.round_types import Fold
 from securefl.trainer import ClientTrainer
 
 SMALLEST_CLASS = 5

@@ -21,13 +21,14 @@ from securefl.cohort import cohort_size, short_sums, smallest_cohort
 from securefl.data import Dataset, Split
 from securefl.data.assays import Assays
 from securefl.data.types import Coding
+from securefl.data_knobs import DataKnobs
 from securefl.encode import limit_of
 from securefl.errors import UserError
 from securefl.evaluation import scored
 from securefl.exact_sums import ExactSums
 from securefl.fairness import by_group
 from securefl.job import Job
-from securefl.knobs import DataKnobs, ModelKnobs, SimulationKnobs
+from securefl.knobs import ModelKnobs, SimulationKnobs
 from securefl.ledger import exact_moments, opened_in_scaling
 from securefl.models import build, threads_for
 from securefl.parties import Consortium
@@ -35,7 +36,7 @@ from securefl.privacy.budget import Ledgers, ledgers_of, strangers
 from securefl.privacy.store import Store
 from securefl.results import DataSummary, Opened, Preparation, RoundRecord, RunResult
 from securefl.resume import Keeping
-from securefl.round import Fold
+from securefl.round_types import Fold
 from securefl.runner import Runner
 from securefl.scaling import PRECISION, ROWS_MAX, Exponents, Moments, Scaler, from_ranges, scaling_rows
 from securefl.standardise import Scaled, filled, standardised, without_ranges

@@ -31,7 +31,7 @@ from securefl import files
 from securefl.bundles.kept import is_hash
 from securefl.errors import UserError
 from securefl.job import Job
-from securefl.knobs import Knobs, near
+from securefl.knob_base import Knobs, near
 from securefl.sampling import refuse_recording
 from securefl.transport.enrolment import Credentials
 from securefl.transport.hall import Limits
@@ -158,8 +158,7 @@ def _parsed(path: Path) -> FederationsFile:
         tree = tomllib.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"{path}: cannot read the federations: {getattr(error, 'strerror', None) or error}") from None
-    if mode & 0o002:
-        raise UserError(f"{path} is refused: others may write it (chmod o-w)")
+    files.refuse_writable(str(path), mode)
     try:
         made = FederationsFile.model_validate(tree)
     except ValidationError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,6 +67,20 @@ def _rename(parts: Mapping[Path, Path]) -> None:
             for part in left.values():
                 part.unlink(missing_ok=True)
             raise
+
+
+def refuse_writable(named: str, mode: int) -> None:
+    """Refuse a file that anybody but its owner may write, its group included: what it says is the owner's word.
+
+    Args:
+        named: the file, as an error names it.
+        mode: its mode.
+
+    Raises:
+        UserError: with what to do.
+    """
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise UserError(f"{named} is refused: others may write it (chmod go-w)")
 
 
 def check_folder(folder: Path, names: tuple[str, ...] = ()) -> None:

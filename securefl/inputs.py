@@ -20,13 +20,14 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import Dataset, TensorDataset
 
 from securefl.aggregator import ServerAggregator
+from securefl.data_knobs import DataKnobs
 from securefl.errors import UserError
 from securefl.job import Job
-from securefl.knobs import DataKnobs
 from securefl.privacy.batches import BLOCK, Batch, beside, count_rows, in_blocks, take
 from securefl.privacy.mixing import TRIED, refuse_mixing, refuse_mixing_loss
 from securefl.privacy.models import refuse_dead_norms, try_model
-from securefl.round import Fold, named
+from securefl.round import named
+from securefl.round_types import Fold
 from securefl.trainer import ClientTrainer
 
 Sites = Mapping[str, tuple[Fold, ...]]

@@ -17,11 +17,11 @@ from pydantic import Field, ValidationError, model_validator
 
 from securefl.algorithm_knobs import ADAPTIVE
 from securefl.data.contract import read_contract
+from securefl.data_knobs import DataKnobs
 from securefl.errors import UserError
+from securefl.knob_base import Knobs, near, quote
 from securefl.knobs import (
     SECTIONS,
-    DataKnobs,
-    Knobs,
     ModelKnobs,
     OutputKnobs,
     PerformanceKnobs,
@@ -29,8 +29,6 @@ from securefl.knobs import (
     SimulationKnobs,
     allowed,
     choices,
-    near,
-    quote,
 )
 
 USUAL: dict[str, dict[str, dict[str, Any]]] = {

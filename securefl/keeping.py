@@ -23,7 +23,7 @@ from securefl.shared_job import SharedJob, run_name, shared_text
 from securefl.store import Attempt, Checkpoints, Fates, HeldRun, HeldStage, Past, RunStore
 
 if TYPE_CHECKING:
-    from securefl.round import NextModel
+    from securefl.round_types import NextModel
 
 
 def cohort_digest(cohort: Roster) -> str:

@@ -17,7 +17,7 @@ from securefl.claims import check_claims
 from securefl.data.public import public_of
 from securefl.errors import UserError
 from securefl.inputs import look_through
-from securefl.round import Fold
+from securefl.round_types import Fold
 from securefl.scaling import Scaler, from_ranges
 from securefl.usercode.remote import RemoteTrainer
 

@@ -4,7 +4,7 @@ A policy file is TOML with the keys of `Rules`; what is left out asks nothing.  
 byte leaves, each sum by the party's session (`protocols.policy.Policy`), which only ever gets stricter by it.  A refusal names the
 line of the file and its value.
 
-What it does not protect: whoever may write the file may change it; one that others may write is refused.
+What it does not protect: whoever may write the file may change it; one that others than its owner may write is refused.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from protocols.errors import Abort, Refused
 from protocols.policy import Policy
 from protocols.suite import default_corrupt
 from securefl.errors import UserError
+from securefl.files import refuse_writable
 from securefl.job import Job
-from securefl.knobs import Knobs, choices, near, quote
+from securefl.knob_base import Knobs, near, quote
+from securefl.knobs import choices
 from securefl.privacy.store import Budget, Place, Store
 from securefl.usercode.isolation import Isolation
 
@@ -149,8 +151,7 @@ class PolicyFile:
             mode, text = path.stat().st_mode, path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"the policy {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-        if mode & 0o002:
-            raise UserError(f"the policy {path} is refused: others may write it (chmod o-w)")
+        refuse_writable(f"the policy {path}", mode)
         return cls(text, str(path))
 
     def line(self, key: str) -> str:

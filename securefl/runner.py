@@ -1,7 +1,6 @@
 """`Runner`: model, data and trainer in, a `RunResult` out; every round is one secure sum.
 
-All parties live in this process, each in a session of its own that gets nothing but messages; what crosses between them is real
-bytes, counted.  A round that aborts leaves the model as it was, is not retried, and its training steps are charged.
+It looks through what it is given, puts server and sites together and runs the rounds (`securefl.simulated_rounds`).
 """
 
 from __future__ import annotations
@@ -10,17 +9,14 @@ import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from protocols import draw, simulate
 from protocols.flow import Flow
-from protocols.once import shared_work
 from protocols.rand import Entropy, fresh
-from protocols.session import SERVER, Session, client
 from protocols.suite import SumParameters
 from protocols.sums import Scheme, foreign, notice
 from securefl.aggregator import ServerAggregator
@@ -30,7 +26,6 @@ from securefl.cohort import expected_aborts, short_sums
 from securefl.encode import limit_of
 from securefl.encoding import Encoding
 from securefl.errors import UserError
-from securefl.evaluation import evaluate
 from securefl.handshakes import handshakes, rounds_together
 from securefl.inputs import effective, folds_of, hints, look_through, module_of, refuse_kinds, refuse_own_steps
 from securefl.job import Job
@@ -40,31 +35,27 @@ from securefl.modules import Copier
 from securefl.parties import Consortium
 from securefl.privacy.budget import Ledgers
 from securefl.privacy.composition import ALONE, Before
-from securefl.privacy.differencing import Cohorts
 from securefl.privacy.spending import Spending
 from securefl.private_layers import Layered, models_of, one_pattern
 from securefl.results import RoundRecord, RunResult
 from securefl.resume import Checkpoint, Progress
-from securefl.round import Fold, round_flow, weight_was_cut
+from securefl.round import round_flow, weight_was_cut
+from securefl.round_types import Fold
+from securefl.run_result import result_of
 from securefl.run_terms import RunTerms
-from securefl.sampling import cohort_of, refuse_recording
+from securefl.sampling import refuse_recording
 from securefl.secure import secured
 from securefl.server_side import ServerSide
+from securefl.simulated_rounds import Dropouts, SimulatedRounds, at_random
 from securefl.site_side import SiteSide, epsilon_of
-from securefl.timing import StepClock, Traffic, beside
+from securefl.timing import StepClock
 from securefl.trainer import ClientTrainer
 
 if TYPE_CHECKING:
     from securefl.audit.recording import Recording
 
-OUT = "out since an earlier round"
-"""Where a party is lost that was lost before, of a handshake that prepares several rounds."""
-
 OWN_DATA = "own data"
 """What a user's data are called where no name is given."""
-
-Dropouts = Callable[[int, Sequence[str]], Mapping[str, str]]
-"""From the number of a round and the stages (messages that a party sends), who vanishes in it, and before which message."""
 
 
 def wanted(recording: Recording | None) -> Recording | None:
@@ -83,7 +74,7 @@ class Runner:
         server: what the server does with the sum.
         job: the knobs; those that name built-in data, models and baselines belong to ``securefl run`` and are refused here.
         name: what the data are called in the result.
-        flow: a local flow of your own from `securefl.round.Task` to `securefl.round.Contribution`.
+        flow: a local flow of your own from `securefl.round_types.Task` to `securefl.round_types.Contribution`.
         models_per_record: in how many of the models one record takes part; by default in all.
         consortium: registered parties; by default made up.
         entropy: by site name, where its sampling, noise and rounding come from; by default the operating system.
@@ -99,6 +90,7 @@ class Runner:
     Attributes:
         warnings: lines that the user should see; what is known before training is there before it.
         layered: the models of all sites where some of their layers are private, else None.
+        rounds: what runs them, and has noted what they took.
 
     Raises:
         UserError, Misuse: for anything that cannot work, before training.
@@ -169,30 +161,41 @@ class Runner:
             look_through(self.folds, self.trainer, each or self.template, sample_rate=knobs.sample_rate, private=self._private)
             for line in hints(self.trainer, self.template, self.folds):
                 self._notice(line)
-        self._clock, self._traffic, self._recording = StepClock(time.perf_counter), Traffic([*self.folds]), wanted(recording)
+        recording, clock, dropout = wanted(recording), StepClock(time.perf_counter), self.job.simulation.dropout
         self.run_name = f"run-{fresh().bytes('run', 8).hex()}"
-        self._sampling, self._invited = sampling, self.consortium
-        self._keys = handshakes(
+        keys = handshakes(
             self.protocol,
             self.parameters,
             self.consortium,
             run=lambda: self.run_name,
             rounds=knobs.rounds,
-            each=self._together(vanishing=dropouts is not None or self.job.simulation.dropout > 0),
-            timed=self._clock.timed,
+            each=self._together(recorded=recording is not None, vanishing=dropouts is not None or dropout > 0),
+            timed=clock.timed,
         )
-        self.flow = secured(round_flow(flow), self._keys.protocol)
-        self._timed = self._clock.timed(self.flow)
-        self._entropy, self._dropouts = {name: entropy(name) for name in self.folds}, dropouts or self._random_dropouts
-        self._cohorts, self._told = Cohorts([*self.folds]), list[int]()
-        self.progress, self._wall, self._done = Progress(), 0.0, False
-        self.sites = self._enrolled(ledgers or {})
+        self.flow = secured(round_flow(flow), keys.protocol)
+        self.sites = self._enrolled({name: entropy(name) for name in self.folds}, ledgers or {})
+        self.rounds = SimulatedRounds(
+            lambda: self.run_name,
+            lambda: self.consortium,
+            self._server,
+            self.sites,
+            keys,
+            self.flow,
+            template=self.template,
+            trainer=self.trainer,
+            clock=clock,
+            dropouts=dropouts or at_random([*self.folds], dropout),
+            sampling=sampling,
+            recording=recording,
+            on_notice=self._notice,
+        )
+        self._wall, self._done = 0.0, False
         self._say_beforehand()
 
-    def _together(self, *, vanishing: bool) -> int:
+    def _together(self, *, recorded: bool, vanishing: bool) -> int:
         """Rounds of one handshake."""
         asked, knobs = self.job.performance.handshake_rounds, self.job.privacy
-        if self._recording is not None:
+        if recorded:
             refuse_recording(self.job, "a tape, a log or evidence")
             if asked not in (None, 1):
                 raise UserError(
@@ -220,6 +223,16 @@ class Runner:
     def parameters(self) -> SumParameters:
         """Of every sum."""
         return self.about.parameters
+
+    @property
+    def progress(self) -> Progress:
+        """How far the run is."""
+        return self.rounds.progress
+
+    @property
+    def stages(self) -> list[str]:
+        """Names of the messages that a party sends in the secure sum of the next round: where it may vanish."""
+        return self.rounds.stages
 
     @property
     def plan(self) -> Encoding:
@@ -252,7 +265,7 @@ class Runner:
             checks.check_model(model)
         return model
 
-    def _enrolled(self, ledgers: Ledgers) -> dict[str, SiteSide]:
+    def _enrolled(self, entropy: Mapping[str, Entropy], ledgers: Ledgers) -> dict[str, SiteSide]:
         sigma = self.about.noise_multiplier
         sites = {
             name: SiteSide(
@@ -260,7 +273,7 @@ class Runner:
                 name,
                 folds,
                 copy.deepcopy(self.trainer),
-                entropy=self._entropy[name],
+                entropy=entropy[name],
                 notices=self._notice,
                 noise_multiplier=sigma,
                 private=() if self.layered is None else self.layered.parts[name],
@@ -286,24 +299,6 @@ class Runner:
             if max(rows) > knobs.w_max and self.about.weight is None and not self.plan.tail:
                 self._notice(weight_was_cut(name, knobs.w_max))
 
-    @property
-    def stages(self) -> list[str]:
-        """Names of the messages that a party sends in the secure sum of the next round: where it may vanish."""
-        return self._keys.stages()
-
-    @property
-    def _after_opening(self) -> set[str]:
-        """Steps of the server in which the sum is open, even if the round then aborts."""
-        flow = self._keys.flow
-        last, steps = flow.receiver(flow.messages("server")[-1]), flow.of("server")
-        return {step.name for step in steps[steps.index(last) :]} | {"decode_sum", "step"}
-
-    def _random_dropouts(self, _number: int, stages: Sequence[str]) -> Mapping[str, str]:
-        rand, p = fresh(), self.job.simulation.dropout
-        uniform = rand.words("who", len(self.folds)) * 2.0**-64
-        where = rand.below("where", len(stages), len(self.folds))
-        return {name: stages[w] for name, u, w in zip(self.folds, uniform, where, strict=True) if u < p}
-
     def epsilon(self) -> dict[str, float]:
         """ε spent by each site so far; empty without differential privacy."""
         return epsilon_of([*self.sites.values()])
@@ -311,10 +306,10 @@ class Runner:
     @property
     def noise_multiplier(self) -> float | None:
         """Standard deviation of a site's own noise on the sum of a step's clipped gradients, divided by the clip; None without."""
-        return self._spending.noise_multiplier
+        return self.spending.noise_multiplier
 
     @property
-    def _spending(self) -> Spending:
+    def spending(self) -> Spending:
         """Of the first site: what all have in common."""
         return next(iter(self.sites.values())).spending
 
@@ -337,13 +332,14 @@ class Runner:
             began = time.perf_counter()
             try:
                 while self.progress.begun < rounds and not self._stopped():
-                    self.progress.begun += 1
-                    self.progress.records.append(self._charged_round(self.progress.begun))
+                    record = self.rounds.next()
                     if on_event is not None:
-                        on_event(self.progress.records[-1])
+                        on_event(record)
             finally:
                 self._wall += time.perf_counter() - began
-            result = self._result()
+            if all(record.aborted for record in self.progress.records):
+                self._notice("every round was aborted: the model is the one that it began with")
+            result = result_of(self, self._wall)
         self._done = True
         return result
 
@@ -353,14 +349,10 @@ class Runner:
 
     def go_on(self, found: Checkpoint) -> None:
         """Go on after the last round of a checkpoint of the same run, from `securefl.resume.read`."""
-        self.progress = found.progress
         self._server.restore(found.models, [float(value) for value in found.state])
         for name, site in self.sites.items():
             site.recharge(found.sites[name])
-        first = self._keys.flow.messages("server")[0].__name__
-        for record in found.progress.records:
-            gone = {name: first if stage == OUT else stage for name, stage in record.dropped.items()}
-            self._cohorts.add(record.number, self._keys.flow, gone, record.contributors or None)
+        self.rounds.go_on(found.progress)
         self._notice(f"resumed after round {found.progress.begun}: bytes, messages and times are those since then")
 
     def _stopped(self) -> bool:
@@ -377,104 +369,6 @@ class Runner:
             return False
         self._notice(f"stopped after round {self.progress.begun}: {key} has not improved for {patience} rounds (privacy.patience)")
         return True
-
-    def _charged_round(self, number: int) -> RoundRecord:
-        """A round; one that an exception breaks off is in the records as an aborted one, with what it has cost and opened."""
-        opened = self.progress.opened
-        self._told.clear()
-        try:
-            return self._round(number)
-        except BaseException:
-            self.progress.opened = opened + bool(self._told)
-            self._keys.broken_off()
-            n, cost = self.about.parties, self.epsilon()
-            self.progress.records.append(RoundRecord(number, n, 0, {}, "round: broken off", {}, cost, self._clock.round()))
-            raise
-
-    def _round(self, number: int) -> RoundRecord:
-        self._clock.start_round()
-        self._invite()
-        index = {member.name: i for i, member in enumerate(self._invited.roster.members, 1)}
-        gone = {name: stage for name, stage in self._dropouts(number, self.stages).items() if name in index}
-        network = simulate.vanish({client(index[name]): stage for name, stage in gone.items()})
-        out = list[str]()
-        contributors, opened, watch = None, None, beside(self._traffic.watch, self._recording)
-        try:
-            with shared_work():
-                failed = self._keys.begin(number, network, watch)
-                if failed is not None:
-                    return self._record(number, gone, 0, f"handshake: {failed.check}", {})
-                out = [name for name, place in index.items() if not self._keys.present(place)]
-                sessions = self._sessions(number)
-                outcome = simulate.run(sessions, network=network, watch=watch)
-                self._keys.end(sessions, outcome)
-            if outcome.abort is None:
-                opened = self._server.take(outcome.outputs)
-                contributors = opened.aggregate.contributors
-        finally:
-            for site in self.sites.values():
-                site.over(contributors)
-            if self._told:
-                apart = [*out, *(name for name in self.folds if name not in index)]
-                absent = dict.fromkeys(apart, self._keys.flow.messages("server")[0].__name__)
-                self._cohorts.add(number, self._keys.flow, {**gone, **absent}, self._told[0])
-        gone = {**gone, **dict.fromkeys(out, OUT)}
-        for address, session in outcome.sessions.items():
-            left = session.ended
-            name = [*index][address.index - 1]
-            if address != SERVER and left is not None and left.check.startswith(("policy-", "ledger-")):
-                self._notice(f"{name} does not take part, by its own {left.check.split('-')[0]}: {left.check} ({left.detail})")
-        abort = outcome.abort
-        self.progress.opened += abort is None or (abort.step in self._after_opening and abort.check not in ("quorum", "deadline"))
-        metrics = dict[str, float]()
-        if opened is not None:
-            metrics = self.about.metrics(self.trainer, opened.aggregate.sums)
-        if self._recording is not None:
-            self._recording.end(outcome, contributors)
-        return self._record(
-            number, gone, contributors or 0, None if abort is None else f"{abort.step or 'round'}: {abort.check}", metrics
-        )
-
-    def _invite(self) -> None:
-        """Draw the cohort of the next round; between the rounds of a handshake all stay invited."""
-        self._invited = cohort_of(self.consortium, self.about.parties, self._sampling)
-        self._keys.invite(self._invited)
-        self._traffic.names = [member.name for member in self._invited.roster.members]
-
-    def _record(
-        self, number: int, gone: Mapping[str, str], contributors: int, aborted: str | None, metrics: dict[str, float]
-    ) -> RoundRecord:
-        return RoundRecord(
-            number=number,
-            invited=self.about.parties,
-            contributors=contributors,
-            dropped=dict(gone),
-            aborted=aborted,
-            metrics=metrics,
-            epsilon=self.epsilon(),
-            seconds=self._clock.round(),
-        )
-
-    def _sessions(self, number: int) -> dict[Any, Session]:
-        occasion = self._server.occasion(self.run_name, number)
-        terms = self._keys.terms(occasion)
-        if self._recording is not None:
-            self._recording.begin(self.protocol, terms, self._invited.parties)
-        model = Copier(self.template)
-        sessions = {SERVER: self._server.session(self._timed, occasion, terms, ready=self._keys.server, told=self._told.append)}
-        for party, member in zip(self._invited.parties, self._invited.roster.members, strict=True):
-            if self._keys.present(party.index):
-                sessions[client(party.index)] = self.sites[member.name].session(
-                    self._timed,
-                    party,
-                    self.run_name,
-                    self._keys.terms,
-                    model,
-                    plan=self.plan,
-                    guard=self._keys.guard,
-                    ready=self._keys.ready(party.index),
-                )
-        return sessions
 
     def _notice(self, line: str) -> None:
         if line not in self.warnings:
@@ -497,49 +391,3 @@ class Runner:
     def scored_models(self) -> list[nn.Module] | dict[str, list[nn.Module]]:
         """`final_models`, or with private layers those of each site by its name: a simulation can have them all."""
         return self.final_models() if self.layered is None else {name: self.final_models(name) for name in self.folds}
-
-    def _result(self) -> RunResult:
-        models = self.scored_models()
-        if all(record.aborted for record in self.progress.records):
-            self._notice("every round was aborted: the model is the one that it began with")
-        metrics, site_metrics = evaluate(self.trainer, models, self.folds)
-        of_state = next(iter(models.values())) if isinstance(models, dict) else models
-        prefixes = [f"fold{i}." for i in range(len(of_state))] if len(of_state) > 1 else [""]
-        return RunResult(
-            job=self.job.plain(),
-            title=f"{self.name} · {self.protocol.name}",
-            rounds=list(self.progress.records),
-            metrics=metrics,
-            site_metrics=site_metrics,
-            local=[],
-            pooled={},
-            epsilon=list(self.epsilon().values()),
-            delta=self._spending.delta,
-            unit=self._spending.unit,
-            accountant=self._spending.accountant,
-            places={name: site.places.found[-1] for name, site in self.sites.items() if site.places and site.places.found},
-            opened=[
-                *self.about.opened(self.progress.opened, self.noise_multiplier),
-                *(self._cohorts.shown() if not self.plan.tail else []),
-            ],
-            up=self._traffic.up,
-            down=self._traffic.down,
-            seconds=self._clock.total(),
-            server_saw=self._traffic.server_saw(
-                self.flow, self.progress.opened, self.plan.size, hidden=self.protocol.hides, before=self._keys.before
-            ),
-            warnings=list(self.warnings),
-            wall=self._wall,
-            state={
-                p + k: v.detach().cpu().numpy()
-                for p, m in zip(prefixes, of_state, strict=True)
-                for k, v in m.state_dict().items()
-                if self.layered is None or k in self.layered.names
-            },
-            picture=draw.svg(self.flow),
-            data_name=self.name,
-            noise_multiplier=self.noise_multiplier,
-            plugin=self.protocol.origin,
-            protocol=self.protocol.name,
-            choice=self.about.choice,
-        )

@@ -1,6 +1,6 @@
 """The server's half of a run: the global models, a session for each round, and what the round's sum makes of them.
 
-It holds no row, no key of a party and no single update.  A driver moves the letters: `securefl.runner` in one process,
+It holds no row, no key of a party and no single update.  A driver moves the letters: `securefl.simulated_rounds` in one process,
 `securefl.transport` between machines.
 
 What it does not protect: the models are the server's; parties bind their sums to exactly the ones that they were shown.
@@ -23,7 +23,8 @@ from protocols.session import SERVER, Session
 from protocols.suite import Occasion, Terms
 from securefl.aggregator import ServerAggregator
 from securefl.encoding import Encoding
-from securefl.round import NextModel, Starting, model_values
+from securefl.round import model_values
+from securefl.round_types import NextModel, Starting
 from securefl.run_terms import RunTerms
 
 

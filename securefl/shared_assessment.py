@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from securefl.data.public import Public
     from securefl.job import Job
     from securefl.own_rows import OwnRows
-    from securefl.round import Fold
+    from securefl.round_types import Fold
     from securefl.shared_job import SharedJob
     from securefl.trainer import ClientTrainer
 

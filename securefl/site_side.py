@@ -29,7 +29,8 @@ from securefl.privacy.prepared import local_training
 from securefl.privacy.spending import Spending
 from securefl.private_layers import PrivateLayers
 from securefl.resume import Charged
-from securefl.round import Fold, Site, charged
+from securefl.round import charged
+from securefl.round_types import Fold, Site
 from securefl.run_terms import RunTerms
 from securefl.trainer import ClientTrainer
 

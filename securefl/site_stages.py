@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from securefl.own_rows import OwnRows
     from securefl.privacy.budget import PartyLedger
     from securefl.results import Opened
-    from securefl.round import Fold
+    from securefl.round_types import Fold
     from securefl.shared_job import SharedJob
     from securefl.trainer import ClientTrainer
 

@@ -36,8 +36,9 @@ from protocols.vectors_setting import standard
 from protocols.vectors_spoil import WAYS
 from securefl import params
 from securefl.cli import app, main
+from securefl.data_knobs import BUILT_IN
 from securefl.job import Job
-from securefl.knobs import BUILT_IN, SECTIONS, allowed
+from securefl.knobs import SECTIONS, allowed
 from securefl.options import flag, read_job
 from securefl.secure import MANY, flow
 

@@ -28,7 +28,7 @@ from securefl.privacy.plain import LocalTraining, Trained
 
 if TYPE_CHECKING:
     from securefl.job import Job
-    from securefl.round import Contribution, Task
+    from securefl.round_types import Contribution, Task
 
 Direction = Callable[[Sequence[nn.Parameter]], Sequence[torch.Tensor]]
 """From the parameters as they are, what is added to their gradients before a step; it must not depend on the rows."""

@@ -35,7 +35,7 @@ from securefl.inputs import folds_of, module_of
 from securefl.models import to_vector
 from securefl.modules import Copier
 from securefl.privacy.plain import PlainTraining
-from securefl.round import Fold
+from securefl.round_types import Fold
 from securefl.trainer import ClientTrainer
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from securefl.privacy.batches import beside, in_blocks
 
 if TYPE_CHECKING:
     from securefl.job import Job
-    from securefl.round import Contribution, Task
+    from securefl.round_types import Contribution, Task
 
 LOSS_MOST = 2.0
 """Largest training loss of a site that is told apart, in nats a row: that of a coin is 0.69."""

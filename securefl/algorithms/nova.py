@@ -26,7 +26,7 @@ from securefl.errors import UserError
 
 if TYPE_CHECKING:
     from securefl.job import Job
-    from securefl.round import Contribution, Task
+    from securefl.round_types import Contribution, Task
 
 MOST = 16
 """A site takes at most so many times ``privacy.local_steps``."""

@@ -21,7 +21,7 @@ from securefl.privacy.plain import LocalTraining
 
 if TYPE_CHECKING:
     from securefl.job import Job
-    from securefl.round import Contribution, Task
+    from securefl.round_types import Contribution, Task
 
 
 class FedProx(Algorithm):

@@ -22,18 +22,17 @@ from protocols.rand import Rand
 from protocols.suite import Occasion
 from securefl.algorithms.base import cut
 from securefl.encode import Plan, finite_vector, limit_of, round_unbiased
-from securefl.encoding import Decoded, Encoded, PartyAccount, SumSpec
+from securefl.encoding import Decoded, Encoded, Noiseless, SumSpec
 from securefl.errors import UserError
 
 if TYPE_CHECKING:
     from securefl.knobs import PrivacyKnobs
-    from securefl.privacy.divergence import Event
 
 WEIGHTS = "weights of the blocks"
 
 
 @dataclass(frozen=True)
-class Quantised:
+class Quantised(Noiseless):
     """Layout: the blocks, then for weights and sums all lowest digits, all next ones, ….
 
     Attributes:
@@ -104,20 +103,6 @@ class Quantised:
         return sum(self.blocks) + self.digits * self.rest.size
 
     @property
-    def tail(self) -> int:
-        """0: no noise."""
-        return 0
-
-    @property
-    def state(self) -> tuple[float, ...]:
-        """None."""
-        return ()
-
-    def at(self, _state: NDArray[np.float32]) -> Quantised:
-        """Itself."""
-        return self
-
-    @property
     def step(self) -> float:
         """One step of a coordinate, in units of weight × update."""
         return self.w_max * self.clip / self.limit
@@ -173,14 +158,6 @@ class Quantised:
         parts = np.split(coarse.astype(np.float64), np.cumsum(self.blocks)[:-1])
         updates = tuple(part * (self.step / w) if w else None for part, w in zip(parts, weights, strict=True))
         return Decoded(updates, weights, fine.sums)
-
-    def event(self, survivors: int | None) -> Event | None:  # noqa: ARG002
-        """None: no noise."""
-        return None
-
-    def account(self, accountant: str, before: tuple[Event, ...]) -> PartyAccount | None:  # noqa: ARG002
-        """None: the site's own training has one."""
-        return None
 
     @property
     def error(self) -> float:

@@ -32,7 +32,7 @@ from securefl.privacy.plain import LocalTraining
 
 if TYPE_CHECKING:
     from securefl.job import Job
-    from securefl.round import Contribution, Task
+    from securefl.round_types import Contribution, Task
 
 Shown = list[NDArray[np.float32]]
 

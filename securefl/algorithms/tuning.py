@@ -19,7 +19,7 @@ from protocols.rand import Entropy, fresh
 from securefl.errors import UserError
 from securefl.models import from_vector, to_vector
 from securefl.privacy.plain import PlainTraining
-from securefl.round import Fold
+from securefl.round_types import Fold
 from securefl.trainer import ClientTrainer
 
 

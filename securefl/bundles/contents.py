@@ -33,7 +33,7 @@ from protocols.wire import canonical, read_canonical
 from securefl.data.contract import contract_of
 from securefl.errors import UserError, printable
 from securefl.job import Job, parse_toml
-from securefl.knobs import Knobs
+from securefl.knob_base import Knobs
 
 FORMAT = "securefl bundle 1"
 JOB, ABOUT, SCHEMA, CODE = "job.toml", "bundle.toml", "schema.toml", "code/"

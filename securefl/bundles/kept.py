@@ -10,6 +10,7 @@ What it does not protect: whoever may write the folder may put an old decision b
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +32,29 @@ SHORTEST = 8
 def is_hash(text: str, *, shortest: int = SHORTEST) -> bool:
     """Whether this names a bundle by at least so many first digits of its hash."""
     return re.fullmatch(rf"[0-9a-f]{{{shortest},64}}", text) is not None
+
+
+def require_hash(text: str) -> None:
+    """Refuse what names no bundle.
+
+    Raises:
+        UserError: with what does.
+    """
+    if not is_hash(text):
+        raise UserError(f"{text!r} names no bundle: {SHORTEST} to 64 digits 0-9 a-f of its hash are needed")
+
+
+def one_of(named: str, digests: Iterable[str], what: str, hint: str = "") -> str:
+    """The one hash of ``what`` a server has that begins with these digits.
+
+    Raises:
+        UserError: where there is none, or more than one.
+    """
+    found = [digest for digest in digests if digest.startswith(named)]
+    if len(found) != 1:
+        count = "no bundle" if not found else f"{len(found)} bundles"
+        raise UserError(f"{count} on the server's {what} begin with {named}{hint}")
+    return found[0]
 
 
 @dataclass(frozen=True)
@@ -58,8 +82,7 @@ class Kept:
         Raises:
             UserError: where there is none, or more than one.
         """
-        if not is_hash(text):
-            raise UserError(f"{text!r} names no bundle: {SHORTEST} to 64 digits 0-9 a-f of its hash are needed")
+        require_hash(text)
         found = self._hashes(f"{text}*.bundle")
         if len(found) != 1:
             which = "no bundle that was reviewed here begins" if not found else f"{len(found)} bundles begin"

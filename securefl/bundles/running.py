@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from protocols.errors import Refused
 from securefl.bundles.contents import Bundle
-from securefl.bundles.kept import Kept, is_hash
+from securefl.bundles.kept import Kept, is_hash, one_of
 from securefl.bundles.signed import SignedBundle
 from securefl.errors import UserError, printable
 from securefl.transport.desk_words import LARGEST_BUNDLE, Listed
@@ -74,11 +74,8 @@ def of_server(named: str, credentials: Credentials, roster: SignedRoster, shelf:
         UserError: where there is none, its author is not good by the roster, or its parts do not fit together.
     """
     if is_hash(named):
-        found = [one.digest for one in shelf.listed() if one.digest.startswith(named)]
-        if len(found) != 1:
-            which = "no bundle" if not found else f"{len(found)} bundles"
-            raise UserError(f"{which} on the server's shelf begin with {named}: securefl jobs lists them")
-        document = shelf.get(found[0]) or b""
+        digest = one_of(named, (one.digest for one in shelf.listed()), "shelf", ": securefl jobs lists them")
+        document = shelf.get(digest) or b""
     else:
         document = read_public(Path(named), "the bundle", LARGEST_BUNDLE)
     try:

@@ -113,22 +113,23 @@ def _eicu(clients: int | None, sites: str, directory: Path | None) -> Dataset:
 
 
 def own_eicu(job: Job, directory: Path, site: str | None, party: str) -> Site:
-    """A party's rows out of a folder of eICU's tables; as `securefl.data.eicu.own_site`.
+    """A party's rows out of a folder of eICU's tables; as `securefl.data.eicu.read` and `own_name`.
 
     Raises:
         UserError: also where measurements are not in the units of `securefl.data.eicu_contract`.
     """
     with _polars():
         from securefl.data import eicu  # noqa: PLC0415
-    from securefl.data.eicu_contract import looked_through  # noqa: PLC0415
+    from securefl.data.eicu_contract import broken_in  # noqa: PLC0415
 
     sites = job.data.sites or "region"
-    found = eicu.own_site(directory, sites=sites, wanted=site, party=party)
-    ((_, broken),) = looked_through(directory, sites, found.name).values()
+    found = eicu.read(sites=sites, directory=directory)
+    own = eicu.own_name(found, sites=sites, wanted=site, party=party)
+    ((_, broken),) = broken_in(found.measured, {own: found.rows[own]}).values()
     if broken:
         more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
-        raise UserError(f"{directory}: {found.name}: {broken[0].line}{more}; securefl doctor --data eicu shows all")
-    return found
+        raise UserError(f"{directory}: {own}: {broken[0].line}{more}; securefl doctor --data eicu shows all")
+    return found.site(own)
 
 
 @contextmanager

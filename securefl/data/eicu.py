@@ -70,6 +70,7 @@ class Read:
         gaps: which are missing.
         died: shape (rows,), int64.
         patients, apache: as `securefl.data.types.Site.owners` and ``.compared``.
+        measured: the measurements of apacheApsVar as they stand there, by name, shape (rows,), NaN where missing.
         rows: numbers of a site's rows, by its name.
         cut: how many values were cut to their range, by measurement.
         notes: who was left out.
@@ -81,6 +82,7 @@ class Read:
     died: NDArray[np.int64]
     patients: NDArray[np.uint64]
     apache: NDArray[np.float64]
+    measured: Columns
     rows: dict[str, NDArray[np.intp]]
     cut: dict[str, int]
     notes: tuple[str, ...]
@@ -98,7 +100,8 @@ def read(*, sites: str = "region", directory: Path | None = None) -> Read:
     folder = folder_of(directory)
     check_tables(folder)
     cohort = cohort_of(folder)
-    columns, cut = features_of(folder, cohort.frame)
+    aps = _of_stays(folder, "apacheApsVar", cohort.frame, (*public.MEASURES, *public.ACUTE))
+    columns, cut = features_of(folder, cohort.frame, aps)
     known = np.column_stack([columns[name] for name in public.bounds()])
     gaps, fills = np.isnan(known), public.fills()
     keys = site_keys(folder, cohort.frame, sites)
@@ -109,25 +112,25 @@ def read(*, sites: str = "region", directory: Path | None = None) -> Read:
         died=cohort.frame.get_column("died").to_numpy().astype(np.int64),
         patients=_patients(cohort.frame),
         apache=predictions_of(folder, cohort.frame),
+        measured=_measurements(aps),
         rows={name: np.flatnonzero(keys == name) for name in _ordered(keys)},
         cut=cut,
         notes=cohort.notes,
     )
 
 
-def own_site(directory: Path, *, sites: str = "region", wanted: str | None = None, party: str = "") -> Site:
-    """The rows of one party, out of a folder with the tables of its own hospitals, or of more.
+def own_name(found: Read, *, sites: str = "region", wanted: str | None = None, party: str = "") -> str:
+    """The site of one party, out of a folder with the tables of its own hospitals, or of more.
 
     Args:
-        directory: folder with the tables.
+        found: all rows of the folder.
         sites: what a site is.
         wanted: which is the party's; by default the one of the party's name, or the only one that there is.
         party: the party's name.
 
     Raises:
-        UserError: no such site, several to choose from, fewer than `FEWEST_ROWS` stays, or as `load`.
+        UserError: no such site, several to choose from, or fewer than `FEWEST_ROWS` stays.
     """
-    found = read(sites=sites, directory=directory)
     name = wanted or (party if party in found.rows or len(found.rows) != 1 else next(iter(found.rows)))
     if name not in found.rows:
         listed = some(map(quoted, found.rows))
@@ -136,7 +139,7 @@ def own_site(directory: Path, *, sites: str = "region", wanted: str | None = Non
         raise UserError(
             f"{found.folder}: {quoted(name)} has fewer than {FEWEST_ROWS} stays: it could not hold any out in five folds"
         )
-    return found.site(name)
+    return name
 
 
 def load(*, sites: str = "region", directory: Path | None = None) -> Dataset:
@@ -222,13 +225,14 @@ def cohort_of(folder: Path) -> Cohort:
     return Cohort(rows, (f"{told} of {patients} patients", f"left out: {few}"))
 
 
-def features_of(folder: Path, cohort: pl.DataFrame) -> tuple[Columns, dict[str, int]]:
+def features_of(folder: Path, cohort: pl.DataFrame, aps: pl.DataFrame) -> tuple[Columns, dict[str, int]]:
     """Every feature of `eicu_features.bounds` by name, shape (rows,), NaN where missing; and how many values were cut to a range.
+
+    ``aps`` is what apacheApsVar has of these stays.
 
     Raises:
         UserError: as `load`.
     """
-    aps = _of_stays(folder, "apacheApsVar", cohort, (*public.MEASURES, *public.ACUTE))
     before = _of_stays(folder, "apachePredVar", cohort, public.CHRONIC)
     diagnoses = diagnoses_of(folder, cohort)
     history = history_of(folder, cohort)
@@ -343,8 +347,11 @@ def _patients(cohort: pl.DataFrame) -> NDArray[np.uint64]:
 
 def measurements_of(folder: Path, cohort: pl.DataFrame) -> Columns:
     """The measurements of apacheApsVar as they stand there, by name, shape (rows,), NaN where missing."""
-    frame = _of_stays(folder, "apacheApsVar", cohort, tuple(public.MEASURES))
-    return {name: _column(frame, name) for name in public.MEASURES}
+    return _measurements(_of_stays(folder, "apacheApsVar", cohort, tuple(public.MEASURES)))
+
+
+def _measurements(aps: pl.DataFrame) -> Columns:
+    return {name: _column(aps, name) for name in public.MEASURES}
 
 
 def site_keys(folder: Path, cohort: pl.DataFrame, sites: str) -> NDArray[np.object_]:

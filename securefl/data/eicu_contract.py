@@ -8,14 +8,18 @@ What it does not protect: units whose usual values overlap; a measurement that i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from securefl.data import eicu_features as public
 from securefl.data.columns import Column, Mask
 from securefl.data.contract import ColumnRule, Contract, Violation, violations
 from securefl.errors import UserError
+
+Measured = Mapping[str, NDArray[np.float64]]
 
 OUTSIDE = 0.1
 """Largest share of the values of one site out of a range: artefacts, such as a pressure that was measured while flushing."""
@@ -78,10 +82,20 @@ def looked_through(directory: Path | None, sites: str, only: str | None = None) 
     names = sorted(set(keys.tolist())) if only is None else [only]
     if only is not None and only not in keys:
         raise UserError(f"{folder} has no stay of the site {only!r}")
-    columns, out = {name: _column(name, values) for name, values in found.items()}, dict[str, tuple[int, list[Violation]]]()
-    for name in names:
-        rows = keys == name
-        out[name] = int(rows.sum()), [v for v in violations(contract(), columns, rows) if _telling(v, columns, rows)]
+    return broken_in(found, {name: np.flatnonzero(keys == name) for name in names})
+
+
+def broken_in(measured: Measured, sites: Mapping[str, NDArray[np.intp]]) -> dict[str, tuple[int, list[Violation]]]:
+    """The same of measurements that were read.
+
+    Args:
+        measured: by name, shape (rows,), NaN where missing.
+        sites: by name, the numbers of its rows.
+    """
+    columns, out = {name: _column(name, values) for name, values in measured.items()}, dict[str, tuple[int, list[Violation]]]()
+    for name, own in sites.items():
+        rows = np.isin(np.arange(len(next(iter(measured.values())))), own)
+        out[name] = len(own), [v for v in violations(contract(), columns, rows) if _telling(v, columns, rows)]
     return out
 
 
@@ -90,6 +104,6 @@ def _telling(violation: Violation, columns: dict[str, Column], rows: Mask) -> bo
     return int((rows & columns[violation.column].present).sum()) >= FEWEST
 
 
-def _column(name: str, values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Column:
+def _column(name: str, values: NDArray[np.float64]) -> Column:
     cells, lines = np.empty(values.size, dtype=object), np.arange(1, values.size + 1)
     return Column(name, cells, ~np.isnan(values), values, lines, counted="stay", bare=True)

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from securefl.data import columns
 from securefl.data.columns import Column
 from securefl.errors import UserError
+from securefl.files import refuse_writable
 
 Text = Annotated[str, Field(min_length=1, max_length=100_000)]
 NEEDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -154,8 +155,7 @@ def read_source(path: Path) -> Source:
         raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}") from None
     except (tomllib.TOMLDecodeError, RecursionError):
         raise UserError(f"{path} is no TOML") from None  # the reason may quote a line with a password
-    if mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise UserError(f"{path} is refused: others may write it (chmod go-w)")
+    refuse_writable(str(path), mode)
     if "url" in tree and mode & (stat.S_IRGRP | stat.S_IROTH):
         raise UserError(f"{path} is refused: others may read it, and the address of a database may hold a password (chmod 600)")
     for key in ("path", "folder", "password_file"):

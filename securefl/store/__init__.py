@@ -4,7 +4,8 @@ A party's own ledger of ε is `securefl.privacy.store`; nothing here is a party'
 """
 
 from securefl.store.checkpoints import Checkpoint, Checkpoints
-from securefl.store.runs import Fates, HeldRun, Past, Progress, RunStore
+from securefl.store.held import Fates, HeldRun, Past, Progress
+from securefl.store.runs import RunStore
 from securefl.store.shelf import Shelf, Shelved
 from securefl.store.stages import Attempt, HeldStage, SoFar
 

@@ -53,7 +53,7 @@ class SoFar:
 
 
 class Held(Protocol):
-    """The run, as `securefl.store.runs.HeldRun`."""
+    """The run, as `securefl.store.held.HeldRun`."""
 
     run: str
 

@@ -89,6 +89,8 @@ class _Call:
 
 
 P = TypeVar("P")
+Places = Mapping[Callable[[], SignedRoster], P | None]
+"""By the roster of a federation, where its members go; None where it is not open now."""
 
 
 class Port:
@@ -172,11 +174,7 @@ class Port:
             await self._server.stop(grace)
 
     async def _attend(self, _messages: Any, context: Any) -> None:
-        try:
-            hall, entry = self._who(context)
-        except Refused as error:
-            self._log("refused", party=error.sender, check=error.check, peer=context.peer())
-            await context.abort(LATER.get(error.check, grpc.StatusCode.PERMISSION_DENIED), error.check)
+        hall, entry = await self._admitted(context, self._halls, "party")
         try:
             await hall.attend(entry, _Call(context))
         except Refused as error:
@@ -189,23 +187,24 @@ class Port:
             raise
 
     async def _ask(self, data: bytes, context: Any) -> bytes:
+        desk, entry = await self._admitted(context, self._desks, "party", "author")
         try:
-            found, entry = self._member(context, self._desks, "party", "author")
-        except Refused as error:
-            self._log("refused", party=error.sender, check=error.check, peer=context.peer())
-            await context.abort(LATER.get(error.check, grpc.StatusCode.PERMISSION_DENIED), error.check)
-        try:
-            return await found.serve(entry, data)
+            return await desk.serve(entry, data)
         except Exception as error:
             self._log("failed", party=entry.name, error=type(error).__name__)
             await context.abort(grpc.StatusCode.INTERNAL, "failed")  # what it was is the server's own business
             raise
 
-    def _who(self, context: Any) -> tuple[Hall, Entry]:
-        """Which party calls, and to which hall it goes."""
-        return self._member(context, self._halls, "party")
+    async def _admitted(self, context: Any, places: Places[P], *parts: Part) -> tuple[P, Entry]:
+        """Who calls, and to which place it goes; who is refused hears why, and the call is over."""
+        try:
+            return self._member(context, places, *parts)
+        except Refused as error:
+            self._log("refused", party=error.sender, check=error.check, peer=context.peer())
+            await context.abort(LATER.get(error.check, grpc.StatusCode.PERMISSION_DENIED), error.check)
+            raise
 
-    def _member(self, context: Any, places: Mapping[Callable[[], SignedRoster], P | None], *parts: Part) -> tuple[P, Entry]:
+    def _member(self, context: Any, places: Places[P], *parts: Part) -> tuple[P, Entry]:
         """Whose certificate the caller has, and to which place its consortium's members go."""
         found = context.auth_context().get("x509_pem_cert", [])
         require(found, "peer-unknown", "no certificate")

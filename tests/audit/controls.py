@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import mutants
+import mutating
 import pytest
-from mutants import everywhere
+from mutating import everywhere
 
 from protocols import handshake, policy, secagg, secagg_labels, suite, sums
 from protocols.primitives import agree, seal
@@ -30,7 +30,7 @@ BAR = "\\|"
 
 def without(*checks: str) -> Apply:
     """Checks taken out of the whole package."""
-    return lambda patch: mutants.without(*checks)(patch, SCHEME)
+    return lambda patch: mutating.without(*checks)(patch, SCHEME)
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def test_control_a_roster_that_is_not_asked_is_found(tmp_path: Path, monkeypatch
     async def run() -> Verdict:
         async with wired(tmp_path / "lax") as net:
             entry = net.hall.members.parties[1]
-            monkeypatch.setattr(port.Port, "_who", lambda _self, _context: (net.hall, entry))
+            monkeypatch.setattr(port.Port, "_member", lambda *_: (net.hall, entry))
             return await Peer.shut_out(peer(net, net.folder / "b"))
 
     assert asyncio.run(run()).status == "broken"

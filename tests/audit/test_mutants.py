@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from mutants import MUTANTS, Mutant, target_of
+from mutants import MUTANTS, target_of
+from mutating import Mutant
 
 from securefl.audit import audit_protocol
 from securefl.audit.registry import ATTACKS, LIVE, ROWS

@@ -20,7 +20,7 @@ from torch.utils.data import TensorDataset
 from securefl.audit.measured import noise, probe, sampling
 from securefl.audit.measured.registry import Setting
 from securefl.job import Job
-from securefl.round import Fold
+from securefl.round_types import Fold
 from securefl.runner import Runner
 
 Drawn = NDArray[np.bool_]

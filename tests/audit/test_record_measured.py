@@ -14,7 +14,7 @@ import pytest
 import record_mutants as mutants
 import sum_mutants
 import torch
-from mutants import one_key, one_seed
+from batch_mutants import one_key, one_seed
 
 from protocols import sums
 from securefl.audit import measure_mechanism

@@ -13,7 +13,7 @@ from protocols.rand import Replay
 from securefl.job import Job
 from securefl.models import initialise
 from securefl.results import RunResult
-from securefl.round import Fold
+from securefl.round_types import Fold
 
 FEATURES = 6
 

@@ -19,7 +19,7 @@ from securefl.algorithms.server import factor
 from securefl.errors import UserError
 from securefl.job import Job
 from securefl.results import RunResult
-from securefl.round import Fold
+from securefl.round_types import Fold
 
 ROUNDS, STEPS, RATE = 4, 3, 0.5
 Array = np.ndarray[Any, Any]

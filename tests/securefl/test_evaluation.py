@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from securefl.evaluation import evaluate, pooled_rows, scored
 from securefl.metrics import auprc, auroc, brier
-from securefl.round import Fold
+from securefl.round_types import Fold
 from securefl.trainer import ClientTrainer
 
 

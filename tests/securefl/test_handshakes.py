@@ -19,7 +19,7 @@ from securefl.cli import main
 from securefl.handshakes import TOGETHER, Batched, Single, rounds_together
 from securefl.job import Job
 from securefl.parties import Consortium
-from securefl.runner import OUT
+from securefl.simulated_rounds import OUT
 
 RECORD: dict[str, Any] = {"mechanism": "distributed-record", "epsilon": 8.0, "delta": 1e-4, "rows": 56, "rounds": 6}
 
@@ -50,7 +50,7 @@ def test_the_model_is_that_of_a_handshake_in_every_round(protocol: str) -> None:
 
 def test_each_handshake_is_of_as_many_rounds_as_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
     made, seen = runner(4), list[int]()
-    step = made._keys.protocol.handshake.step("collect").fn
+    step = made.rounds.keys.protocol.handshake.step("collect").fn
 
     def counted(srv: Any, arrived: Any) -> Any:
         seen.append(srv.terms.steps)
@@ -135,10 +135,10 @@ def test_the_command_line_shares_handshakes_unless_something_is_recorded(
 
 
 def test_steps_of_training_share_handshakes_unless_something_speaks_against_it() -> None:
-    assert isinstance(runner(None)._keys, Batched)
-    assert isinstance(runner(None, {})._keys, Single)
-    assert isinstance(runner(1)._keys, Single)
-    assert isinstance(runner(None, protocol="lightsecagg")._keys, Single)
+    assert isinstance(runner(None).rounds.keys, Batched)
+    assert isinstance(runner(None, {}).rounds.keys, Single)
+    assert isinstance(runner(1).rounds.keys, Single)
+    assert isinstance(runner(None, protocol="lightsecagg").rounds.keys, Single)
     secagg = sums.scheme("secagg")
     assert rounds_together(None, secagg, parties=5, stepwise=True, alone="") == TOGETHER
     assert rounds_together(None, secagg, parties=10_000, stepwise=True, alone="") == 3

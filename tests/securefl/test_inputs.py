@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 from protocols.flow import Flow
 from securefl import ClientTrainer, Fold, Job, Runner, ServerAggregator, UserError
 from securefl.inputs import BLOCK
-from securefl.round import Contribution, Task
+from securefl.round_types import Contribution, Task
 
 
 class Unmeasured(ClientTrainer):

@@ -18,7 +18,8 @@ from securefl.experiment import run_job
 from securefl.job import Job
 from securefl.models import initialise
 from securefl.private_layers import shared_names
-from securefl.round import Fold, local_flow
+from securefl.round import local_flow
+from securefl.round_types import Fold
 from securefl.shared_job import SharedJob
 
 

@@ -27,7 +27,9 @@ from securefl.errors import UserError
 from securefl.parties import Consortium
 from securefl.privacy.models import ModelUnsupported
 from securefl.results import RunResult
-from securefl.round import Contribution, Fold, Joined, Task, local_update
+from securefl.round import local_update
+from securefl.round_types import Contribution, Fold, Joined, Task
+from securefl.simulated_rounds import SimulatedRounds
 
 
 def run(data: Mapping[str, Fold], dropouts: Mapping[int, Mapping[str, str]] | None = None, **privacy: object) -> RunResult:
@@ -115,10 +117,10 @@ def test_two_models_for_two_parties_give_no_sum() -> None:
     from protocols import simulate
     from protocols.bulk import Bulk
     from protocols.session import SERVER
-    from securefl.round import GlobalModel
+    from securefl.round_types import GlobalModel
 
     runner = Runner(linear, sites(), job=job(rounds=1))
-    sessions = runner._sessions(1)
+    sessions = runner.rounds.sessions(1)
     layout = sessions[SERVER].limits.vectors["model"]
 
     def lie(letter: Any) -> Any:
@@ -133,7 +135,7 @@ def test_two_models_for_two_parties_give_no_sum() -> None:
     assert outcome.abort is not None
     refused = {fault.check for fault in sessions[SERVER].faults}
     assert refused == {"advert-signature"}
-    assert simulate.run(runner._sessions(2)).outputs  # without the lie the round goes through
+    assert simulate.run(runner.rounds.sessions(2)).outputs  # without the lie the round goes through
 
 
 def test_a_trainer_that_leaves_the_private_path_is_refused() -> None:
@@ -295,7 +297,7 @@ def test_with_privacy_the_weights_change_in_noised_steps_only(where: str) -> Non
 def test_a_global_model_that_is_not_finite_is_refused_by_every_party() -> None:
     runner = Runner(linear, sites(), job=job(rounds=1))
     runner.models[0][0] = np.inf
-    outcome = simulate.run(runner._sessions(1))
+    outcome = simulate.run(runner.rounds.sessions(1))
     ended = {s.ended.check for a, s in outcome.sessions.items() if a.role == "client" and s.ended is not None}
     assert ended == {"model-finite"}
     assert outcome.outputs == []
@@ -304,23 +306,23 @@ def test_a_global_model_that_is_not_finite_is_refused_by_every_party() -> None:
 def test_a_sum_that_was_opened_counts_as_opened_even_if_the_round_then_aborts() -> None:
     """One party sends a vector with a negative weight in its own name: the sum opens, and decoding refuses it."""
     runner = Runner(linear, sites(), job=job(rounds=1))
-    flow = runner._timed
+    flow = runner.rounds.timed
 
     def poison(contribution: Contribution, joined: Joined) -> Vector:
         values = np.full(runner.plan.size, runner.plan.limit, dtype=np.int64)
         values[dict(runner.plan.layout)["weights"]] = -sum(len(f.train) for f in list(sites().values())[1:]) + 1  # type: ignore[arg-type]
         return Vector(values)
 
-    real = Runner._sessions
+    real = SimulatedRounds.sessions
 
-    def sessions(self: Runner, number: int) -> Any:
+    def sessions(self: SimulatedRounds, number: int) -> Any:
         out = real(self, number)
         out[client(1)].flow = flow.replace(encode_update=poison)
         out[client(1)]._steps = out[client(1)].flow.of("client")
         return out
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Runner, "_sessions", sessions)
+        patch.setattr(SimulatedRounds, "sessions", sessions)
         result = runner.run()
     assert result.rounds[0].aborted == "decode_sum: sum-range"
     assert result.opened[0].rounds == 1

@@ -14,6 +14,7 @@ from protocols.kahe_types import Enciphered
 from protocols.session import client
 from securefl import Runner
 from securefl.results import RunResult
+from securefl.simulated_rounds import SimulatedRounds
 
 
 def run(**privacy: object) -> RunResult:
@@ -43,7 +44,7 @@ def test_where_keys_are_cheaper_they_are_taken_and_give_the_same_bits(monkeypatc
 def test_a_ciphertext_without_its_key_aborts_the_round_and_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sum of the keys was open by then, so the round is counted as opened."""
     runner = Runner(linear, sites(), job=job(rounds=1, protocol="kahe"), entropy=replayed)
-    flow, real = runner._timed, Runner._sessions
+    flow, real = runner.rounds.timed, SimulatedRounds.sessions
 
     def garbage(*args: Any, **more: Any) -> Any:
         covered, sent = kahe.encrypt(*args, **more)
@@ -54,13 +55,13 @@ def test_a_ciphertext_without_its_key_aborts_the_round_and_leaves_the_model_as_i
         statement = me.terms.statement("masked", me.me, state.L, tuple(state.u2), both, sent.receipt)
         return covered, Enciphered(c, sent.y, sent.receipt, me.identity.sign(statement))
 
-    def sessions(self: Runner, number: int) -> Any:
+    def sessions(self: SimulatedRounds, number: int) -> Any:
         out = real(self, number)
         out[client(1)].flow = flow.replace(encrypt=garbage)
         out[client(1)]._steps = out[client(1)].flow.of("client")
         return out
 
-    monkeypatch.setattr(Runner, "_sessions", sessions)
+    monkeypatch.setattr(SimulatedRounds, "sessions", sessions)
     result = runner.run()
     assert result.rounds[0].aborted == "decrypt: kahe-residual"
     assert result.opened[0].rounds == 1

@@ -14,7 +14,7 @@ from torch import nn
 
 from securefl import Runner
 from securefl.results import RunResult
-from securefl.runner import Dropouts
+from securefl.simulated_rounds import Dropouts
 
 
 def weights_of(model: nn.Module) -> np.ndarray[Any, Any]:

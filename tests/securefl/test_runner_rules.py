@@ -21,7 +21,8 @@ from protocols.session import Farewell, client
 from securefl import Aggregate, ClientTrainer, Fold, Runner, ServerAggregator, SumSpec, UserError
 from securefl.parties import Consortium
 from securefl.results import RoundRecord, RunResult
-from securefl.round import Contribution, Task, train
+from securefl.round import train
+from securefl.round_types import Contribution, Task
 
 PRIVATE: dict[str, Any] = {"mechanism": "local-record", "sample_rate": 0.3}
 
@@ -59,7 +60,7 @@ def test_a_site_refuses_a_price_above_its_own_bound_before_anything_leaves(
     runner = Runner(linear, sites(), job=job(**privacy), consortium=consortium(**bounds))
     sent: list[type] = []
     outcome = simulate.run(
-        runner._sessions(1),
+        runner.rounds.sessions(1),
         watch=lambda letter, _to, _size: sent.append(type(letter.message)) if letter.sender == client(3) else None,
     )
     ended = outcome.sessions[client(3)].ended

@@ -92,15 +92,15 @@ def test_every_cohort_has_the_same_chance() -> None:
 def test_in_rounds_each_site_has_the_same_chance() -> None:
     """Of 5 sites 3 a round: over the cohorts of 300 rounds in clear, chi-square of who is in them."""
     made = runner(protocol="plain-insecure", rounds=300, local_steps=1)
-    made._sampling = fresh
+    made.rounds.sampling = fresh
     counts = Counter[str]()
-    invite = made._invite
+    invite = made.rounds.invite
 
     def counted() -> None:
         invite()
-        counts.update([",".join(member.name for member in made._invited.roster.members)])
+        counts.update([",".join(member.name for member in made.rounds.invited.roster.members)])
 
-    made._invite = counted  # type: ignore[method-assign]
+    made.rounds.invite = counted  # type: ignore[method-assign]
     result = made.run()
     assert {record.contributors for record in result.rounds} == {3}
     assert chance(counts, 10) > FALSE_ALARM
@@ -250,7 +250,7 @@ def test_several_rounds_a_handshake_and_recordings_are_refused(tmp_path: Path) -
     with pytest.raises(UserError, match="handshake_rounds = 2 is refused with privacy.clients_per_round: every round has another"):
         Runner(linear, SITES, job=made)
     summed = runner(mechanism="distributed-record", rows=50, epsilon=8.0)
-    assert summed._keys.before is None  # where nothing is said, each round has its own
+    assert summed.rounds.keys.before is None  # where nothing is said, each round has its own
     with pytest.raises(UserError, match="privacy.clients_per_round is refused with a tape, a log or evidence: it is of one roster"):
         runner(recording=Recording(tape=tmp_path / "run.tape"))
     assert not (tmp_path / "run.tape").exists()

@@ -23,7 +23,7 @@ from securefl.errors import UserError
 from securefl.privacy.budget import PartyLedger
 from securefl.privacy.noise_plan import Cohort
 from securefl.privacy.store import Budget, Store
-from securefl.statistics import Asked, Columns, SecureStatistics, secure, totals
+from securefl.statistics import Asked, Columns, SecureStatistics, opening, totals
 from securefl.statistics.asking import Book
 from securefl.statistics.columns import site_tables
 from securefl.statistics.noise import planned
@@ -107,7 +107,7 @@ def test_every_protocol_that_hides_gives_the_same_and_opens_one_sum(quiet: None,
     def exact(*_: object, **__: object) -> None:
         raise AssertionError("an exact sum beside the noised one")
 
-    monkeypatch.setattr(secure, "secure_totals", exact)
+    monkeypatch.setattr(opening, "secure_totals", exact)
     asked = Asked(describe=("a",), classes=("k",))
     given_ = tables(rows=40)
     found = [
@@ -160,14 +160,14 @@ def test_the_bound_of_one_record_is_reached() -> None:
 
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     found: list[Any] = []
-    real = secure.noised_totals
+    real = opening.noised_totals
 
     def watched(consortium: Any, protocol: Any, occasion: Any, plan: Any, own: Any, **options: Any) -> Any:
         total = real(consortium, protocol, occasion, plan, own, **options)
         found.append((plan, own, total))
         return total
 
-    monkeypatch.setattr(secure, "noised_totals", watched)
+    monkeypatch.setattr(opening, "noised_totals", watched)
     return found
 
 

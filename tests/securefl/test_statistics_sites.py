@@ -20,7 +20,7 @@ from securefl.encoding import SumSpec
 from securefl.errors import UserError
 from securefl.ledger import EXACT
 from securefl.parties import Consortium
-from securefl.statistics import Columns, SecureStatistics, secure, secure_totals
+from securefl.statistics import Columns, SecureStatistics, opening, secure_totals
 
 PROTOCOLS = ["secagg", "secagg+", "kahe", "lightsecagg", "bfv", "ckks", "plain-insecure"]
 each_protocol = pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -294,8 +294,8 @@ def test_sums_that_belong_together_are_over_as_many_sites(method, protocol, monk
 
     The sites themselves do not open the smaller sum; where a protocol has no such step, it is not released.
     """
-    opened, totals = [], secure.secure_totals
-    monkeypatch.setattr(secure, "secure_totals", lambda *given, **how: opened.append(totals(*given, **how)) or opened[-1])
+    opened, totals = [], opening.secure_totals
+    monkeypatch.setattr(opening, "secure_totals", lambda *given, **how: opened.append(totals(*given, **how)) or opened[-1])
     statistics = SecureStatistics.simulated(made(), KNOWN, protocol, network=vanishing_after(4, protocol))
     with pytest.raises(Abort, match=r"statistics-cohort") as caught:
         getattr(statistics, method)("c" if method == "class_counts" else ["x"])

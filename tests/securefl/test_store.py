@@ -27,7 +27,7 @@ from protocols.rand import Replay
 from securefl import UserError
 from securefl.cli import main
 from securefl.store import Attempt, Checkpoint, Checkpoints, HeldRun, Past, Progress, RunStore, tables
-from securefl.store.runs import MOST_ATTEMPTS
+from securefl.store.stages import MOST_ATTEMPTS
 
 OTHER = "cd" * 32
 FATES = {"north": ("summed", ""), "south": ("dropped", "Masked")}

@@ -37,7 +37,7 @@ from securefl.privacy.divergence import DiscreteGaussianEvent, SkellamEvent, eps
 from securefl.privacy.prepared import encoding_of
 from securefl.privacy.record_plan import HEADROOM, RecordPlan
 from securefl.results import RoundRecord
-from securefl.round import Fold
+from securefl.round_types import Fold
 from securefl.runner import Runner
 
 MANY = HEADROOM * ROWS

@@ -25,7 +25,7 @@ from securefl.audit.verdict import Verdict, combine
 from securefl.job import Job
 from securefl.models import initialise
 from securefl.privacy.record import Central
-from securefl.round import Fold
+from securefl.round_types import Fold
 from securefl.runner import Runner
 from securefl.trainer import ClientTrainer
 

@@ -287,7 +287,6 @@ def test_an_author_is_in_no_sum(tmp_path: Path) -> None:
             authority = (net.folder / "server/ca.pem").read_bytes()
             async with channel(net.target, authority, *mine.tls[:2]) as line:
                 stream = line.stream_stream("/securefl.v1.Federation/Attend")()
-                await stream.write(control(Hello(WIRE, "test", net.adding.hash, 0)))
                 with pytest.raises(grpc.aio.AioRpcError, match="peer-part"):
                     await stream.read()
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 from network_processes import Process, processes
+from restarts import Federation, Killed
 from trained import by_ranges
-from wired import LIMIT, Lines, Wired, wired
+from wired import wired
 
 from protocols.policy import MemoryJournal
 from protocols.session import Letter
@@ -23,13 +24,12 @@ from securefl.attending import Attending
 from securefl.cli import main
 from securefl.errors import UserError
 from securefl.job import Job
-from securefl.keeping import Keeper, Watched, asking, held_run
+from securefl.keeping import Watched, asking, held_run
 from securefl.own_rows import OwnRows
 from securefl.policy_file import PolicyFile
 from securefl.serving import Serving
 from securefl.shared_job import SharedJob
 from securefl.store import Attempt, Checkpoints, HeldRun, RunStore
-from securefl.transport.link import Link
 
 SITES = ("a", "b", "c")
 JOB = Job.parse(
@@ -37,57 +37,25 @@ JOB = Job.parse(
 )
 
 
-class Killed(BaseException):
-    """The server is gone."""
-
-
-async def served(net: Wired, folder: Path, journals: dict[str, MemoryJournal], *, anew: bool = False, policy: str = "") -> Serving:
-    """A server on the store in ``folder``, and all parties with their journals; until all rounds are used or the server is gone."""
-    shared = SharedJob.of(JOB, net.hall.cohort)
-    store = RunStore(f"sqlite:///{folder / 'server.db'}", clock=net.clock.utc)
-    held, _ = held_run(store, shared, anew=anew)
-    net.hall.run, net.hall.job = held.run, shared.hash
-    serving = Serving(shared, net.hall, keeper=Keeper(held, Checkpoints(str(folder / "models"))))
-    calls = list[asyncio.Future[Any]]()
-    for name, site in zip(SITES, datasets.of_job(JOB).sites, strict=True):
-        own = net.link(name)._credentials
-        assert own.identity is not None
-        party = Attending(JOB, name, own.identity, journals[name], OwnRows.of(JOB, site), policy=PolicyFile(policy, "policy.toml"))
-        link = Link(net.target, own, shared.hash, party, worker=net.worker, clock=net.clock, log=Lines())
-        calls.append(asyncio.ensure_future(link.attend(patience=0.0)))
-    try:
-        await net.present(len(SITES))
-        async with asyncio.timeout(2 * LIMIT):
-            await serving.run(patience=0.0)
-    finally:
-        net.hall.dismiss()
-        for call in calls:
-            call.cancel()
-        await asyncio.gather(*calls, return_exceptions=True)
-    return serving
+def federation(folder: Path) -> Federation:
+    sites = datasets.of_job(JOB).sites
+    return Federation(folder, JOB, {name: OwnRows.of(JOB, site) for name, site in zip(SITES, sites, strict=True)})
 
 
 def killed_and_replaced(folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> tuple[Serving, list[dict[str, Any]]]:
     """The first server is gone in round 2, before any message of this kind leaves."""
-    journals = {name: MemoryJournal() for name in SITES}
-    watch = Watched.__call__
+    made, watch = federation(folder), Watched.__call__
 
     def gone(self: Watched, letters: Sequence[Letter]) -> None:
         watch(self, letters)
         if self.attempt.round == 2 and any(type(letter.message).__name__ == kind for letter in letters):
             raise Killed
 
-    async def run() -> Serving:
-        async with wired(folder, names=SITES) as net:
-            return await served(net, folder, journals)
-
     with monkeypatch.context() as patch:
         patch.setattr(Watched, "__call__", gone)
         with pytest.raises(Killed):
-            asyncio.run(run())
-    serving = asyncio.run(run())
-    with RunStore(f"sqlite:///{folder / 'server.db'}", clock=lambda: None) as store:  # type: ignore[arg-type,return-value]
-        return serving, store.rows("attempts")
+            made.serve()
+    return made.serve(), made.rows("attempts")
 
 
 @pytest.mark.parametrize(
@@ -119,11 +87,8 @@ def test_control_without_the_line_about_inputs_the_round_is_asked_for_again_and_
 
 
 def test_a_finished_run_is_followed_by_a_new_one_and_who_was_in_it_is_known(tmp_path: Path) -> None:
-    async def run(**options: Any) -> Serving:
-        async with wired(tmp_path, names=SITES) as net:
-            return await served(net, tmp_path, {name: MemoryJournal() for name in SITES}, **options)
-
-    first, second = asyncio.run(run()), asyncio.run(run())
+    made = federation(tmp_path)
+    first, second = made.serve(), made.serve()
     assert first.keeper.held.run != second.keeper.held.run
     with RunStore(f"sqlite:///{tmp_path / 'server.db'}", clock=lambda: None) as store:  # type: ignore[arg-type,return-value]
         fates = {(row["member"], row["fate"]) for row in store.rows("contributions", first.keeper.held.run)}
@@ -133,11 +98,7 @@ def test_a_finished_run_is_followed_by_a_new_one_and_who_was_in_it_is_known(tmp_
 
 
 def test_a_model_that_was_changed_on_the_disk_stops_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def run() -> Serving:
-        async with wired(tmp_path, names=SITES) as net:
-            return await served(net, tmp_path, {name: MemoryJournal() for name in SITES})
-
-    begin = HeldRun.begin
+    made, begin = federation(tmp_path), HeldRun.begin
 
     def once(self: HeldRun) -> Attempt:
         if self.progress().finished:
@@ -147,11 +108,11 @@ def test_a_model_that_was_changed_on_the_disk_stops_the_server(tmp_path: Path, m
     with monkeypatch.context() as patch:
         patch.setattr(HeldRun, "begin", once)
         with pytest.raises(Killed):
-            asyncio.run(run())
+            made.serve()
     for file in (tmp_path / "models").iterdir():
         file.write_bytes(file.read_bytes()[:-1] + b"\1")
     with pytest.raises(UserError, match="is not what was written"):
-        asyncio.run(run())
+        made.serve()
 
 
 @pytest.mark.parametrize("name", ["secagg", "kahe", "lightsecagg", "bfv", "plain-insecure"])

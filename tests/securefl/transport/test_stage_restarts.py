@@ -12,6 +12,7 @@ from typing import Any
 import made_eicu
 import pytest
 from network_processes import Process, processes
+from restarts import Federation, Killed
 from trained import SITES, entropy, job, rows, start
 from wired import LIMIT, Lines, wired
 
@@ -21,65 +22,13 @@ from protocols.session import Letter
 from securefl import data as datasets
 from securefl.attending import Attending
 from securefl.job import Job
-from securefl.keeping import Keeper, Watched, held_run
+from securefl.keeping import Watched
 from securefl.own_rows import OwnRows
 from securefl.results import RoundRecord
 from securefl.serving import Serving
-from securefl.shared_job import SharedJob
 from securefl.shared_scaling import Scaling
-from securefl.store import Attempt, Checkpoints, HeldRun, HeldStage, RunStore
+from securefl.store import Attempt, HeldRun, HeldStage, RunStore
 from securefl.transport.link import Link
-
-
-class Killed(BaseException):
-    """The server is gone."""
-
-
-class Federation:
-    """A server's store and the parties' journals, which outlive servers."""
-
-    def __init__(self, folder: Path, some: Job, own: dict[str, OwnRows]) -> None:
-        self.folder, self.job, self.own = folder, some, own
-        self.journals = {name: MemoryJournal() for name in own}
-
-    def serve(self) -> Serving:
-        """A server on the store, and all parties; until all is done or the server is gone."""
-
-        async def run() -> Serving:
-            async with wired(self.folder, names=tuple(self.own)) as net:
-                shared = SharedJob.of(self.job, net.hall.cohort)
-                store = RunStore(f"sqlite:///{self.folder / 'server.db'}", clock=net.clock.utc)
-                held, _ = held_run(store, shared)
-                net.hall.run, net.hall.job = held.run, shared.hash
-                serving = Serving(shared, net.hall, keeper=Keeper(held, Checkpoints(str(self.folder / "models"))))
-                calls = list[asyncio.Future[Any]]()
-                for name, own in self.own.items():
-                    keys = net.link(name)._credentials
-                    assert keys.identity is not None
-                    party = Attending(self.job, name, keys.identity, self.journals[name], own)
-                    link = Link(net.target, keys, shared.hash, party, worker=net.worker, clock=net.clock, log=Lines())
-                    calls.append(asyncio.ensure_future(link.attend(patience=0.0)))
-                try:
-                    await net.present(len(self.own))
-                    async with asyncio.timeout(2 * LIMIT):
-                        await serving.run(patience=0.0)
-                finally:
-                    net.hall.dismiss()
-                    for call in calls:
-                        call.cancel()
-                    await asyncio.gather(*calls, return_exceptions=True)
-                return serving
-
-        return asyncio.run(run())
-
-    def stages(self) -> list[tuple[str, str, int, str | None, bool]]:
-        """Run, stage, attempt, outcome, and whether inputs were asked for."""
-        with RunStore(f"sqlite:///{self.folder / 'server.db'}", clock=lambda: None) as store:  # type: ignore[arg-type,return-value]
-            return [tuple(r[k] for k in ("run", "stage", "attempt", "outcome", "inputs_asked")) for r in store.rows("stages")]  # type: ignore[misc]
-
-    def spent(self) -> list[list[int]]:
-        """By party, the numbers of the runs and stages whose inputs have left."""
-        return [sorted(journal.spent.values()) for journal in self.journals.values()]
 
 
 def cancer(folder: Path) -> Federation:
@@ -94,8 +43,8 @@ def eicu(folder: Path) -> Federation:
     return Federation(folder, some, {site.name: OwnRows.of(some, site) for site in datasets.of_job(some).sites})
 
 
-def gone_at(monkeypatch: pytest.MonkeyPatch, stage: str, kind: str) -> None:
-    """The server is gone in a stage, before any message of this kind leaves."""
+def serve_until(federation: Federation, monkeypatch: pytest.MonkeyPatch, stage: str, kind: str) -> None:
+    """A server that is gone in a stage, before any message of this kind leaves."""
     watch = Watched.__call__
 
     def gone(self: Watched, letters: Sequence[Letter]) -> None:
@@ -104,7 +53,10 @@ def gone_at(monkeypatch: pytest.MonkeyPatch, stage: str, kind: str) -> None:
         if isinstance(held, HeldStage) and held.name == stage and any(type(x.message).__name__ == kind for x in letters):
             raise Killed
 
-    monkeypatch.setattr(Watched, "__call__", gone)
+    with monkeypatch.context() as patch:
+        patch.setattr(Watched, "__call__", gone)
+        with pytest.raises(Killed):
+            federation.serve()
 
 
 @pytest.mark.parametrize(("kind", "again"), [("Listed", True), ("Sealed", False), ("Dropped", False), ("Agreed", False)])
@@ -113,10 +65,7 @@ def test_a_sum_for_scaling_is_tried_again_before_its_inputs_were_asked_for_and_n
 ) -> None:
     """After that the run is given up, as a second sum over other parties would differ by one of them."""
     federation = cancer(tmp_path)
-    with monkeypatch.context() as patch:
-        gone_at(patch, "scaling", kind)
-        with pytest.raises(Killed):
-            federation.serve()
+    serve_until(federation, monkeypatch, "scaling", kind)
     (first, *_), *_ = federation.stages()
     serving = federation.serve()
     assert [record.contributors for record in serving.records] == [3, 3]
@@ -134,10 +83,7 @@ def test_control_without_the_line_about_inputs_it_is_asked_for_again_and_the_par
 ) -> None:
     monkeypatch.setattr(HeldStage, "ask_inputs", lambda _self, _attempt, **_times: None)
     federation = cancer(tmp_path)
-    with monkeypatch.context() as patch:
-        gone_at(patch, "scaling", "Dropped")
-        with pytest.raises(Killed):
-            federation.serve()
+    serve_until(federation, monkeypatch, "scaling", "Dropped")
     with pytest.raises(SecureSumError, match="a run has one"):
         federation.serve()
     assert [outcome for *_, outcome, _ in federation.stages()] == ["lost", "aborted", "aborted"]
@@ -181,10 +127,7 @@ def test_a_server_that_is_gone_in_the_assessment_goes_on_with_it_or_without_its_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, figures: bool
 ) -> None:
     federation = eicu(tmp_path)
-    with monkeypatch.context() as patch:
-        gone_at(patch, "assessment", kind)
-        with pytest.raises(Killed):
-            federation.serve()
+    serve_until(federation, monkeypatch, "assessment", kind)
     first = federation.stages()[0][0]
     serving = federation.serve()
     assert serving.keeper.held.run == first

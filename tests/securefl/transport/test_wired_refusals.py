@@ -181,9 +181,9 @@ def test_a_servers_certificate_is_no_partys(tmp_path: Path, monkeypatch: pytest.
                     return {"x509_pem_cert": [pem]}
 
             with pytest.raises(Refused, match="peer-part"):
-                net.port._who(Context())
+                net.port._member(Context(), net.port._halls, "party")
             with pytest.raises(Refused, match="peer-unknown"):
-                net.port._who(type("Bare", (), {"auth_context": lambda _: {}})())
+                net.port._member(type("Bare", (), {"auth_context": lambda _: {}})(), net.port._halls, "party")
 
     asyncio.run(run())
 

@@ -27,7 +27,7 @@ from securefl.keeping import Keeper, cohort_digest
 from securefl.privacy.budget import PartyLedger
 from securefl.privacy.store import Budget, Store
 from securefl.results import RoundRecord
-from securefl.round import Contribution, Task
+from securefl.round_types import Contribution, Task
 from securefl.runner import Runner
 from securefl.serving import Serving
 from securefl.shared_job import SharedJob

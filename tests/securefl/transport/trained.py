@@ -23,7 +23,7 @@ from securefl.job import Job
 from securefl.own_rows import OwnRows
 from securefl.parties import Consortium
 from securefl.privacy.budget import PartyLedger
-from securefl.round import Fold
+from securefl.round_types import Fold
 from securefl.scaling import from_ranges
 from securefl.serving import Serving
 from securefl.shared_job import SharedJob, run_name
