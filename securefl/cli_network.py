@@ -200,7 +200,7 @@ def take_part(
     from securefl.transport.clock import SystemClock  # noqa: PLC0415
     from securefl.transport.enrolment import Credentials  # noqa: PLC0415
     from securefl.transport.keyfiles import keep_roster  # noqa: PLC0415
-    from securefl.transport.log import JsonLog  # noqa: PLC0415
+    from securefl.transport.log import Correlated, JsonLog  # noqa: PLC0415
 
     credentials, clock = Credentials.load(keys, "party"), SystemClock()
     if out is not None:
@@ -215,7 +215,7 @@ def take_part(
     from securefl.privacy.rows import digest_of  # noqa: PLC0415
     from securefl.transport.link import Link  # noqa: PLC0415
 
-    log, identity = JsonLog(clock, party=name), credentials.identity
+    log, identity = Correlated(JsonLog(clock, party=name)), credentials.identity
     if identity is None:
         raise UserError(f"{keys} holds no identity")
     own = OwnRows.of(checked, rows)
@@ -267,7 +267,8 @@ def take_part(
                 made |= {"figures.json": (json.dumps(figures, indent=2) + "\n").encode()} if figures is not None else {}
                 for path in files.write_all(out, made):
                     log("written", path=str(path))
-            return ended(ending)
+            cohort = credentials.roster.cohort
+            return ended(ending, lambda: f"; the own job {attending.hash.hex()[:8]} is under {attending.suite(cohort)}")
 
     return until_stopped(work)
 
@@ -320,14 +321,19 @@ def brief(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {"rows": found["rows"], **{key: found[key] and round(found[key]["value"], 4) for key in ("auroc", "auprc", "brier")}}
 
 
-def ended(ending: Ending) -> int:
+def ended(ending: Ending, own: Callable[[], str]) -> int:
     """The exit code of a party: 0 where the run is done.
+
+    Args:
+        ending: by the server's word.
+        own: what the own job is, where the server's is another.
 
     Raises:
         SecureSumError: where it is not, with the server's reason.
     """
     if ending.check:
-        raise SecureSumError(f"the run ended: {printable(ending.check)} ({printable(ending.detail)})")
+        beside = own() if ending.check == "net-job" else ""
+        raise SecureSumError(f"the run ended: {printable(ending.check)} ({printable(ending.detail)}){beside}")
     return 0
 
 

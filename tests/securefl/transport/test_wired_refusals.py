@@ -216,6 +216,28 @@ def test_a_greeting_that_does_not_fit_is_answered_with_the_reason(tmp_path: Path
     assert asyncio.run(run()) == check
 
 
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"wire": WIRE - 1}, f"the server speaks wire {WIRE}, a wire {WIRE - 1}"),
+        ({"wire": WIRE + 1}, f"the server speaks wire {WIRE}, a wire {WIRE + 1}"),
+        ({"job": bytes(32)}, "the server runs job JOB under SecAgg_Ours, a comes with job 00000000"),
+    ],
+    ids=str,
+)
+def test_another_wire_and_another_job_are_refused_with_both_named(tmp_path: Path, changed: dict[str, Any], says: str) -> None:
+    async def run() -> tuple[Any, str]:
+        async with wired(tmp_path) as net, channel(net.target, net.authority, *tls_of(net.folder / "a")) as line:
+            net.hall.suite = "SecAgg_Ours"
+            stream = line.stream_stream(f"/{SERVICE}/{METHOD}")()
+            await stream.write(hello(net, **changed))
+            return read(await stream.read(), FROM_SERVER), net.adding.hash.hex()[:8]
+
+    told, job = asyncio.run(run())
+    assert isinstance(told, Dismiss)
+    assert told.detail == says.replace("JOB", job)
+
+
 GARBAGE = {
     "empty": b"",
     "unknown kind": b"\x07rubbish",
