@@ -100,12 +100,13 @@ def _top(
 ) -> None:
     """Train a model over many sites; the server opens the sum over enough of them, and nothing else."""
     if version:
-        typer.echo(f"securefl {_version()}")
+        typer.echo(f"securefl {version_here()}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 
-def _version() -> str:
+def version_here() -> str:
+    """The package's version, where it is installed."""
     from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
 
     try:
@@ -144,7 +145,7 @@ def _run(
     out, json = checked.output.dir, checked.output.json
     if out:
         files.check_folder(out, report.FILES)
-    recording = Recording(tape=tape, logs=logs, evidence=evidence, version=_version())
+    recording = Recording(tape=tape, logs=logs, evidence=evidence, version=version_here())
     screen, progress = Console(highlight=False, quiet=json), Console(stderr=True, highlight=False)
     written: list[Path] = []
     try:
@@ -292,7 +293,7 @@ def demo(
     from securefl import demo as story  # noqa: PLC0415
     from securefl.audit.recording import Recording  # noqa: PLC0415
 
-    with Recording(tape=tape, version=_version()) as recording:
+    with Recording(tape=tape, version=version_here()) as recording:
         story.run(protocol, clients=clients, dropout=dropout, step=step, recording=recording)
     for path in recording.written:
         typer.echo(f"written: {path}")

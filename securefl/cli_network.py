@@ -121,6 +121,9 @@ def host_all(found: list[Federation], metrics: str | None, health: str | None, d
             SharedJob.of(one.job, one.credentials.roster.cohort)  # refused here, before anything begins
     logs = {one.name: Metered(JsonLog(clock, federation=one.name or None)) for one in found}
     alone = logs.get("") or Metered(JsonLog(clock))
+    for one in found:
+        if (soon := one.credentials.runs_out(clock.utc())) is not None:
+            logs[one.name]("notice", text=soon)
     hosted = list[Hosted]()
     answers: list[Health] = []
 
@@ -209,6 +212,7 @@ def take_part(
     rows = own_rows(checked, where, name, site, [entry.name for entry in credentials.roster.parties])
     from securefl.attending import Attending  # noqa: PLC0415  (loads torch)
     from securefl.bundles.running import code_of  # noqa: PLC0415
+    from securefl.cli import version_here  # noqa: PLC0415
     from securefl.data.sources import own_places  # noqa: PLC0415
     from securefl.own_rows import OwnRows, refuse_unfit  # noqa: PLC0415
     from securefl.privacy.budget import PartyLedger  # noqa: PLC0415
@@ -223,6 +227,9 @@ def take_part(
 
     def warn(line: str) -> None:
         log("notice", text=line)
+
+    if (soon := credentials.runs_out(clock.utc())) is not None:
+        warn(soon)
 
     async def work() -> int:
         with ExitStack() as stack:
@@ -257,6 +264,7 @@ def take_part(
                 log=log,
                 keep=lambda roster: keep_roster(keys, roster, credentials.authority),
                 beside=beside,
+                software=f"securefl {version_here()}"[:64],
             )
             ending = await link.attend(patience=wait)
             model, figures = attending.model(), attending.figures()

@@ -17,7 +17,7 @@ import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, get_args
 
@@ -35,6 +35,8 @@ from securefl.transport.pki import CERTIFICATE_DAYS, DAMAGED, Authority, Part, f
 from securefl.transport.roster import LARGEST, Entry, SignedRoster, not_older, revoked, with_entry
 
 REQUEST, ANSWER = "securefl request 1", "securefl answer 1"
+SOON = timedelta(days=14)
+"""How long before a certificate is over its holder is told at every start."""
 
 
 def said(print_of: bytes) -> str:
@@ -259,6 +261,14 @@ class Credentials:
 
     def __repr__(self) -> str:
         return f"Credentials({self.entry.name!r}, {self.entry.part}, [redacted])"
+
+    def runs_out(self, now: datetime) -> str | None:
+        """A line for whose keys these are, where the certificate is over within `SOON` or already; else None."""
+        until = self.certificate.not_valid_after_utc
+        if until - now > SOON:
+            return None
+        good = f"the certificate of {self.entry.name} is good until {until:%Y-%m-%d %H:%M} UTC"
+        return f"{good}: ask for the next one by securefl keys request"
 
     @classmethod
     def load(cls, folder: Path, *parts: Part) -> Credentials:

@@ -7,13 +7,16 @@ import re
 import shutil
 import signal
 import socket
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from network_processes import JOB, Process, processes
 from spelled import private, told
 
-from securefl.cli import main
+from protocols.rand import fresh
+from securefl.cli import main, version_here
+from securefl.transport import enrolment
 
 
 def test_three_hospitals_train_from_their_own_tables_and_one_is_killed(place: Path) -> None:
@@ -102,8 +105,23 @@ def test_a_party_whose_job_is_of_another_suite_is_told_both(place: Path, capsys:
                          r"the own job \1 is under Kahe\S+", said), said  # fmt: skip
         refused = made[0].until("refused")
         assert (refused["party"], refused["check"]) == ("north", "net-job")
+        (calls,) = [line for line in map(json.loads, made[0].lines) if line["event"] == "calls"]
+        assert calls["software"] == f"securefl {version_here()}"
         made[0].running.send_signal(signal.SIGINT)
         assert made[0].end() == 130
+
+
+def test_who_starts_with_a_certificate_that_is_over_soon_is_told(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Good for 90 days and made 80 days ago; that of `place` is new, and nothing is said."""
+    enrolment.make_all(place / "aged", ["north", "south"], fresh, datetime.now(UTC) - timedelta(days=80), ("localhost",))
+    for keys, warned in (("aged", True), ("keys", False)):
+        own = ("--keys", place / keys / "north", "--data", place / "north.csv", "--job", place / "job.toml", "--wait", "0")
+        capsys.readouterr()
+        assert main(["join", "--server", "localhost:1", *map(str, own)]) == 2
+        assert ("the certificate of north is good until" in capsys.readouterr().err) is warned
+    with processes() as made:
+        made.append(Process("serve", "--job", place / "job.toml", "--keys", place / "aged/server", "--listen", "127.0.0.1:0"))
+        assert made[0].until("notice")["text"].startswith("the certificate of server is good until")
 
 
 SERVE = ["serve", "--job", "job.toml", "--keys", "keys/server"]

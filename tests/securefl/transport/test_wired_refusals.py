@@ -99,6 +99,23 @@ def test_a_certificate_is_over_by_the_servers_own_clock(tmp_path: Path, monkeypa
     assert asyncio.run(outcome(tmp_path, lambda net: tls_of(net.folder / "a"), clock_days=91)) == "welcome"
 
 
+def test_a_certificate_is_renewed_under_a_running_server_and_the_old_one_is_good_beside_it(tmp_path: Path) -> None:
+    """Before the server has the new roster it does not know the new certificate."""
+
+    async def run() -> list[str]:
+        async with wired(tmp_path) as net:
+            own = net.folder / "a"
+            old = tls_of(own)
+            asked = enrolment.read(enrolment.request(own, "a", fresh))
+            enrolment.accept(own, enrolment.issue(net.folder / "operator", asked, datetime.now(UTC)))
+            assert tls_of(own) != old
+            found = [await call(net, tls_of(own), hello(net))]
+            enrolment.accept_roster(net.folder / "server", (net.folder / "operator" / "roster.cbor").read_bytes())
+            return [*found, await call(net, tls_of(own), hello(net)), await call(net, old, hello(net))]
+
+    assert asyncio.run(run()) == ["peer-unknown", "welcome", "welcome"]
+
+
 def test_who_is_revoked_is_refused_at_the_next_call(tmp_path: Path) -> None:
     """The roster that the operator hands to a running server counts at once; without it the same call goes through."""
 
