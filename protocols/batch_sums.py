@@ -188,6 +188,7 @@ class Group:
         server: the server; None once a step was aborted, after which there is none.
         ready: what each party holds that is not lost.
         entropy: of each address, where the randomness of its steps comes from.
+        carried: puts something between a session and those that feed it, as an audit does.
     """
 
     made: Batch
@@ -195,6 +196,7 @@ class Group:
     server: ServerReady | None
     ready: dict[int, Ready]
     entropy: Callable[[Address], Entropy] = lambda _: fresh
+    carried: Callable[[Session], Session] = lambda session: session
 
     def party(self, u: int) -> Ready:
         """What a party holds that is not lost."""
@@ -213,7 +215,7 @@ class Group:
         for u, ready in self.ready.items():
             me = client(u)
             out[me] = client_step(self.made, self.parties[u], ready, model, entropy=self.entropy(me), flow=other.get(me))
-        return out
+        return {me: self.carried(session) for me, session in out.items()}
 
     def step(
         self,
@@ -256,6 +258,7 @@ def handshake(
     entropy: Callable[[Address], Entropy] = lambda _: fresh,
     network: simulate.Network | None = None,
     watch: simulate.Watch | None = None,
+    carried: Callable[[Session], Session] = lambda session: session,
 ) -> Group:
     """Run a handshake among parties in this process.
 
@@ -266,6 +269,7 @@ def handshake(
         entropy: of each address, where its randomness comes from.
         network: what happens to letters.
         watch: called on every delivery.
+        carried: as `Group.carried`.
 
     Raises:
         Abort: where too few were left.
@@ -273,10 +277,11 @@ def handshake(
     there = {party.index: party for party in parties}
     sessions = {SERVER: server_handshake(made, terms, entropy=entropy(SERVER))}
     sessions |= {client(u): client_handshake(made, party, terms, entropy=entropy(client(u))) for u, party in there.items()}
+    sessions = {me: carried(session) for me, session in sessions.items()}
     outcome = simulate.run(sessions, network=network, watch=watch)
     if outcome.reason is not None:
         raise outcome.reason
-    return Group(made, there, next(_of(ServerReady, outcome.outputs)), _left(sessions), entropy)
+    return Group(made, there, next(_of(ServerReady, outcome.outputs)), _left(sessions), entropy, carried)
 
 
 def opened(outcome: simulate.Outcome) -> Sum:

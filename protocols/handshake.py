@@ -78,7 +78,7 @@ def check_invitation(invited: Invited[Any], suite: str) -> None:
         Refused: ``terms-suite``, ``roster-own``, or what `Policy.check` refuses.
     """
     terms = invited.terms
-    require(terms.suite == suite, "terms-suite", "the suite named is not the one that runs")
+    require(terms.suite == suite, "terms-suite", f"the suite named is {terms.suite}, the one that runs {suite}")
     invited.policy.check(terms)
     require(terms.roster.identity(invited.me) == invited.identity.public, "roster-own", "the roster has another key for this party")
 

@@ -58,7 +58,8 @@ class Adding:
 def submit(attending: Attending, x: Input[Vector]) -> Clear:
     """Check the invitation against the own policy; send the vector in clear."""
     terms, parameters = attending.terms, attending.terms.parameters
-    require(terms.suite == suite(parameters), "terms-suite", "the suite named is not the one that runs")
+    runs = suite(parameters)
+    require(terms.suite == runs, "terms-suite", f"the suite named is {terms.suite}, the one that runs {runs}")
     attending.policy.check(terms)
     return Clear(Bulk.by(layout(parameters), counted(x, parameters)))
 

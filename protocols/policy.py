@@ -73,7 +73,8 @@ class Policy:
         n, c = parameters.parties, parameters.corrupt
         least = default_corrupt(n) if self.min_corrupt is None else self.min_corrupt
         known = self.registered is None or all(member.identity in self.registered for member in terms.roster.members)
-        require(not self.suites or terms.suite in self.suites, "policy-suite", f"{terms.suite} is not accepted")
+        accepted = not self.suites or terms.suite in self.suites
+        require(accepted, "policy-suite", f"{terms.suite} is not accepted, only {', '.join(sorted(self.suites))}")
         require(n >= self.min_cohort, "policy-cohort", f"{n} invited, own smallest cohort {self.min_cohort}")
         for needed, of in thresholds(parameters):
             enough = needed >= self.min_threshold * of

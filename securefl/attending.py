@@ -96,6 +96,17 @@ class Attending:
         """Of the own job, or of the bundle that it came in."""
         return job_hash(self._job) if self._bundle is None else self._bundle.hash
 
+    def suite(self, cohort: Roster) -> str:
+        """The suite string of the own job's rounds over a cohort.
+
+        Raises:
+            UserError: where the job cannot run with it.
+        """
+        return self._shared_over(cohort).suite
+
+    def _shared_over(self, cohort: Roster) -> SharedJob:
+        return SharedJob.of(self._job, cohort, None if self._bundle is None else self._bundle.hash, self._code)
+
     def welcome(self, run: str, roster: SignedRoster) -> None:
         """Take part in a run of the own job over a roster that the own consortium signed, and in no other after that.
 
@@ -113,7 +124,7 @@ class Attending:
             return
         cohort = roster.cohort
         mine = roster.place(self._name, self._identity.public)
-        shared = SharedJob.of(self._job, cohort, None if self._bundle is None else self._bundle.hash, self._code)
+        shared = self._shared_over(cohort)
         require(is_run_of(run, shared.hash), "net-run", "a run of another job than the party's own")
         about = shared.about
         sums = [(about.protocol.name, about.plan.size), *((one.protocol.name, one.size) for one in shared.stages)]

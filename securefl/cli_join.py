@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +14,7 @@ import typer
 from protocols.errors import SecureSumError
 from securefl.errors import UserError, printable, quoted
 from securefl.network_process import address, until_stopped
+from securefl.version import version as current_version
 
 if TYPE_CHECKING:
     from securefl.bundles.signed import SignedBundle
@@ -81,7 +82,7 @@ def take_part(
     from securefl.transport.clock import SystemClock  # noqa: PLC0415
     from securefl.transport.enrolment import Credentials  # noqa: PLC0415
     from securefl.transport.keyfiles import keep_roster  # noqa: PLC0415
-    from securefl.transport.log import JsonLog  # noqa: PLC0415
+    from securefl.transport.log import Correlated, JsonLog  # noqa: PLC0415
 
     credentials, clock = Credentials.load(keys, "party"), SystemClock()
     if out is not None:
@@ -96,7 +97,7 @@ def take_part(
     from securefl.privacy.rows import digest_of  # noqa: PLC0415
     from securefl.transport.link import Link  # noqa: PLC0415
 
-    log, identity = JsonLog(clock, party=name), credentials.identity
+    log, identity = Correlated(JsonLog(clock, party=name)), credentials.identity
     if identity is None:
         raise UserError(f"{keys} holds no identity")
     own = OwnRows.of(checked, rows)
@@ -104,6 +105,9 @@ def take_part(
 
     def warn(line: str) -> None:
         log("notice", text=line)
+
+    if (soon := credentials.runs_out(clock.utc())) is not None:
+        warn(soon)
 
     async def work() -> int:
         with ExitStack() as stack:
@@ -138,6 +142,7 @@ def take_part(
                 log=log,
                 keep=lambda roster: keep_roster(keys, roster, credentials.authority),
                 beside=beside,
+                software=f"securefl {current_version()}"[:64],
             )
             ending = await link.attend(patience=wait)
             model, figures = attending.model(), attending.figures()
@@ -148,7 +153,8 @@ def take_part(
                 made |= {"figures.json": (json.dumps(figures, indent=2) + "\n").encode()} if figures is not None else {}
                 for path in files.write_all(out, made):
                     log("written", path=str(path))
-            return ended(ending)
+            cohort = credentials.roster.cohort
+            return ended(ending, lambda: f"; the own job {attending.hash.hex()[:8]} is under {attending.suite(cohort)}")
 
     return until_stopped(work)
 
@@ -201,14 +207,19 @@ def brief(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {"rows": found["rows"], **{key: found[key] and round(found[key]["value"], 4) for key in ("auroc", "auprc", "brier")}}
 
 
-def ended(ending: Ending) -> int:
+def ended(ending: Ending, own: Callable[[], str]) -> int:
     """The exit code of a party: 0 where the run is done.
+
+    Args:
+        ending: by the server's word.
+        own: what the own job is, where the server's is another.
 
     Raises:
         SecureSumError: where it is not, with the server's reason.
     """
     if ending.check:
-        raise SecureSumError(f"the run ended: {printable(ending.check)} ({printable(ending.detail)})")
+        beside = own() if ending.check == "net-job" else ""
+        raise SecureSumError(f"the run ended: {printable(ending.check)} ({printable(ending.detail)}){beside}")
     return 0
 
 

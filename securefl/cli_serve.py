@@ -103,6 +103,9 @@ def host_all(found: list[Federation], metrics: str | None, health: str | None, d
             SharedJob.of(one.job, one.credentials.roster.cohort)  # refused here, before anything begins
     logs = {one.name: Metered(JsonLog(clock, federation=one.name or None)) for one in found}
     alone = logs.get("") or Metered(JsonLog(clock))
+    for one in found:
+        if (soon := one.credentials.runs_out(clock.utc())) is not None:
+            logs[one.name]("notice", text=soon)
     hosted = list[Hosted]()
     answers: list[Health] = []
 

@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from protocols.errors import SecureSumError
 from securefl import files
@@ -191,7 +191,8 @@ class Hosted:
             self._log("resumed", run=held.run, finished=held.progress().finished, rounds=held.progress().rounds)
         if federation.tape is not None:
             refuse_recording(job, "a tape")
-        hall = Hall(held.run, shared.hash, self.roster, worker=worker, clock=self._clock, log=self._log, limits=federation.limits)
+        about: Any = {"worker": worker, "clock": self._clock, "log": self._log, "limits": federation.limits}
+        hall = Hall(held.run, shared.hash, self.roster, **about, suite=shared.suite)
         tape = None if federation.tape is None else Tape(unused(federation.tape))
         return hall, Serving(shared, hall, keeper=Keeper(held, places), within=federation.within, tape=tape), tape
 

@@ -37,6 +37,7 @@ from securefl.shared_scaling import Scaling
 from securefl.stages import Stage
 from securefl.store import Attempt
 from securefl.transport.hall import Hall
+from securefl.transport.log import correlation_id
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -241,7 +242,8 @@ class Serving:
         await self.hall.sit("round", occasion, session, watched, places)
         record = await self._aside(lambda: self._taken(watched, session, self._now() - began))
         about = {"contributors": record.contributors, "aborted": record.aborted, "seconds": round(self._now() - began, 3)}
-        self.hall.log("round", run=self.hall.run, round=number, attempt=attempt.attempt, **about)
+        known = correlation_id(self.hall.run, "round", number, attempt.attempt)
+        self.hall.log("round", correlation_id=known, run=self.hall.run, round=number, attempt=attempt.attempt, **about)
         return record
 
     def _places(self) -> list[int] | None:

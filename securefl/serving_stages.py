@@ -16,6 +16,7 @@ from protocols.sums import server_session
 from protocols.vector import Sum
 from securefl.keeping import Watched
 from securefl.stages import Stage
+from securefl.transport.log import correlation_id
 
 if TYPE_CHECKING:
     from securefl.audit.tape import Tape
@@ -86,7 +87,9 @@ class StageDriver:
         await hall.sit(stage.name, terms.occasion, session, watched)
         why = await self._aside(lambda: self._taken(attempt, session, read, self._now() - began))
         about = {"contributors": 0 if why else session.outputs[0].contributors, "aborted": why}
-        hall.log(stage.name, run=hall.run, attempt=attempt.attempt, **about, seconds=round(self._now() - began, 3))
+        known = correlation_id(hall.run, stage.name, terms.occasion.round, attempt.attempt)
+        seconds = round(self._now() - began, 3)
+        hall.log(stage.name, correlation_id=known, run=hall.run, attempt=attempt.attempt, **about, seconds=seconds)
 
     def _taken(self, attempt: Attempt, session: Session, read: Callable[[Sum], str], seconds: float) -> str | None:
         """What an attempt came to: in the store before it is told; why there is nothing, or None."""

@@ -217,14 +217,18 @@ class SharedJob:
 
         return secured(round_apart(), self.about.protocol)
 
+    @property
+    def suite(self) -> str:
+        """The suite string of its rounds."""
+        return self.about.protocol.suite(self.about.parameters)
+
     @cached_property
     def policy(self) -> Policy:
         """What a party of this job asks of every sum: its protocol, its smallest cohort, and nobody who is not registered."""
         policy = short_sums(self.job.privacy).policy
         known = frozenset(member.identity for member in self.cohort.members)
-        suite = self.about.protocol.suite(self.about.parameters)
         least = self.job.privacy.min_cohort or 2
-        return replace(policy, min_cohort=least, registered=known, suites=frozenset({suite}))
+        return replace(policy, min_cohort=least, registered=known, suites=frozenset({self.suite}))
 
     def terms(self, occasion: Occasion, cohort: Roster | None = None) -> Terms[Any]:
         """The terms of a sum of those whom its round invites: ``cohort``, or all."""

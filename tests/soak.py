@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import signal
 import subprocess
@@ -35,10 +36,12 @@ from securefl.journal import FileJournal
 from securefl.transport import enrolment
 from securefl.transport.clock import SystemClock
 from securefl.transport.enrolment import Credentials, RosterFile
+from securefl.transport.envelope import Parcel
 from securefl.transport.hall import Hall
 from securefl.transport.link import Link
 from securefl.transport.log import silent
 from securefl.transport.port import Port
+from securefl.transport.sitting import Part
 from securefl.transport.sums import Adder, Adding
 
 STALL = 120.0
@@ -108,9 +111,26 @@ def server(folder: Path, port: int, protocol: str, size: int, start: int, host: 
     asyncio.run(work())
 
 
+class Dying(Link):
+    """Is killed before the message of a kind leaves."""
+
+    before = ""
+
+    def _sit(self, number: int, part: Part, outgoing: asyncio.Queue[Parcel]) -> None:
+        before = self.before.encode()
+
+        class Last(asyncio.Queue):  # type: ignore[type-arg]
+            def put_nowait(self, parcel: Parcel) -> None:
+                if before in bytes(parcel.parts[0])[:64]:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                outgoing.put_nowait(parcel)
+
+        super()._sit(number, part, Last() if before else outgoing)
+
+
 @app.command()
-def party(folder: Path, name: str, port: int, protocol: str, size: int, host: str = "localhost") -> None:
-    """Add to every sum; a JSON line for every stream that is cut."""
+def party(folder: Path, name: str, port: int, protocol: str, size: int, host: str = "localhost", dies_before: str = "") -> None:
+    """Add to every sum; a JSON line for every stream that is cut.  ``dies_before`` a kind of message: by SIGKILL."""
 
     def cut(event: str, **about: Any) -> None:
         if event == "cut":
@@ -123,7 +143,9 @@ def party(folder: Path, name: str, port: int, protocol: str, size: int, host: st
         with ThreadPoolExecutor(1) as worker, FileJournal(folder / name / "journal.json") as journal:
             adder = Adder(adding, credentials, journal, lambda number: vector(names, name, number, size))
             about: dict[str, Any] = {"worker": worker, "clock": SystemClock(), "log": cut}
-            await Link(f"{host}:{port}", credentials, adding.hash, adder, **about).attend(patience=3600.0)
+            link = Dying(f"{host}:{port}", credentials, adding.hash, adder, **about)
+            link.before = dies_before
+            await link.attend(patience=3600.0)
 
     asyncio.run(work())
 

@@ -45,7 +45,6 @@ NOTHING_SENT: dict[int, str] = {
     10: "two sums are compared that are computed, not sent",
     16: "an update is looked at where it is encoded",
     21: "it is about the port itself: securefl audit --live HOST:PORT",
-    25: "its sessions are made by one handshake for many sums, which no server over a network runs yet",
     35: "the width of the ring and the noise are looked at, no message",
 }
 """Rows of which nothing goes through a port, and why."""

@@ -99,13 +99,14 @@ class Federation:
         """A party's session, with entropy of its own."""
         entropy = Replay(f"client {u} {self.salt}") if self.entropy is None else self.entropy(u)
         party = self.parties[u] if self.journaled else replace(self.parties[u], journal=MemoryJournal())
-        return self._wired(sums.client_session(self.scheme, party, terms or self.terms, entropy=entropy, flow=flow))
+        return self.wired(sums.client_session(self.scheme, party, terms or self.terms, entropy=entropy, flow=flow))
 
     def server(self, *, terms: Terms[Any] | None = None, flow: Flow | None = None) -> Session:
         """The honest server's session."""
-        return self._wired(sums.server_session(self.scheme, terms or self.terms, entropy=Replay("server"), flow=flow))
+        return self.wired(sums.server_session(self.scheme, terms or self.terms, entropy=Replay("server"), flow=flow))
 
-    def _wired(self, session: Session) -> Session:
+    def wired(self, session: Session) -> Session:
+        """The session, fed through the wire where there is one."""
         if self.wire is None:
             return session
         from securefl.audit.carried import Carried  # noqa: PLC0415  (loads gRPC)

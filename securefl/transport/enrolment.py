@@ -17,7 +17,7 @@ import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, get_args
 
@@ -31,10 +31,12 @@ from protocols.wire import canonical, read_canonical
 from securefl import files
 from securefl.errors import UserError, quoted
 from securefl.transport import keyfiles
-from securefl.transport.pki import CERTIFICATE_DAYS, Authority, Part, fingerprint, issued_by, new_request, read_request
+from securefl.transport.pki import CERTIFICATE_DAYS, DAMAGED, Authority, Part, fingerprint, issued_by, new_request, read_request
 from securefl.transport.roster import LARGEST, Entry, SignedRoster, not_older, revoked, with_entry
 
 REQUEST, ANSWER = "securefl request 1", "securefl answer 1"
+SOON = timedelta(days=14)
+"""How long before a certificate is over its holder is told at every start."""
 
 
 def said(print_of: bytes) -> str:
@@ -104,6 +106,8 @@ def read(document: bytes) -> Request:
         UserError: where it is not.
     """
     content, signature = _parts(document, 2, "request")
+    if type(content) is not bytes or type(signature) is not bytes:
+        raise UserError("this is no request")
     kind, name, part, identity, der = _parts(content, 5, "request")
     if kind != REQUEST or part not in get_args(Part) or type(identity) is not bytes or type(der) is not bytes:
         raise UserError("this is no request of this version")
@@ -174,7 +178,8 @@ def accept(folder: Path, answer: bytes) -> tuple[x509.Certificate, SignedRoster]
     try:
         certificate, authority = x509.load_der_x509_certificate(der), x509.load_der_x509_certificate(authority_der)
         roster = SignedRoster.read(document, authority)
-    except ValueError:
+        public = certificate.public_key()
+    except DAMAGED:
         raise UserError("the answer holds no certificates") from None
     except Refused as error:
         raise UserError(f"the answer is refused: {error.check} ({error.detail})") from None
@@ -182,7 +187,7 @@ def accept(folder: Path, answer: bytes) -> tuple[x509.Certificate, SignedRoster]
     if known.exists() and keyfiles.read_certificate(known) != authority:
         raise UserError(f"the answer is of another consortium than {known}: use a folder of its own for each")
     key = keyfiles.read_tls_key(folder / keyfiles.TLS_KEY)
-    if certificate.public_key() != key.public_key() or not issued_by(authority, certificate):
+    if public != key.public_key() or not issued_by(authority, certificate):
         raise UserError("the answer's certificate is not for the key in this folder, or not issued by its consortium")
     mine = next((entry for entry in roster.entries if fingerprint(certificate) in entry.certificates), None)
     own = keyfiles.read_identity(folder).public if (folder / keyfiles.IDENTITY).exists() else b""
@@ -256,6 +261,14 @@ class Credentials:
 
     def __repr__(self) -> str:
         return f"Credentials({self.entry.name!r}, {self.entry.part}, [redacted])"
+
+    def runs_out(self, now: datetime) -> str | None:
+        """A line for whose keys these are, where the certificate is over within `SOON` or already; else None."""
+        until = self.certificate.not_valid_after_utc
+        if until - now > SOON:
+            return None
+        good = f"the certificate of {self.entry.name} is good until {until:%Y-%m-%d %H:%M} UTC"
+        return f"{good}: ask for the next one by securefl keys request"
 
     @classmethod
     def load(cls, folder: Path, *parts: Part) -> Credentials:

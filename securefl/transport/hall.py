@@ -39,7 +39,7 @@ from securefl.transport.envelope import (
     expect,
     read,
 )
-from securefl.transport.log import Log
+from securefl.transport.log import Correlated, Log, correlation_id
 from securefl.transport.roster import Entry, SignedRoster
 from securefl.transport.sitting import Sitting, Watch
 
@@ -126,11 +126,11 @@ class Hall:
         clock: for deadlines.
         log: for what happens.
         limits: what its parties may take.
+        suite: the suite of its sums, for who comes with another job.
 
     Attributes:
         seats: the connected parties, by name.
-        worker: as given.
-        clock: as given.
+        worker, clock, suite: as given.
     """
 
     def __init__(
@@ -143,14 +143,15 @@ class Hall:
         clock: Clock,
         log: Log,
         limits: Limits = Limits(),
+        suite: str = "",
     ) -> None:
-        self.run, self.job, self.roster, self.log, self.limits = run, job, roster, log, limits
+        self.run, self.job, self.roster, self.log, self.limits = run, job, roster, Correlated.over(log), limits
         self.seats: dict[str, Seat] = {}
         self._streams = Counter[str]()
         self.members = roster()
         self._names = tuple(entry.name for entry in self.members.parties)
         self._lay(range(1, len(self._names) + 1))
-        self.worker, self.clock = worker, clock
+        self.worker, self.clock, self.suite = worker, clock, suite
         self._sitting: Sitting | None = None
         self._sittings = 0
         self._changed = asyncio.Condition()
@@ -220,7 +221,8 @@ class Hall:
         require(hello.wire == WIRE, "net-wire", f"the server speaks wire {WIRE}, {entry.name} wire {hello.wire}")
         require(hello.roster <= self.members.serial, "roster-older", f"{entry.name} has seen roster {hello.roster}")
         require(entry.name in self._names, "net-uninvited", f"{entry.name} is not of this run")
-        require(hello.job == self.job, "net-job", "the party's job is another than the server's")
+        ours = f"the server runs job {self.job.hex()[:8]}{self.suite and f' under {self.suite}'}"
+        require(hello.job == self.job, "net-job", f"{ours}, {entry.name} comes with job {hello.job.hex()[:8]}")
 
     async def _listen(self, seat: Seat, stream: Stream) -> None:
         idle = 0
@@ -297,6 +299,18 @@ class Hall:
         begins: Message = Convene(number, stage, occasion.round, occasion.attempt)
         if places is not None:
             begins = Invite(number, stage, occasion.round, occasion.attempt, as_bits(places, len(self._names)))
+        self.log.about = correlation_id(self.run, stage, occasion.round, occasion.attempt)
+        try:
+            await self._seated(number, session, watch, begins)
+            for fault in session.faults:
+                about = {"sender": self.named(fault.sender), "check": fault.check, "step": fault.step}
+                self.log("fault", **about, round=occasion.round)
+        finally:
+            self.log.about = None
+        return session
+
+    async def _seated(self, number: int, session: Session, watch: Watch | None, begins: Message) -> None:
+        """The sum itself, with those who are here now."""
         self.announce(begins)
         here = set(self.seats)
         sitting = self._sitting = Sitting(number, session, worker=self.worker, clock=self.clock, post=self._post, watch=watch)
@@ -310,9 +324,6 @@ class Hall:
             self._sitting = None
         ended = session.ended
         self.announce(Adjourn(number, "" if ended is None else ended.check))
-        for fault in session.faults:
-            self.log("fault", sender=self.named(fault.sender), check=fault.check, step=fault.step, round=occasion.round)
-        return session
 
     def named(self, sender: str | None) -> str | None:
         """The registered name behind ``client 3`` of the newest sum."""

@@ -35,7 +35,7 @@ from securefl.transport.envelope import (
     expect,
     read,
 )
-from securefl.transport.log import Log
+from securefl.transport.log import Correlated, Log, correlation_id
 from securefl.transport.port import ALIVE, METHOD, SERVICE
 from securefl.transport.roster import SignedRoster, not_older
 from securefl.transport.sitting import Part, Sitting, Withdraws
@@ -98,11 +98,11 @@ class Link:
         beside: Executor | None = None,
     ) -> None:
         self._target, self._credentials, self._job, self._attendant = target, credentials, job, attendant
-        self._worker, self._clock, self._log, self._software, self._keep = worker, clock, log, software, keep
+        self._worker, self._clock, self._log, self._software, self._keep = worker, clock, Correlated.over(log), software, keep
         self._beside = beside
         self._roster = credentials.roster
         self._sitting: Sitting | None = None
-        self._heard = 0.0
+        self._heard, self._run = 0.0, ""
 
     async def attend(self, *, patience: float = 60.0) -> Ending:
         """Take part until the server says that the run is done, calling again where the stream is cut.
@@ -132,6 +132,7 @@ class Link:
                 self._log("withdrawn", server=self._target)
             else:
                 why = "the stream ended"
+            self._log.about = None
             tries = 0 if self._heard > heard else tries + 1
             if self._clock.now() - self._heard > patience:
                 raise UserError(f"the server {self._target} cannot be reached: {' '.join(why.split())[:200]}")
@@ -174,7 +175,7 @@ class Link:
         roster = not_older(SignedRoster.read(told.roster, self._credentials.authority), self._roster)
         await self._at_work(self._attendant.welcome, told.run, roster)
         self._keep(roster)
-        self._roster = roster
+        self._roster, self._run = roster, told.run
         self._log("welcome", run=told.run, roster=roster.serial)
 
     async def _listen(self, call: Any, outgoing: asyncio.Queue[Parcel]) -> Ending | None:
@@ -189,6 +190,7 @@ class Link:
                     await self._convene(outgoing, sitting, stage, number, attempt, cohort)
                 case Adjourn():
                     await self._rise()
+                    self._log.about = None
                 case Dismiss(check, detail):
                     return Ending(check, detail)
                 case _:
@@ -200,6 +202,7 @@ class Link:
         self, outgoing: asyncio.Queue[Parcel], sitting: int, stage: str, number: int, attempt: int, *cohort: bytes
     ) -> None:
         await self._rise()
+        self._log.about = correlation_id(self._run, stage, number, attempt)
         self._sit(sitting, await self._at_work(self._attendant.convene, stage, number, attempt, *cohort), outgoing)
         self._log("convened", stage=stage, round=number, attempt=attempt)
 

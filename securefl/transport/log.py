@@ -1,5 +1,6 @@
-"""What a server or party writes about itself: one JSON object a line, with the run and the round that it belongs to.
+"""What a server or party writes about itself: one JSON object a line.
 
+Every line about what happens in a sum has the correlation id of that sum, the same at the server and at all its parties.
 Names, numbers and ids of checks go in; no secret does, and nothing of a row.
 """
 
@@ -39,6 +40,43 @@ class JsonLog:
         stream = self._stream or sys.stderr
         stream.write(json.dumps({key: value for key, value in line.items() if value is not None}) + "\n")
         stream.flush()
+
+
+def correlation_id(run: str, stage: str, number: int, attempt: int) -> str:
+    """What stands in every line about one sum, in the server's log and in those of its parties alike.
+
+    Args:
+        run: name of the run.
+        stage: what the sum is for, such as ``round``.
+        number: of the round.
+        attempt: of the round.
+    """
+    return f"{run}/{stage}/{number}.{attempt}"
+
+
+class Correlated:
+    """A log with the correlation id of the sum that is under way in every line.
+
+    Args:
+        log: where the lines go.
+
+    Attributes:
+        about: the id; None between two sums.
+    """
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self.about: str | None = None
+
+    @classmethod
+    def over(cls, log: Log) -> Correlated:
+        """The log itself, where it is one already."""
+        return log if isinstance(log, cls) else cls(log)
+
+    def __call__(self, event: str, **about: Value) -> None:
+        """Write a line."""
+        own: dict[str, Value] = {} if self.about is None else {"correlation_id": self.about}
+        self._log(event, **own, **about)
 
 
 def silent(event: str, **about: Value) -> None:

@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -27,6 +27,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from securefl.errors import UserError
 
+DAMAGED = (
+    ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType,
+)  # fmt: skip
+"""What `cryptography` raises where a part of a certificate or a request cannot be read, some of it when that part is asked for."""
 Part = Literal["party", "server", "author"]
 """``author``: one who writes jobs, signs them and has no rows: it is in no sum."""
 CURVE = ec.SECP256R1
@@ -153,7 +157,7 @@ def issued_by(authority: x509.Certificate, certificate: x509.Certificate) -> boo
     """Whether the authority issued this certificate."""
     try:
         certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
+    except (InvalidSignature, *DAMAGED):
         return False
     return True
 
@@ -170,8 +174,17 @@ def read_request(request: x509.CertificateSigningRequest) -> tuple[str, tuple[st
     """Name and hosts of a request.
 
     Raises:
-        UserError: as `Authority.issue`.
+        UserError: as `Authority.issue`, and for one whose parts cannot be read.
     """
+    try:
+        return _read(request)
+    except UserError:
+        raise
+    except DAMAGED:
+        raise UserError("the request holds no request for a certificate that can be read") from None
+
+
+def _read(request: x509.CertificateSigningRequest) -> tuple[str, tuple[str, ...]]:
     public = request.public_key()
     names = request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     if not request.is_signature_valid or not isinstance(public, ec.EllipticCurvePublicKey) or not isinstance(public.curve, CURVE):

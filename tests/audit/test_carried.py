@@ -28,6 +28,7 @@ LOST = {
     "values past the bound taken": 12,
     "shares not held against their hashes": 14,
     "vectors unsigned": 20,
+    "one key for all steps": 25,
     "a vector counted twice": 24,
     "input spent at success only": 26,
     "boxes without a direction": 29,
@@ -58,7 +59,7 @@ def test_bytes_come_out_as_they_went_in_and_from_whom_the_port_says(wire: Wire) 
     assert wire.counted() == (0, 4)
 
 
-@pytest.mark.parametrize("rows", [(1, 2, 3, 4), (5, 6, 14), (20, 24, 26), (29, 30, 31, 32)], ids=str)
+@pytest.mark.parametrize("rows", [(1, 2, 3, 4), (5, 6, 14), (20, 24, 25, 26), (29, 30, 31, 32)], ids=str)
 def test_every_verdict_is_that_of_one_process(wire: Wire, rows: tuple[int, ...]) -> None:
     found = through_port(SECAGG, wire, rows=rows)
     assert {one.row for one in found} == set(rows)

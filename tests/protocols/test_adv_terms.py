@@ -120,6 +120,13 @@ def test_an_invitation_under_the_own_policy_is_refused_before_anything_leaves(po
     assert server.all(Advert) == {}
 
 
+def test_a_suite_that_is_not_accepted_is_named_beside_those_that_are() -> None:
+    server = LyingServer(federation().with_policy(Policy(suites=frozenset({"SecAgg_Other"}))))
+    found = server.sessions[1].ended
+    assert found is not None
+    assert found.detail == f"{server.fed.terms.suite} is not accepted, only SecAgg_Other"
+
+
 def test_a_roster_that_gives_the_party_another_key_is_refused() -> None:
     fed = federation()
     members = (replace(fed.roster.members[0], identity=bytes(32)), *fed.roster.members[1:])
@@ -287,3 +294,5 @@ def test_a_suite_that_does_not_run_is_refused_before_anything_leaves(name: str) 
         assert ending(session) is not None
         assert session.ended is not None
         assert session.ended.check == "terms-suite"
+        assert other in session.ended.detail
+        assert right.suite in session.ended.detail

@@ -87,7 +87,8 @@ def two_steps(fed: Federation) -> tuple[Step, Step]:
     """Two steps as an honest server plays them; at the second one the victim is lost, though it sent its vector."""
     made = batch_sums.batch(fed.scheme.name)
     terms = made.terms(fed.terms.occasion, fed.roster, fed.terms.parameters, 2)
-    group = batch_sums.handshake(made, fed.parties.values(), terms, entropy=lambda who: Replay(f"{who} {fed.salt}"))
+    about: Any = {"entropy": lambda who: Replay(f"{who} {fed.salt}"), "carried": fed.wired}
+    group = batch_sums.handshake(made, fed.parties.values(), terms, **about)
     seen = list[Step]()
     for number in range(2):
         if group.server is None:

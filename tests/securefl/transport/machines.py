@@ -74,9 +74,11 @@ class Machines:
         self._made.append(made)
         return made
 
-    def server(self, port: int, host: str = "127.0.0.1", **where: Any) -> subprocess.Popen[str]:
-        """It opens sums for as long as it lives."""
-        made = self._start("server", self.folder, port, "secagg", 200, 1, "--host", host, "--speed", SPEED, **where)
+    def server(
+        self, port: int, host: str = "127.0.0.1", protocol: str = "secagg", start: int = 1, **where: Any
+    ) -> subprocess.Popen[str]:
+        """It opens sums for as long as it lives, from number ``start`` on."""
+        made = self._start("server", self.folder, port, protocol, 200, start, "--host", host, "--speed", SPEED, **where)
 
         def read() -> None:
             assert made.stdout is not None
@@ -86,9 +88,12 @@ class Machines:
         threading.Thread(target=read, daemon=True).start()
         return made
 
-    def party(self, name: str, port: int, host: str = "localhost", **where: Any) -> subprocess.Popen[str]:
-        """It adds to every sum that it is there for."""
-        return self._start("party", self.folder, name, port, "secagg", 200, "--host", host, **where)
+    def party(
+        self, name: str, port: int, host: str = "localhost", dies_before: str = "", protocol: str = "secagg", **where: Any
+    ) -> subprocess.Popen[str]:
+        """It adds to every sum that it is there for, until a message of the kind ``dies_before`` would leave."""
+        more = ("--host", host, "--dies-before", dies_before)
+        return self._start("party", self.folder, name, port, protocol, 200, *more, **where)
 
     def until(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The next sum that is as wanted; every one before it that was opened was right."""
@@ -98,6 +103,10 @@ class Machines:
             assert told.get("right", True), told
             if wanted(told):
                 return told
+
+    def until_number(self, number: int) -> dict[str, Any]:
+        """A sum of at least that number."""
+        return self.until(lambda told: int(told["number"]) >= number)
 
     def over(self, count: int) -> dict[str, Any]:
         """The next sum over so many."""

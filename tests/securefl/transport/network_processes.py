@@ -53,8 +53,8 @@ def place(tmp_path: Path) -> Path:
 class Process:
     """A command under way; its log is read line by line."""
 
-    def __init__(self, *args: object) -> None:
-        self.running = subprocess.Popen([*COMMAND, *map(str, args)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    def __init__(self, *args: object, command: tuple[str, ...] = COMMAND) -> None:
+        self.running = subprocess.Popen([*command, *map(str, args)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
         self.lines: list[str] = []
 
     def until(self, event: str) -> dict[str, Any]:

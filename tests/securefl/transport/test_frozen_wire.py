@@ -1,6 +1,6 @@
 """The bytes of wire version 1, as they were first written down: a change of any of them is another version.
 
-`python -P tests/securefl/transport/test_frozen_wire.py` prints the file anew; only ever for a new version, beside the old one.
+`python -P tests/securefl/transport/test_frozen_wire.py` prints the files anew; only ever for a new version, beside the old one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from protocols.errors import Refused
+from protocols.plugins import BUILT_IN
 from protocols.schema import Message
+from protocols.sums import scheme
 from securefl.transport.envelope import (
     FROM_PARTY,
     FROM_SERVER,
@@ -30,7 +32,7 @@ from securefl.transport.envelope import (
     read,
 )
 
-FILE = Path(__file__).with_name("wire-1.json")
+FILE, SUITES = (Path(__file__).with_name(name) for name in ("wire-1.json", "suites-1.json"))
 MESSAGES: dict[str, Message] = {
     "hello": Hello(1, "securefl 0.1", bytes(range(32)), 7),
     "welcome": Welcome(1, "0123456789abcdef-job", b"\x82\x41\x01\x41\x02"),
@@ -63,6 +65,17 @@ def test_this_version_reads_them() -> None:
             assert found == MESSAGES[name]
 
 
+def suites() -> dict[str, str]:
+    """Of every built-in protocol, for ten parties."""
+    return {name: one.suite(one.parameters(10, 50, 1000)) for name, one in ((name, scheme(name)) for name in BUILT_IN)}
+
+
+def test_the_suites_of_this_wire_are_those_that_were_written_down() -> None:
+    """Who runs another suite under the same wire would be blamed for its signatures: a suite that changes is another wire."""
+    assert WIRE == 1
+    assert suites() == json.loads(SUITES.read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize("name", MESSAGES)
 def test_a_message_with_a_field_more_or_fewer_is_another_wire(name: str) -> None:
     """Why a change needs a new number: neither side would read the other."""
@@ -78,3 +91,4 @@ def test_a_message_with_a_field_more_or_fewer_is_another_wire(name: str) -> None
 
 if __name__ == "__main__":
     print(json.dumps(made(), indent=1))
+    print(json.dumps(suites(), indent=1))

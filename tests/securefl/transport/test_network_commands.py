@@ -7,13 +7,17 @@ import re
 import shutil
 import signal
 import socket
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from network_processes import JOB, Process, processes
+from spelled import private, told
 
+from protocols.rand import fresh
 from securefl.cli import main
-from securefl.transport import keyfiles
+from securefl.transport import enrolment
+from securefl.version import version as current_version
 
 
 def test_three_hospitals_train_from_their_own_tables_and_one_is_killed(place: Path) -> None:
@@ -45,13 +49,10 @@ def test_three_hospitals_train_from_their_own_tables_and_one_is_killed(place: Pa
         logs = [str(log) for name in ("north", "south", "west") for log in (place / "keys" / name / "logs").iterdir()]
         assert len(logs) == 3
         assert main(["audit", "--tape", str(place / "run.tape"), *(word for log in logs for word in ("--log", log))]) == 0
-        said = "".join(line for process in made for line in process.lines).encode()
-        for name in ("north", "south", "west", "server"):
-            for key in (place / "keys" / name).glob("*.key"):
-                body = b"".join(key.read_bytes().splitlines()[1:-1])
-                assert body[:40] not in said
-        identity = keyfiles.read_identity(place / "keys/north")._private.private_bytes_raw()
-        assert identity.hex().encode() not in said
+        said = "".join(line for process in made for line in process.lines)
+        secrets = {secret for folder in (place / "keys").iterdir() for secret in private(folder)}
+        assert len(secrets) == 3 + 4 + 1  # identities, TLS keys, the operator's
+        assert not told(said, secrets)
 
 
 def test_two_of_three_hospitals_are_drawn_for_each_round(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,6 +92,37 @@ def test_a_server_that_is_asked_to_stop_stops_in_good_order(place: Path) -> None
         made[0].running.send_signal(signal.SIGTERM)
         assert made[0].end() == 143
         assert made[0].lines[-1] == "securefl: stopped\n"
+
+
+def test_a_party_whose_job_is_of_another_suite_is_told_both(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "other.toml").write_text(JOB.format(rounds=40) + 'protocol = "kahe"\n')
+    with processes() as made:
+        made.append(Process("serve", "--job", place / "job.toml", "--keys", place / "keys/server", "--listen", "127.0.0.1:0"))
+        port = made[0].until("listening")["port"]
+        own = ("--keys", place / "keys/north", "--data", place / "north.csv", "--job", place / "other.toml")
+        assert main(["join", "--server", f"localhost:{port}", *map(str, own)]) == 1
+        said = " ".join(capsys.readouterr().err.split())
+        assert re.search(r"net-job \(the server runs job \w{8} under SecAgg\S+, north comes with job (\w{8})\); "
+                         r"the own job \1 is under Kahe\S+", said), said  # fmt: skip
+        refused = made[0].until("refused")
+        assert (refused["party"], refused["check"]) == ("north", "net-job")
+        (calls,) = [line for line in map(json.loads, made[0].lines) if line["event"] == "calls"]
+        assert calls["software"] == f"securefl {current_version()}"
+        made[0].running.send_signal(signal.SIGINT)
+        assert made[0].end() == 130
+
+
+def test_who_starts_with_a_certificate_that_is_over_soon_is_told(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Good for 90 days and made 80 days ago; that of `place` is new, and nothing is said."""
+    enrolment.make_all(place / "aged", ["north", "south"], fresh, datetime.now(UTC) - timedelta(days=80), ("localhost",))
+    for keys, warned in (("aged", True), ("keys", False)):
+        own = ("--keys", place / keys / "north", "--data", place / "north.csv", "--job", place / "job.toml", "--wait", "0")
+        capsys.readouterr()
+        assert main(["join", "--server", "localhost:1", *map(str, own)]) == 2
+        assert ("the certificate of north is good until" in capsys.readouterr().err) is warned
+    with processes() as made:
+        made.append(Process("serve", "--job", place / "job.toml", "--keys", place / "aged/server", "--listen", "127.0.0.1:0"))
+        assert made[0].until("notice")["text"].startswith("the certificate of server is good until")
 
 
 SERVE = ["serve", "--job", "job.toml", "--keys", "keys/server"]

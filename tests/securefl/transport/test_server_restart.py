@@ -6,12 +6,14 @@ import asyncio
 import json
 import signal
 import socket
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from network_processes import JOB as JOB_FILE
 from network_processes import Process, processes
 from restarts import Federation, Killed
 from trained import by_ranges
@@ -171,6 +173,83 @@ def test_a_server_process_that_is_killed_is_replaced_and_no_round_is_lost(place:
     assert len(finished) >= 39
     records = json.loads((place / "out/metrics.json").read_text())["rounds"]
     assert [record["number"] for record in records if record["aborted"] is None] == finished
+
+
+DYING = """
+import ctypes, json, os, signal, sys
+from securefl import hosting, keeping, serving, shared_job, store
+from securefl.cli import main
+
+def die(): os.kill(os.getpid(), signal.SIGKILL)
+
+def serve(number, step, line):
+    watch, finish, end = keeping.Watched.__call__, keeping.Keeper.finish, store.HeldRun.finish
+    def watched(self, letters):
+        watch(self, letters)
+        if self.attempt.round == number and step in {type(letter.message).__name__ for letter in letters}: die()
+    def ended(self, attempt, *about, **more):
+        if (attempt.round, "saved") == (number, step): die()
+        return end(self, attempt, *about, **more)
+    def finished(self, watched, *about):
+        finish(self, watched, *about)
+        if (watched.attempt.round, "finished") == (number, step): die()
+    keeping.Watched.__call__, keeping.Keeper.finish, store.HeldRun.finish = watched, finished, ended
+    os._exit(main(line))
+
+for number, step in json.loads(sys.argv[1]):
+    if not (child := os.fork()):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # with its parent
+        serve(number, step, sys.argv[2:])
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+os._exit(main(sys.argv[2:]))
+"""
+"""Servers, one after the other, each of which is killed by SIGKILL at one step of one round; and a last one."""
+STEPS = {2: "GlobalModel", 3: "Listed", 4: "Sealed", 5: "Dropped", 6: "Agreed", 7: "saved", 8: "finished"}
+"""By round: before a message leaves, when the model is a file and the round not in the store, and when it is there and not told."""
+
+
+def test_server_processes_that_are_killed_at_every_step_lose_no_finished_round_and_a_killed_party_is_in_again(place: Path) -> None:
+    """No session identity comes twice: of a round whose inputs had been asked for there is no second attempt."""
+    (place / "job.toml").write_text(JOB_FILE.format(rounds=5000))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    line = ("serve", "--job", place / "job.toml", "--keys", place / "keys/server", "--listen", f"127.0.0.1:{port}")
+    with processes() as made:
+        made.append(server := Process(json.dumps([*STEPS.items()]), *line, command=(sys.executable, "-c", DYING)))
+        name = server.until("listening")["run"]
+
+        def join(party: str) -> Process:
+            own = ("--keys", place / "keys" / party, "--data", place / f"{party}.csv", "--job", place / "job.toml")
+            made.append(Process("join", "--server", f"localhost:{port}", *own))
+            return made[-1]
+
+        parties = [join(party) for party in ("north", "south", "west")]
+        for _ in STEPS:
+            assert server.until("resumed")["run"] == name
+        while server.until("round")["contributors"] < 3:
+            pass
+        parties[2].running.kill()
+        while server.until("round")["contributors"] != 2:
+            pass
+        join("west")
+        while server.until("round")["contributors"] != 3:
+            pass
+        server.running.send_signal(signal.SIGTERM)
+        assert server.end() == 143
+    with RunStore(f"sqlite:///{place / 'keys/server/server.db'}", clock=lambda: None) as store:  # type: ignore[arg-type,return-value]
+        rows = store.rows("attempts", name)
+        newest = store.progress(name)
+    found = {number: [(row["attempt"], row["outcome"]) for row in rows if row["round"] == number] for number in STEPS}
+    assert found == {
+        **{number: [(0, "lost"), (1, "finished")] for number in (2, 3)},
+        **{number: [(0, "lost")] for number in (4, 5, 6, 7)},
+        8: [(0, "finished")],
+    }
+    assert len({(row["round"], row["attempt"]) for row in rows}) == len(rows)
+    assert newest.finished == len({row["round"] for row in rows if row["outcome"] == "finished"})
+    assert newest.model is not None
+    Checkpoints(str(place / "keys/server/models")).load(newest.model[1])  # whole, by its digest
 
 
 def test_a_partys_policy_refuses_a_job_before_anything_leaves_and_names_its_line(place: Path) -> None:

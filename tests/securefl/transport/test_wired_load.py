@@ -44,6 +44,36 @@ def test_who_is_silent_is_a_dropout_when_the_steps_time_is_over(tmp_path: Path) 
     asyncio.run(run())
 
 
+def test_who_sends_a_byte_now_and_then_is_a_dropout_when_the_steps_time_is_over(tmp_path: Path) -> None:
+    """Its message never ends; that it still sends gives it no more time, and nobody else waits longer."""
+
+    async def run() -> None:
+        async with wired(tmp_path) as net:
+            async with raw_among_honest(net) as (stream, total, honest):
+
+                async def trickle() -> None:
+                    for at in range(100_000):
+                        await stream.write(b"\x01\x01\x00\x00\x00" + bytes([at == 0]) + (b"\xc8" if at == 0 else b"\x00"))
+                        sent.append(at)
+                        await asyncio.sleep(0.02)
+
+                sent = list[int]()
+                slow = asyncio.ensure_future(trickle())
+                async with asyncio.timeout(LIMIT):
+                    while not arrived(net, 3) or len(sent) < 20:
+                        await asyncio.sleep(0.01)
+                    assert not total.done()
+                    net.clock.jump(61.0)
+                    found = await total
+                slow.cancel()
+                await asyncio.wait([slow])
+            assert (found.values == known("acd")).all()
+            net.hall.dismiss()
+            assert [(await one).check for one in honest] == [""] * 3
+
+    asyncio.run(run())
+
+
 def arrived(net: Wired, count: int) -> bool:
     """Whether so many have advertised their keys."""
     sitting = net.hall._sitting

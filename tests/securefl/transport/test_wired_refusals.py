@@ -99,6 +99,23 @@ def test_a_certificate_is_over_by_the_servers_own_clock(tmp_path: Path, monkeypa
     assert asyncio.run(outcome(tmp_path, lambda net: tls_of(net.folder / "a"), clock_days=91)) == "welcome"
 
 
+def test_a_certificate_is_renewed_under_a_running_server_and_the_old_one_is_good_beside_it(tmp_path: Path) -> None:
+    """Before the server has the new roster it does not know the new certificate."""
+
+    async def run() -> list[str]:
+        async with wired(tmp_path) as net:
+            own = net.folder / "a"
+            old = tls_of(own)
+            asked = enrolment.read(enrolment.request(own, "a", fresh))
+            enrolment.accept(own, enrolment.issue(net.folder / "operator", asked, datetime.now(UTC)))
+            assert tls_of(own) != old
+            found = [await call(net, tls_of(own), hello(net))]
+            enrolment.accept_roster(net.folder / "server", (net.folder / "operator" / "roster.cbor").read_bytes())
+            return [*found, await call(net, tls_of(own), hello(net)), await call(net, old, hello(net))]
+
+    assert asyncio.run(run()) == ["peer-unknown", "welcome", "welcome"]
+
+
 def test_who_is_revoked_is_refused_at_the_next_call(tmp_path: Path) -> None:
     """The roster that the operator hands to a running server counts at once; without it the same call goes through."""
 
@@ -214,6 +231,28 @@ def test_a_greeting_that_does_not_fit_is_answered_with_the_reason(tmp_path: Path
             return await call(net, tls_of(net.folder / "a"), hello(net, **changed))
 
     assert asyncio.run(run()) == check
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"wire": WIRE - 1}, f"the server speaks wire {WIRE}, a wire {WIRE - 1}"),
+        ({"wire": WIRE + 1}, f"the server speaks wire {WIRE}, a wire {WIRE + 1}"),
+        ({"job": bytes(32)}, "the server runs job JOB under SecAgg_Ours, a comes with job 00000000"),
+    ],
+    ids=str,
+)
+def test_another_wire_and_another_job_are_refused_with_both_named(tmp_path: Path, changed: dict[str, Any], says: str) -> None:
+    async def run() -> tuple[Any, str]:
+        async with wired(tmp_path) as net, channel(net.target, net.authority, *tls_of(net.folder / "a")) as line:
+            net.hall.suite = "SecAgg_Ours"
+            stream = line.stream_stream(f"/{SERVICE}/{METHOD}")()
+            await stream.write(hello(net, **changed))
+            return read(await stream.read(), FROM_SERVER), net.adding.hash.hex()[:8]
+
+    told, job = asyncio.run(run())
+    assert isinstance(told, Dismiss)
+    assert told.detail == says.replace("JOB", job)
 
 
 GARBAGE = {

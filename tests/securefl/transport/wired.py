@@ -95,6 +95,11 @@ class Wired:
     def target(self) -> str:
         return f"localhost:{self.port.port}"
 
+    @property
+    def authority(self) -> bytes:
+        """The consortium's certificate."""
+        return (self.folder / "server" / "ca.pem").read_bytes()
+
     def link(self, name: str, *, stage: str | None = None, attendant: Attendant | None = None, folder: Path | None = None) -> Link:
         """A party; with a ``stage`` it vanishes before the message of that name leaves."""
         credentials = Credentials.load(folder or self.folder / name, "party")
