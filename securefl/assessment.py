@@ -147,6 +147,15 @@ def assess(
     )
 
 
+def without_few(
+    by_site: Mapping[str, Mapping[str, float]], loaded: Dataset, splits: Mapping[str, Sequence[Split]]
+) -> dict[str, dict[str, float]]:
+    """Metrics by site, of sites with a class of fewer held-out rows than the minimum cell, but some, the number of rows alone."""
+    held = {s.name: np.bincount(np.concatenate([s.y[part.test] for part in splits[s.name]]), minlength=2) for s in loaded.sites}
+    few = {name for name, classes in held.items() if ((classes > 0) & (classes < MIN_CELL)).any()}
+    return {name: {k: v for k, v in metrics.items() if k == "rows" or name not in few} for name, metrics in by_site.items()}
+
+
 def hindrance(exact: ExactSums, what: Opened) -> str:
     """Why no exact sum may be formed; empty where it may."""
     from securefl.privacy.budget import charges_of  # noqa: PLC0415 - brings scipy, which the tables of a command line do without

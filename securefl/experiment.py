@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 
 from protocols.rand import fresh
 from securefl import data as datasets
-from securefl.assessment import assess
+from securefl.assessment import assess, without_few
 from securefl.baselines import Baselines, baselines
 from securefl.cohort import cohort_size, short_sums, smallest_cohort
 from securefl.data import Dataset, Split
@@ -165,6 +165,7 @@ def _run(
     if recording is not None:
         recording.keep()
     result = runner.run(kept.after(on_event))
+    result = replace(result, site_metrics=without_few(result.site_metrics, loaded, splits))
     with _timed(spent, "train_baselines"), threads_for(model):
         alone = baselines(job, runner.trainer, runner.template, folds) if job.simulation.baselines else Baselines()
     if loaded.compared:

@@ -32,6 +32,8 @@ SCORES = {
 
 MOST_ALONE = 20
 """With more sites, their own models share a row."""
+WITHHELD = "few"
+"""In the place of a count of a site's rows that is below the minimum cell."""
 
 
 @dataclass(frozen=True)
@@ -139,16 +141,21 @@ def _scores(result: RunResult) -> Sheet:
     every = [result.metrics, result.pooled, *(site.metrics for site in result.local)]
     shown = [key for key in SCORES if key != "loss" and any(key in metrics for metrics in every)]
     rows = [["federated, all sites", "", *(figure(result.metrics.get(key)) for key in shown)]]
-    if result.pooled:
-        total = str(sum(site.rows for site in result.local)) if result.local else ""
+    trained = [_train_rows(result, site) for site in result.local]
+    if result.pooled:  # the total would tell the one that is withheld
+        total = str(sum(site.rows for site in result.local)) if result.local and WITHHELD not in trained else ""
         rows.append(["pooled, all rows", total, *(figure(result.pooled.get(key)) for key in shown)])
     if len(result.local) > MOST_ALONE:
         rows.append([f"a site alone, mean of {len(result.local)}", *_mean_alone(result.local, shown)])
     else:
-        rows += [[f"{site.name} alone", str(site.rows), *(figure(site.metrics.get(key)) for key in shown)] for site in result.local]
+        rows += [
+            [f"{site.name} alone", told, *(figure(site.metrics.get(key)) for key in shown)]
+            for site, told in zip(result.local, trained, strict=True)
+        ]
     note = "Simulation only: exact, from the rows of all sites in one place. Scores of single rounds come out of the secure sum."
     if result.pooled or result.local:
         note += " The pooled model and the sites' own are trained without noise."
+    note += _withheld(rows)
     return Sheet(
         "Score on held-out rows (simulation only)",
         ["model", "rows to train on", *(SCORES[key] for key in shown)],
@@ -157,6 +164,22 @@ def _scores(result: RunResult) -> Sheet:
         frozenset(range(1, 2 + len(shown))),
         strong=0,
     )
+
+
+def _few(*counts: int) -> bool:
+    """Whether one of them is below the minimum cell, and not none."""
+    return any(0 < count < MIN_CELL for count in counts)
+
+
+def _withheld(rows: list[list[str]]) -> str:
+    """A sentence for the note of a table that leaves out small counts."""
+    return f" {WITHHELD}: fewer than {MIN_CELL}, or all but fewer." if any(WITHHELD in row[1:] for row in rows) else ""
+
+
+def _train_rows(result: RunResult, site: SiteBaseline) -> str:
+    """How many rows a site trained its own model on; held-out rows follow from it, so they must not be few either."""
+    every = site.rows if result.data is None else result.data.rows.get(site.name, site.rows)
+    return WITHHELD if _few(site.rows, every, every - site.rows) else str(site.rows)
 
 
 def _mean_alone(local: Sequence[SiteBaseline], shown: Sequence[str]) -> list[str]:
@@ -178,7 +201,10 @@ def assessed(result: RunResult) -> Sheet:
         *((f"{name} *", one) for name, one in ({} if many else found.sites).items()),
     ]
     shown = [(name, one) for name, one in models if one is not None]
-    rows = [[name, str(one.rows), *map(interval, (one.auroc, one.auprc, one.brier))] for name, one in shown]
+    rows = [
+        [name, WITHHELD if _few(one.rows) else str(one.rows), *map(interval, (one.auroc, one.auprc, one.brier))]
+        for name, one in shown
+    ]
     blurred = any(map(_blurred, (figure for _, of in shown for figure in (of.auroc, of.auprc, of.brier))))
     how = "Out of one secure sum of counts by score" if found.secure else f"Simulation only: {found.insecure}"
     note = (
@@ -277,7 +303,7 @@ def _by_site(result: RunResult) -> Sheet:
         "The federated model on each site's held-out rows (simulation only)",
         ["site", *(SCORES[key] for key in shown)],
         rows,
-        "A dash: a class is missing there.",
+        f"A dash: a class is missing there, or has fewer than {MIN_CELL} held-out rows.",
         frozenset(range(1, 1 + len(shown))),
     )
 
@@ -335,9 +361,10 @@ def _server_saw(result: RunResult) -> Sheet:
 
 def data(result: RunResult) -> Sheet:
     """Rows of each site, for the report."""
-    rows = [] if result.data is None else [[name, str(n), str(result.data.held_out[name])] for name, n in result.data.rows.items()]
+    counts = [] if result.data is None else [(name, n, result.data.held_out[name]) for name, n in result.data.rows.items()]
+    rows = [[name, WITHHELD if _few(n) else str(n), WITHHELD if _few(n, h, n - h) else str(h)] for name, n, h in counts]
     columns = ["site", "rows", "held out"]
-    return Sheet("Rows by site (simulation only)", columns, rows, figures=frozenset({1, 2}))
+    return Sheet("Rows by site (simulation only)", columns, rows, _withheld(rows).strip(), figures=frozenset({1, 2}))
 
 
 def rounds(result: RunResult) -> Sheet:

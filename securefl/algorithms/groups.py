@@ -8,6 +8,8 @@ all group sums.  Each party draws its group in private, for every round anew.  T
 of a group but one vanish: of those whom it lets survive, at least t − |C| are honest, and a group holds only one of these with a
 probability that is bounded here, over all rounds, and refused above `LONELY`.
 
+Needs Σ w·u (d values) and Σ w of every group.
+
 What it reveals: in place of one sum over all, one over each group, with its rows: the difference between two sums shows more the
 smaller the groups are.  What it does not protect: a party that runs other software can write into every group's block; it holds
 against broken sites in fewer than half of the groups, which run the right software on wrong rows.

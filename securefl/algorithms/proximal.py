@@ -3,6 +3,8 @@
 Sources: Li et al., *Federated Optimization in Heterogeneous Networks* (MLSys 2020, arXiv 1812.06127); FedSGD is the case of one
 step over all rows in McMahan et al. (AISTATS 2017, arXiv 1602.05629).
 
+Need the sums of FedAvg, Σ w·u (d values) and Σ w.
+
 What it does not protect: as FedAvg.
 """
 

@@ -3,6 +3,8 @@
 Source: stochastic rounding as in `securefl.encode`.  The ring has as many bits as the updates and ⌈log2 n⌉; what needs more,
 weights and named sums, is written in digits of that width, whose sums are the digits of the sum.
 
+Needs the sums of the algorithm that it goes with, in other digits.
+
 What it does not protect: as `securefl.encode.Plan`.
 """
 

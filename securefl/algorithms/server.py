@@ -3,7 +3,8 @@
 Source: Reddi et al., *Adaptive Federated Optimization* (ICLR 2021, arXiv 2003.00295), algorithm 2; like that without bias
 correction.
 
-They see the opened mean alone, so they run with every protocol and mechanism, and cost no ε.
+Need the sums of FedAvg, Σ w·u (d values) and Σ w: they see the opened mean alone, so they run with every protocol and mechanism,
+and cost no ε.
 
 What it does not protect: moments live in the server's memory; a server that is restarted begins them anew.
 """

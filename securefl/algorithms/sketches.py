@@ -6,6 +6,8 @@ updates.  Both are linear and the same for all parties, so the sum of what is se
 The seed is a hash of the run, the round, the attempt and the models: every site works it out, and it takes no byte.  What a mask
 leaves out, or lies outside the factors' span, is not learnt in this round; the next one has another seed.
 
+Need Σ w·S(u), for the sketch S of the round, and Σ w.
+
 What it does not protect: as the encoding inside, for fewer values.  A server that lies can try models until it likes their seed,
 and so has a say in which coordinates are summed; it learns no more by that than from whole updates.
 """

@@ -19,6 +19,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from securefl.data import eicu_features as public
+from securefl.data import outcome
 from securefl.data.columns import some
 from securefl.data.eicu_tables import STAY, check_tables, collect, folder_of, number, numbers, once, scan, stray
 from securefl.data.types import Dataset, Site
@@ -374,13 +375,10 @@ def _ordered(keys: NDArray[np.object_]) -> list[str]:
 
 def _refuse_outcome(known: NDArray[np.float64], died: NDArray[np.int64]) -> None:
     """Refuse a feature that tells who died of all stays: it is the outcome under another name."""
-    yes, no = known[died == 1], known[died == 0]
-    if min(len(yes), len(no)) < FEWEST_ROWS:
-        return
-    bare = np.isnan(known).any(axis=0)
-    apart = ~bare & ((yes.min(axis=0) > no.max(axis=0)) | (yes.max(axis=0) < no.min(axis=0)))
-    if apart.any():
-        named = [name for name, found in zip(public.bounds(), apart, strict=True) if found]
+    cut = outcome.apart(known, died)
+    if cut.any():
+        named = [name for name, found in zip(public.bounds(), cut, strict=True) if found]
         raise UserError(
-            f"the feature {', '.join(map(repr, named))} is refused: it tells of every stay how it ended, so it is the outcome"
+            f"the feature {', '.join(map(repr, named))} is refused: it tells of every stay that has it how it ended, so it is the "
+            "outcome"
         )

@@ -44,6 +44,11 @@ class Table:
     source: str
     values: bool
 
+    @property
+    def fewest(self) -> int:
+        """Compounds of each class that an assay needs."""
+        return FEWEST if self.values else 1
+
 
 TABLES = {
     "tox21": Table("tox21", "tox21.csv.gz", "Tox21 Data Challenge 2014, US government, public domain", values=False),
@@ -104,11 +109,10 @@ def load(name: str, directory: Path | None, *, target: Target = "class", group: 
     values = _merged(cells[readable], place, len(spelled))
     labels, shown = _labels(values, table, target)
     if not shown.any():
-        raise UserError(f"{table.file}: no assay has {FEWEST} compounds of each class")
+        raise UserError(f"{table.file}: no assay has enough compounds of each class, at least {table.fewest}")
     if not shown.all():
-        notes.append(
-            f"{int(shown.sum())} of {len(assays)} assays have {FEWEST} compounds of each class at {THRESHOLD:g}: others left out"
-        )
+        at = f" at {THRESHOLD:g}" if table.values else ""
+        notes.append(f"{int(shown.sum())} of {len(assays)} assays have {table.fewest} compounds of each class{at}: others left out")
     used = (labels[:, shown] != MISSING).any(axis=1)
     chosen = [kept[row] for row in first[used]]
     groups = (
@@ -167,7 +171,7 @@ def _labels(values: NDArray[np.float64], table: Table, target: Target) -> tuple[
     """Labels, and which assays are shown; a compound whose rows disagree evenly has no class."""
     active = values >= (THRESHOLD if table.values else 0.5)
     known = ~np.isnan(values) & (table.values | (values != 0.5))
-    shown = np.minimum((known & active).sum(axis=0), (known & ~active).sum(axis=0)) >= (FEWEST if table.values else 1)
+    shown = np.minimum((known & active).sum(axis=0), (known & ~active).sum(axis=0)) >= table.fewest
     labels = np.where(known, values if target == "value" else active, MISSING)
     return labels.astype(np.float32), shown
 

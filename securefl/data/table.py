@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from securefl.data.columns import Column, Mask, check_finite, labels, ordered, read, site_names, some
 from securefl.data.contract import Contract, violations
 from securefl.data.levels import Levels, with_levels
+from securefl.data.outcome import refuse_same, telling
 from securefl.data.types import OTHER, Coding, Dataset, Site
 from securefl.errors import UserError, quoted
 
@@ -72,9 +73,9 @@ def load(
 
     Raises:
         UserError: the file cannot be read or has no rows; a column is missing, named twice or holds inf; the label is
-            not binary or has one value over all sites; a site's name is blank, a site has no complete row, there are
-            fewer than 2 sites, or no feature is left; a range names no numeric column or is none; levels name no feature column, a
-            value is none of them, or are missing where ``private`` needs them; ``drop`` names no feature column.
+            not binary or has one value over all sites, or a feature is the label; a site's name is blank, a site has no complete
+            row, there are fewer than 2 sites, or no feature is left; a range names no numeric column or is none; levels name no
+            feature column, a value is none of them, or are missing where ``private`` needs them; ``drop`` names no feature column.
     """
     columns = read(path)
     outcome, site_column, every = _roles(columns, label, site, path)
@@ -101,6 +102,7 @@ def load(
     if not choice.used:
         reasons = some((*choice.unusable, *choice.constant)) or "only label and site"
         raise UserError(f"{path} has no usable feature column: {reasons}")
+    refuse_same(choice.used, y, rows, path)
     encoded = [part for column in choice.used for part in _encode(column, rows, ranges, levels)]
     titles = tuple(title for title, _, _ in encoded)
     if len(set(titles)) < len(titles):
@@ -129,6 +131,7 @@ def load(
         warnings=(
             *_stray_warnings(features, choice.used),
             *_outside_warnings(choice.used, rows, ranges),
+            *telling(choice.used, y, rows),
             *_site_warnings(sites),
         ),
         codings=tuple(_coding(column, rows, ranges, levels) for column in choice.used),

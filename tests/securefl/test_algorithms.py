@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +14,7 @@ import torch
 from made_sites import linear, replayed, sites, weights
 from torch import nn
 
-from securefl import ClientTrainer, Runner, ServerAggregator
+from securefl import ClientTrainer, Runner, ServerAggregator, algorithms
 from securefl.aggregator import Aggregate
 from securefl.algorithms import Algorithm, FedNova, FedOpt, FedProx, QFedAvg, Scaffold, of_job
 from securefl.algorithms.base import Pair
@@ -191,7 +194,7 @@ def test_an_object_is_the_job_with_its_keys(algorithm: Algorithm) -> None:
     assert (weights(made.run()) == weights(named.run())).all()
 
 
-@pytest.mark.parametrize("protocol", ["secagg", "kahe", "lightsecagg", "bfv", "ckks"])
+@pytest.mark.parametrize("protocol", ["secagg", "secagg+", "kahe", "lightsecagg", "bfv", "ckks"])
 @pytest.mark.parametrize("algorithm", ["fednova", "scaffold", "qfedavg"])
 def test_sums_are_exact_under_every_protocol(algorithm: str, protocol: str) -> None:
     masked, bare = (run(sites((20, 30, 25)), algorithm, rounds=2, precision=16, protocol=p) for p in (protocol, "plain-insecure"))
@@ -305,6 +308,14 @@ def test_only_the_sum_goes_to_a_server_of_ones_own() -> None:
     job = Job.parse({"privacy": {"mechanism": "none", "rounds": 2}})
     Runner(linear, sites(), server=Watching(), algorithm=FedProx(), job=job).run()
     assert [(a.round, a.contributors, len(a.updates)) for a in seen] == [(1, 5, 1), (2, 5, 1)]
+
+
+def test_every_algorithm_names_its_paper_and_the_sums_that_it_needs() -> None:
+    modules = [importlib.import_module(f"securefl.algorithms.{found.name}") for found in pkgutil.iter_modules(algorithms.__path__)]
+    own = {module.__name__.rpartition(".")[2]: module.__doc__ or "" for module in modules}
+    for name in own.keys() - {"base", "wrapped"}:  # what they are made of
+        assert re.search(r"Source|et al\.|Lee \(", own[name]), name
+        assert re.search(r"^Needs? ", own[name], re.MULTILINE), name
 
 
 def test_a_pair_is_finer_than_one_coordinate() -> None:

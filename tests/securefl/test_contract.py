@@ -10,6 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocols.policy import Policy
+from protocols.rand import Replay
+from protocols.ring import Ring
+from protocols.suite import Occasion, Parameters, session_id
 from securefl import UserError
 from securefl.cli import main
 from securefl.data import load
@@ -19,7 +23,8 @@ from securefl.data.public import own_table, public_of
 from securefl.data.sources import Source
 from securefl.job import Job
 from securefl.options import command
-from securefl.shared_job import job_hash
+from securefl.parties import Consortium
+from securefl.shared_job import job_hash, run_name
 
 SCHEMA = """\
 [columns.chol]
@@ -84,6 +89,17 @@ def test_every_rule_is_in_the_hash_of_the_job_and_spaces_are_not(old: str, new: 
     assert hashed(SCHEMA.replace("\n", "\n\n") + "# a word\n") == hashed(SCHEMA)
     bare = {"ranges": {"chol": (50, 600), "age": (18, 110)}, "levels": {"ward": ["icu", "er"]}}
     assert job_hash(Job.parse({"data": {**JOB, **bare}})) != hashed(SCHEMA)
+
+
+def test_the_schema_is_in_the_identity_of_every_session() -> None:
+    """A run between machines is named after the job's hash, and the name is in sid: sites with two schemas share no sum."""
+    roster, parameters = Consortium.of(["a", "b", "c"], Policy()).roster, Parameters(3, 2, 1, Ring(8), 2, 0)
+
+    def sid(text: str) -> bytes:
+        job = Job.parse({"data": {**JOB, "contract": contract_of(text)}})
+        return session_id("suite", Occasion(run_name(job_hash(job), Replay("run")), 1), roster, parameters)
+
+    assert sid(SCHEMA) == sid(SCHEMA + "# a word\n") != sid(SCHEMA.replace("mg/dL", "mmol/L"))
 
 
 def test_the_order_of_columns_is_in_the_hash() -> None:

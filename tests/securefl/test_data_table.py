@@ -362,3 +362,48 @@ def test_levels_go_with_a_column_of_text_of_a_table(refused):
 def test_numbers_may_be_levels(table):
     data = table(PLAIN.replace("0.5", "2.5"), levels={"dose": ["1.0", "1.5", "2.5"]})
     assert data.features == ("age", "sex=m", "dose=1.5", "dose=2.5")
+
+
+def of_outcome(copy, rows=60):
+    """A table with a column that is made of the label."""
+    labels = [int(n % 4 == 0) for n in range(rows)]
+    lines = [f"{n % 9},{copy(n, y)},{y},{'AB'[n % 2]}" for n, y in enumerate(labels)]
+    return "\n".join(["dose,copy,ill,hospital", *lines]) + "\n"
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        lambda _, y: y,
+        lambda _, y: 100 - 3 * y,
+        lambda _, y: "dead" if y else "alive",
+        lambda n, y: "morgue" if y else ["home", "ward"][n // 2 % 2],
+        lambda n, y: "" if n % 7 == 0 else y,
+    ],
+    ids=["the same", "other numbers", "words", "more words", "with gaps"],
+)
+def test_a_column_that_is_the_label_in_other_words_is_refused(refused, copy):
+    line = refused(of_outcome(copy))
+    assert line.startswith("copy of ")
+    assert line.endswith("is refused as a feature: it tells of every row its label, so it is the outcome; leave it out (--drop)")
+
+
+@pytest.mark.parametrize(
+    ("copy", "rows"),
+    [
+        (lambda n, y: 1 - y if n == 8 else y, 60),
+        (lambda _, y: y, 16),
+        (lambda n, y: f"{y}{n // 4}", 60),
+        (lambda n, y: n + 100 * y, 60),
+    ],
+    ids=["one row is otherwise", "four rows of a class", "texts of few rows", "many numbers"],
+)
+def test_a_column_that_is_not_the_label_is_none_of_it(table, copy, rows):
+    dataset = table(of_outcome(copy, rows))
+    assert any(name.startswith("copy") for name in dataset.features)
+    cut = [line for line in dataset.warnings if line.startswith("column copy tells by one cut the label of every row")]
+    assert len(cut) == (copy(0, 1) == 100), "many numbers: told, as it may be right"
+
+
+def test_the_label_in_other_words_may_be_left_out(table):
+    assert table(of_outcome(lambda _, y: y), drop=["copy"]).features == ("dose",)

@@ -311,12 +311,21 @@ def test_one_class_over_all_sites_is_refused_and_a_hospital_without_a_death_is_n
     assert "one value over all sites: every stay is alive" in refused(folder)
 
 
-def test_a_feature_that_is_the_outcome_is_named(made: dict[str, pd.DataFrame], folder: Path) -> None:
+@pytest.mark.parametrize("gaps", [False, True], ids=["known of all", "known of some"])
+def test_a_feature_that_is_the_outcome_is_named(made: dict[str, pd.DataFrame], folder: Path, gaps: bool) -> None:
+    """Stays without a row of APACHE, or with −1 in it, do not hide it."""
     status = made["patient"].set_index("patientunitstayid").hospitaldischargestatus
-    aps = made["apacheApsVar"].drop_duplicates("patientunitstayid").set_index("patientunitstayid").reindex(status.index)
-    aps = aps.fillna(-1).assign(dialysis=(status == "Expired").astype(int))
+    aps = made["apacheApsVar"].drop_duplicates("patientunitstayid").set_index("patientunitstayid")
+    aps = aps if gaps else aps.reindex(status.index).fillna(-1)
+    aps = aps.assign(dialysis=(status.reindex(aps.index) == "Expired").astype(int))
+    if gaps:
+        aps.iloc[::3, list(aps.columns).index("dialysis")] = -1
     aps.reset_index().to_csv(folder / "apacheApsVar.csv", index=False)
-    assert "the feature 'dialysis' is refused: it tells of every stay how it ended" in refused(folder)
+    assert "the feature 'dialysis' is refused: it tells of every stay that has it how it ended" in refused(folder)
+    place = list(aps.columns).index("dialysis")
+    aps.iloc[1::9, place] = 1 - aps.dialysis.iloc[1::9].abs()
+    aps.reset_index().to_csv(folder / "apacheApsVar.csv", index=False)
+    assert load("eicu", directory=folder).sites  # control: some stays that it does not tell
 
 
 @pytest.mark.parametrize(

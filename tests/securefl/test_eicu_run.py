@@ -339,14 +339,14 @@ def test_five_regions_reach_what_pooled_training_reaches() -> None:
 
 
 def test_186_hospitals_reach_it_too() -> None:
-    """Three rounds on the demo's hospitals: AUROC above 0.82 where a hospital alone has 0.54."""
+    """Four rounds on the demo's hospitals: AUROC of 0.83 or more, where a hospital alone has 0.54; measured 0.847."""
     tree: dict[str, Any] = {
         "data": {"name": "eicu", "dir": str(real()), "sites": "hospital"},
-        "privacy": {**PLAIN, "rounds": 3, "local_steps": 1},
+        "privacy": {**PLAIN, "rounds": 4, "local_steps": 1},
         "performance": {"learning_rate": 1.0},
         "simulation": {"baselines": False},
     }
     result = run_job(Job.parse(tree))
     assert len(result.sites) == 186
-    assert result.metrics["auroc"] > 0.82
+    assert result.metrics["auroc"] >= 0.83
     assert sum(one.positives is None for one in result.assessment.sites.values()) > 50

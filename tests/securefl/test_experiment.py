@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -284,6 +285,19 @@ def test_a_newcomers_table_from_the_command_line(tmp_path: Path) -> None:
             assert noted == {o["what"] for o in tree["privacy"]["opened"]}
 
 
+def test_of_a_site_with_few_held_out_rows_of_a_class_no_score_is_told(tmp_path: Path) -> None:
+    """Accuracy or AUROC of a handful of rows is a count of them; a site without one of the classes has no such count."""
+    ill = {"big": 20, "few": 3, "none": 0}
+    lines = [f"{place},{n % 7},{int(n < count)}" for place, count in ill.items() for n in range(40)]
+    (tmp_path / "t.csv").write_text("\n".join(["site,x,y", *lines]) + "\n")
+    data = {"name": str(tmp_path / "t.csv"), "label": "y", "site": "site", "folds": 2}
+    found = run(data, mechanism="none", rounds=1).site_metrics
+    assert found["few"] == {"rows": 40.0}
+    assert {"accuracy", "auroc"} <= {*found["big"]}
+    assert "auroc" not in found["none"]
+    assert "accuracy" in found["none"]
+
+
 def test_with_privacy_and_no_public_ranges_the_table_shows_what_epsilon_leaves_out(tmp_path: Path) -> None:
     table(tmp_path / "mine.csv")
     done = securefl(
@@ -363,12 +377,21 @@ def test_what_is_refused_is_refused_before_anything_is_shown(tmp_path: Path, opt
         (["--epsilon", "-1"], "--epsilon"),
         (["--precision", "24", "--w-max", "40000"], "w-max"),
         (["broken.toml"], "broken.toml"),
+        (["--data", "copy.csv", "--label", "sick", "--site", "clinic", "--no-dp"], "ill of copy.csv is refused as a feature"),
+        (["--data", "one.csv", "--label", "sick", "--site", "clinic", "--no-dp"], "'sick' is 0 over all sites"),
+        (["--data", "semicolons.csv", "--label", "sick", "--site", "clinic", "--no-dp"], "separates its columns by ';'"),
+        (["--data", "table.csv", "--label", "sick", "--site", "ward", "--no-dp"], "the site column 'ward' is not in table.csv"),
         (["--data", "huge.csv", "--label", "sick", "--site", "clinic", *PUBLIC], "the column dose reaches 1e+300"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_written(tmp_path: Path, options: list[str], culprit: str) -> None:
     (tmp_path / "broken.toml").write_text("[privacy\nepsilon = 1\n")
-    table(tmp_path / "huge.csv")
+    for name in ("table", "huge"):
+        table(tmp_path / f"{name}.csv")
+    made = pd.read_csv(tmp_path / "table.csv")
+    made.assign(ill=made["sick"].map({0: "no", 1: "yes"})).to_csv(tmp_path / "copy.csv", index=False)
+    made.assign(sick=0).to_csv(tmp_path / "one.csv", index=False)
+    made.to_csv(tmp_path / "semicolons.csv", index=False, sep=";")
     (tmp_path / "huge.csv").write_text((tmp_path / "huge.csv").read_text() + "50,no,1e300,0,A\n")
     done = securefl("run", *options, "--json", "--out", "out", folder=tmp_path)
     assert done.returncode == 2

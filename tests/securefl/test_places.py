@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from made_sites import linear, sites
 from stub_runner import refused
+from torch import nn
 
-from securefl import Job, Runner, places
+from securefl import ClientTrainer, Job, Runner, places
 from securefl.cli import main
+from securefl.models import to_vector
+from securefl.privacy.plain import PlainTraining
 
 KNOBS = {"rounds": 3, "sample_rate": 1.0, "places": True}
 
@@ -38,7 +44,6 @@ def test_a_value_is_in_one_range_and_ranges_double(kind, value, clip):
 
 @pytest.mark.parametrize("protocol", ["secagg", "kahe", "plain-insecure"])
 def test_counts_are_those_of_the_sites_own_ranges(protocol):
-    """Updates are recomputed from what each site would have sent in clear: the trained model less the global one."""
     made = runner(protocol)
     result = made.run()
     for number, record in enumerate(result.rounds):
@@ -48,6 +53,31 @@ def test_counts_are_those_of_the_sites_own_ranges(protocol):
             assert counts == [sum(one[at] == place for one in own) for place in range(places.BINS)]
             assert sum(counts) == record.contributors
     assert result.places == {name: site.places.found[-1] for name, site in made.sites.items()}
+
+
+@pytest.mark.parametrize("done", [0, 2])
+def test_a_sites_ranges_are_those_of_its_update_and_loss_by_hand(done):
+    """Both are recomputed: the model after so many rounds, trained on at each site, and its loss on the held-out rows."""
+    made = runner()
+    made.run()
+    model = linear()
+    if done:
+        before = runner(rounds=done, places=False)
+        before.run()
+        (model,) = before.final_models()
+    for name, fold in sites().items():
+        own = copy.deepcopy(model)
+        ClientTrainer().train(own, fold.train, PlainTraining(sample_rate=1.0), made.job.privacy.local_steps)
+        x, y = fold.test.tensors
+        with torch.no_grad():
+            loss = float(nn.functional.binary_cross_entropy_with_logits(model(x).squeeze(-1), y))
+        moved = float(np.linalg.norm(to_vector(own) - to_vector(model)))
+        values, clip = {places.NORM: moved, places.LOSS: loss}, made.job.privacy.update_clip
+        # A value that rounding of earlier rounds could carry over an end of its range says nothing.
+        near = {k for k, v in values.items() if places.place(k, 0.99 * v, clip) != places.place(k, 1.01 * v, clip)}
+        found = dict(zip(places.KINDS, made.sites[name].places.found[done], strict=True))
+        assert len(near) < 2
+        assert {k: found[k] for k in values.keys() - near} == {k: places.place(k, values[k], clip) for k in values.keys() - near}
 
 
 def test_a_site_with_longer_updates_and_a_greater_loss_stands_apart():

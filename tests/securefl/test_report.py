@@ -84,6 +84,15 @@ def test_the_report_shows_every_table_curve_and_picture() -> None:
         assert word in page.text
 
 
+def test_the_curve_has_a_band_where_the_sums_gave_one() -> None:
+    bare = [record(number, auroc=0.7 + number / 20) for number in (1, 2, 3)]
+    banded = [record(number, auroc=0.7 + number / 20, auroc_se=0.02 / number) for number in (1, 2, 3)]
+    for rounds, told in ((banded, True), (bare, False)):
+        curve = report.curves(result(rounds=rounds))
+        assert ("95 % interval of AUROC" in curve) == told
+        assert ("PolyCollection" in curve or "FillBetween" in curve) == told
+
+
 def test_the_report_names_the_exact_command_and_versions() -> None:
     made = result(job(privacy={"rounds": 4}, simulation={"seed": 9}, data={"name": "a b.csv", "label": "l", "site": "s"}))
     page = Page(report.html(made))
@@ -222,6 +231,31 @@ def test_the_model_reads_back_bit_for_bit() -> None:
     for name, array in made.state.items():
         assert back[name].dtype == array.dtype
         np.testing.assert_array_equal(back[name], array)
+
+
+def shown_of(made: RunResult, name: str) -> list[str]:
+    """Every cell of the page's tables in a row that begins with a site's name."""
+    every = [*tables.sheets(made), tables.data(made)]
+    return [cell for sheet in every for row in sheet.rows if row[0] in (name, f"{name} alone") for cell in row[1:]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "held", "told"),
+    [((7, 2), "few", ["7", "few"]), ((4, 2), "few", ["few", "few"]), ((9, 5), "few", ["9", "few"]), ((10, 5), "5", ["10", "5"])],
+)
+def test_no_table_tells_a_count_of_a_sites_rows_below_the_minimum(rows: tuple[int, int], held: str, told: list[str]) -> None:
+    """Nor one that follows: rows to train on are those that are not held out, and of the pooled model those of all sites."""
+    n, h = rows
+    made = result(
+        data=DataSummary("made", (), {"north": n, "south": 71}, {"north": h, "south": 21}),
+        local=[SiteBaseline("north", n - h, {"auroc": 0.7}), SiteBaseline("south", 50, {"auroc": 0.7})],
+    )
+    assert tables.data(made).rows[0][1:] == told
+    trained = next(sheet for sheet in tables.sheets(made) if "rows to train on" in sheet.columns)
+    pooled, north = (next(row[1] for row in trained.rows if row[0] == name) for name in ("pooled, all rows", "north alone"))
+    assert (pooled, north) == (("", "few") if held == "few" else ("55", "5"))
+    assert not {str(count) for count in range(1, 5)} & set(shown_of(made, "north"))
+    assert ("few: fewer than 5, or all but fewer." in Page(report.html(made)).text) == (held == "few")
 
 
 def test_a_missing_class_is_a_dash() -> None:
