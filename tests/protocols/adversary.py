@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import pytest
 
 from protocols import errors, sums
+from protocols.agreement import Agree
+from protocols.primitives.agree import KeyPair
+from protocols.secagg_types import Openings
 from protocols.session import Session
 from protocols.wire import Limits
 from securefl.audit.cheating import pair
@@ -22,6 +26,7 @@ __all__ = [
     "Box",
     "Federation",
     "LyingServer",
+    "both_secrets",
     "ending",
     "faults",
     "federation",
@@ -65,3 +70,22 @@ def restore(session: Session, state: object, *steps: str) -> None:
 def limits(fed: Federation) -> Limits:
     """Sizes of a session of the federation."""
     return fed.limits
+
+
+def both_secrets(fed: Federation, server: LyingServer, victim: int) -> tuple[bytes, Any, Any]:
+    """L, the victim's seed and its pair keys, from a server whose parties' states outlive their use: both shares are opened."""
+    L = server.up_to_masks()
+    images = {u: server.collude(u) for u in EVERYBODY}
+    server.agree_on()
+    server.open_all()
+    b = rebuild(server.shares(victim, "b", {}, dict.fromkeys(EVERYBODY, EVERYBODY)), fed.t)
+    for u, session in server.sessions.items():
+        restore(session, images[u], "consent", "open_shares")
+    del server.sessions[victim], server.heard[victim, Agree], server.heard[victim, Openings]
+    server.agree_on((victim,))
+    server.open_all()
+    s_sk = rebuild(server.shares(victim, "s", {}, dict.fromkeys(EVERYBODY, EVERYBODY[1:])), fed.t)
+    assert b is not None
+    assert s_sk is not None
+    pairs = pair_keys(fed.terms, L, victim, server.publics, {victim: KeyPair.from_secret(s_sk)})
+    return L, b, pairs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Annotated, Any, get_args, get_origin
@@ -348,3 +348,29 @@ def _bent(bulk: Bulk, layout: Any, place: int, by: int) -> Bulk:
     layout.ring.reduce(values)
     data = layout.dump(values)
     return Bulk(values, hashlib.sha256(data).digest(), data)
+
+
+def walked(
+    case: Case, protocol: str, policy: Policy | None = None
+) -> tuple[Session, dict[Address, Session], list[bytes], Callable[[Iterable[Letter]], None]]:
+    """Party 2 with randomness that nothing keeps, the others, what waits for it, and a function that delivers letters."""
+    me, party = client(2), Party(2, identities(case.parameters.parties)[2], policy or Policy())
+    mine = client_session(scheme(protocol), party, case.terms(protocol))
+    others = {a: case.session(a, protocol=protocol) for a in case.everybody if a != me}
+    held: list[bytes] = []
+
+    def post(letters: Iterable[Letter]) -> None:
+        for letter in letters:
+            data = b"".join(letter.chunks())
+            for to in letter.to:
+                if to == me:
+                    held.append(data)
+                else:
+                    post(others[to].feed(letter.sender, data))
+
+    for address, session in others.items():
+        post(session.begin())
+        if address != SERVER:
+            post(session.provide(case.vector(address.index)))
+    post(mine.begin())
+    return mine, others, held, post

@@ -16,11 +16,11 @@ from adversary import (
     MAX_ABS,
     Federation,
     LyingServer,
+    both_secrets,
     ending,
     faults,
     pair_keys,
     rebuild,
-    restore,
     run,
     unmask,
 )
@@ -29,13 +29,12 @@ from numpy.typing import NDArray
 from scipy.stats import kstest
 
 from protocols import kahe, secagg, simulate, sums
-from protocols.agreement import Agree, Dropped
+from protocols.agreement import Dropped
 from protocols.errors import Abort, Misuse
 from protocols.kahe_types import Adding, Enciphered, Folded
 from protocols.primitives import negacyclic, rlwe
 from protocols.primitives.agree import KeyPair
 from protocols.ring import Accumulator
-from protocols.secagg_types import Openings
 from protocols.session import SERVER, client
 from protocols.suite import Parameters
 from protocols.vector import Vector
@@ -170,20 +169,7 @@ def test_control_with_both_secrets_of_the_victim_its_key_and_then_its_input_open
     """What "wire-late" and the moved state are for, as with masks: here they guard the key."""
     fed = enciphered()
     server = LyingServer(fed)
-    L = server.up_to_masks()
-    images = {u: server.collude(u) for u in EVERYBODY}
-    server.agree_on()
-    server.open_all()
-    b = rebuild(server.shares(VICTIM, "b", {}, dict.fromkeys(EVERYBODY, EVERYBODY)), fed.t)
-    for u, session in server.sessions.items():
-        restore(session, images[u], "consent", "open_shares")
-    del server.sessions[VICTIM], server.heard[VICTIM, Agree], server.heard[VICTIM, Openings]
-    server.agree_on((VICTIM,))
-    server.open_all()
-    s_sk = rebuild(server.shares(VICTIM, "s", {}, dict.fromkeys(EVERYBODY, EVERYBODY[1:])), fed.t)
-    assert b is not None
-    assert s_sk is not None
-    pairs = pair_keys(fed.terms, L, VICTIM, server.publics, {VICTIM: KeyPair.from_secret(s_sk)})
+    L, b, pairs = both_secrets(fed, server, VICTIM)
     key = unmask(terms_of_keys(fed), L, VICTIM, keys_alone(server.all(Enciphered)[VICTIM]), b, pairs)
     assert opened(fed, ciphertexts(server)[VICTIM], key, 1) == [*fed.vectors[VICTIM].tolist(), 1]
 

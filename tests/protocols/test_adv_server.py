@@ -10,12 +10,11 @@ import typing
 from dataclasses import replace
 
 import pytest
-from adversary import EVERYBODY, LyingServer, ending, federation, pair_keys, rebuild, restore, unmask, without_check
+from adversary import EVERYBODY, LyingServer, both_secrets, ending, federation, unmask, without_check
 
-from protocols.agreement import Agree, Dropped
+from protocols.agreement import Dropped
 from protocols.errors import Misuse
 from protocols.once import shared_work
-from protocols.primitives.agree import KeyPair
 from protocols.schema import schema
 from protocols.secagg_types import Advert, Boxes, Masked, Openings
 from protocols.suite import Terms
@@ -62,20 +61,7 @@ def test_control_a_state_used_twice_opens_both_shares() -> None:
     """What "wire-late" and the moved state are for."""
     fed = federation()
     server = LyingServer(fed)
-    L = server.up_to_masks()
-    images = {u: server.collude(u) for u in EVERYBODY}
-    server.agree_on()
-    server.open_all()
-    b = rebuild(server.shares(VICTIM, "b", {}, dict.fromkeys(EVERYBODY, EVERYBODY)), fed.t)
-    for u, session in server.sessions.items():
-        restore(session, images[u], "consent", "open_shares")
-    del server.sessions[VICTIM], server.heard[VICTIM, Agree], server.heard[VICTIM, Openings]
-    server.agree_on((VICTIM,))
-    server.open_all()
-    s_sk = rebuild(server.shares(VICTIM, "s", {}, dict.fromkeys(EVERYBODY, EVERYBODY[1:])), fed.t)
-    assert b is not None
-    assert s_sk is not None
-    pairs = pair_keys(fed.terms, L, VICTIM, server.publics, {VICTIM: KeyPair.from_secret(s_sk)})
+    L, b, pairs = both_secrets(fed, server, VICTIM)
     assert unmask(fed.terms, L, VICTIM, server.all(Masked)[VICTIM], b, pairs) == fed.vectors[VICTIM].tolist()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import SEEDS, Case, cases, client, he_parameters, identities, play, wire_of
+from strategies import SEEDS, Case, cases, client, he_parameters, play, walked, wire_of
 from test_memory import finds, kinds, reachable, shown, spellings
 
 from protocols import he, he_codec, he_reference, secure_sum
@@ -23,7 +23,7 @@ from protocols.primitives.sign import SigningKey
 from protocols.rand import Key, Rand, Replay, Seed
 from protocols.session import SERVER
 from protocols.suite import Parameters
-from protocols.sums import SCHEMES, Party, client_session, scheme
+from protocols.sums import SCHEMES
 from protocols.vector import Vector
 
 STAGES = he_reference.STAGES
@@ -236,35 +236,11 @@ def test_a_party_whose_policy_wants_no_shared_key_refuses() -> None:
 # Memory, and what the server has
 
 
-def walked(case: Case, name: str) -> tuple[Any, dict[Any, Any], list[bytes], Any]:
-    """Party 2 with randomness that nothing keeps, the others, what waits for it, and a function that delivers letters."""
-    me, party = client(2), Party(2, identities(case.parameters.parties)[2], Policy(min_corrupt=0))
-    mine = client_session(scheme(name), party, case.terms(name))
-    others = {a: case.session(a, protocol=name) for a in case.everybody if a != me}
-    held: list[bytes] = []
-
-    def post(letters: list[Any]) -> None:
-        for letter in letters:
-            data = b"".join(letter.chunks())
-            for to in letter.to:
-                if to == me:
-                    held.append(data)
-                else:
-                    post(others[to].feed(letter.sender, data))
-
-    for address, session in others.items():
-        post(session.begin())
-        if address != SERVER:
-            post(session.provide(case.vector(address.index)))
-    post(mine.begin())
-    return mine, others, held, post
-
-
 @SCHEMES_HERE
 def test_after_encrypting_no_key_pair_seed_or_input_is_reachable_and_at_the_end_nothing(name: str) -> None:
     """Before: they are there, which shows that the search finds them.  With three parties, all open."""
     case = Case(MAKE[name](3, 64, 1000), {u: [(u * 7919 + i * 104729) % 1999 - 999 for i in range(64)] for u in range(1, 4)})
-    mine, others, held, post = walked(case, name)
+    mine, others, held, post = walked(case, name, Policy(min_corrupt=0))
     post(mine.feed(SERVER, held.pop(0)))
     (shared,) = mine.remembers
     assert isinstance(shared, Shared)

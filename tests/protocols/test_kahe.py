@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import Case, cases, client, identities, kahe_parameters, play, wire_of
+from strategies import Case, cases, client, identities, kahe_parameters, play, walked, wire_of
 from test_memory import finds, kinds, reachable
 from test_secagg import p_values, two_sample_p_values
 from uploads import peak
@@ -27,7 +27,7 @@ from protocols.primitives.graph import Harary
 from protocols.primitives.sign import SigningKey
 from protocols.rand import Key, Rand, Seed
 from protocols.secagg_types import Consenting, Covered, Finished, Shared
-from protocols.session import SERVER, Letter, Session
+from protocols.session import SERVER, Letter
 from protocols.suite import Parameters, ring_bits
 from protocols.sums import Party, client_session, scheme, server_session
 from protocols.vector import Vector
@@ -251,30 +251,6 @@ def test_control_without_the_product_by_a_key_the_input_shows(monkeypatch: pytes
 # Memory, and what the server has
 
 
-def walked(case: Case) -> tuple[Session, dict[Any, Session], list[bytes], Any]:
-    """Party 2 with randomness that nothing keeps, the others, what waits for it, and a function that delivers letters."""
-    me = client(2)
-    mine = client_session(scheme("kahe"), Party(2, identities(case.parameters.parties)[2]), case.terms("kahe"))
-    others = {a: case.session(a, protocol="kahe") for a in case.everybody if a != me}
-    held: list[bytes] = []
-
-    def post(letters: Iterable[Letter]) -> None:
-        for letter in letters:
-            data = b"".join(letter.chunks())
-            for to in letter.to:
-                if to == me:
-                    held.append(data)
-                else:
-                    post(others[to].feed(letter.sender, data))
-
-    for address, session in others.items():
-        post(session.begin())
-        if address != SERVER:
-            post(session.provide(case.vector(address.index)))
-    post(mine.begin())
-    return mine, others, held, post
-
-
 def test_after_encrypting_no_key_seed_or_input_is_reachable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before: they are there, which shows that the search finds them."""
     secrets, draw = dict[str, bytes](), rlwe.Key.draw
@@ -288,7 +264,7 @@ def test_after_encrypting_no_key_seed_or_input_is_reachable(monkeypatch: pytest.
 
     monkeypatch.setattr(rlwe.Key, "draw", watched)
     case = kahe_case(3, 64)
-    mine, others, held, post = walked(case)
+    mine, others, held, post = walked(case, "kahe")
     post(mine.feed(SERVER, held.pop(0)))
     (shared,) = mine.remembers
     assert isinstance(shared, Shared)

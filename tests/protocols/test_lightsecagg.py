@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
-from strategies import SEEDS, Case, cases, client, identities, light_parameters, play, wire_of
+from strategies import SEEDS, Case, cases, client, light_parameters, play, walked, wire_of
 from test_memory import finds, kinds, reachable, shown, spellings
 
 from protocols import lightsecagg_reference, secure_sum
@@ -22,7 +22,6 @@ from protocols.policy import Policy
 from protocols.primitives.agree import KeyPair
 from protocols.primitives.sign import SigningKey
 from protocols.session import SERVER
-from protocols.sums import Party, client_session, scheme
 from protocols.wire import Decoder
 
 STAGES = lightsecagg_reference.STAGES
@@ -244,25 +243,7 @@ def test_after_masking_no_mask_key_or_input_is_reachable() -> None:
     case = Case(
         LightParameters.of(4, 64, 1000), {u: [(u * 7919 + i * 104729) % 1999 - 999 for i in range(64)] for u in range(1, 5)}
     )
-    me, party = client(2), Party(2, identities(4)[2], Policy())
-    mine = client_session(scheme("lightsecagg"), party, case.terms("lightsecagg"))
-    others = {a: case.session(a, protocol="lightsecagg") for a in case.everybody if a != me}
-    held: list[bytes] = []
-
-    def post(letters: list[Any]) -> None:
-        for letter in letters:
-            data = b"".join(letter.chunks())
-            for to in letter.to:
-                if to == me:
-                    held.append(data)
-                else:
-                    post(others[to].feed(letter.sender, data))
-
-    for address, session in others.items():
-        post(session.begin())
-        if address != SERVER:
-            post(session.provide(case.vector(address.index)))
-    post(mine.begin())
+    mine, others, held, post = walked(case, "lightsecagg")
     post(mine.feed(SERVER, held.pop(0)))
     (shared,) = mine.remembers
     assert isinstance(shared, Shared)
