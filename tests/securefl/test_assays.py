@@ -163,6 +163,14 @@ def test_with_differential_privacy_trunk_and_heads_train_under_the_jobs_epsilon(
     assert found.unit == "record"
 
 
+def test_with_noise_inside_the_sum_a_partner_is_the_unit_and_heads_stay_at_home(folder: Path) -> None:
+    found = run_job(job(folder, mechanism="distributed-party", epsilon=50.0, update_clip=1.0, rounds=1, protocol="secagg"))
+    assert 0 < max(found.epsilon) <= 50
+    assert found.unit == "party"
+    assert {name.split(".")[0] for name in found.state} == {"trunk"}
+    assert found.gains is not None
+
+
 def test_values_are_predicted_with_r2_and_a_private_trunk_beside_the_shared_one(folder: Path) -> None:
     asked = Job.parse(
         {
