@@ -148,7 +148,7 @@ def _asking(server: str | None, credentials: Credentials) -> Asking | None:
 
 
 def _own_policy(given: Path | None, keys: Path) -> PolicyFile | None:
-    from securefl.cli_network import own_policy  # noqa: PLC0415
+    from securefl.cli_own import own_policy  # noqa: PLC0415
 
     return own_policy(given, keys) if given is not None or (keys / "policy.toml").exists() else None
 

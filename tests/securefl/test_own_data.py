@@ -336,7 +336,7 @@ def test_where_a_jobs_code_could_read_what_a_configuration_names_nothing_runs(
 
 
 def test_a_table_that_the_party_names_as_the_job_does_is_its_table(tmp_path, monkeypatch):
-    from securefl.cli_network import own_rows
+    from securefl.cli_own import own_rows
     from securefl.job import Job
 
     monkeypatch.chdir(tmp_path)

@@ -12,7 +12,7 @@ from network_processes import Process, processes
 
 from securefl import data as datasets
 from securefl.cli import main
-from securefl.cli_network import own_rows
+from securefl.cli_own import own_rows
 from securefl.data.types import Site
 from securefl.errors import UserError
 from securefl.job import Job
