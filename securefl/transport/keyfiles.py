@@ -28,7 +28,7 @@ from protocols.primitives.sign import SigningKey
 from protocols.rand import Entropy, Seed
 from securefl import files
 from securefl.errors import UserError
-from securefl.transport.pki import Authority, new_key
+from securefl.transport.pki import CURVE, Authority, new_key
 from securefl.transport.roster import SignedRoster, not_older
 
 TLS_KEY, TLS_CERTIFICATE, IDENTITY, CA_KEY, CA, ROSTER = "tls.key", "tls.pem", "identity.key", "ca.key", "ca.pem", "roster.cbor"
@@ -138,7 +138,7 @@ def read_tls_key(path: Path) -> ec.EllipticCurvePrivateKey:
         UserError: as `read_secret`, and for another kind of key.
     """
     key = _loaded(path)
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, CURVE):
         raise UserError(f"{path} is no P-256 key")
     return key
 

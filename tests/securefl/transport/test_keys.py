@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from protocols.errors import Refused
@@ -81,11 +84,29 @@ def test_certificates_are_good_for_one_purpose_and_their_time(trial: Path) -> No
     ssl.create_default_context(cadata=(trial / "a" / "ca.pem").read_text())  # other libraries read it too
 
 
+@pytest.mark.parametrize("curve", [ec.SECP384R1(), None], ids=["P-384", "Ed25519"])
+def test_tls_keys_are_of_p256_alone(trial: Path, curve: ec.EllipticCurve | None) -> None:
+    """As they are made; with another the operator issues nothing, and a folder of keys is not taken."""
+    for key in (trial / name / "tls.key" for name in ("a", "server")):
+        assert keyfiles.read_tls_key(key).curve.name == "secp256r1"
+    other = Ed25519PrivateKey.generate() if curve is None else ec.generate_private_key(curve)
+    asked = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "d")]))
+    der = asked.sign(other, None if curve is None else hashes.SHA256()).public_bytes(keyfiles.serialization.Encoding.DER)
+    own = SigningKey.generate(fresh(), "identity")
+    content = canonical([enrolment.REQUEST, "d", "party", own.public, der])
+    with pytest.raises(UserError, match="not signed with its own P-256 key"):
+        enrolment.read(canonical([content, own.sign(content)]))
+    (trial / "a" / "tls.key").write_bytes(keyfiles.pem(other))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"tls\.key is no P-256 key"):
+        Credentials.load(trial / "a", "party")
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620, 0o602, 0o610])
 @pytest.mark.parametrize("file", ["tls.key", "identity.key"])
-def test_a_private_key_that_others_may_read_is_refused(trial: Path, file: str) -> None:
+def test_a_private_key_that_others_may_read_is_refused(trial: Path, file: str, mode: int) -> None:
     Credentials.load(trial / "a", "party")
-    (trial / "a" / file).chmod(0o644)
-    with pytest.raises(UserError, match=rf"{file} is a private key that others may read .*0644.*chmod 600"):
+    (trial / "a" / file).chmod(mode)
+    with pytest.raises(UserError, match=rf"{file} is a private key that others may read .*{mode:04o}.*chmod 600"):
         Credentials.load(trial / "a", "party")
     (trial / "a" / file).chmod(0o600)
     Credentials.load(trial / "a", "party")

@@ -38,8 +38,7 @@ async def end_of(stream: Any) -> str:
 
 async def call(net: Wired, own: Tls, *messages: bytes, target: str = "") -> str:
     """What a call with these messages comes to: ``welcome``, a check that refuses it, or gRPC's word for it."""
-    authority = (net.folder / "server" / "ca.pem").read_bytes()
-    async with asyncio.timeout(LIMIT), channel(target or net.target, authority, *own) as line:
+    async with asyncio.timeout(LIMIT), channel(target or net.target, net.authority, *own) as line:
         stream = line.stream_stream(f"/{SERVICE}/{METHOD}")()
         try:
             for message in messages:
@@ -294,8 +293,7 @@ def test_who_sends_the_wrong_bytes_into_a_sum_is_expelled_by_its_session(tmp_pat
     async def run() -> None:
         async with wired(tmp_path) as net:
             honest = [asyncio.ensure_future(net.link(name).attend(patience=0.0)) for name in "acd"]
-            authority = (net.folder / "server" / "ca.pem").read_bytes()
-            async with channel(net.target, authority, *tls_of(net.folder / "b")) as line:
+            async with channel(net.target, net.authority, *tls_of(net.folder / "b")) as line:
                 stream = line.stream_stream(f"/{SERVICE}/{METHOD}")()
                 await stream.write(hello(net))
                 await stream.read()
