@@ -19,6 +19,7 @@ from torch import nn
 from protocols import draw, simulate
 from protocols.flow import Flow
 from protocols.once import shared_work
+from protocols.policy import MemoryJournal
 from protocols.rand import Entropy, fresh
 from protocols.session import SERVER, Session, client
 from protocols.suite import SumParameters
@@ -32,6 +33,8 @@ from securefl.encoding import Encoding
 from securefl.errors import UserError
 from securefl.evaluation import evaluate
 from securefl.handshakes import handshakes, rounds_together
+from securefl.in_clear import ClearRounds
+from securefl.in_clear import notice as sent_nothing
 from securefl.inputs import effective, folds_of, hints, look_through, module_of, refuse_kinds, refuse_own_steps
 from securefl.job import Job
 from securefl.metrics import BinaryMetrics, best_of
@@ -187,6 +190,8 @@ class Runner:
         self._cohorts, self._told = Cohorts([*self.folds]), list[int]()
         self.progress, self._wall, self._done = Progress(), 0.0, False
         self.sites = self._enrolled(ledgers or {})
+        self._copier = Copier(self.template)
+        self._clear = self._in_clear(asked=bool(flow or ledgers))
         self._say_beforehand()
 
     def _together(self, *, vanishing: bool) -> int:
@@ -202,6 +207,13 @@ class Runner:
         sampled, alone = knobs.clients_per_round is not None, "dropouts" if vanishing else ""
         n = self.about.parties
         return rounds_together(asked, self.protocol, parties=n, stepwise=knobs.summed, alone=alone, sampled=sampled)
+
+    def _in_clear(self, *, asked: bool) -> ClearRounds | None:
+        """Rounds without sessions, where the protocol has them and nobody has ``asked`` for more than they give."""
+        own = any(type(party.journal) is not MemoryJournal for party in self.consortium.parties)
+        if self.protocol.in_clear is None or asked or own or self._recording is not None:
+            return None
+        return ClearRounds(self.protocol, self._server, self._traffic, self._clock)
 
     @property
     def _models(self) -> int:
@@ -281,6 +293,8 @@ class Runner:
             self._notice(f"each party vanishes with probability {dropout:g} in a round: expect {aborts} to abort")
         if line := self.plan.forecast():
             self._notice(line)
+        if self._clear is not None:
+            self._notice(sent_nothing(self.protocol))
         for name, folds in self.folds.items():
             rows = [len(fold.train) for fold in folds]  # type: ignore[arg-type]
             if max(rows) > knobs.w_max and self.about.weight is None and not self.plan.tail:
@@ -300,6 +314,8 @@ class Runner:
 
     def _random_dropouts(self, _number: int, stages: Sequence[str]) -> Mapping[str, str]:
         rand, p = fresh(), self.job.simulation.dropout
+        if not p:
+            return {}
         uniform = rand.words("who", len(self.folds)) * 2.0**-64
         where = rand.below("where", len(stages), len(self.folds))
         return {name: stages[w] for name, u, w in zip(self.folds, uniform, where, strict=True) if u < p}
@@ -405,9 +421,11 @@ class Runner:
                 if failed is not None:
                     return self._record(number, gone, 0, f"handshake: {failed.check}", {})
                 out = [name for name, place in index.items() if not self._keys.present(place)]
-                sessions = self._sessions(number)
-                outcome = simulate.run(sessions, network=network, watch=watch)
-                self._keys.end(sessions, outcome)
+                outcome = self._without_sessions(number, {index[name]: stage for name, stage in gone.items()})
+                if outcome is None:
+                    sessions = self._sessions(number)
+                    outcome = simulate.run(sessions, network=network, watch=watch)
+                    self._keys.end(sessions, outcome)
             if outcome.abort is None:
                 opened = self._server.take(outcome.outputs)
                 contributors = opened.aggregate.contributors
@@ -460,7 +478,6 @@ class Runner:
         terms = self._keys.terms(occasion)
         if self._recording is not None:
             self._recording.begin(self.protocol, terms, self._invited.parties)
-        model = Copier(self.template)
         sessions = {SERVER: self._server.session(self._timed, occasion, terms, ready=self._keys.server, told=self._told.append)}
         for party, member in zip(self._invited.parties, self._invited.roster.members, strict=True):
             if self._keys.present(party.index):
@@ -469,12 +486,21 @@ class Runner:
                     party,
                     self.run_name,
                     self._keys.terms,
-                    model,
+                    self._copier,
                     plan=self.plan,
                     guard=self._keys.guard,
                     ready=self._keys.ready(party.index),
                 )
         return sessions
+
+    def _without_sessions(self, number: int, gone: Mapping[int, str]) -> simulate.Outcome | None:
+        """What became of a round whose vectors were added up where they are; None where it has to be one of sessions."""
+        if self._clear is None:
+            return None
+        invited = zip(self._invited.roster.members, self._invited.parties, strict=True)
+        parties = [(self.sites[member.name], party) for member, party in invited]
+        occasion = self._server.occasion(self.run_name, number)
+        return self._clear.run(parties, gone, occasion, self._keys.terms, self._copier, self._told.append)
 
     def _notice(self, line: str) -> None:
         if line not in self.warnings:
