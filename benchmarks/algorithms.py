@@ -31,7 +31,7 @@ from securefl.data.types import Dataset
 from securefl.evaluation import measured, scored
 from securefl.experiment import run_job
 from securefl.job import Job
-from securefl.round import Fold
+from securefl.round_types import Fold
 from securefl.runner import Runner
 
 GOAL = 0.82

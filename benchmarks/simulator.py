@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/simulator.py [--parties 50] [--rounds 10] [--json]
 
 The job is that of `benchmarks/peers/digits_job.py`.  A bare loop trains one party after another and takes the weighted mean.
-Ours trains with the same code as a `ClientTrainer`, without differential privacy; all bytes of all messages are written and parsed.
+Ours trains with the same code as a `ClientTrainer`, without differential privacy.  A plain round sends no messages
+(`securefl.in_clear`); with `secagg` all bytes of all messages are written and parsed.
 Wall seconds of a round, medians, on one thread.
 """
 

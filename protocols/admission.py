@@ -79,6 +79,8 @@ def _problem(scheme: Scheme, name: str) -> Iterator[str]:
         yield f"its scheme is named {scheme.name!r}"
     if not isinstance(name, str) or not NAME.fullmatch(name):
         yield "a name has 1 to 32 of the letters a-z, 0-9, +, ., _ and -, and begins with a letter or digit"
+    if scheme.in_clear is not None:
+        yield "its sums would be formed in_clear, not by its flow: a simulation must run what it simulates"
     if name in RESERVED:
         yield "that name is securefl's own"
     for what in ("parameters", "suite", "client_start", "server_start", "layouts"):

@@ -1,6 +1,7 @@
 """No protection at all: every vector reaches the server in clear.  Named ``plain-insecure`` so that nobody uses it by accident.
 
-It is the baseline that the secure protocols must equal bit for bit, and has their bounds and their headroom.
+It is the baseline that the secure protocols must equal bit for bit, and has their bounds and their headroom.  As nothing is hidden
+from anybody, a simulation may add the vectors up where they are (`InClear`).
 """
 
 from __future__ import annotations
@@ -8,14 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+import numpy as np
+
 from protocols.bulk import Bulk, Packed
-from protocols.errors import require
+from protocols.errors import Abort, require
 from protocols.flow import Arrived, Flow, Input, Output
 from protocols.policy import Policy
 from protocols.ring import Accumulator
 from protocols.schema import Message, Raw
 from protocols.suite import PLAIN, Parameters, Terms
-from protocols.vector import Sum, Vector, checked_sum, counted
+from protocols.vector import Sum, Vector, bounded, checked_sum, counted
 
 flow = Flow("plain-insecure")
 
@@ -78,3 +81,41 @@ def total(srv: Adding, arrived: Arrived[Clear]) -> Output[Sum]:
 
 
 flow.check()
+
+
+class InClear:
+    """What a run of the flow opens, bit by bit, without sessions and messages: for a simulation, which has all vectors.
+
+    Args:
+        parameters: of the sum.
+
+    Attributes:
+        message: one as long as that of any party in the flow.
+    """
+
+    def __init__(self, parameters: Parameters) -> None:
+        self._parameters, self._arrived = parameters, 0
+        self._added = np.zeros(parameters.size, dtype=np.int64)  # 2^b divides 2^64, modulo which they are added
+        packed = layout(parameters)
+        self.message = Clear(Bulk(None, None, bytes(packed.nbytes), packed))
+
+    def add(self, x: Vector) -> None:
+        """Add one vector.
+
+        Raises:
+            Misuse: for another shape or dtype, or a value past max_abs.
+        """
+        self._added += bounded(x, self._parameters)
+        self._arrived += 1
+
+    def total(self) -> Sum:
+        """The sum over all that were added, once.
+
+        Raises:
+            Abort: ``quorum``, ``sum-count`` or ``sum-range``.
+        """
+        if self._arrived < (need := self._parameters.threshold):
+            raise Abort("quorum", f"{self._arrived} {Clear.__name__} where {need} are needed")
+        ring = self._parameters.ring
+        total = ring.lift(np.append(self._added, self._arrived))
+        return checked_sum(ring.centre(total), self._arrived, self._parameters)

@@ -134,7 +134,7 @@ class Stream:
     __slots__ = ("_into",)
 
     def __init__(self, key: bytes) -> None:
-        self._into = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor().update_into
+        self._into = Cipher(algorithms.AES(key), _FROM_ZERO).encryptor().update_into
 
     def fill(self, out: NDArray[np.uint64]) -> None:
         """Write the next ``out.size`` words into ``out``, contiguous, little-endian."""

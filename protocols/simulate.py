@@ -20,6 +20,7 @@ from typing import Any
 from protocols.errors import Abort
 from protocols.once import shared_work
 from protocols.session import Address, Letter, Session
+from protocols.wire import Limits
 
 Network = Callable[[Letter], Iterable[Letter]]
 """Sees every letter and says what is delivered instead: itself, others, or nothing."""
@@ -57,6 +58,12 @@ class Outcome:
         """As `abort`; where a party stayed away by its own policy, that, since too few others is what follows from it."""
         policies = (s.ended for s in self.sessions.values() if s.ended is not None and s.ended.check.startswith("policy-"))
         return None if self.abort is None else next(policies, self.abort)
+
+
+def together(limits: Limits) -> int:
+    """How many parties of a session with these sizes work side by side."""
+    held = max((layout.nbytes for layout in limits.vectors.values()), default=0)
+    return max(1, min(TOGETHER, HELD // max(1, held)))
 
 
 def vanish(stages: Mapping[Address, str]) -> Network:
@@ -119,9 +126,7 @@ class _Loop:
         self.outcome, self.queue, self.now = outcome, deque[Letter](), 0.0
         self._lines: dict[tuple[Address, Address], deque[bytes | memoryview]] = {}
         self._network, self._watch, self._left = network, watch, most
-        layouts = [layout for session in outcome.sessions.values() for layout in session.limits.vectors.values()]
-        held = max((layout.nbytes for layout in layouts), default=0)
-        self._together = max(1, min(TOGETHER, HELD // max(1, held)))
+        self._together = min((together(session.limits) for session in outcome.sessions.values()), default=TOGETHER)
 
     def drain(self) -> None:
         """Deliver until nothing moves."""

@@ -40,6 +40,7 @@ from protocols.primitives.graph import Harary
 from protocols.primitives.sign import SigningKey
 from protocols.rand import Entropy, fresh
 from protocols.ring import Accumulator
+from protocols.schema import Message
 from protocols.session import SERVER, Address, Session, client
 from protocols.suite import LOST, Member, Occasion, Parameters, Roster, SumParameters, Terms
 from protocols.vector import Sum, Vector, integers
@@ -61,6 +62,20 @@ class Party:
     identity: SigningKey
     policy: Policy = Policy()
     journal: Journal = field(default_factory=MemoryJournal)
+
+
+class InClear(Protocol):
+    """Adds up vectors where they are, in one process, and opens what the flow would."""
+
+    @property
+    def message(self) -> Message:
+        """One as long as that of any party in the flow."""
+
+    def add(self, x: Vector, /) -> None:
+        """Add one vector; raises `Misuse` as the flow does."""
+
+    def total(self) -> Sum:
+        """The sum over all that were added; raises `Abort` as the flow does."""
 
 
 class Build(Protocol):
@@ -95,6 +110,11 @@ class Scheme:
         hides: whether the server is kept from the vectors of single parties; a plug-in's own word.
         origin: where a plug-in comes from, filled in when it is loaded; None for ours.
         noisy: whether its sums can carry noise: ``parameters`` then takes ``tail``, its bound in the sum.
+        in_clear: from the parameters, the same sum without sessions and messages, for simulations; where nothing is hidden alone.
+
+    Raises:
+        Misuse: for ``in_clear`` of a protocol that hides anything: its vectors must not lie in one place, not even in a simulation,
+            as what is simulated would be another protocol.
     """
 
     name: str
@@ -108,6 +128,11 @@ class Scheme:
     hides: bool = True
     origin: plugins.Origin | None = None
     noisy: bool = False
+    in_clear: Callable[[Any], InClear] | None = None
+
+    def __post_init__(self) -> None:
+        if self.hides and self.in_clear is not None:
+            raise Misuse(f"{self.name} hides vectors, so none of its sums is formed in clear")
 
     def noised(self, parties: int, size: int, max_abs: int, *, tail: int, **more: int | None) -> SumParameters:
         """Parameters of a sum whose inputs carry noise, of at most ``tail`` in the sum; the rest as for `Build`.
@@ -180,6 +205,7 @@ SCHEMES = {
         lambda parameters: {"masked": plain.layout(parameters)},
         hides=False,
         noisy=True,
+        in_clear=plain.InClear,
     ),
     "lightsecagg": Scheme(
         "lightsecagg",

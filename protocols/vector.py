@@ -65,7 +65,7 @@ def counted(x: Vector, parameters: SumParameters) -> Write:
         Misuse: as `with_count`; a value past max_abs when it is written.  Where the inputs carry noise, only one of 2^62 or more is
             refused: it is reduced like the sum.
     """
-    values, most = integers(x.values, parameters.size), 2**62 - 1 if tail_of(parameters) else parameters.max_abs
+    values, most = integers(x.values, parameters.size), _largest(parameters)
 
     def write(start: int, out: NDArray[Any]) -> None:
         block = _within(values[start : start + out.size], most)
@@ -73,6 +73,20 @@ def counted(x: Vector, parameters: SumParameters) -> Write:
         out[block.size :] = 1
 
     return write
+
+
+def _largest(parameters: SumParameters) -> int:
+    """Largest absolute value of an input that is not refused."""
+    return 2**62 - 1 if tail_of(parameters) else parameters.max_abs
+
+
+def bounded(x: Vector, parameters: SumParameters) -> NDArray[np.int64]:
+    """The input itself, shape (d,), as int64.
+
+    Raises:
+        Misuse: as `counted`.
+    """
+    return _within(integers(x.values, parameters.size), _largest(parameters)).astype(np.int64, copy=False)
 
 
 def signed(x: Vector, size: int, max_abs: int | None) -> Read:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 import weakref
 from itertools import chain
+from operator import attrgetter, call, is_
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from torch import nn
 
 _shared = getattr(torch._C, "_storage_Use_Count", None)  # noqa: SLF001  (without it no copy is used twice)
 
+_HOOKS = attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
+_TRAINED = attrgetter("requires_grad")
 _KNOWN: weakref.WeakValueDictionary[int, Recycled] = weakref.WeakValueDictionary()
 """By the number of its module, which lives as long."""
 
@@ -54,8 +57,7 @@ class Recycled:
         self._arrays = tuple(p.detach().numpy() for p in self._parameters)
         self._objects = (*modules, *self._parameters, *self._arrays)
         self._kinds, self._members = [*map(type, self._objects)], [{*values} for values in self._sets]
-        self._held = _values(self._full)  # kept, so that none of their numbers is given to another object
-        self._numbers, self._tree_numbers = [*map(id, self._held)], [*map(id, _values(self._tree))]
+        self._held, self._branches = _values(self._full), _values(self._tree)
         self._names = [*chain(*self._full)]
         self._looks = [look for p in self._parameters for look in (p.data_ptr, p.stride, p.size)]
         self._places, self._counts = self._where(), list[int]()
@@ -76,7 +78,7 @@ class Recycled:
 
     def in_place(self) -> bool:
         """Whether the module's parameters are those that it began with, where they were."""
-        return [*map(id, _values(self._tree))] == self._tree_numbers and self._where() == self._places
+        return _same(_values(self._tree), self._branches) and self._where() == self._places
 
     def arrays(self) -> list[NDArray[np.float32]] | None:
         """The parameters as arrays in their memory, if they are in place."""
@@ -86,17 +88,17 @@ class Recycled:
         """Whether every module and parameter holds what it held in the beginning, values and gradients apart."""
         return (
             not any(self._empty)
-            and [*map(id, _values(self._full))] == self._numbers
+            and _same(_values(self._full), self._held)
             and [*chain(*self._full)] == self._names
             and self._sets == self._members
-            and [*map(type, self._objects)] == self._kinds
-            and not any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self._parameters)  # noqa: SLF001
+            and _same([*map(type, self._objects)], self._kinds)
+            and not any(chain.from_iterable(map(_HOOKS, self._parameters)))
             and self._where() == self._places
         )
 
     def _where(self) -> list[object]:
         """Where the parameters lie, and how, and whether they are trained."""
-        return [*[look() for look in self._looks], *[p.requires_grad for p in self._parameters]]
+        return [*map(call, self._looks), *map(_TRAINED, self._parameters)]
 
     def _count(self) -> list[int]:
         """Who holds modules, parameters and arrays, weakly or not, torch's graphs among them, and who shares their memory."""
@@ -107,6 +109,11 @@ class Recycled:
             *map(weakref.getweakrefcount, self._objects),
             _shared(self._parameters[0].untyped_storage()._cdata),  # noqa: SLF001
         ]
+
+
+def _same(found: list[Any], known: list[Any]) -> bool:
+    """Whether these are the very objects that are known."""
+    return len(found) == len(known) and all(map(is_, found, known))
 
 
 def _values(dicts: list[dict[str, Any]]) -> list[Any]:

@@ -7,10 +7,10 @@ on each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -184,14 +184,19 @@ def encode_update(contribution: Contribution, joined: Joined) -> Vector:
     with named(site.name):
         check_charged(site)
         encoded = plan.encode(contribution.updates, contribution.weights, contribution.sums, joined.occasion, site.entropy())
-    if encoded.cut:
+    tell_limited(site, plan, encoded.clipped, encoded.cut)
+    return Vector(encoded.vector)
+
+
+def tell_limited(site: Site, plan: Encoding, clipped: Sequence[bool], cut: Sequence[int]) -> None:
+    """Tell the site's operator what of its input was limited; the arguments are those of `securefl.encoding.Encoded`."""
+    if cut:
         site.notices(weight_was_cut(site.name, plan.w_max))
-    if any(encoded.clipped) and not plan.tail:  # where noise is sized by the bound, it is meant to cut
+    if any(clipped) and not plan.tail:  # where noise is sized by the bound, it is meant to cut
         site.notices(
             f"{site.name}: an update was longer than privacy.update_clip = {plan.clip:g} and was cut to it; "
             "lower the learning rate, or raise privacy.update_clip"
         )
-    return Vector(encoded.vector)
 
 
 def weight_was_cut(name: str, w_max: int) -> str:
@@ -210,17 +215,21 @@ def check_charged(site: Site) -> None:
             raise UserError(f"{took - before} of {site.steps} steps went through training.private: ε would not cover the update")
 
 
-@contextmanager
-def named(site: str) -> Iterator[None]:
+class named:  # noqa: N801  (a `with` statement reads it as a function)
     """Errors inside name the site: ours in their one line, others in a note below their traceback."""
-    try:
-        yield
-    except UserError as error:
-        error.args = (f"{site}: {error}", *error.args[1:])
-        raise
-    except Exception as error:
-        error.add_note(f"This was raised at the site {site}.")
-        raise
+
+    def __init__(self, site: str) -> None:
+        self._site = site
+
+    def __enter__(self) -> None:
+        """Nothing yet."""
+
+    def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None) -> None:
+        """Name it; the error goes on."""
+        if isinstance(error, UserError):
+            error.args = (f"{self._site}: {error}", *error.args[1:])
+        elif isinstance(error, Exception):
+            error.add_note(f"This was raised at the site {self._site}.")
 
 
 def charged(training: LocalTraining) -> int | None:

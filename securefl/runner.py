@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from protocols.flow import Flow
+from protocols.policy import MemoryJournal
 from protocols.rand import Entropy, fresh
 from protocols.suite import SumParameters
 from protocols.sums import Scheme, foreign, notice
@@ -27,6 +28,7 @@ from securefl.encode import limit_of
 from securefl.encoding import Encoding
 from securefl.errors import UserError
 from securefl.handshakes import handshakes, rounds_together
+from securefl.in_clear import notice as sent_nothing
 from securefl.inputs import effective, folds_of, hints, look_through, module_of, refuse_kinds, refuse_own_steps
 from securefl.job import Job
 from securefl.metrics import BinaryMetrics, best_of
@@ -187,6 +189,7 @@ class Runner:
             dropouts=dropouts or at_random([*self.folds], dropout),
             sampling=sampling,
             recording=recording,
+            in_clear=recording is None and not flow and not ledgers and self._may_be_in_clear,
             on_notice=self._notice,
         )
         self._wall, self._done = 0.0, False
@@ -205,6 +208,12 @@ class Runner:
         sampled, alone = knobs.clients_per_round is not None, "dropouts" if vanishing else ""
         n = self.about.parties
         return rounds_together(asked, self.protocol, parties=n, stepwise=knobs.summed, alone=alone, sampled=sampled)
+
+    @property
+    def _may_be_in_clear(self) -> bool:
+        """Whether the protocol has rounds without sessions, and no party a journal that would miss them."""
+        own = any(type(party.journal) is not MemoryJournal for party in self.consortium.parties)
+        return self.protocol.in_clear is not None and not own
 
     @property
     def _models(self) -> int:
@@ -294,6 +303,8 @@ class Runner:
             self._notice(f"each party vanishes with probability {dropout:g} in a round: expect {aborts} to abort")
         if line := self.plan.forecast():
             self._notice(line)
+        if self.rounds.in_clear:
+            self._notice(sent_nothing(self.protocol))
         for name, folds in self.folds.items():
             rows = [len(fold.train) for fold in folds]  # type: ignore[arg-type]
             if max(rows) > knobs.w_max and self.about.weight is None and not self.plan.tail:

@@ -53,6 +53,17 @@ class ServerSide:
         weights = Bulk.of(self.about.layout, model_values(self.models, self.plan, self.beside))
         return Occasion(run, number, attempt, weights.digest)
 
+    def start(
+        self,
+        occasion: Occasion,
+        terms: Terms[Any],
+        *,
+        ready: ServerReady | None = None,
+        told: Callable[[int], None] = lambda _contributors: None,
+    ) -> Starting:
+        """What a round begins with; the arguments are those of `session`."""
+        return Starting(occasion, terms, self.about.layout, self.models, self.aggregator, self.plan, ready, told, self.beside)
+
     def session(
         self,
         flow: Flow,
@@ -73,8 +84,7 @@ class ServerSide:
             ready: what a handshake for several rounds left.
             told: called with the number of contributors, once the sum is open.
         """
-        layout, models = self.about.layout, self.models
-        start = Starting(occasion, terms, layout, models, self.aggregator, self.plan, ready, told, self.beside)
+        start = self.start(occasion, terms, ready=ready, told=told)
         invited = terms.roster.indexes if ready is None else ready.u2
         return Session(flow, SERVER, {"client": invited}, [start], self.about.limits, turns=turns)
 

@@ -17,6 +17,7 @@ from protocols.once import shared_work
 from protocols.rand import Entropy, fresh
 from protocols.session import SERVER, Session, client
 from securefl.handshakes import Handshakes
+from securefl.in_clear import ClearRounds
 from securefl.modules import Copier
 from securefl.parties import Consortium
 from securefl.privacy.differencing import Cohorts
@@ -42,6 +43,8 @@ def at_random(names: Sequence[str], p: float) -> Dropouts:
     """Each party vanishes with probability ``p`` before a random message."""
 
     def gone(_number: int, stages: Sequence[str]) -> Mapping[str, str]:
+        if not p:
+            return {}
         rand = fresh()
         uniform = rand.words("who", len(names)) * 2.0**-64
         where = rand.below("where", len(stages), len(names))
@@ -66,6 +69,7 @@ class SimulatedRounds:
         dropouts: who vanishes.
         sampling: where the cohorts of rounds are drawn from.
         recording: writes down what the server and each party saw, if anything is to be written.
+        in_clear: whether rounds go without sessions where they can: `securefl.in_clear`.
         on_notice: called with lines that the user should see.
 
     Attributes:
@@ -92,14 +96,21 @@ class SimulatedRounds:
         dropouts: Dropouts,
         sampling: Entropy,
         recording: Recording | None,
+        in_clear: bool,
         on_notice: Callable[[str], None],
     ) -> None:
         self.about, self._run, self._registered, self._server, self.sites = server.about, run, registered, server, sites
-        self.keys, self.timed, self._template, self._trainer = keys, clock.timed(flow), template, trainer
+        self.keys, self.timed, self._trainer = keys, clock.timed(flow), trainer
         self.clock, self._dropouts, self.sampling = clock, dropouts, sampling
         self._recording, self._notice = recording, on_notice
         self.traffic, self.cohorts, self.invited = Traffic([*sites]), Cohorts([*sites]), registered()
-        self.progress, self._told = Progress(), list[int]()
+        self.progress, self._told, self._copier = Progress(), list[int](), Copier(template)
+        self._clear = ClearRounds(self.about.protocol, server, self.traffic, clock) if in_clear else None
+
+    @property
+    def in_clear(self) -> bool:
+        """Whether rounds go without sessions where they can."""
+        return self._clear is not None
 
     @property
     def stages(self) -> list[str]:
@@ -149,9 +160,11 @@ class SimulatedRounds:
                 if failed is not None:
                     return self._record(number, gone, 0, f"handshake: {failed.check}", {})
                 out = [name for name, place in index.items() if not self.keys.present(place)]
-                sessions = self.sessions(number)
-                outcome = simulate.run(sessions, network=network, watch=watch)
-                self.keys.end(sessions, outcome)
+                outcome = self._without_sessions(number, {index[name]: stage for name, stage in gone.items()})
+                if outcome is None:
+                    sessions = self.sessions(number)
+                    outcome = simulate.run(sessions, network=network, watch=watch)
+                    self.keys.end(sessions, outcome)
             if outcome.abort is None:
                 opened = self._server.take(outcome.outputs)
                 contributors = opened.aggregate.contributors
@@ -192,7 +205,6 @@ class SimulatedRounds:
         terms = self.keys.terms(occasion)
         if self._recording is not None:
             self._recording.begin(self.about.protocol, terms, self.invited.parties)
-        model = Copier(self._template)
         sessions = {SERVER: self._server.session(self.timed, occasion, terms, ready=self.keys.server, told=self._told.append)}
         for party, member in zip(self.invited.parties, self.invited.roster.members, strict=True):
             if self.keys.present(party.index):
@@ -201,12 +213,21 @@ class SimulatedRounds:
                     party,
                     run,
                     self.keys.terms,
-                    model,
+                    self._copier,
                     plan=self._server.plan,
                     guard=self.keys.guard,
                     ready=self.keys.ready(party.index),
                 )
         return sessions
+
+    def _without_sessions(self, number: int, gone: Mapping[int, str]) -> simulate.Outcome | None:
+        """What became of a round whose vectors were added up where they are; None where it has to be one of sessions."""
+        if self._clear is None:
+            return None
+        invited = zip(self.invited.roster.members, self.invited.parties, strict=True)
+        parties = [(self.sites[member.name], party) for member, party in invited]
+        occasion = self._server.occasion(self._run(), number)
+        return self._clear.run(parties, gone, occasion, self.keys.terms, self._copier, self._told.append)
 
     def _record(
         self, number: int, gone: Mapping[str, str], contributors: int, aborted: str | None, metrics: dict[str, float]

@@ -93,9 +93,8 @@ class SiteSide:
         """ε spent so far; None without differential privacy."""
         return self.spending.epsilon().get(self.name)
 
-    def session(
+    def joining(
         self,
-        flow: Flow,
         party: Party,
         run: str,
         terms: Callable[[Occasion], Terms[Any]],
@@ -105,11 +104,10 @@ class SiteSide:
         guard: Callable[[Journal], OccasionGuard] = OccasionGuard,
         ready: Ready | None = None,
         shown: Callable[[NDArray[np.float32]], None] = lambda _beside: None,
-    ) -> Session:
-        """The session of one round.
+    ) -> Site:
+        """What the site takes part in one round with: where a session starts from.
 
         Args:
-            flow: of the round, with the protocol embedded.
             party: place in the roster, identity, policy and journal.
             run: name of the run.
             terms: from an occasion, the terms that this site expects.
@@ -121,7 +119,7 @@ class SiteSide:
             shown: called with the public values of the run that came with the models; it may refuse.
         """
         self._guard = guard(self._charges.journal(self.name, party.journal))
-        site = Site(
+        return Site(
             name=self.name,
             party=party,
             folds=self.folds,
@@ -145,8 +143,19 @@ class SiteSide:
             places=self.places,
             private=self._private,
         )
-        limits = self.about.limits
-        return Session(flow, client(party.index), {"server": [0]}, [site], limits, guard=self._guard)
+
+    def session(
+        self,
+        flow: Flow,
+        party: Party,
+        run: str,
+        terms: Callable[[Occasion], Terms[Any]],
+        model: ModelFactory,
+        **options: Any,
+    ) -> Session:
+        """The session of one round; ``flow`` is that of the round, with the protocol embedded, the rest as for `joining`."""
+        site = self.joining(party, run, terms, model, **options)
+        return Session(flow, client(party.index), {"server": [0]}, [site], self.about.limits, guard=self._guard)
 
     def over(self, contributors: int | None) -> None:
         """The round is over, or broken off: charge the account if the input has left, as over so many contributors or the fewest.

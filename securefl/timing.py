@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -36,12 +36,13 @@ class StepClock:
     def _step(self, step: Step) -> Step:
         return replace(
             step,
-            fn=self._measured(step.name, step.fn),
-            fold=None if step.fold is None else self._measured(step.name, step.fold),
-            admit=None if step.admit is None else self._measured(step.name, step.admit),
+            fn=self.measured(step.name, step.fn),
+            fold=None if step.fold is None else self.measured(step.name, step.fold),
+            admit=None if step.admit is None else self.measured(step.name, step.admit),
         )
 
-    def _measured(self, name: str, fn: Callable[..., Any]) -> Callable[..., Any]:
+    def measured(self, name: str, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, whose seconds count as those of the step ``name``."""
         now = self._now
 
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -81,11 +82,21 @@ class Traffic:
     def watch(self, letter: Letter, to: Address, size: int) -> None:
         """Count one delivery."""
         if to == SERVER:
-            self.up[self.names[letter.sender.index - 1]] += size
-            self._count[type(letter.message)] += 1
-            self._bytes[type(letter.message)] += size
+            self.uploaded(type(letter.message), size, (letter.sender.index,))
         elif letter.sender == SERVER:
-            self.down[self.names[to.index - 1]] += size
+            self.downloaded(size, (to.index,))
+
+    def uploaded(self, kind: type, size: int, senders: Collection[int]) -> None:
+        """Count a message of so many bytes to the server from each of these."""
+        for index in senders:
+            self.up[self.names[index - 1]] += size
+        self._count[kind] += len(senders)
+        self._bytes[kind] += size * len(senders)
+
+    def downloaded(self, size: int, to: Collection[int]) -> None:
+        """Count a message of so many bytes from the server to each of these."""
+        for index in to:
+            self.down[self.names[index - 1]] += size
 
     def arrived(self, *flows: Flow) -> list[ServerSaw]:
         """The messages that reached the server, in the steps of these flows."""

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols import plain, sums
-from protocols.errors import Misuse, Refused
+from protocols.errors import Abort, Misuse, Refused
 from protocols.flow import Arrived
-from protocols.plain import Attending, Clear, absorb_clear, layout, submit, suite, total
+from protocols.plain import Attending, Clear, InClear, absorb_clear, layout, submit, suite, total
 from protocols.policy import Policy
 from protocols.suite import Occasion, Terms
 from protocols.vector import Vector
+from protocols.wire import Limits, encode
 
 SCHEME = sums.scheme("plain-insecure")
 
@@ -64,3 +65,60 @@ def test_a_party_looks_at_suite_and_policy(change: dict[str, Any], policy: Polic
 def test_a_vector_lies_as_those_of_other_protocols_do() -> None:
     parameters = terms(size=9).parameters
     assert layout(parameters).nbytes == parameters.ring.packed_size(10)
+
+
+@given(st.integers(2, 5), st.integers(1, 40), st.integers(1, 10**6), st.integers(0, 2**40), st.data())
+@settings(max_examples=40)
+def test_added_up_in_one_place_they_are_what_the_flow_opens(n: int, d: int, most: int, tail: int, data: st.DataObject) -> None:
+    """The same sum or the same abort, whoever is missing, with noise in the inputs and without, for any integer dtype."""
+    roster, _ = sums.enrol(n)
+    parameters = SCHEME.noised(n, d, most, tail=tail) if tail else SCHEME.parameters(n, d, most)
+    made = SCHEME.terms(Occasion("plain", 0), roster, parameters)
+    largest = most + tail
+    vectors = {
+        u: data.draw(st.lists(st.integers(-largest, largest), min_size=d, max_size=d))
+        for u in data.draw(st.sets(st.integers(1, n)))
+    }
+    server, adding = SCHEME.server_start(made), InClear(parameters)
+    found = []
+    try:
+        for u, values in vectors.items():
+            x = Vector(np.array(values, dtype=np.int64))
+            server = absorb_clear(server, u, submit(Attending(u, made, Policy()), x))
+        found.append(("sum", total(server, Arrived(vectors)).value) if len(vectors) >= parameters.threshold else ("quorum", ""))
+    except (Misuse, Abort) as error:
+        found.append((type(error).__name__, str(error)))
+    try:
+        for values in vectors.values():
+            adding.add(Vector(np.array(values, dtype=np.int64)))
+        found.append(("sum", adding.total()))
+    except Abort as error:
+        found.append((error.check, "") if error.check == "quorum" else ("Abort", str(error)))
+    except Misuse as error:
+        found.append(("Misuse", str(error)))
+    (kind, first), (other, second) = found
+    assert kind == other
+    if kind == "sum":
+        assert (first.values == second.values).all()
+        assert (first.values.dtype, first.contributors) == (second.values.dtype, second.contributors)
+    else:
+        assert first == second
+
+
+@pytest.mark.parametrize("values", [[0.5] * 4, [np.nan] * 4, [1] * 3, [101, 0, 0, 0]])
+def test_what_is_no_input_of_the_flow_is_not_added(values: list[float]) -> None:
+    made, adding = terms(), InClear(terms().parameters)
+    x = Vector(np.array(values))
+    with pytest.raises(Misuse) as first:
+        submit(Attending(1, made, Policy()), x)
+    with pytest.raises(Misuse) as second:
+        adding.add(x)
+    assert str(first.value) == str(second.value)
+
+
+def test_its_message_is_as_long_as_every_party_s() -> None:
+    made = terms(size=9)
+    limits = Limits(3, SCHEME.layouts(made.parameters))
+    sent = submit(Attending(1, made, Policy()), Vector(np.arange(9)))
+    ours, theirs = (sum(map(len, encode(message, 0, limits))) for message in (InClear(made.parameters).message, sent))
+    assert ours == theirs

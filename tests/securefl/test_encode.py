@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from protocols.errors import Abort, Misuse
-from protocols.rand import Rand, Seed
+from protocols.rand import Rand, Replay, Seed
 from protocols.ring import Ring
-from securefl.encode import Plan, all_finite, decode, encode
+from securefl.encode import Plan, all_finite, decode, encode, round_each, round_unbiased
 from securefl.encoding import SumSpec
 from securefl.errors import UserError
 
@@ -330,3 +330,19 @@ def test_a_mean_that_no_clipped_updates_could_have_is_refused():
         decode(plan, honest[0] + honest[1] + poison, 3)
     third = encode(plan, [np.full(4, 4.0)], [100], {}, rand(3)).vector
     assert decode(plan, honest[0] + honest[1] + third, 3).updates[0] is not None
+
+
+@given(st.integers(1, 6), st.integers(1, 50), st.integers(0, 2**32))
+def test_rows_rounded_together_are_those_rounded_alone(k: int, n: int, seed: int) -> None:
+    real = np.random.default_rng(seed).uniform(-(2.0**47), 2.0**47, size=(k, n)) / np.random.default_rng(seed).choice(
+        [1, 2**20, 2**40]
+    )
+    sources = lambda: [Replay(f"{seed} {row}")() for row in range(k)]  # noqa: E731
+    alone = [round_unbiased(row, rand) for row, rand in zip(real, sources(), strict=True)]
+    assert (round_each(real, sources()) == np.array(alone)).all()
+    words = [rand.words("stochastic rounding", n) for rand in sources()]
+    by_hand = [
+        [int(np.floor(v)) + (int(w) >> 11 < (v - np.floor(v)) * 2.0**53) for v, w in zip(*row, strict=True)]
+        for row in zip(real, words, strict=True)
+    ]
+    assert np.array(by_hand).tolist() == np.array(alone).tolist()
