@@ -30,7 +30,7 @@ from securefl.privacy.store import Budget, Store
 from securefl.results import RunResult
 from securefl.scaling import from_ranges
 from securefl.standardise import SHARE, Scaled
-from securefl.statistics import secure, totals
+from securefl.statistics import opening, totals
 from securefl.timing import Gauge
 
 MECHANISMS = ("local-record", "distributed-record", "central")
@@ -184,7 +184,7 @@ def test_nothing_exact_about_features_is_opened_beside(monkeypatch: pytest.Monke
         raise AssertionError("an exact sum")
 
     monkeypatch.setattr(exact_sums, "secure_totals", exact)
-    monkeypatch.setattr(secure, "secure_totals", exact)
+    monkeypatch.setattr(opening, "secure_totals", exact)
     plain = run_job(job(mechanism, scaling="auto"), dataset=data())
     result = run_job(job(mechanism), dataset=data())
     assert [o.what for o in result.opened[1:]] == [o.what for o in plain.opened]
@@ -345,7 +345,7 @@ def test_units_that_are_no_record_are_refused_in_a_job_that_was_not_parsed(mecha
 def test_what_cannot_be_is_refused_before_anything_leaves(
     monkeypatch: pytest.MonkeyPatch, store: Store, knobs: dict[str, Any], line: str
 ) -> None:
-    monkeypatch.setattr(secure, "noised_totals", lambda *_, **__: pytest.fail("it left"))
+    monkeypatch.setattr(opening, "noised_totals", lambda *_, **__: pytest.fail("it left"))
     loaded, asked = data(), job()
     asked = asked.model_copy(update={"privacy": asked.privacy.model_copy(update=knobs)})
     with pytest.raises(UserError, match=line):

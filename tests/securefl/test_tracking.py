@@ -101,16 +101,16 @@ def test_a_missing_package_is_named(track, package, capsys, monkeypatch, tmp_pat
 def test_a_run_that_breaks_off_keeps_its_rounds_and_is_told_as_failed(tmp_path, capsys, monkeypatch):
     from mlflow.tracking import MlflowClient
 
-    from securefl.runner import Runner
+    from securefl.simulated_rounds import SimulatedRounds
 
-    whole = Runner._charged_round
+    whole = SimulatedRounds._round
 
-    def breaking(self: Runner, number: int) -> Any:
+    def breaking(self: SimulatedRounds, number: int) -> Any:
         if number == 2:
             raise KeyboardInterrupt
         return whole(self, number)
 
-    monkeypatch.setattr(Runner, "_charged_round", breaking)
+    monkeypatch.setattr(SimulatedRounds, "_round", breaking)
     monkeypatch.chdir(tmp_path)
     assert main([*RUN, "--track", "csv:m.csv"]) == 130
     assert pd.read_csv("m.csv")["step"].tolist() == [1]
