@@ -220,7 +220,7 @@ def _order(flow: Flow, downstream: Mapping[str, set[str]]) -> list[Step]:
         return all(not s or any(m in done for m in s) or all(m.name in downstream[step.name] for m in s) for s in sources)
 
     while left:
-        step = next((s for s in left if ready(s)), left[0])
+        step = next(s for s in left if ready(s))  # of what is left, some step needs nothing but itself and what follows from it
         left.remove(step)
         done.append(step)
     return done

@@ -284,7 +284,7 @@ class Session:
         for _, kind in step.moved:
             if kind not in self._values:
                 return False
-        if not step.awaits and step.within is None:
+        if not step.awaits:
             return True
         since = self._armed.setdefault(step.name, self._intake.now)
         late = step.within is not None and self._intake.now >= since + step.within
@@ -301,7 +301,7 @@ class Session:
     def _collect(self, step: Step) -> dict[str, Any]:
         """What a step takes, moved out of the session."""
         self._armed.pop(step.name, None)
-        arguments = self._arrivals.collect(step) if step.awaits else {}
+        arguments = self._arrivals.collect(step)
         for name, kind in step.moved:
             arguments[name] = self._values.pop(kind)
         for name in step.random:
@@ -377,7 +377,7 @@ class Session:
         """End after a refused message; tell the roles of one who was to blame, and nothing else."""
         self.faults.append(text_of(error))
         self._end(Abort(error.check, error.detail, step=error.step))
-        role, _, index = (error.sender or "").partition(" ")
+        role, _, index = (error.sender or "").rpartition(" ")
         blamed = (int(index),) if role == self.me.role and index.isdigit() and int(index) <= MAX_PARTIES else ()
         if not self.flow.roles[self.me.role].many:
             return []

@@ -6,6 +6,8 @@ Which tests concern a module is in pyproject.toml, ``[tool.securefl.mutation]``.
 mutants; they run here, as its trampolines change the signatures and annotations that messages and flows are read from, and it
 leaves out decorated functions, which are the steps of a protocol.  So each mutant is the whole module with one change, given to a
 forked process in place of the file; no file is changed.  Left out: what differs in the text of an error or in an annotation alone.
+Whatever the tests import that does not import that module, itself or through others, is loaded once, before the forks; files of
+tests are read one by one, until one has killed the mutant.
 
 Each survivor is printed as a line of the difference, with a number by which ``--only N`` repeats it.
 """
@@ -14,10 +16,13 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import difflib
+import gc
 import importlib
 import importlib.abc
 import importlib.util
+import itertools
 import json
 import os
 import resource
@@ -33,8 +38,14 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 TEXTS = {"require": 2, "Misuse": 0, "UserError": 0, "Refused": 1, "Abort": 1, "TypeError": 0, "ValueError": 0}
 """Which argument of a call is the text of an error."""
-LOADED = ("cbor2", "numpy", "scipy.fft", "scipy.stats", "hypothesis.strategies", "pytest")
-"""What every mutant needs and none changes is loaded once."""
+COLLECT = """
+import sys, pytest
+class Report:
+    def pytest_sessionfinish(self):
+        print("modules", *sys.modules)
+pytest.main(["--collect-only", "-q", "--assert=plain", "-p", "no:xdist", "-p", "no:securefl", *sys.argv[1:]], plugins=[Report()])
+"""
+"""Prints what is loaded once the tests are collected."""
 SECONDS, MEMORY = 90, 6 << 30
 """Of computing, so that a busy machine kills nothing; ten times that on the clock."""
 
@@ -85,6 +96,43 @@ def make(path: Path) -> Iterator[str]:
             yield code
 
 
+def imports(path: Path) -> set[str]:
+    """What a file imports by name, within functions too; of ``from a import b`` both a and a.b."""
+    out = set[str]()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            out |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            out |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return out
+
+
+def touched(name: str) -> set[str]:
+    """The module, and those of ours that import it, themselves or through others."""
+    files = [path for top in ("protocols", "securefl") for path in (ROOT / top).rglob("*.py")]
+    graph = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): imports(path) for path in files}
+    out, more = set[str](), {name}
+    while more:
+        out |= more
+        more = {module for module, needs in graph.items() if needs & out} - out
+    return out
+
+
+def preload(name: str, tests: list[str]) -> None:
+    """Import what the tests import and no mutant of the module can change."""
+    said = subprocess.run([sys.executable, "-c", COLLECT, *tests], capture_output=True, check=False, text=True).stdout
+    loaded = next(line for line in said.splitlines() if line.startswith("modules ")).split()[1:]
+    out = touched(name) | {"__main__", "conftest", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
+    for module in loaded:
+        parents = {module[:at] for at, letter in enumerate(module) if letter == "."}
+        if not out & {module, *parents}:
+            with contextlib.suppress(ImportError):  # a name that is put into sys.modules by another one
+                importlib.import_module(module)
+    if early := touched(name) & set(sys.modules):
+        raise SystemExit(f"{name}: loaded before its mutants: {', '.join(sorted(early))}")
+    gc.freeze()  # forked processes need not look through all this
+
+
 class _Instead(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Loads one module from a text instead of its file."""
 
@@ -120,7 +168,10 @@ def run(name: str, source: str, path: Path, tests: list[str], seconds: int = SEC
             "mutation", database=None, derandomize=True, deadline=None, phases=phases, max_examples=25
         )
         os.environ["HYPOTHESIS_PROFILE"] = "mutation"
-        code = int(pytest.main(["-x", "-q", "-p", "no:xdist", "-p", "no:securefl", "--assert=plain", "--tb=no", *tests]))
+        for _, some in itertools.groupby(tests, lambda test: test.partition("::")[0]):
+            code = int(pytest.main(["-x", "-q", "-p", "no:xdist", "-p", "no:securefl", "--assert=plain", "--tb=no", *some]))
+            if code:
+                break
     finally:
         os._exit(code)
 
@@ -146,6 +197,23 @@ def judge(name: str, mutants: dict[int, str], tests: list[str], workers: int, se
     return sorted(alive)
 
 
+def report(name: str, tests: list[str], asked: argparse.Namespace) -> None:
+    """Judge the mutants of one module, and print what survives."""
+    path = ROOT / f"{name.replace('.', '/')}.py"
+    source, command = path.read_text(), [asked.mutmut, __file__, "--make", path]
+    made = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    mutants = {i: code for i, code in enumerate(made) if not asked.only or i in asked.only}
+    preload(name, tests)
+    if judge(name, {-1: source}, tests, 1) != [-1]:
+        raise SystemExit(f"{name}: the tests fail without a mutant")
+    alive = judge(name, mutants, tests, asked.workers, asked.seconds)
+    print(f"{name}: {len(mutants)} mutants, {len(mutants) - len(alive)} killed, {len(alive)} survive")
+    for number in alive:
+        changed = difflib.unified_diff(source.splitlines(), made[number].splitlines(), lineterm="", n=0)
+        print(f"#{number}", *(line for line in changed if not line.startswith(("---", "+++"))), sep="\n  ")
+    sys.stdout.flush()
+
+
 def main() -> None:
     """Judge the modules named; ``--make`` prints the mutants of one file as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -163,22 +231,14 @@ def main() -> None:
     sys.dont_write_bytecode = True
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
-    for needed in LOADED:
-        importlib.import_module(needed)
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # half a second each
     for name in asked.modules or list(concerns):
-        path, tests = ROOT / f"{name.replace('.', '/')}.py", concerns[name]
-        source = path.read_text()
-        made = json.loads(
-            subprocess.run([asked.mutmut, __file__, "--make", path], check=True, capture_output=True, text=True).stdout
-        )
-        mutants = {i: code for i, code in enumerate(made) if not asked.only or i in asked.only}
-        if judge(name, {-1: source}, tests, 1) != [-1]:
-            raise SystemExit(f"{name}: the tests fail without a mutant")
-        alive = judge(name, mutants, tests, asked.workers, asked.seconds)
-        print(f"{name}: {len(mutants)} mutants, {len(mutants) - len(alive)} killed, {len(alive)} survive", flush=True)
-        for number in alive:
-            changed = difflib.unified_diff(source.splitlines(), made[number].splitlines(), lineterm="", n=0)
-            print(f"#{number}", *(line for line in changed if not line.startswith(("---", "+++"))), sep="\n  ", flush=True)
+        child = os.fork()  # each module in a process of its own: what is loaded for one would be too much for the next
+        if not child:
+            report(name, concerns[name], asked)
+            os._exit(0)
+        if os.waitpid(child, 0)[1]:
+            raise SystemExit(1)
 
 
 if __name__ == "__main__":

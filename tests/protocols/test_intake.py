@@ -80,7 +80,9 @@ def bodies(server: Session) -> list[Any]:
 def test_a_driver_that_feeds_a_sender_out_of_turn_is_told_and_nothing_is_lost() -> None:
     server = adding(3, 20, turns=1)
     (first, *_), (second, rest) = cut(vector(server, 1), 9), vector(server, 2)
+    assert not server.crowded
     server.feed(client(1), first)
+    assert server.crowded
     server.feed(client(2), second)
     assert server.open(client(1))
     assert not server.open(client(2))
@@ -91,6 +93,7 @@ def test_a_driver_that_feeds_a_sender_out_of_turn_is_told_and_nothing_is_lost() 
     server.feed(client(1), vector(server, 1)[1])
     assert server.open(client(2))
     server.feed(client(2), rest)
+    assert not server.crowded
     server.feed(client(3), b"".join(vector(server, 3)))
     assert server.outputs[0].values.tolist() == [6] * 20
 
