@@ -20,6 +20,7 @@ from protocols.bulk import Bulk, Packed
 from protocols.errors import Misuse
 from protocols.flow import Arrived, Flow, Input, Output
 from protocols.primitives import homomorphic
+from protocols.reference import Transcript
 from protocols.ring import Accumulator
 from protocols.schema import Message, Raw, Signature, has_vector, schema
 from protocols.secagg_types import Advert
@@ -29,8 +30,8 @@ from protocols.vector import Sum, Vector, checked_sum, with_count
 from protocols.vectors import Mismatch, check, trees
 from protocols.vectors_bad import goods, pair, refusal
 from protocols.vectors_primitives import CASES
-from protocols.vectors_run import run_tree
-from protocols.vectors_setting import setting_of, slug, standard
+from protocols.vectors_run import REFERENCES, check_run, run, run_tree
+from protocols.vectors_setting import Setting, setting_of, slug, standard
 from protocols.vectors_spoil import WAYS
 from protocols.vectors_tree import same
 from securefl.vectors import to_json
@@ -315,6 +316,25 @@ def test_a_flow_that_differs_from_its_reference_is_found() -> None:
     with pytest.raises(Mismatch, match="flow and reference differ in Advert from client 1 to server"):
         run_tree("x", standard(other))
     run_tree("x", standard(replace(other, name="of-ones-own")))  # control: without a reference there is nothing to differ from
+
+
+@pytest.mark.parametrize("protocol", SCHEMES)
+def test_flow_and_reference_end_alike_where_too_few_are_left_at_any_stage(protocol: str) -> None:
+    base = standard(scheme(protocol))
+    n, t = base.parameters.parties, base.parameters.threshold
+    assert twice(base).survivors == tuple(range(1, n + 1))
+    for kind in base.scheme.flow.messages("server"):
+        first = 2 if kind.__name__ == "Decrypted" else t  # two who open are enough
+        told = twice(replace(base, dropouts=dict.fromkeys(range(first, n + 1), kind.__name__)))
+        assert told.aborted is not None
+        assert (told.total, told.survivors) == (None, ())
+
+
+def twice(setting: Setting) -> Transcript:
+    """What the reference tells, after flow and reference have been compared."""
+    check_run(run(setting))
+    entropy = {u: setting.entropy(u) for u in setting.inputs}
+    return REFERENCES[setting.scheme.name](setting.terms(), setting.keys(), setting.inputs, entropy, setting.dropouts)
 
 
 def test_a_sum_that_is_not_the_plain_one_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
