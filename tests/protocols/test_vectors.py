@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 
 from protocols import agreement, handshake, lightsecagg, plain, secagg, vectors, vectors_run
 from protocols.bulk import Bulk, Packed
-from protocols.errors import Misuse
+from protocols.errors import Misuse, Refused
 from protocols.flow import Arrived, Flow, Input, Output
 from protocols.primitives import homomorphic
 from protocols.reference import Transcript
 from protocols.ring import Accumulator
 from protocols.schema import Message, Raw, Signature, has_vector, schema
 from protocols.secagg_types import Advert
+from protocols.session import Farewell, client
 from protocols.suite import Parameters
 from protocols.sums import SCHEMES, Scheme, scheme
 from protocols.vector import Sum, Vector, checked_sum, with_count
@@ -344,6 +345,33 @@ def test_a_sum_that_is_not_the_plain_one_is_found(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(secagg, "checked_sum", off)
     with pytest.raises(Mismatch, match="the inputs add up to"):
         run_tree("x", standard(scheme("secagg")))
+
+
+def test_a_run_that_ends_otherwise_or_sends_more_or_less_than_its_reference_is_found() -> None:
+    base = standard(scheme("secagg"))
+    got, ended = run(base), run(replace(base, dropouts=dict.fromkeys((3, 4), "Boxes")))
+    check_run(got)
+    (total,), first = got.outcome.outputs, got.letters[0]
+    more = replace(first, to=(client(2),))
+    for wrong, told in (
+        (replace(got, outcome=ended.outcome), "the flow ended in (None, 'relay'), the reference in ((4000, "),
+        (replace(ended, outcome=got.outcome), "the flow opened [4000, "),
+        (replace(got, outcome=replace(got.outcome, outputs=[Sum(total.values, 3)])), "over 3 parties; the inputs add up to [4000"),
+        (replace(got, events=got.events[1:]), "flow and reference differ in Advert from client 1 to server"),
+        (replace(got, events=(more, *got.events)), "flow and reference differ in Advert from client 1 to client 2"),
+    ):
+        with pytest.raises(Mismatch, match=re.escape(told)):
+            check_run(wrong)
+    check_run(replace(got, events=(*got.events, replace(first, message=Farewell(())))))  # of which references know nothing
+
+
+def test_a_run_in_which_an_honest_message_is_refused_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise Refused("key-signature", "not today")
+
+    monkeypatch.setattr(handshake, "_check_all_keys", refuse)
+    with pytest.raises(Mismatch, match="in a run of honest parties a message was .*not today"):
+        run(standard(scheme("secagg")))
 
 
 def test_an_approximate_sum_that_is_far_off_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
