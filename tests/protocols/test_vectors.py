@@ -17,22 +17,20 @@ from hypothesis import strategies as st
 
 from protocols import agreement, handshake, lightsecagg, plain, secagg, vectors, vectors_run
 from protocols.bulk import Bulk, Packed
-from protocols.errors import Misuse, Refused
+from protocols.errors import Misuse
 from protocols.flow import Arrived, Flow, Input, Output
 from protocols.primitives import homomorphic
-from protocols.reference import Transcript
 from protocols.ring import Accumulator
 from protocols.schema import Message, Raw, Signature, has_vector, schema
 from protocols.secagg_types import Advert
-from protocols.session import Farewell, client
 from protocols.suite import Parameters
 from protocols.sums import SCHEMES, Scheme, scheme
 from protocols.vector import Sum, Vector, checked_sum, with_count
 from protocols.vectors import Mismatch, check, trees
 from protocols.vectors_bad import goods, pair, refusal
 from protocols.vectors_primitives import CASES
-from protocols.vectors_run import REFERENCES, check_run, run, run_tree
-from protocols.vectors_setting import Setting, setting_of, slug, standard
+from protocols.vectors_run import run_tree
+from protocols.vectors_setting import setting_of, slug, standard
 from protocols.vectors_spoil import WAYS
 from protocols.vectors_tree import same
 from securefl.vectors import to_json
@@ -319,25 +317,6 @@ def test_a_flow_that_differs_from_its_reference_is_found() -> None:
     run_tree("x", standard(replace(other, name="of-ones-own")))  # control: without a reference there is nothing to differ from
 
 
-@pytest.mark.parametrize("protocol", SCHEMES)
-def test_flow_and_reference_end_alike_where_too_few_are_left_at_any_stage(protocol: str) -> None:
-    base = standard(scheme(protocol))
-    n, t = base.parameters.parties, base.parameters.threshold
-    assert twice(base).survivors == tuple(range(1, n + 1))
-    for kind in base.scheme.flow.messages("server"):
-        first = 2 if kind.__name__ == "Decrypted" else t  # two who open are enough
-        told = twice(replace(base, dropouts=dict.fromkeys(range(first, n + 1), kind.__name__)))
-        assert told.aborted is not None
-        assert (told.total, told.survivors) == (None, ())
-
-
-def twice(setting: Setting) -> Transcript:
-    """What the reference tells, after flow and reference have been compared."""
-    check_run(run(setting))
-    entropy = {u: setting.entropy(u) for u in setting.inputs}
-    return REFERENCES[setting.scheme.name](setting.terms(), setting.keys(), setting.inputs, entropy, setting.dropouts)
-
-
 def test_a_sum_that_is_not_the_plain_one_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def off(values: Any, contributors: int, parameters: Any) -> Sum:
         return Sum(values[:-1] + 1, contributors)
@@ -345,33 +324,6 @@ def test_a_sum_that_is_not_the_plain_one_is_found(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(secagg, "checked_sum", off)
     with pytest.raises(Mismatch, match="the inputs add up to"):
         run_tree("x", standard(scheme("secagg")))
-
-
-def test_a_run_that_ends_otherwise_or_sends_more_or_less_than_its_reference_is_found() -> None:
-    base = standard(scheme("secagg"))
-    got, ended = run(base), run(replace(base, dropouts=dict.fromkeys((3, 4), "Boxes")))
-    check_run(got)
-    (total,), first = got.outcome.outputs, got.letters[0]
-    more = replace(first, to=(client(2),))
-    for wrong, told in (
-        (replace(got, outcome=ended.outcome), "the flow ended in (None, 'relay'), the reference in ((4000, "),
-        (replace(ended, outcome=got.outcome), "the flow opened [4000, "),
-        (replace(got, outcome=replace(got.outcome, outputs=[Sum(total.values, 3)])), "over 3 parties; the inputs add up to [4000"),
-        (replace(got, events=got.events[1:]), "flow and reference differ in Advert from client 1 to server"),
-        (replace(got, events=(more, *got.events)), "flow and reference differ in Advert from client 1 to client 2"),
-    ):
-        with pytest.raises(Mismatch, match=re.escape(told)):
-            check_run(wrong)
-    check_run(replace(got, events=(*got.events, replace(first, message=Farewell(())))))  # of which references know nothing
-
-
-def test_a_run_in_which_an_honest_message_is_refused_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any) -> None:
-        raise Refused("key-signature", "not today")
-
-    monkeypatch.setattr(handshake, "_check_all_keys", refuse)
-    with pytest.raises(Mismatch, match="in a run of honest parties a message was .*not today"):
-        run(standard(scheme("secagg")))
 
 
 def test_an_approximate_sum_that_is_far_off_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
