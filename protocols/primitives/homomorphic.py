@@ -284,7 +284,7 @@ def _engine(shape: Shape) -> _Engine:
 
 
 def unpacked(saved: bytes) -> bytes | None:
-    """What SEAL saved, without its header, where it is not compressed or zstd has only stored it; else None.
+    """What SEAL saved, without its header, where it is not compressed or zstd has only stored it, whole; else None.
 
     Words that are uniform below a 60-bit prime do not compress.  Format of the frame: RFC 8878, section 3.1.1.
     """
@@ -296,7 +296,7 @@ def unpacked(saved: bytes) -> bytes | None:
     while not last:
         head = int.from_bytes(frame[at : at + 3], "little")
         last, kind, size = head & 1, head >> 1 & 3, head >> 3
-        if kind != 0:
+        if kind != 0 or at + 3 + size > len(frame):  # compressed, or cut short
             return None
         blocks.append(frame[at + 3 : at + 3 + size])
         at += 3 + size

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import pytest
 from adversary import pair_keys, rebuild, unmask
 from strategies import identities
-from test_batch import Series, model, small
+from test_batch import SPARSE, Series, model, small
 
 from protocols import batch_sums, simulate
 from protocols.agreement import Agree, Agreed, Dropped, Signed
 from protocols.batch_sums import Group, client_step, opened
-from protocols.batch_types import EMPTY_BOX, PAIR, BatchAdvert, BatchBoxes, BatchListed
+from protocols.batch_types import EMPTY_BOX, PAIR, BatchAdvert, BatchBoxes, BatchListed, BatchSealed
 from protocols.errors import Abort, Refused
 from protocols.evidence import check_evidence
-from protocols.handshake import box_aad, box_key
+from protocols.handshake import box_aad, box_key, list_hash
 from protocols.primitives import seal
 from protocols.primitives.agree import KeyPair
 from protocols.primitives.shamir import SHARE_SIZE
 from protocols.schema import Message, strings
+from protocols.secagg import holders_of
 from protocols.secagg_labels import box_content, opening_statement, share_statement
 from protocols.secagg_types import PINS, Masked, Openings
 from protocols.session import SERVER, Address, Letter, Session, client
@@ -90,7 +92,7 @@ def test_one_that_lies_in_the_handshake_is_expelled_by_name_and_the_others_sum(n
     assert total.values.tolist() == sum(inputs[u].values for u in range(1, 6)).tolist()
 
 
-def shaken(network: simulate.Network, sessions: dict[Address, Session]) -> Group:
+def shaken(network: simulate.Network, sessions: dict[Address, Session], case: Series = CASE) -> Group:
     """The handshake under a network, and its sessions."""
     seen = batch_sums.Session
 
@@ -101,7 +103,8 @@ def shaken(network: simulate.Network, sessions: dict[Address, Session]) -> Group
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batch_sums, "Session", watching)
-        return batch_sums.handshake(batch_sums.batch("secagg"), CASE.parties, CASE.terms, entropy=CASE.entropy, network=network)
+        made = batch_sums.batch(case.protocol)
+        return batch_sums.handshake(made, case.parties, case.terms, entropy=case.entropy, network=network)
 
 
 def unchecked(kind: type[Message], lie: Lie) -> simulate.Network:
@@ -123,9 +126,8 @@ def test_another_key_for_one_sum_than_was_advertised_makes_its_owner_leave() -> 
     sessions: dict[Address, Session] = {}
     with pytest.raises(Abort):
         shaken(telling(BatchListed, swapped, 0), sessions)
-    left = {u: sessions[client(u)].ended for u in range(1, 7)}
-    assert {ended.check for ended in left.values() if ended is not None} == {"listed-own", "listed-distinct"}
-    assert all(left.values())
+    assert set(left(sessions)) == set(range(1, 7))
+    assert set(left(sessions).values()) == {"listed-own", "listed-distinct"}
 
 
 # Boxes
@@ -177,6 +179,62 @@ def test_who_gets_a_bad_box_leaves_naming_its_dealer_and_the_others_sum(name: st
     assert sorted(group.ready) == [2, 3, 4, 5, 6]
     inputs = CASE.inputs(0)
     assert opened(group.step(inputs, model(0))).values.tolist() == sum(inputs[u].values for u in range(2, 7)).tolist()
+
+
+def left(sessions: dict[Address, Session]) -> dict[int, str]:
+    """Which parties ended, and by which check."""
+    return {a.index: session.ended.check for a, session in sessions.items() if a != SERVER and session.ended}
+
+
+def test_a_box_less_than_there_are_dealers_is_refused() -> None:
+    sessions = dict[Address, Session]()
+    shaken(telling(BatchSealed, lambda m: replace(m, boxes=m.boxes[BOX:]), 0), sessions)
+    assert left(sessions) == dict.fromkeys(range(1, 7), "sealed-boxes")
+
+
+# A sparse graph: eight parties with four holders each, of whom three are needed; two of eight may be lost
+
+THIN = Series("secagg+", SPARSE, 3)
+
+
+def near(listed: BatchListed, u: int) -> tuple[int, ...]:
+    return holders_of(THIN.terms, list_hash(listed), u, [entry.index for entry in listed.entries])
+
+
+def test_a_list_that_leaves_a_party_too_few_holders_is_refused_by_it() -> None:
+    """Which ring a list gives is known only with the list: the server tries lists until one leaves somebody two."""
+    sessions, alone = dict[Address, Session](), list[int]()
+
+    def thinned(honest: Any) -> Message:
+        for entries in combinations(honest.entries, 6):
+            listed = BatchListed(entries)
+            alone[:] = [entry.index for entry in entries if len(near(listed, entry.index)) < 3]
+            if alone:
+                return listed
+        raise AssertionError("no list was found")
+
+    with pytest.raises(Abort):
+        shaken(telling(BatchListed, thinned, 0), sessions, THIN)
+    ended = left(sessions)
+    assert {u for u, check in ended.items() if check == "listed-neighbours"} == set(alone)
+
+
+def test_dealers_that_leave_a_party_too_few_holders_are_refused_by_it() -> None:
+    sessions, lists = dict[Address, Session](), list[BatchListed]()
+
+    def network(letter: Letter) -> Iterable[Letter]:
+        sealed: Any = letter.message
+        if isinstance(sealed, BatchListed):
+            lists.append(sealed)
+        if not isinstance(sealed, BatchSealed) or letter.to != (client(1),):
+            return (letter,)
+        dealers = near(lists[0], 1)
+        boxes, hashes = (strings(data, len(data) // len(dealers)) for data in (sealed.boxes, sealed.hashes))
+        u2 = tuple(u for u in sealed.u2 if u not in dealers[:2])
+        return (replace(letter, message=BatchSealed(u2, b"".join(boxes[2:]), b"".join(hashes[2:]))),)
+
+    shaken(network, sessions, THIN)
+    assert left(sessions) == {1: "sealed-neighbours"}
 
 
 # Steps

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols import he_codec
-from protocols.agreement import Agreed, Dropped
+from protocols.agreement import Agreed, Covering, Dropped
 from protocols.bulk import Bulk
 from protocols.he_parameters import layouts
 from protocols.he_types import Decrypted, Upload
@@ -62,6 +62,10 @@ FALSE_SUMS: dict[str, tuple[str, Callable[[HeServer], np.ndarray[Any, Any]]]] = 
     "zero": ("summed-tag", lambda s: s.total([VICTIM]) * np.uint64(0)),
     "noise": ("summed-tag", lambda s: Replay("n")().words("n", 8192) % np.uint64(homomorphic.modulus(P.shape))),
     "a digit moved": ("summed-tag", lambda s: shifted(s.total(EVERYBODY), 1 << (60 - P.slot))),
+    "a word that is q": (
+        "ciphertext-range",
+        lambda s: s.total(EVERYBODY) * np.uint64(0) + np.uint64(homomorphic.modulus(P.shape)),
+    ),
     "words of q and more": ("ciphertext-range", lambda s: s.total(EVERYBODY) * np.uint64(0) + np.uint64(2**60 - 1)),
 }
 
@@ -130,6 +134,14 @@ def test_without_agreement_nothing_is_opened(forge: Callable[[Any], Any], check:
     server.agree_on()
     server.tell(VICTIM, Agreed(forge(server.agreed().signatures)))
     assert ending(server.sessions[VICTIM]) == (check, "confirm")
+
+
+def test_coverings_where_no_graph_is_sparse_are_refused() -> None:
+    server = HeServer(shared())
+    server.up_to_uploads()
+    server.agree_on()
+    server.tell(VICTIM, replace(server.agreed(), coverings=(Covering(bytes(32), bytes(32), bytes(64)),)))
+    assert ending(server.sessions[VICTIM]) == ("agreed-coverings", "confirm")
 
 
 # --- what a shared key costs

@@ -14,7 +14,7 @@ from adversary import EVERYBODY, Federation, ending, pair, restore
 from light_adversary import BAD, VICTIM, LightServer, light, unmasked
 
 from protocols import lightsecagg
-from protocols.agreement import Agree, Agreed, Dropped, Signed
+from protocols.agreement import Agree, Agreed, Covering, Dropped, Signed
 from protocols.bulk import Bulk
 from protocols.lightsecagg_parameters import layouts
 from protocols.lightsecagg_types import (
@@ -110,6 +110,14 @@ def test_different_survivors_to_different_helpers_are_refused() -> None:
         server.tell(u, shown)
         assert ending(server.sessions[u]) == ("agreed-signature", "answer")
     assert server.answers() == {}
+
+
+def test_coverings_where_no_graph_is_sparse_are_refused() -> None:
+    server = LightServer(light())
+    server.up_to_masks()
+    server.agree_on()
+    server.tell(VICTIM, replace(server.agreed(), coverings=(Covering(bytes(32), bytes(32), bytes(64)),)))
+    assert ending(server.sessions[VICTIM]) == ("agreed-coverings", "answer")
 
 
 # A server that lies about keys and boxes

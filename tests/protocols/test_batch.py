@@ -158,6 +158,11 @@ def test_losses_add_up_over_the_steps() -> None:
     plays_out(small(steps=4, lost={1: (0, "Masked"), 2: (1, "Agree"), 3: (3, "Openings")}))
 
 
+@pytest.mark.parametrize("lost", [5, 6])
+def test_the_last_parties_are_missed_as_any_others(lost: int) -> None:
+    plays_out(small(steps=2, lost={lost: (0, "Masked")}))
+
+
 SPARSE = Parameters(8, 5, 1000, Ring(20), 6, 0, Harary(8, 4, 3, 80, 0))
 
 

@@ -59,6 +59,15 @@ def test_a_sum_decrypts_to_the_sum(shape: Shape, seed: int, parties: int, count:
 
 
 @EACH
+def test_the_least_and_the_largest_slots_are_whole_numbers_and_come_back(shape: Shape) -> None:
+    slots = np.zeros(shape.slots, np.uint64)
+    slots[::3] = 2**shape.slot - 1
+    opened = decrypt(shape, secret(), added(shape, [encrypt(shape, secret(), slots, Replay("a")())]))
+    assert opened.dtype == np.uint64
+    assert np.array_equal(opened, slots)
+
+
+@EACH
 def test_another_key_opens_nothing(shape: Shape) -> None:
     x = numbers(shape, 1, shape.slot)
     total = added(shape, [encrypt(shape, secret(), x, Replay("a")())])
@@ -195,7 +204,9 @@ def test_stored_frames() -> None:
     head = struct.pack("<3s5BQ", b"\x5e\xa1\x10", 4, 3, 2, 0, 0, 0)
     blocks = b"".join((len(b) << 3 | last).to_bytes(3, "little") + b for b, last in ((b"abc", 0), (b"", 0), (b"defg", 1)))
     for descriptor, more in ((0x20, 1), (0x60, 2), (0xA0, 4), (0xE0, 8), (0x00, 1), (0x40, 3), (0x21, 2), (0x22, 3), (0x23, 5)):
-        assert unpacked(head + b"\x28\xb5\x2f\xfd" + bytes([descriptor]) + bytes(more) + blocks) == b"abcdefg"
+        frame = b"\x28\xb5\x2f\xfd" + bytes([descriptor]) + bytes(more)
+        assert unpacked(head + frame + blocks) == b"abcdefg"
+        assert not any(unpacked(head + frame + blocks[:cut]) for cut in range(len(blocks)))
     squeezed = (4 << 3 | 2 << 1 | 1).to_bytes(3, "little")
     assert unpacked(head + b"\x28\xb5\x2f\xfd" + bytes([0x20, 0]) + squeezed + b"abcd") is None
     assert unpacked(head.replace(b"\x02", b"\x00", 1) + b"plain") == b"plain"
@@ -221,6 +232,7 @@ def test_saved_objects_are_told_from_seeds() -> None:
         assert is_object(saved)
     rand = Replay("honest")().bytes("seeds", 64 * 10_000)
     assert not any(is_object(rand[i : i + 64]) for i in range(0, len(rand), 64))
+    assert [is_object(bytes(at) + key[:8] + bytes(64)) for at in (0, 1, 24, 25)] == [True, True, True, False]
 
 
 # Security levels
