@@ -90,11 +90,6 @@ class Run:
         self.sent += [Sent(u, (0,), messages[u]) for u in arrived]
         return arrived if len(arrived) >= self._threshold else None
 
-    def lose(self, parties: Iterable[int], stage: str) -> None:
-        """These parties stop before they send the message of this stage."""
-        at = self._stages.index(stage)
-        self._last |= {u: min(at, self._last.get(u, at)) for u in parties}
-
     def download(self, to: Iterable[int], message: Message) -> None:
         """The server says something."""
         self.sent.append(Sent(0, tuple(to), message))
@@ -143,7 +138,6 @@ def secagg(  # noqa: C901, PLR0911, PLR0912, PLR0915  (one loop that reads like 
     run.download(u1, listed)
     L = hashlib.sha256(control_bytes(listed)).digest()
     holders = {u: [v for v in p.graph.holders(u, u1, sid + L) if v in u1] for u in u1}
-    run.lose([u for u in u1 if len(holders[u]) < t], "Boxes")
 
     # Round 1: shares of s_sk and of a seed b, one box for each holder
     b, share_s, share_b = dict[int, Seed](), dict[tuple[int, int], bytes](), dict[tuple[int, int], bytes]()
@@ -174,11 +168,10 @@ def secagg(  # noqa: C901, PLR0911, PLR0912, PLR0915  (one loop that reads like 
         from_ = [u for u in u2 if u != v and v in holders[u]]
         mail[v] = b"".join(hash_s[u, v] + hash_b[u, v] for u in from_)
         run.download([v], Sealed(u2, b"".join(box[u, v] for u in from_), mail[v]))
-    run.lose(few := [u for u in u2 if len(set(holders[u]) & set(u2)) < t], "Masked")
 
     # Round 2: y = x + PRG(b) ± Σ PRG(s_uv)
     y, masked = dict[int, list[int]](), dict[int, Masked]()
-    for u in [u for u in u2 if u not in few]:
+    for u in [u for u in u2 if len(set(holders[u]) & set(u2)) >= t]:
         x = inputs(u, L) if callable(inputs) else inputs[u]
         y[u] = _add([*x, 1], _stream(_key(b[u], "self", sid, L, u), length, ring), 1, ring)
         for v in [v for v in u2 if v != u and v in holders[u]]:

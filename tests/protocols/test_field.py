@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations, product
 from math import comb
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
-from protocols import lagrange
+from protocols import he_reference, lagrange, lightsecagg_reference
 from protocols.bulk import Packed
 from protocols.errors import Misuse, Refused
 from protocols.field import Field
 from protocols.products import COLUMNS, SPLITS, PackedRows
-from protocols.rand import Replay
+from protocols.rand import Replay, Seed
 from protocols.ring import Accumulator, Ring
 
 FIELDS = st.sampled_from([Field(31), Field(61)])
@@ -197,15 +198,15 @@ def test_uniform_elements_are_uniform(bits: int) -> None:
 
 
 @pytest.mark.parametrize("bits", [31, 61])
-def test_words_equal_to_q_are_thrown_away_and_made_up_for(bits: int) -> None:
-    """They come once in 2^31 words: here from a stream made for it.  The cut bits above the field's are ignored."""
+def test_words_equal_to_q_are_thrown_away_and_made_up_for(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They come once in 2^31 words: here from a made stream.  The cut bits above the field's are ignored.  In references too."""
     field = Field(bits)
     word = np.dtype(field.dtype).itemsize
     q, high = field.modulus, 1 << bits
 
     class Stream:
         def child(self, label: str) -> Stream:
-            assert label == "z"
+            assert label in ("z", "blocks")
             return self
 
         def bytes(self, label: str, size: int) -> bytes:
@@ -215,6 +216,11 @@ def test_words_equal_to_q_are_thrown_away_and_made_up_for(bits: int) -> None:
 
     stream: Any = Stream()
     assert field.uniform(stream, "z", 4).tolist() == [1, 2, 3, 4]
+    parameters: Any = SimpleNamespace(ring=field)
+    assert lightsecagg_reference._uniform(stream, parameters, 4) == [1, 2, 3, 4]
+    if bits == 61:
+        monkeypatch.setattr(he_reference, "Rand", lambda _: stream)
+        assert he_reference._uniform(Seed(bytes(32)), "z", 4) == [1, 2, 3, 4]
 
 
 def test_fields_are_chosen_and_refused() -> None:

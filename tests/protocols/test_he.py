@@ -43,6 +43,17 @@ def he_case(name: str = "bfv", parties: int = 6, size: int = 8, **more: Any) -> 
 @settings(max_examples=25, deadline=None)
 def test_the_flow_is_the_reference_bit_by_bit(case: Case) -> None:
     """Every message, ciphertexts included; the sum or the abort; dropouts at every stage."""
+    agrees_with_reference(case)
+
+
+@SCHEMES_HERE
+def test_the_flow_is_the_reference_with_several_ciphertexts_too(name: str) -> None:
+    p = replace(MAKE[name](3, 1, 1000), size=20_000)
+    assert p.ciphertexts > 1
+    agrees_with_reference(Case(p, {u: [(u * i) % 2001 - 1000 for i in range(p.size)] for u in (1, 2, 3)}, {2: "Agree"}))
+
+
+def agrees_with_reference(case: Case) -> None:
     name = case.parameters.scheme
     expected, got = case.reference(name), play(case, protocol=name)
     assert got.wire == wire_of(expected, case.limits)

@@ -39,6 +39,18 @@ def light_case(parties: int = 6, size: int = 8, **more: Any) -> Case:
 @settings(max_examples=80, deadline=None)
 def test_the_flow_is_the_reference_bit_by_bit(case: Case) -> None:
     """Every message, the sum or the abort; dropouts at every stage."""
+    agrees_with_reference(case)
+
+
+@pytest.mark.parametrize(("bits", "max_abs"), [(31, (2**30 - 1) // 3), (61, 2**58)])
+def test_the_flow_is_the_reference_at_the_largest_sums(bits: int, max_abs: int) -> None:
+    """In the smaller field the sum is ⌊q/2⌋, the last one above zero."""
+    p = LightParameters.of(3, 4, max_abs)
+    assert p.ring.bits == bits
+    agrees_with_reference(Case(p, {u: [max_abs, -max_abs, max_abs - u, u] for u in (1, 2, 3)}))
+
+
+def agrees_with_reference(case: Case) -> None:
     expected, got = case.reference("lightsecagg"), play(case, protocol="lightsecagg")
     assert got.wire == wire_of(expected, case.limits)
     if expected.total is None:

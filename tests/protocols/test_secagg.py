@@ -54,6 +54,11 @@ def test_the_flow_is_the_reference_bit_by_bit(case: Case) -> None:
     agrees_with_reference(case, "secagg")
 
 
+@pytest.mark.parametrize("bits", [31, 32, 33, 64])
+def test_the_flow_is_the_reference_in_rings_around_a_word(bits: int) -> None:
+    agrees_with_reference(simple_case(3, 4, bits=bits), "secagg")
+
+
 @given(cases(stages=reference.PLAIN_STAGES))
 @settings(max_examples=60)
 def test_the_plain_flow_is_its_reference_bit_by_bit(case: Case) -> None:

@@ -53,6 +53,10 @@ def sparse_cases(draw: st.DrawFn) -> Case:
 @given(sparse_cases())
 @settings(max_examples=80, deadline=None)
 def test_the_flow_is_the_reference_bit_by_bit(case: Case) -> None:
+    agrees_with_reference(case)
+
+
+def agrees_with_reference(case: Case) -> reference.Transcript:
     expected, got = case.reference(), play(case, protocol="secagg+", policy=TRUSTING)
     said = {key: data for key, data in got.wire.items() if key[0] != "Farewell"}
     assert said == wire_of(expected, case.limits)
@@ -65,6 +69,18 @@ def test_the_flow_is_the_reference_bit_by_bit(case: Case) -> None:
         assert got.total.values.tolist() == list(expected.total) == case.sum_over(expected.survivors)
     noted = {fault.check for s in got.outcome.sessions.values() for fault in s.faults if s.me != SERVER}
     assert noted <= {"listed-neighbours", "sealed-neighbours", "dropped-neighbours"}
+    return expected
+
+
+@pytest.mark.parametrize(
+    ("stage", "ends"),
+    [("Advert", {None, "survey"}), ("Boxes", {None, "survey", "reveal"}), ("Masked", {None, "survey", "reveal"})],
+)
+def test_where_the_ring_gets_thin_flow_and_reference_lose_the_same_parties(stage: str, ends: set[str | None]) -> None:
+    """Two of eleven vanish: who has too few neighbours left goes too, which a sum survives, or ends the run then or later."""
+    p = Parameters(11, 1, 1000, Ring(15), 6, 0, Harary(11, 4, 3, 1, 0))
+    pairs = [dict.fromkeys((1 + u, 1 + (u + 1) % 11), stage) for u in range(11)]
+    assert {agrees_with_reference(Case(p, {v: [v - 5] for v in range(1, 12)}, gone)).aborted for gone in pairs} == ends
 
 
 def test_a_dealer_of_whom_too_few_open_a_share_is_an_abort() -> None:
