@@ -211,13 +211,18 @@ class Link:
         reading = asyncio.ensure_future(call.read())
         try:
             while not reading.done():
-                ours = [] if self._sitting is None or self._sitting.task.done() else [self._sitting.task]
-                await asyncio.wait([reading, *ours], return_when=asyncio.FIRST_COMPLETED)
-                if self._sitting is not None and self._sitting.task.done():
-                    await self._sitting.outcome()
+                await asyncio.wait([reading, *await self._ours()], return_when=asyncio.FIRST_COMPLETED)
+            await self._ours()
             return reading.result()
         finally:
             reading.cancel()
+
+    async def _ours(self) -> list[asyncio.Future[None]]:
+        """What runs of the own session; raises what has failed in it, also while a frame waited for its turn."""
+        if self._sitting is None or not self._sitting.task.done():
+            return [] if self._sitting is None else [self._sitting.task]
+        await self._sitting.outcome()
+        return []
 
     def _sit(self, number: int, part: Part, outgoing: asyncio.Queue[Parcel]) -> None:
         def post(parcel: Parcel, _to: Sequence[Address]) -> None:

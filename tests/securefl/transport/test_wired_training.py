@@ -17,6 +17,7 @@ from trained import SITES, Trained, entropy, folds, job, start, train
 from wired import LIMIT, Wired, wired
 
 from protocols.errors import Misuse, Refused, SecureSumError
+from protocols.session import Address
 from securefl import data as datasets
 from securefl import places
 from securefl.apart import train_beside
@@ -33,6 +34,8 @@ from securefl.serving import Serving
 from securefl.shared_job import SharedJob
 from securefl.store import Checkpoints, RunStore
 from securefl.transport import enrolment
+from securefl.transport.envelope import Frame
+from securefl.transport.sitting import Sitting
 
 
 @pytest.mark.parametrize(
@@ -171,6 +174,42 @@ def test_a_site_whose_training_fails_is_a_dropout_and_says_why_at_home(tmp_path:
     assert str(trained.endings[1]) == "b: the loss is not finite"
     assert [record.contributors for record in trained.serving.records] == [2, 2]
     assert [trained.endings[at].check for at in (0, 2)] == ["", ""]
+
+
+def test_training_that_fails_while_the_last_frame_waits_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """b fails while the last frame before its vector lies with its session: none comes to wake it, and the server waits for it."""
+    free, feed, failed = threading.Event(), Sitting.feed, list[str]()
+
+    def failing(task: Task) -> Contribution:
+        if task.site.name == "b":
+            assert free.wait(LIMIT)
+            raise UserError("b: the loss is not finite")
+        return train_beside(task)
+
+    async def run() -> Trained:
+        async with wired(tmp_path, names=SITES) as net:
+
+            async def fed(self: Sitting, sender: Address, frame: Frame) -> None:
+                await feed(self, sender, frame)
+                if summing(net) and any(isinstance(value, Task) and value.site.name == "b" for value in self.session.outputs):
+                    free.set()
+                    await asyncio.wait([self.task])
+                    failed.append(str(self.task.exception()))
+
+            monkeypatch.setattr(Sitting, "feed", fed)
+            with ThreadPoolExecutor(3) as beside:
+                shared, attended, calls = start(net, job(rounds=1), beside=beside)
+                await net.present(3)
+                serving = Serving(shared, net.hall)
+                async with asyncio.timeout(LIMIT):
+                    await serving.run(patience=0.0)
+                net.hall.dismiss()
+                return Trained(serving, attended, await asyncio.gather(*calls, return_exceptions=True))
+
+    monkeypatch.setattr("securefl.attending.train_beside", failing)
+    trained = asyncio.run(run())
+    assert [str(trained.endings[1])] == failed == ["b: the loss is not finite"]
+    assert [record.contributors for record in trained.serving.records] == [2]
 
 
 def test_a_training_has_the_time_that_the_server_gives_it(tmp_path: Path) -> None:
