@@ -25,7 +25,9 @@ def audit(
     mechanism: Annotated[
         str | None,
         typer.Option(
-            metavar="M", help="Measure what a mechanism gives away: local-record, distributed-party or none (default: the job's)."
+            metavar="M",
+            help="Measure what a mechanism gives away: local-record, distributed-record, distributed-party, central or none "
+            "(default: the job's).",
         ),
     ] = None,
     noise: Annotated[

@@ -12,6 +12,7 @@ import pytest
 from protocols import sums
 from securefl.audit import audit_protocol, command
 from securefl.audit.audit import junit
+from securefl.audit.measured.registry import MECHANISMS
 from securefl.audit.measured.run import measure_mechanism
 from securefl.cli import main
 
@@ -120,6 +121,12 @@ def test_of_a_job_that_draws_a_cohort_for_each_round_the_cohort_is_audited(tmp_p
     (found,) = command.chosen((), every=False, job=job)
     target = found.target(quick=True)
     assert (target.parties, target.federation().t) == (4, 3)
+
+
+def test_the_help_names_every_mechanism_that_can_be_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["audit", "--help"]) == 0
+    told = capsys.readouterr().out.replace("│", " ").split()
+    assert {word.strip("(),.:") for word in told} >= set(MECHANISMS)
 
 
 def test_no_mechanism_claims_nothing_and_the_job_s_other_knobs_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
