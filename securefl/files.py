@@ -83,6 +83,28 @@ def refuse_writable(named: str, mode: int) -> None:
         raise UserError(f"{named} is refused: others may write it (chmod go-w)")
 
 
+def keep_to_the_owner(named: str, path: Path, *, create: bool) -> None:
+    """Make an empty file of mode 0600 where there is none; refuse what is no file, or open to others.
+
+    Args:
+        named: the file, as an error names it.
+        path: where it is.
+        create: whether it may be made.
+
+    Raises:
+        UserError: with what is wrong.
+    """
+    try:
+        os.close(os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600))
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise UserError(f"{named} cannot be used: {error.strerror or error}") from None
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{named} cannot be used: it is no file")
+    if mode & 0o077:
+        raise UserError(f"{named} cannot be used: others may read or write it (mode {mode & 0o777:04o}); chmod 600 it")
+
+
 def check_folder(folder: Path, names: tuple[str, ...] = ()) -> None:
     """Refuse a folder that could not be written later; leaves nothing behind and does not create it.
 

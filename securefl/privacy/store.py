@@ -9,9 +9,7 @@ is put back forgets what came after it.
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self, get_args
 
 from securefl.errors import UserError
+from securefl.files import keep_to_the_owner
 from securefl.privacy import events
 from securefl.privacy.events import Event, Unit
 
@@ -93,7 +92,7 @@ class Store:
     def __init__(self, path: Path | None = None, *, create: bool = True) -> None:
         self.path, self._lock = path, threading.RLock()
         if path is not None:
-            _prepare(path, create=create)
+            keep_to_the_owner(f"the ledger {path}", path, create=create)
         with self._named():
             self._base = sqlite3.connect(
                 str(path) if path is not None else ":memory:", timeout=PATIENCE, isolation_level=None, check_same_thread=False
@@ -237,16 +236,3 @@ class Store:
             self._base.execute("INSERT OR IGNORE INTO contents VALUES (?, ?, ?)", (place[0], digest, place[1]))
             at = (place[0], digest)
             return str(self._base.execute("SELECT data FROM contents WHERE (party, digest) = (?, ?)", at).fetchone()[0])
-
-
-def _prepare(path: Path, *, create: bool) -> None:
-    """Make an empty file of mode 0600 where there is none; refuse what is no file, or open to others."""
-    try:
-        os.close(os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600))
-        mode = path.stat().st_mode
-    except OSError as error:
-        raise UserError(f"the ledger {path} cannot be used: {error.strerror or error}") from None
-    if not stat.S_ISREG(mode):
-        raise UserError(f"the ledger {path} cannot be used: it is no file")
-    if mode & 0o077:
-        raise UserError(f"the ledger {path} cannot be used: others may read or write it (mode {mode & 0o777:04o}); chmod 600 it")

@@ -7,8 +7,6 @@ What it does not protect: whoever may write the database may change it; parties 
 
 from __future__ import annotations
 
-import os
-import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +21,7 @@ from sqlalchemy.pool import StaticPool
 from protocols.errors import Misuse
 from protocols.rand import Entropy, fresh
 from securefl.errors import UserError, quoted
+from securefl.files import keep_to_the_owner
 from securefl.store import tables
 from securefl.store.held import HeldRun, Progress, progress_of
 from securefl.store.migrate import bring_up
@@ -59,7 +58,7 @@ class RunStore:
         if sqlite and parsed.database in (None, "", ":memory:"):
             options = {"connect_args": {"check_same_thread": False}, "poolclass": StaticPool}  # one database for all threads
         elif sqlite:
-            self._keep_to_the_owner(Path(str(parsed.database)), create=create)
+            keep_to_the_owner(f"the store {self.where}", Path(str(parsed.database)), create=create)
         with self._named():
             self._engine = create_engine(parsed, **options)
             if sqlite:
@@ -179,16 +178,6 @@ class RunStore:
         except (SQLAlchemyError, NoSuchModuleError, ImportError) as error:
             cause = getattr(error, "orig", None) or error
             raise UserError(f"the store {self.where} cannot be used: {' '.join(str(cause).split())}") from None
-
-    def _keep_to_the_owner(self, path: Path, *, create: bool) -> None:
-        try:
-            os.close(os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600))
-            mode = path.stat().st_mode
-        except OSError as error:
-            raise UserError(f"the store {self.where} cannot be used: {error.strerror or error}") from None
-        if not stat.S_ISREG(mode) or mode & 0o077:
-            why = "others may read or write it: chmod 600" if stat.S_ISREG(mode) else "it is no file"
-            raise UserError(f"the store {self.where} cannot be used: {why}")
 
 
 def _begin_ourselves(connection: Any, _record: object) -> None:

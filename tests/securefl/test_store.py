@@ -300,7 +300,7 @@ def test_a_file_that_others_may_read_or_that_is_no_database_is_refused(tmp_path:
     hold(f"sqlite:///{path}")
     assert path.stat().st_mode & 0o777 == 0o600
     path.chmod(0o640)
-    with pytest.raises(UserError, match="others may read or write it: chmod 600"):
+    with pytest.raises(UserError, match=r"others may read or write it \(mode 0640\); chmod 600 it"):
         RunStore(f"sqlite:///{path}", clock=clock)
     path.chmod(0o600)
     path.write_bytes(b"no database" * 1000)
