@@ -14,6 +14,7 @@ from protocols import plain
 from protocols.errors import Misuse
 from protocols.flow import Arrived, Flow, Output
 from protocols.rand import Rand, Replay
+from protocols.session import SERVER, client
 from protocols.sums import SCHEMES, scheme
 from protocols.vector import Sum
 from protocols.vectors_run import run
@@ -37,6 +38,13 @@ def test_every_run_starts_from_what_its_file_says(protocol: str) -> None:
 @pytest.mark.parametrize("protocol", SCHEMES)
 def test_only_sums_of_floats_are_approximate(protocol: str) -> None:
     assert standard(scheme(protocol)).approximate == (protocol == "ckks")
+
+
+@pytest.mark.parametrize("protocol", SCHEMES)
+def test_sizes_are_those_of_the_sessions(protocol: str) -> None:
+    setting = standard(scheme(protocol))
+    assert setting.limits == setting.session(SERVER).limits == setting.session(client(1)).limits
+    assert setting.limits.parties == len(setting.inputs)
 
 
 def test_no_setting_prints_what_is_secret() -> None:

@@ -240,7 +240,7 @@ def test_lists_of_others_and_lists_that_would_be_too_short_are_left() -> None:
     assert "the receiver is missing in two" not in changes("members", good(Two((2, 4)), LIMITS))
 
 
-@pytest.mark.parametrize("bits", [13, 32, 40])
+@pytest.mark.parametrize("bits", [3, 13, 32, 40])
 @pytest.mark.parametrize("size", [1, 31, 32, 33, 36, 62, 63, 64, 65, 72, 128])
 def test_the_filling_is_spoilt_where_there_is_any(bits: int, size: int) -> None:
     layout = Packed(Ring(bits), size)
