@@ -224,9 +224,9 @@ _OPTIONAL = ("bits", "threshold", "corrupt")
 
 def _indexed(tree: Tree, key: str) -> list[tuple[int, Any]]:
     entries = part(tree, key, dict)
-    if not all(re.fullmatch(r"0|[1-9]\d{0,4}", index) for index in entries):
+    if not all(re.fullmatch(r"0|[1-9][0-9]{0,4}", index) for index in entries):
         raise Misuse(f"the keys of {key!r} are roster indexes")
-    return sorted(((int(index), value) for index, value in entries.items()), key=lambda entry: entry[0])
+    return sorted((int(index), value) for index, value in entries.items())
 
 
 def _seed(value: object, where: str) -> bytes:
