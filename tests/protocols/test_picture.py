@@ -1,0 +1,374 @@
+"""The drawing of a sequence diagram: all that it was told is there once, can be read, and points where it should."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+from typing import Any
+
+import pytest
+
+from protocols.picture import Picture
+
+SVG = "{http://www.w3.org/2000/svg}"
+CLASSES = {"name": 14.5, "mail": 13, "role": 15, "doc": 12.5, "change": 11.5, "small": 11, "pill": 11}
+"""Sizes of the letters, in pixels."""
+COLOUR = re.compile(r"#[0-9a-f]{6}|none|gold|tan")
+
+
+@dataclass(frozen=True)
+class Area:
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def within(self, other: Area) -> bool:
+        return other.left <= self.left < self.right <= other.right and other.top <= self.top < self.bottom <= other.bottom
+
+    def meets(self, other: Area) -> bool:
+        return self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
+
+
+@dataclass(frozen=True)
+class Text:
+    css: str
+    text: str
+    x: float
+    y: float
+    anchor: str
+
+    @property
+    def area(self) -> Area:
+        """With letters of 0.602 of their size, as in a wide monospaced font; proportional ones are narrower."""
+        size = CLASSES[self.css]
+        width = len(self.text) * size * (0.55 if self.css == "doc" else 0.602)
+        left = self.x - {"start": 0, "middle": width / 2, "end": width}[self.anchor]
+        return Area(left, self.y - 0.8 * size, left + width, self.y + 0.2 * size)
+
+
+@dataclass(frozen=True)
+class Rect:
+    area: Area
+    fill: str
+    dash: str
+    order: int
+
+
+class Drawn:
+    """What an SVG shows, in the order of painting."""
+
+    def __init__(self, text: str) -> None:
+        self.root = ET.fromstring(text)  # noqa: S314
+        self.view = Area(0, 0, float(self.root.get("width", "")), float(self.root.get("height", "")))
+        self.rects, self.texts = list[Rect](), list[tuple[int, Text]]()
+        self.lifelines, self.arrows, self.heads = list[ET.Element](), list[ET.Element](), list[str]()
+        for order, e in enumerate(self.root):
+            if e.tag == f"{SVG}rect":
+                x, y = float(e.get("x", "0")), float(e.get("y", "0"))
+                area = Area(x, y, x + float(e.get("width", "")), y + float(e.get("height", "")))
+                self.rects.append(Rect(area, e.get("fill", ""), e.get("stroke-dasharray", "none"), order))
+            elif e.tag == f"{SVG}text":
+                said = Text(
+                    e.get("class", ""), e.text or "", float(e.get("x", "")), float(e.get("y", "")), e.get("text-anchor", "")
+                )
+                self.texts.append((order, said))
+            elif e.tag == f"{SVG}line":
+                (self.lifelines if e.get("stroke-dasharray") else self.arrows).append(e)
+            elif e.tag == f"{SVG}path":
+                self.heads.append(e.get("d", ""))
+
+    def of(self, css: str) -> list[Text]:
+        return [text for _, text in self.texts if text.css == css]
+
+    @property
+    def boxes(self) -> dict[str, Area]:
+        """By the name of the step: the smallest rectangle around the name."""
+        around = {text.text: [rect.area for rect in self.rects[1:] if text.area.within(rect.area)] for text in self.of("name")}
+        return {name: min(areas, key=lambda area: area.bottom - area.top) for name, areas in around.items()}
+
+
+HEADS = [("every client", True), ("server", False), ("every helper of the keys", True)]
+LONG = "Take what came; look at every signature; refuse whoever is not on the roster & leave <nobody> out who is"
+HELD = "remembers Start → Ready, Tally, and what has been said before it"
+
+
+def step(name: str, column: int, *mails: tuple[str, str, int, str], **more: Any) -> tuple[str, int, dict[str, Any]]:
+    told = {"doc": "Say it.", "change": "remembers Start → Ready", "corner": "", "pills": [], "results": [], "fill": "gold"}
+    return name, column, {**told, "mails": mails, **more}
+
+
+ALL = [
+    step("publish", 2, ("HelperKey", "", 1, "spread"), ("HelperNote", "the same for all", 0, "learn"), doc=LONG),
+    step("spread", 1, ("Keys", "the same for all", 0, "learn"), corner="waits for all"),
+    step("learn", 0, pills=["in: Rows"], results=["out: Seen"], change=HELD),
+    "once for every sum",
+    step("submit", 0, ("Cipher", "", 1, "add"), ("Share", "one for each", 2, "answer"), pills=["in: Vector", "in: It"], fill="tan"),
+    step("look", 1, doc=LONG, change=HELD, results=["out: A", "out: B", "out: Long"]),
+    step("answer", 2, ("Part", "", 1, "add"), ("Receipt", "one for each", 0, "close")),
+    step("add", 1, ("Total", "the same for all", 0, "close"), ("Proof", "", 2, "check"), ("More", "", 0, "close"), doc=LONG),
+    "end",
+    step("check", 2, corner="spends the input", pills=["in: Proof"]),
+    step("close", 0, ("Bye", "", 2, "nobody that is drawn"), results=["out: Tally"]),
+    step("rest", 1, doc=LONG + " " + LONG, change=""),
+]
+
+
+def document(told: list[Any], heads: list[tuple[str, bool]] = HEADS, legend: tuple[tuple[str, str], ...] = ()) -> str:
+    labels = [word for one in told if isinstance(one, tuple) for mail in one[2]["mails"] for word in mail[:2]]
+    picture = Picture("sums <of> many & few", heads, labels)
+    for one in told:
+        if isinstance(one, tuple):
+            picture.step(one[0], one[1], **one[2])
+        elif one == "end":
+            picture.close_loop()
+        else:
+            picture.open_loop(one)
+    return picture.document(legend)
+
+
+SHORT = [step("one", 0, ("M", "", 1, "two")), step("two", 1)]
+LOOPED = ["a loop", *SHORT, "end", "another loop, round and round", step("three", 0, results=["out: T"]), "end"]
+PICTURES = {
+    "all": (ALL, HEADS, (("security", "tan"), ("learning", "gold"), ("vector", "gold"))),
+    "short": (SHORT, HEADS[1:], ()),
+    "looped": (LOOPED, HEADS[:2], (("vector", "gold"), ("security", "tan"))),
+    "alone": (["once for every sum", step("turn", 0, pills=["in: A"], results=["out: B"]), "end"], [("server", False)], ()),
+}
+
+
+@pytest.fixture(params=list(PICTURES))
+def told(request: pytest.FixtureRequest) -> Any:
+    return PICTURES[request.param]
+
+
+def steps(told: list[Any]) -> list[tuple[str, int, dict[str, Any]]]:
+    return [one for one in told if isinstance(one, tuple)]
+
+
+def test_everything_that_was_told_is_there_once_and_nothing_else(told: Any) -> None:
+    said, heads, legend = told
+    drawn, own = Drawn(document(*told)), steps(said)
+    loops = [one for one in said if isinstance(one, str) and one != "end"]
+    mails = [mail for _, _, more in own for mail in more["mails"]]
+    words = {
+        "name": [name for name, _, _ in own],
+        "mail": [mail[0] for mail in mails],
+        "role": [label for label, _ in heads],
+        "small": [x for _, _, more in own for x in (more["corner"], *(mail[1] for mail in more["mails"])) if x],
+        "pill": loops + [x for _, _, more in own for x in (*more["pills"], *more["results"])],
+    }
+    assert {css: [text.text for text in drawn.of(css)] for css in words} == words
+    for css, key in (("doc", "doc"), ("change", "change")):
+        lines = [text for text in drawn.of(css) if not text.text.endswith(" flow")]
+        assert " ".join(text.text for text in lines) == " ".join(more[key] for _, _, more in own if more[key])
+    assert [text.text for text in drawn.of("doc") if text.text.endswith(" flow")] == [f"{name} flow" for name, _ in legend]
+    assert len(drawn.arrows) == len(drawn.heads) == len(mails)
+    assert len(drawn.lifelines) == len(heads)
+    assert {text.css for _, text in drawn.texts} <= set(CLASSES)
+    cards = sum(3 if many else 1 for _, many in heads)
+    pills = len(words["pill"]) - len(loops)
+    assert len(drawn.rects) == 1 + 2 * len(loops) + cards + len(own) + pills + len(legend)
+    stray = [drawn.root.text, *(e.tail for e in drawn.root)]
+    assert not "".join(x or "" for x in stray).strip()
+
+
+def test_title_description_and_size(told: Any) -> None:
+    root = Drawn(document(*told)).root
+    title, desc = root.find(f"{SVG}title"), root.find(f"{SVG}desc")
+    assert title is not None and desc is not None
+    assert (root.tag, root.get("aria-labelledby"), root.get("role")) == (f"{SVG}svg", title.get("id"), "img")
+    assert title.text == "sums <of> many & few: who does what, in order"
+    assert desc.text == ", ".join(name for name, _, _ in steps(told[0]))
+    assert root.get("viewBox") == f"0 0 {root.get('width')} {root.get('height')}"
+    assert document(*told).endswith("</svg>\n")
+
+
+def test_colours_fonts_and_classes_are_such(told: Any) -> None:
+    root = Drawn(document(*told)).root
+    style = root.findtext(f"{SVG}style") or ""
+    sizes = {
+        css: float(size)
+        for names, size in re.findall(r"([^{}]+) \{[^}]*font-size: ([\d.]+)px", style)
+        for css in names.split(".")[1:]
+    }
+    default = float(re.findall(r"text \{[^}]*font-size: ([\d.]+)px", style)[0])
+    assert {css: sizes.get(css, default) for css in CLASSES} == CLASSES
+    assert all(COLOUR.fullmatch(value) for value in re.findall(r"fill: ([^;]+);", style))
+    for families in re.findall(r"font-family: ([^;]+);", style):
+        assert families.split(", ")[-1] in ("sans-serif", "monospace")
+        assert families.split(", ")[0] in ("system-ui", "ui-monospace")
+    for e in root:
+        assert all(COLOUR.fullmatch(e.get(key, "none")) for key in ("fill", "stroke"))
+        assert re.fullmatch(r"none|\d+ \d+", e.get("stroke-dasharray", "none"))
+        assert float(e.get("rx", "0")) >= 0
+    fills = [rect.fill for rect in Drawn(document(*told)).rects]
+    for _, _, more in steps(told[0]):
+        assert more["fill"] in fills
+
+
+def test_nothing_that_can_be_read_is_covered_crossed_or_outside(told: Any) -> None:
+    drawn = Drawn(document(*told))
+    (background, *rects), areas = drawn.rects, [(order, text.area) for order, text in drawn.texts]
+    assert background.area == drawn.view
+    for order, area in areas:
+        assert area.within(drawn.view)
+        over = [rect for rect in rects if rect.order > order and rect.area.meets(area)]
+        assert not over, "painted over"
+        for line in drawn.arrows:
+            low, high = sorted((float(line.get("x1", "")), float(line.get("x2", ""))))
+            y = float(line.get("y1", ""))
+            assert not area.meets(Area(low, y - 0.75, high, y + 0.75))
+    for (_, one), (_, other) in combinations(areas, 2):
+        assert not one.meets(other)
+    assert all(rect.area.within(drawn.view) for rect in rects)
+
+
+def test_a_steps_words_stand_in_its_box_from_top_to_bottom(told: Any) -> None:
+    drawn, boxes = Drawn(document(*told)), Drawn(document(*told)).boxes
+    for name, column, more in steps(told[0]):
+        box = boxes[name]
+        inside = [text for _, text in drawn.texts if text.area.within(box)]
+        lines = [text for text in inside if text.css in ("name", "doc", "change")]
+        assert " ".join(text.text for text in lines) == " ".join(x for x in (name, more["doc"], more["change"]) if x)
+        assert all(one.y + 10 <= other.y for one, other in pairwise(lines))
+        assert len({text.x for text in lines}) == 1
+        assert [text.text for text in inside if text.css == "small"] == ([more["corner"]] if more["corner"] else [])
+        for corner in (text for text in inside if text.css == "small"):
+            assert abs(corner.y - lines[0].y) <= 2
+            assert corner.anchor == "end"
+        assert (box.left + box.right) / 2 == float(drawn.lifelines[column].get("x1", ""))
+        assert {rect.fill for rect in drawn.rects if rect.area == box} == {more["fill"]}
+
+
+def test_pills_hold_their_words_and_sit_on_the_edges_of_their_box(told: Any) -> None:
+    drawn, boxes = Drawn(document(*told)), Drawn(document(*told)).boxes
+    around = {text.text: [r for r in drawn.rects if text.area.within(r.area)][-1] for text in drawn.of("pill")}
+    said = dict.fromkeys(around, 0)
+    for name, _, more in steps(told[0]):
+        box = boxes[name]
+        for edge, labels in ((box.top, more["pills"]), (box.bottom, more["results"])):
+            pills = [around[label].area for label in labels]
+            assert all((pill.top + pill.bottom) / 2 == pytest.approx(edge) for pill in pills)
+            assert all(one.right + 4 <= other.left for one, other in pairwise(pills))
+            if pills:
+                assert pills[0].left + pills[-1].right == pytest.approx(box.left + box.right, abs=0.1)
+            for label, pill in zip(labels, pills, strict=True):
+                text = next(text for text in drawn.of("pill") if text.text == label)
+                assert (text.x, text.anchor) == (pytest.approx((pill.left + pill.right) / 2, abs=0.01), "middle")
+                said[label] += 1
+    inputs = {around[x].fill for _, _, more in steps(told[0]) for x in more["pills"]}
+    outputs = {around[x].fill for _, _, more in steps(told[0]) for x in more["results"]}
+    assert len(inputs) <= 1 and len(outputs) <= 1 and not inputs & outputs
+    assert {label for label, times in said.items() if not times} == {x for x in told[0] if isinstance(x, str)} - {"end"}
+
+
+def test_boxes_and_pills_are_apart_and_steps_follow_each_other_downwards(told: Any) -> None:
+    drawn, boxes = Drawn(document(*told)), list(Drawn(document(*told)).boxes.values())
+    assert all(one.top < other.top for one, other in pairwise(boxes))
+    assert not any(Area(a.left, a.top - 4, a.right, a.bottom + 4).meets(b) for a, b in combinations(boxes, 2))
+    around = [
+        [r.area for r in drawn.rects if text.area.within(r.area)][-1]
+        for text in drawn.of("pill")
+        if text.text[:3] in ("in:", "out")
+    ]
+    assert not any(one.meets(other) for one, other in combinations(around, 2))
+    assert all(sum(pill.meets(box) for box in boxes) == 1 for pill in around)
+
+
+def test_arrows_go_from_the_senders_edge_to_the_receivers_or_to_its_lifeline_and_through_nothing(told: Any) -> None:
+    drawn, boxes = Drawn(document(*told)), Drawn(document(*told)).boxes
+    centres = [float(line.get("x1", "")) for line in drawn.lifelines]
+    sent = [(name, column, mail) for name, column, more in steps(told[0]) for mail in more["mails"]]
+    labels = drawn.of("mail")
+    for (name, column, (_, how, there, taker)), line, head, label in zip(sent, drawn.arrows, drawn.heads, labels, strict=True):
+        start, tip, y = (float(line.get(key, "")) for key in ("x1", "x2", "y1"))
+        assert y == float(line.get("y2", ""))
+        box, target, side = boxes[name], boxes.get(taker), 1 if there > column else -1
+        assert box.top + 4 < y < box.bottom - 4
+        assert start == (box.right if side == 1 else box.left)
+        x, at, back, up, down = re.fullmatch(r"M (\S+) (\S+) l (\S+) (\S+) v (\S+) z", head).groups()  # type: ignore[union-attr]
+        end = centres[there]
+        if target and target.top < y < target.bottom:
+            end = target.left if side == 1 else target.right
+        assert (float(x), float(at), float(up) * 2 + float(down)) == (end, y, 0)
+        assert 0 < (end - tip) * side < -float(back) * side < 20, "the line ends within the head, which points at the receiver"
+        assert target is None or y < target.top + 20, "no arrow ends below the head of the step that takes it"
+        span = Area(min(start, end) + 0.1, y - 1, max(start, end) - 0.1, y + 1)
+        assert not any(span.meets(other) for other in boxes.values())
+        assert label.x == pytest.approx((centres[column] + centres[column + side]) / 2)
+        assert (label.anchor, 0 < y - label.y < 12) == ("middle", True)
+        below = [text for text in drawn.of("small") if text.text == how and text.x == label.x and 0 < text.y - y < 20]
+        assert len(below) == bool(how)
+        beside = [
+            a
+            for a, text in ((label.area, label), *((text.area, text) for text in below))
+            if any(a.meets(b) for b in boxes.values())
+        ]
+        assert not beside
+
+
+def test_a_loops_frame_holds_its_steps_and_no_other_and_its_label_stands_in_the_corner(told: Any) -> None:
+    drawn, boxes, inside = Drawn(document(*told)), Drawn(document(*told)).boxes, list[set[str]]()
+    running = False
+    for one in told[0]:
+        if isinstance(one, str) and one != "end":
+            inside.append(set())
+        running = one != "end" if isinstance(one, str) else running
+        if running and isinstance(one, tuple):
+            inside[-1].add(one[0])
+    frames = [rect.area for rect in drawn.rects if rect.dash != "none"]
+    labels = [one for one in told[0] if isinstance(one, str) and one != "end"]
+    pills = [[r.area for r in drawn.rects if text.area.within(r.area)][-1] for text in drawn.of("pill") if text.text not in labels]
+    for frame, names, label in zip(frames, inside, labels, strict=True):
+        assert (
+            {name for name, box in boxes.items() if box.within(frame)}
+            == {name for name, box in boxes.items() if box.meets(frame)}
+            == names
+        )
+        assert all(pill.within(frame) == pill.meets(frame) for pill in pills)
+        (text,) = [text for text in drawn.of("pill") if text.text == label]
+        (tab,) = [r.area for r in drawn.rects if text.area.within(r.area) and r.area not in (frame, drawn.view)]
+        assert (tab.left, tab.top) == (frame.left, frame.top)
+        assert tab.within(frame)
+        assert not any(tab.meets(area) for area in (*boxes.values(), *pills))
+
+
+def test_headings_stand_on_their_lifelines_many_parties_on_three_cards(told: Any) -> None:
+    drawn, heads = Drawn(document(*told)), told[1]
+    boxes, cards = Drawn(document(*told)).boxes.values(), list[list[Area]]()
+    end = max(area.bottom for area in boxes)
+    for (_, many), text, line in zip(heads, drawn.of("role"), drawn.lifelines, strict=True):
+        x, y1, y2 = (float(line.get(key, "")) for key in ("x1", "y1", "y2"))
+        assert (text.x, text.anchor, line.get("x2")) == (x, "middle", line.get("x1"))
+        top = [rect.area for rect in drawn.rects[1:] if text.area.within(rect.area)]
+        stack = [rect.area for rect in drawn.rects if any(rect.area.meets(area) for area in top) and rect.area != drawn.view]
+        assert len(stack) == (3 if many else 1)
+        front = stack[-1]
+        assert text.area.within(front)
+        assert (front.left + front.right) / 2 == pytest.approx(x)
+        assert len({(area.left, area.top) for area in stack}) == len(stack), "each card shows"
+        assert all(front.top <= area.bottom and area.top <= front.top and area.left >= front.left for area in stack)
+        assert front.top < y1 <= front.bottom < end < y2 < drawn.view.bottom
+        cards.append(stack)
+    assert not any(a.meets(b) for one, other in combinations(cards, 2) for a in one for b in other)
+    assert all(card.bottom + 8 < box.top for stack in cards for card in stack for box in boxes)
+
+
+def test_a_legend_shows_every_colour_beside_its_name_below_all_else(told: Any) -> None:
+    said, heads, legend = told
+    drawn = Drawn(document(*told))
+    words = [text for text in drawn.of("doc") if text.text.endswith(" flow")]
+    squares = drawn.rects[len(drawn.rects) - len(legend) :]
+    others = [*drawn.rects[1 : len(drawn.rects) - len(legend)]]
+    for (name, colour), text, square in zip(legend, words, squares, strict=True):
+        assert (text.text, square.fill) == (f"{name} flow", colour)
+        assert 0 < text.area.left - square.area.right < 20
+        assert square.area.top < text.area.bottom and text.area.top < square.area.bottom
+        assert square.area.top > max(rect.area.bottom for rect in others)
+        assert square.area.top > max(float(line.get("y2", "")) for line in drawn.lifelines)
+    assert not any(a.area.meets(b.area) for a, b in combinations(squares, 2))
+    if legend:
+        assert drawn.view.bottom > Drawn(document(said, heads)).view.bottom
