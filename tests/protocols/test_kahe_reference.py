@@ -1,4 +1,4 @@
-"""The reference of key-additive masking: sums of few parties against the flow; products, public elements and opening by definition."""
+"""The reference of key-additive masking: sums of few against the flow; products, public elements and opening by definition."""
 
 from __future__ import annotations
 

@@ -3,140 +3,11 @@
 from __future__ import annotations
 
 import re
-import xml.etree.ElementTree as ET
-from dataclasses import dataclass
 from itertools import combinations, pairwise
 from typing import Any
 
 import pytest
-
-from protocols.picture import Picture
-
-SVG = "{http://www.w3.org/2000/svg}"
-CLASSES = {"name": 14.5, "mail": 13, "role": 15, "doc": 12.5, "change": 11.5, "small": 11, "pill": 11}
-"""Sizes of the letters, in pixels."""
-COLOUR = re.compile(r"#[0-9a-f]{6}|none|gold|tan")
-
-
-@dataclass(frozen=True)
-class Area:
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-    def within(self, other: Area) -> bool:
-        return other.left <= self.left < self.right <= other.right and other.top <= self.top < self.bottom <= other.bottom
-
-    def meets(self, other: Area) -> bool:
-        return self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
-
-
-@dataclass(frozen=True)
-class Text:
-    css: str
-    text: str
-    x: float
-    y: float
-    anchor: str
-
-    @property
-    def area(self) -> Area:
-        """With letters of 0.602 of their size, as in a wide monospaced font; proportional ones are narrower."""
-        size = CLASSES[self.css]
-        width = len(self.text) * size * (0.55 if self.css == "doc" else 0.602)
-        left = self.x - {"start": 0, "middle": width / 2, "end": width}[self.anchor]
-        return Area(left, self.y - 0.8 * size, left + width, self.y + 0.2 * size)
-
-
-@dataclass(frozen=True)
-class Rect:
-    area: Area
-    fill: str
-    dash: str
-    order: int
-
-
-class Drawn:
-    """What an SVG shows, in the order of painting."""
-
-    def __init__(self, text: str) -> None:
-        self.root = ET.fromstring(text)  # noqa: S314
-        self.view = Area(0, 0, float(self.root.get("width", "")), float(self.root.get("height", "")))
-        self.rects, self.texts = list[Rect](), list[tuple[int, Text]]()
-        self.lifelines, self.arrows, self.heads = list[ET.Element](), list[ET.Element](), list[str]()
-        for order, e in enumerate(self.root):
-            if e.tag == f"{SVG}rect":
-                x, y = float(e.get("x", "0")), float(e.get("y", "0"))
-                area = Area(x, y, x + float(e.get("width", "")), y + float(e.get("height", "")))
-                self.rects.append(Rect(area, e.get("fill", ""), e.get("stroke-dasharray", "none"), order))
-            elif e.tag == f"{SVG}text":
-                said = Text(
-                    e.get("class", ""), e.text or "", float(e.get("x", "")), float(e.get("y", "")), e.get("text-anchor", "")
-                )
-                self.texts.append((order, said))
-            elif e.tag == f"{SVG}line":
-                (self.lifelines if e.get("stroke-dasharray") else self.arrows).append(e)
-            elif e.tag == f"{SVG}path":
-                self.heads.append(e.get("d", ""))
-
-    def of(self, css: str) -> list[Text]:
-        return [text for _, text in self.texts if text.css == css]
-
-    @property
-    def boxes(self) -> dict[str, Area]:
-        """By the name of the step: the smallest rectangle around the name."""
-        around = {text.text: [rect.area for rect in self.rects[1:] if text.area.within(rect.area)] for text in self.of("name")}
-        return {name: min(areas, key=lambda area: area.bottom - area.top) for name, areas in around.items()}
-
-
-HEADS = [("every client", True), ("server", False), ("every helper of the keys", True)]
-LONG = "Take what came; look at every signature; refuse whoever is not on the roster & leave <nobody> out who is"
-HELD = "remembers Start → Ready, Tally, and what has been said before it"
-
-
-def step(name: str, column: int, *mails: tuple[str, str, int, str], **more: Any) -> tuple[str, int, dict[str, Any]]:
-    told = {"doc": "Say it.", "change": "remembers Start → Ready", "corner": "", "pills": [], "results": [], "fill": "gold"}
-    return name, column, {**told, "mails": mails, **more}
-
-
-ALL = [
-    step("publish", 2, ("HelperKey", "", 1, "spread"), ("HelperNote", "the same for all", 0, "learn"), doc=LONG),
-    step("spread", 1, ("Keys", "the same for all", 0, "learn"), corner="waits for all"),
-    step("learn", 0, pills=["in: Rows"], results=["out: Seen"], change=HELD),
-    "once for every sum",
-    step("submit", 0, ("Cipher", "", 1, "add"), ("Share", "one for each", 2, "answer"), pills=["in: Vector", "in: It"], fill="tan"),
-    step("look", 1, doc=LONG, change=HELD, results=["out: A", "out: B", "out: Long"]),
-    step("answer", 2, ("Part", "", 1, "add"), ("Receipt", "one for each", 0, "close")),
-    step("add", 1, ("Total", "the same for all", 0, "close"), ("Proof", "", 2, "check"), ("More", "", 0, "close"), doc=LONG),
-    "end",
-    step("check", 2, corner="spends the input", pills=["in: Proof"]),
-    step("close", 0, ("Bye", "", 2, "nobody that is drawn"), results=["out: Tally"]),
-    step("rest", 1, doc=LONG + " " + LONG, change=""),
-]
-
-
-def document(told: list[Any], heads: list[tuple[str, bool]] = HEADS, legend: tuple[tuple[str, str], ...] = ()) -> str:
-    labels = [word for one in told if isinstance(one, tuple) for mail in one[2]["mails"] for word in mail[:2]]
-    picture = Picture("sums <of> many & few", heads, labels)
-    for one in told:
-        if isinstance(one, tuple):
-            picture.step(one[0], one[1], **one[2])
-        elif one == "end":
-            picture.close_loop()
-        else:
-            picture.open_loop(one)
-    return picture.document(legend)
-
-
-SHORT = [step("one", 0, ("M", "", 1, "two")), step("two", 1)]
-LOOPED = ["a loop", *SHORT, "end", "another loop, round and round", step("three", 0, results=["out: T"]), "end"]
-PICTURES = {
-    "all": (ALL, HEADS, (("security", "tan"), ("learning", "gold"), ("vector", "gold"))),
-    "short": (SHORT, HEADS[1:], ()),
-    "looped": (LOOPED, HEADS[:2], (("vector", "gold"), ("security", "tan"))),
-    "alone": (["once for every sum", step("turn", 0, pills=["in: A"], results=["out: B"]), "end"], [("server", False)], ()),
-}
+from drawn import CLASSES, COLOUR, PICTURES, SVG, Area, document, parsed, steps
 
 
 @pytest.fixture(params=list(PICTURES))
@@ -144,13 +15,9 @@ def told(request: pytest.FixtureRequest) -> Any:
     return PICTURES[request.param]
 
 
-def steps(told: list[Any]) -> list[tuple[str, int, dict[str, Any]]]:
-    return [one for one in told if isinstance(one, tuple)]
-
-
 def test_everything_that_was_told_is_there_once_and_nothing_else(told: Any) -> None:
     said, heads, legend = told
-    drawn, own = Drawn(document(*told)), steps(said)
+    drawn, own = parsed(document(*told)), steps(said)
     loops = [one for one in said if isinstance(one, str) and one != "end"]
     mails = [mail for _, _, more in own for mail in more["mails"]]
     words = {
@@ -176,9 +43,10 @@ def test_everything_that_was_told_is_there_once_and_nothing_else(told: Any) -> N
 
 
 def test_title_description_and_size(told: Any) -> None:
-    root = Drawn(document(*told)).root
+    root = parsed(document(*told)).root
     title, desc = root.find(f"{SVG}title"), root.find(f"{SVG}desc")
-    assert title is not None and desc is not None
+    assert title is not None
+    assert desc is not None
     assert (root.tag, root.get("aria-labelledby"), root.get("role")) == (f"{SVG}svg", title.get("id"), "img")
     assert title.text == "sums <of> many & few: who does what, in order"
     assert desc.text == ", ".join(name for name, _, _ in steps(told[0]))
@@ -187,7 +55,7 @@ def test_title_description_and_size(told: Any) -> None:
 
 
 def test_colours_fonts_and_classes_are_such(told: Any) -> None:
-    root = Drawn(document(*told)).root
+    root = parsed(document(*told)).root
     style = root.findtext(f"{SVG}style") or ""
     sizes = {
         css: float(size)
@@ -204,15 +72,17 @@ def test_colours_fonts_and_classes_are_such(told: Any) -> None:
         assert all(COLOUR.fullmatch(e.get(key, "none")) for key in ("fill", "stroke"))
         assert re.fullmatch(r"none|\d+ \d+", e.get("stroke-dasharray", "none"))
         assert float(e.get("rx", "0")) >= 0
-    fills = [rect.fill for rect in Drawn(document(*told)).rects]
+    fills = [rect.fill for rect in parsed(document(*told)).rects]
     for _, _, more in steps(told[0]):
         assert more["fill"] in fills
 
 
 def test_nothing_that_can_be_read_is_covered_crossed_or_outside(told: Any) -> None:
-    drawn = Drawn(document(*told))
+    drawn = parsed(document(*told))
     (background, *rects), areas = drawn.rects, [(order, text.area) for order, text in drawn.texts]
     assert background.area == drawn.view
+    boxes = drawn.boxes.values()
+    assert min(box.left for box in boxes) == pytest.approx(drawn.view.right - max(box.right for box in boxes))
     for order, area in areas:
         assert area.within(drawn.view)
         over = [rect for rect in rects if rect.order > order and rect.area.meets(area)]
@@ -227,7 +97,7 @@ def test_nothing_that_can_be_read_is_covered_crossed_or_outside(told: Any) -> No
 
 
 def test_a_steps_words_stand_in_its_box_from_top_to_bottom(told: Any) -> None:
-    drawn, boxes = Drawn(document(*told)), Drawn(document(*told)).boxes
+    drawn, boxes = parsed(document(*told)), parsed(document(*told)).boxes
     for name, column, more in steps(told[0]):
         box = boxes[name]
         inside = [text for _, text in drawn.texts if text.area.within(box)]
@@ -244,7 +114,7 @@ def test_a_steps_words_stand_in_its_box_from_top_to_bottom(told: Any) -> None:
 
 
 def test_pills_hold_their_words_and_sit_on_the_edges_of_their_box(told: Any) -> None:
-    drawn, boxes = Drawn(document(*told)), Drawn(document(*told)).boxes
+    drawn, boxes = parsed(document(*told)), parsed(document(*told)).boxes
     around = {text.text: [r for r in drawn.rects if text.area.within(r.area)][-1] for text in drawn.of("pill")}
     said = dict.fromkeys(around, 0)
     for name, _, more in steps(told[0]):
@@ -261,12 +131,14 @@ def test_pills_hold_their_words_and_sit_on_the_edges_of_their_box(told: Any) -> 
                 said[label] += 1
     inputs = {around[x].fill for _, _, more in steps(told[0]) for x in more["pills"]}
     outputs = {around[x].fill for _, _, more in steps(told[0]) for x in more["results"]}
-    assert len(inputs) <= 1 and len(outputs) <= 1 and not inputs & outputs
+    assert len(inputs) <= 1
+    assert len(outputs) <= 1
+    assert not inputs & outputs
     assert {label for label, times in said.items() if not times} == {x for x in told[0] if isinstance(x, str)} - {"end"}
 
 
 def test_boxes_and_pills_are_apart_and_steps_follow_each_other_downwards(told: Any) -> None:
-    drawn, boxes = Drawn(document(*told)), list(Drawn(document(*told)).boxes.values())
+    drawn, boxes = parsed(document(*told)), list(parsed(document(*told)).boxes.values())
     assert all(one.top < other.top for one, other in pairwise(boxes))
     assert not any(Area(a.left, a.top - 4, a.right, a.bottom + 4).meets(b) for a, b in combinations(boxes, 2))
     around = [
@@ -279,7 +151,7 @@ def test_boxes_and_pills_are_apart_and_steps_follow_each_other_downwards(told: A
 
 
 def test_arrows_go_from_the_senders_edge_to_the_receivers_or_to_its_lifeline_and_through_nothing(told: Any) -> None:
-    drawn, boxes = Drawn(document(*told)), Drawn(document(*told)).boxes
+    drawn, boxes = parsed(document(*told)), parsed(document(*told)).boxes
     centres = [float(line.get("x1", "")) for line in drawn.lifelines]
     sent = [(name, column, mail) for name, column, more in steps(told[0]) for mail in more["mails"]]
     labels = drawn.of("mail")
@@ -310,8 +182,15 @@ def test_arrows_go_from_the_senders_edge_to_the_receivers_or_to_its_lifeline_and
         assert not beside
 
 
+def test_a_message_whose_receiver_comes_next_goes_from_box_to_box() -> None:
+    drawn = parsed(document(*PICTURES["short"]))
+    (line,), two = drawn.arrows, drawn.boxes["two"]
+    assert two.top < float(line.get("y1", "")) < two.bottom
+    assert two.left - 12 < float(line.get("x2", "")) < two.left
+
+
 def test_a_loops_frame_holds_its_steps_and_no_other_and_its_label_stands_in_the_corner(told: Any) -> None:
-    drawn, boxes, inside = Drawn(document(*told)), Drawn(document(*told)).boxes, list[set[str]]()
+    drawn, boxes, inside = parsed(document(*told)), parsed(document(*told)).boxes, list[set[str]]()
     running = False
     for one in told[0]:
         if isinstance(one, str) and one != "end":
@@ -337,8 +216,8 @@ def test_a_loops_frame_holds_its_steps_and_no_other_and_its_label_stands_in_the_
 
 
 def test_headings_stand_on_their_lifelines_many_parties_on_three_cards(told: Any) -> None:
-    drawn, heads = Drawn(document(*told)), told[1]
-    boxes, cards = Drawn(document(*told)).boxes.values(), list[list[Area]]()
+    drawn, heads = parsed(document(*told)), told[1]
+    boxes, cards = parsed(document(*told)).boxes.values(), list[list[Area]]()
     end = max(area.bottom for area in boxes)
     for (_, many), text, line in zip(heads, drawn.of("role"), drawn.lifelines, strict=True):
         x, y1, y2 = (float(line.get(key, "")) for key in ("x1", "y1", "y2"))
@@ -359,16 +238,16 @@ def test_headings_stand_on_their_lifelines_many_parties_on_three_cards(told: Any
 
 def test_a_legend_shows_every_colour_beside_its_name_below_all_else(told: Any) -> None:
     said, heads, legend = told
-    drawn = Drawn(document(*told))
+    drawn = parsed(document(*told))
     words = [text for text in drawn.of("doc") if text.text.endswith(" flow")]
     squares = drawn.rects[len(drawn.rects) - len(legend) :]
     others = [*drawn.rects[1 : len(drawn.rects) - len(legend)]]
     for (name, colour), text, square in zip(legend, words, squares, strict=True):
         assert (text.text, square.fill) == (f"{name} flow", colour)
         assert 0 < text.area.left - square.area.right < 20
-        assert square.area.top < text.area.bottom and text.area.top < square.area.bottom
+        assert square.area.top < text.y < square.area.bottom
         assert square.area.top > max(rect.area.bottom for rect in others)
         assert square.area.top > max(float(line.get("y2", "")) for line in drawn.lifelines)
     assert not any(a.area.meets(b.area) for a, b in combinations(squares, 2))
     if legend:
-        assert drawn.view.bottom > Drawn(document(said, heads)).view.bottom
+        assert drawn.view.bottom > parsed(document(said, heads)).view.bottom
