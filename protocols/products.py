@@ -54,16 +54,6 @@ Right = NDArray[Any] | Sequence[NDArray[Any]] | PackedRows
 """A right factor: shape (u, c), or its u rows of shape (c,) wherever they lie, or packed."""
 
 
-def _shape(right: Right) -> tuple[int, int]:
-    match right:
-        case PackedRows(rows, count):
-            return len(rows), count
-        case np.ndarray():
-            return right.shape[0], right.shape[1]
-        case _:
-            return len(right), right[0].size
-
-
 def _blocks(right: Right, bits: int) -> Iterator[tuple[int, NDArray[Any]]]:
     """The columns, some at a time: the first one, and values of shape (rows, lanes, m); of packed rows also filling at the end."""
     match right:
@@ -86,8 +76,8 @@ def product(bits: int, left: NDArray[Any], right: Right) -> NDArray[Any]:
     Raises:
         Refused: ``vector-padding`` or ``field-range`` for packed rows that hold something else than field elements.
     """
-    (rows, inner), (_, count), terms = left.shape, _shape(right), SPLITS[bits].terms
-    kind = _Narrow if bits == 31 else _Wide
+    (rows, inner), terms, kind = left.shape, SPLITS[bits].terms, _Narrow if bits == 31 else _Wide
+    count = right.count if isinstance(right, PackedRows) else right[0].size
     factors = [kind(bits, left[:, k : k + terms]) for k in range(0, inner, terms)]
     out = np.empty((rows, count), dtype=left.dtype)
     for start, values in _blocks(right, bits):

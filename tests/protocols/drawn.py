@@ -144,10 +144,20 @@ def document(told: list[Any], heads: list[tuple[str, bool]] = HEADS, legend: tup
 
 SHORT = [step("one", 0, ("M", "", 1, "two")), step("two", 1)]
 LOOPED = ["a loop", *SHORT, "end", "another loop, round and round", step("three", 0, results=["out: T"]), "end"]
+BESIDE = [
+    step("long", 0, doc=" ".join([LONG] * 3)),
+    step("small", 1, ("First", "", 0, "later"), ("Second", "", 0, "later"), ("Third", "", 2, "last")),
+    step("longer", 2, doc=" ".join([LONG] * 4)),
+    step("back", 1, ("Fourth", "", 2, "last"), ("Fifth", "", 2, "last")),
+    step("later", 0),
+    step("last", 2),
+]
+"""A step is lower than its words where an arrow has to pass below a long one beside it."""
 PICTURES = {
     "all": (ALL, HEADS, (("security", "tan"), ("learning", "gold"), ("vector", "gold"))),
     "short": (SHORT, HEADS[1:], ()),
     "looped": (LOOPED, HEADS[:2], (("vector", "gold"), ("security", "tan"))),
+    "beside": (BESIDE, HEADS, ()),
     "alone": (["once for every sum", step("turn", 0, pills=["in: A"], results=["out: B"]), "end"], [("server", False)], ()),
 }
 

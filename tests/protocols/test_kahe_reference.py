@@ -43,17 +43,16 @@ def test_sums_over_several_elements_are_the_flows() -> None:
     agrees_with_reference(Case(p, {u: [(-1) ** i * (1000 - (u * i) % 97) for i in range(size)] for u in (1, 2)}))
 
 
-@pytest.mark.parametrize("stage", kahe_reference.STAGES)
-def test_who_is_left_at_any_stage_is_summed_as_in_the_flow(stage: str) -> None:
-    """Three of four are enough and two are not."""
-    for gone in ((4,), (2, 3)):
-        agrees_with_reference(replace(kahe_case(4, 2), dropouts=dict.fromkeys(gone, stage)))
+@pytest.mark.parametrize("stage", ["Enciphered", "Openings"])
+def test_who_is_left_is_summed_as_in_the_flow(stage: str) -> None:
+    """Two of three are enough and one is not."""
+    for gone in ((3,), (2, 3)):
+        agrees_with_reference(replace(kahe_case(3, 2), dropouts=dict.fromkeys(gone, stage)))
 
 
 def test_what_survivors_of_a_sparse_graph_signed_is_the_flows() -> None:
-    case = sparse_case(6, 2, degree=4, threshold=3)
-    for gone in ({}, {3: "Enciphered"}):
-        assert agrees_with_reference(replace(case, dropouts=gone), policy=TRUSTING).total is not None
+    case = replace(sparse_case(6, 2, degree=4, threshold=3), dropouts={3: "Enciphered"})
+    assert agrees_with_reference(case, policy=TRUSTING).total is not None
 
 
 @pytest.mark.parametrize("stage", ["Masked", "Sum"])

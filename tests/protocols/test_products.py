@@ -106,7 +106,8 @@ def test_dot_products_are_those_of_integers(bits: int, m: int, v: int, c: int) -
 def test_integers_up_to_62_bits_are_settled(bits: int) -> None:
     """Both signs, around every power of two and every multiple of q that is near one."""
     q = 2**bits - 1
-    near = {x + d for k in range(62) for x in (2**k, q * 2**k, q << max(0, 62 - bits)) for d in (-2, -1, 0, 1, 2)} | {3 * q, q * q}
+    powers = [x for k in range(62) for x in (2**k, q * 2**k)]
+    near = {x + d for x in (*powers, 3 * q, q * q, 2**62) for d in (-2, -1, 0, 1, 2)}
     values = sorted(sign * x for x in near for sign in (1, -1) if x < 2**62)
     settled = np.array(values, dtype=np.int64)
     settle(settled, bits)
