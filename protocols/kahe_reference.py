@@ -148,7 +148,7 @@ def _opened(
         product, digits = _product(element, key), [list[int]() for _ in range(p.digits)]
         for place in range(_N):
             v = (total[i * _N + place] << cut) + contributors * ((1 << cut) - 1) // 2 - product[place]
-            rest = (v + (1 << spare - 1) >> spare) % (1 << p.digits * p.width)
+            rest = v + (1 << spare - 1) >> spare
             for j in range(p.digits):
                 digit = (rest + (1 << p.width - 1)) % (1 << p.width) - (1 << p.width - 1)
                 digits[j].append(digit)

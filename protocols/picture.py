@@ -61,7 +61,6 @@ class Picture:
     def __init__(self, name: str, heads: Sequence[tuple[str, bool]], labels: Iterable[str]) -> None:
         self.name, self.heads = name, heads
         self.gap = max([150.0, *(36 + 7.8 * len(label) for label in labels)])
-        self._steps = list[str]()
         self._bottoms = [HEADER - 4.0] * len(heads)
         self._floor, self._last = HEADER + 22.0, 0.0
         self._boxes, self._shapes, self._frames = dict[str, _Box](), list[str](), list[str]()

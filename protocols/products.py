@@ -27,18 +27,14 @@ COLUMNS = 4096
 
 @dataclass(frozen=True)
 class Split:
-    """How factors are cut for float64: limbs of so many bits, and inner terms whose products may be added."""
+    """How factors are cut for float64: limbs of so many bits, and inner terms of a matrix product that may be added."""
 
     limb: int
-    left: int  # limbs of the left factor
-    right: int  # limbs of the right factor; one is taken whole, and centred where many terms are added
     terms: int
 
 
-SPLITS = {31: Split(16, 2, 1, 127), 61: Split(21, 3, 3, 2048)}
-"""By bits of the modulus."""
-_DOT_LIMBS = {31: (16, 2), 61: (21, 3)}
-"""Bits and number of limbs of both factors of a dot product."""
+SPLITS = {31: Split(16, 127), 61: Split(21, 2048)}
+"""By bits of the modulus.  Modulo 2^31 − 1 the right factor of a matrix product is taken whole (`_Narrow`)."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +52,6 @@ class PackedRows:
 
 Right = NDArray[Any] | Sequence[NDArray[Any]] | PackedRows
 """A right factor: shape (u, c), or its u rows of shape (c,) wherever they lie, or packed."""
-
-
-def _shape(right: Right) -> tuple[int, int]:
-    match right:
-        case PackedRows(rows, count):
-            return len(rows), count
-        case np.ndarray():
-            return right.shape[0], right.shape[1]
-        case _:
-            return len(right), right[0].size
 
 
 def _blocks(right: Right, bits: int) -> Iterator[tuple[int, NDArray[Any]]]:
@@ -90,8 +76,8 @@ def product(bits: int, left: NDArray[Any], right: Right) -> NDArray[Any]:
     Raises:
         Refused: ``vector-padding`` or ``field-range`` for packed rows that hold something else than field elements.
     """
-    (rows, inner), (_, count), terms = left.shape, _shape(right), SPLITS[bits].terms
-    kind = _Narrow if bits == 31 else _Wide
+    (rows, inner), terms, kind = left.shape, SPLITS[bits].terms, _Narrow if bits == 31 else _Wide
+    count = right.count if isinstance(right, PackedRows) else right[0].size
     factors = [kind(bits, left[:, k : k + terms]) for k in range(0, inner, terms)]
     out = np.empty((rows, count), dtype=left.dtype)
     for start, values in _blocks(right, bits):
@@ -156,35 +142,30 @@ class _Wide:
     """The same modulo 2^61 − 1: three limbs on either side."""
 
     def __init__(self, bits: int, left: NDArray[Any]) -> None:
-        self._bits, self._split = bits, SPLITS[bits]
-        self._left = [limb(left, i, self._split.limb).astype(np.float64) for i in range(self._split.left)]
+        self._bits, self._limb, self._left = bits, SPLITS[bits].limb, limbs(bits, left)
 
     def times(self, right: NDArray[Any], out: NDArray[Any]) -> None:
         """Limb products by powers of 2^limb, highest first (Horner)."""
-        flat = right.reshape(len(right), -1)
-        b = [limb(flat, j, self._split.limb).astype(np.float64) for j in range(self._split.right)]
-        total = np.zeros((len(self._left[0]), flat.shape[1]), dtype=np.int64)
-        for power in reversed(range(len(self._left) + len(b) - 1)):
-            total = shifted(total, self._split.limb, self._bits)
-            for i in range(max(0, power - len(b) + 1), min(len(self._left), power + 1)):
-                total += (self._left[i] @ b[power - i]).astype(np.int64)
+        a, b = self._left, limbs(self._bits, right.reshape(len(right), -1))
+        total = np.zeros((len(a[0]), b[0].shape[1]), dtype=np.int64)
+        for power in reversed(range(2 * len(a) - 1)):
+            total = shifted(total, self._limb, self._bits)
+            for i in range(max(0, power - len(a) + 1), min(len(a), power + 1)):
+                total += (a[i] @ b[power - i]).astype(np.int64)
             settle(total, self._bits)
         np.copyto(out, total[:, : out.shape[1]], casting="unsafe")
 
 
 def dots(bits: int, rows: NDArray[Any], vectors: NDArray[Any]) -> NDArray[Any]:
     """The dot products of ``rows``, shape (m, c), with ``vectors``, shape (v, c): shape (m, v), dtype of ``rows``."""
-    size, count = _DOT_LIMBS[bits]
-    longest, powers = 2 ** (53 - 2 * size), range(2 * count - 1)
-    sums = [np.zeros((len(rows), len(vectors)), dtype=np.int64) for _ in powers]
+    size = SPLITS[bits].limb
+    longest = 2 ** (53 - 2 * size)
+    sums = [np.zeros((len(rows), len(vectors)), dtype=np.int64) for _ in range(2 * -(-bits // size) - 1)]
     for start in range(0, rows.shape[1], longest):
-        a = [limb(rows[:, start : start + longest], i, size).astype(np.float64) for i in range(count)]
-        b = [limb(vectors[:, start : start + longest], i, size).astype(np.float64) for i in range(count)]
-        for i in range(count):
-            for j in range(count):
-                part = (a[i] @ b[j].T).astype(np.int64)
-                settle(part, bits)
-                sums[i + j] += part
+        a, b = limbs(bits, rows[:, start : start + longest]), limbs(bits, vectors[:, start : start + longest])
+        for i, one in enumerate(a):
+            for j, other in enumerate(b):
+                sums[i + j] += (one @ other.T).astype(np.int64)
                 settle(sums[i + j], bits)
     total = sums[-1]
     for lower in reversed(sums[:-1]):
@@ -193,10 +174,10 @@ def dots(bits: int, rows: NDArray[Any], vectors: NDArray[Any]) -> NDArray[Any]:
     return total.astype(rows.dtype)
 
 
-def limb(matrix: NDArray[Any], index: int, bits: int) -> NDArray[Any]:
-    """Bits ``index·bits`` to ``(index + 1)·bits`` of every value."""
-    cut: NDArray[Any] = (matrix >> matrix.dtype.type(index * bits)) & matrix.dtype.type(2**bits - 1)
-    return cut
+def limbs(bits: int, matrix: NDArray[Any]) -> list[NDArray[np.float64]]:
+    """The digits of every value modulo 2^bits − 1 to the base 2^limb (`SPLITS`), lowest first; shape kept."""
+    size, kind = SPLITS[bits].limb, matrix.dtype.type
+    return [(matrix >> kind(at) & kind(2**size - 1)).astype(np.float64) for at in range(0, bits, size)]
 
 
 def shifted(values: NDArray[np.int64], by: int, bits: int) -> NDArray[np.int64]:

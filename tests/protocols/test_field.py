@@ -100,11 +100,11 @@ def test_matrix_products_are_exact_at_the_bound_of_float64(bits: int) -> None:
     field = Field(bits)
     split, columns = SPLITS[bits], COLUMNS + 3
     for terms in (split.terms, split.terms + 1):
-        largest = field.modulus // 2 if split.right == 1 else 2 ** (2 * split.limb) - 1
-        left = np.full((1, terms), 2 ** (split.limb * (split.left - 1)) - 1, dtype=field.dtype)
+        largest = field.modulus // 2 if bits == 31 else 2 ** (2 * split.limb) - 1
+        left = np.full((1, terms), 2 ** (bits // split.limb * split.limb) - 1, dtype=field.dtype)
         right = np.full((terms, columns), largest, dtype=field.dtype)
         assert set(field.product(left, right)[0].tolist()) == {terms * int(left[0, 0]) * largest % field.modulus}
-    biggest = (2**split.limb - 1) * (field.modulus // 2 if split.right == 1 else 2**split.limb - 1)
+    biggest = (2**split.limb - 1) * (field.modulus // 2 if bits == 31 else 2**split.limb - 1)
     assert split.terms * biggest < 2**53
 
 
