@@ -31,6 +31,9 @@ class ModelFactory(Protocol):
     def read(self, model: nn.Module) -> NDArray[np.float32]:
         """As `to_vector`, of a model that this has made; possibly in its memory."""
 
+    def take(self, held: list[nn.Module]) -> NDArray[np.float32]:
+        """As `read`, of the one model in ``held``; that list is emptied, and the model is not used any more."""
+
 
 SMALL = 100_000
 """Parameters below which one thread is faster than several."""

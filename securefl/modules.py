@@ -68,6 +68,15 @@ class Copier:
         return last.flat if last is not None and last.model is model and last.in_place() else to_vector(model)
 
 
+    def take(self, held: list[nn.Module]) -> NDArray[np.float32]:
+        """As `read`, of the copy in ``held``, which is emptied: nobody else holds it, so that the next call need not look again."""
+        last, model = self._last, held.pop()
+        if last is None or last.model is not model:
+            return to_vector(model)
+        del model
+        return last.flat if last.come_back() else self.read(last.model)
+
+
 def _plain(module: nn.Module) -> bool:
     modules = list(module.modules())
     children = [child for m in modules for child in vars(m)["_modules"].values() if child is not None]

@@ -94,6 +94,10 @@ class PrivateLayers:
         """The shared parameters of a model that this has made, shape (d,)."""
         return np.compress(self._shared, self._copier.read(model))
 
+    def take(self, held: list[nn.Module]) -> NDArray[np.float32]:
+        """As `read`, of the model in ``held``, which is emptied; `remember` comes first."""
+        return np.compress(self._shared, self._copier.take(held))
+
     def remember(self, model: nn.Module) -> None:
         """Take the private parameters of a trained model, for when `settle` is called."""
         self._trained = self._copier.read(model)[~self._shared]

@@ -128,25 +128,26 @@ def local_update(task: Task, number: int) -> NDArray[np.float64] | NDArray[np.in
     """
     site, training = task.site, task.site.training[number]
     factory, data = site.factory(number), site.folds[number].train
-    model = factory(task.models[number])
+    held = [factory(task.models[number])]  # nothing else holds it, so that `take` may give it again
     with named(site.name):
-        _before_training(site.trainer, model, data)
+        _before_training(site.trainer, held[0], data)
         steps, given = (site.steps, training) if site.local is None else site.local.work(task, number, training)
-        site.trainer.train(model, data, given, steps)
-        site.trainer.on_after_training(model, data)
+        site.trainer.train(held[0], data, given, steps)
+        site.trainer.on_after_training(held[0], data)
         if watched(training):
-            training.check_untouched(model)
+            training.check_untouched(held[0])
             if training.left_out:
                 site.notices(
                     f"{site.name}: records whose gradient is not finite were left out of training; look for extreme values"
                 )
         if summed(training):
             return training.take()
-        update = np.subtract(factory.read(model), task.models[number], dtype=np.float64)
-        if not all_finite(update) or (site.private and not all_finite(to_vector(model))):
-            raise UserError("the update has a value that is not finite: lower the learning rate")
+        finite = not site.private or all_finite(to_vector(held[0]))
         if site.private:
-            site.private[number].remember(model)
+            site.private[number].remember(held[0])
+        update = np.subtract(factory.take(held), task.models[number], dtype=np.float64)
+        if not (finite and all_finite(update)):
+            raise UserError("the update has a value that is not finite: lower the learning rate")
     return update
 
 
