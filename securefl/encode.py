@@ -361,12 +361,10 @@ def round_each(real: NDArray[np.float64], rands: Sequence[Rand]) -> NDArray[np.i
     return rounded
 
 
-def _round(
-    real: NDArray[np.float64], draws: NDArray[np.uint64], spare: NDArray[np.float64], rounded: NDArray[np.int64]
-) -> None:
-    """Write ⌊v⌋ + [U < v − ⌊v⌋] of each value into ``rounded``, U from the top 53 bits of ``draws``; those and ``spare`` are used up.
+def _round(real: NDArray[np.float64], draws: NDArray[np.uint64], spare: NDArray[np.float64], rounded: NDArray[np.int64]) -> None:
+    """Write ⌊v⌋ + [U < v − ⌊v⌋] of each value into ``rounded``, U from the top 53 bits of ``draws``; both others are used up.
 
-    Each operation is exact, as no |v| is above 2^48: U and v − ⌊v⌋ are compared in units of 2^−53.
+    U and v − ⌊v⌋ are compared in units of 2^−53, and ⌊v⌋ is exact, as no |v| is above 2^48.
     """
     draws >>= _ELEVEN
     np.floor(real, out=spare)

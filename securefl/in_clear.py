@@ -13,7 +13,7 @@ What it does not protect: anything.  It shows nothing of a protocol either: what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, TypeVar
@@ -159,10 +159,9 @@ def encode_all(contributions: Sequence[Contribution], joined: Joined) -> list[Ve
     return [*map(Vector, rounded)]
 
 
-def add_all(adding: InClear, vectors: Iterable[Vector]) -> None:
+def add_all(adding: InClear, vectors: Sequence[Vector]) -> None:
     """Add them up."""
-    for vector in vectors:
-        adding.add(vector)
+    adding.add(*vectors)
 
 
 def _total(adding: InClear) -> Sum:

@@ -67,7 +67,6 @@ class Copier:
         last = self._last
         return last.flat if last is not None and last.model is model and last.in_place() else to_vector(model)
 
-
     def take(self, held: list[nn.Module]) -> NDArray[np.float32]:
         """As `read`, of the copy in ``held``, which is emptied: nobody else holds it, so that the next call need not look again."""
         last, model = self._last, held.pop()
