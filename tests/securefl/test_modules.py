@@ -339,6 +339,40 @@ def test_a_copy_that_was_changed_is_not_given_again_and_is_read_as_it_is(what):
     assert not any(p._backward_hooks or p._post_accumulate_grad_hooks for p in other.parameters())
 
 
+def test_a_copy_that_is_taken_back_is_given_again_as_new():
+    copies = Copier(net())
+    first = id(copies(VECTORS[0]))
+    for vector in VECTORS * 2:
+        held = [copies(vector)]
+        assert id(held[0]) == first
+        train(held[0])
+        values = to_vector(held[0]).tolist()
+        assert (copies.take(held).tolist(), held) == (values, [])
+    assert shape_of(copies(VECTORS[0])) == shape_of(Copier(net())(VECTORS[0]))
+
+
+@pytest.mark.parametrize("what", [*HOLDS, *CHANGES])
+def test_a_copy_that_is_taken_back_held_or_changed_is_read_as_it_is_and_not_given_again(what):
+    copies = Copier(net())
+    held = [copies(VECTORS[0])]
+    seen = {**HOLDS, **CHANGES}[what](held[0])
+    if any(p.requires_grad for p in held[0].parameters()):
+        values = to_vector(held[0]).tolist()
+        assert copies.take(held).tolist() == values
+    held.clear()
+    other = copies(VECTORS[1])
+    assert shape_of(other) == shape_of(Copier(net())(VECTORS[1]))
+    assert not any(p._backward_hooks or p._post_accumulate_grad_hooks for p in other.parameters())
+    if isinstance(seen, nn.Module):
+        assert seen is not other
+
+
+def test_a_model_of_another_making_is_read_when_it_is_taken():
+    other, last = net(), Copier(net())
+    last(VECTORS[0])
+    assert last.take([other]).tolist() == to_vector(other).tolist()
+
+
 def test_a_set_that_was_changed_and_gradients_do_not_come_back():
     copies, vector = Copier(bare()), np.arange(7, dtype=np.float32)
     model = copies(vector)
