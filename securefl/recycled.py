@@ -29,10 +29,18 @@ _KNOWN: weakref.WeakValueDictionary[int, Recycled] = weakref.WeakValueDictionary
 """By the number of its module, which lives as long."""
 
 
-def arrays_of(model: nn.Module) -> list[NDArray[np.float32]] | None:
-    """The parameters of a module that is given again and again, as arrays in their memory; None of another."""
-    known = _KNOWN.get(id(model))
-    return None if known is None else known.arrays()
+def known(model: nn.Module) -> Recycled | None:
+    """What knows a module that is given again and again; None of another."""
+    return _KNOWN.get(id(model))
+
+
+class Lent:
+    """A model that is out, and what takes it back; nothing else may hold the model when it is taken."""
+
+    __slots__ = ("known", "model")
+
+    def __init__(self, model: nn.Module, known: Recycled | None = None) -> None:
+        self.model, self.known = model, known
 
 
 class Recycled:
