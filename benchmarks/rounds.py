@@ -222,9 +222,15 @@ def measure(
 
 
 def _keep_freed_memory() -> None:
-    """Tell glibc to keep what the parties free: it would hand their memory back in the middle of a step of the server's."""
+    """Tell glibc to keep what is freed: it would hand the parties' memory back in the middle of a step of the server's.
+
+    Both limits are set, as either alone fixes the other at its start: every buffer of 128 KiB would be mapped, zeroed and unmapped
+    anew in each step, where a process that has freed one such buffer keeps it.
+    """
     if sys.platform == "linux":
-        ctypes.CDLL(None).mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
+        libc.mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD, the largest that there is
 
 
 def _measure(

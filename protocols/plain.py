@@ -18,7 +18,7 @@ from protocols.policy import Policy
 from protocols.ring import Accumulator
 from protocols.schema import Message, Raw
 from protocols.suite import PLAIN, Parameters, Terms
-from protocols.vector import Sum, Vector, bounded, checked_sum, counted
+from protocols.vector import Sum, Vector, bounded_each, checked_sum, counted
 
 flow = Flow("plain-insecure")
 
@@ -99,14 +99,15 @@ class InClear:
         packed = layout(parameters)
         self.message = Clear(Bulk(None, None, bytes(packed.nbytes), packed))
 
-    def add(self, x: Vector) -> None:
-        """Add one vector.
+    def add(self, *xs: Vector) -> None:
+        """Add some vectors.
 
         Raises:
-            Misuse: for another shape or dtype, or a value past max_abs.
+            Misuse: for another shape or dtype, or a value past max_abs; none of them was added.
         """
-        self._added += bounded(x, self._parameters)
-        self._arrived += 1
+        if xs:
+            self._added += bounded_each(xs, self._parameters).sum(axis=0)
+            self._arrived += len(xs)
 
     def total(self) -> Sum:
         """The sum over all that were added, once.

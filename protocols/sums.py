@@ -71,8 +71,8 @@ class InClear(Protocol):
     def message(self) -> Message:
         """One as long as that of any party in the flow."""
 
-    def add(self, x: Vector, /) -> None:
-        """Add one vector; raises `Misuse` as the flow does."""
+    def add(self, *xs: Vector) -> None:
+        """Add some vectors, or none of them; raises `Misuse` as the flow does."""
 
     def total(self) -> Sum:
         """The sum over all that were added; raises `Abort` as the flow does."""

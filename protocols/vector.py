@@ -7,6 +7,7 @@ probability below 2·(n·max/R)^d.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,13 +81,17 @@ def _largest(parameters: SumParameters) -> int:
     return 2**62 - 1 if tail_of(parameters) else parameters.max_abs
 
 
-def bounded(x: Vector, parameters: SumParameters) -> NDArray[np.int64]:
-    """The input itself, shape (d,), as int64.
+def bounded_each(xs: Sequence[Vector], parameters: SumParameters) -> NDArray[np.int64]:
+    """The inputs themselves, one a row, shape (inputs, d), as int64; there is at least one.
 
     Raises:
         Misuse: as `counted`.
     """
-    return _within(integers(x.values, parameters.size), _largest(parameters)).astype(np.int64, copy=False)
+    most, given = _largest(parameters), [integers(x.values, parameters.size) for x in xs]
+    alike = len({values.dtype for values in given}) == 1  # else numpy would find a dtype in common that holds neither's values
+    if not (alike and _all_within(rows := np.stack(given), most)):
+        rows = np.stack([_within(values, most).astype(np.int64, copy=False) for values in given])
+    return rows.astype(np.int64, copy=False)
 
 
 def signed(x: Vector, size: int, max_abs: int | None) -> Read:
@@ -111,11 +116,14 @@ def signed(x: Vector, size: int, max_abs: int | None) -> Read:
 
 
 def _within(block: NDArray[Any], most: int) -> NDArray[Any]:
-    if block.size:
+    if not _all_within(block, most):
         low, high = int(block.min()), int(block.max())
-        if low < -most or high > most:
-            raise Misuse(f"an input value of {low if low < -most else high} is past max_abs = {most}")
+        raise Misuse(f"an input value of {low if low < -most else high} is past max_abs = {most}")
     return block
+
+
+def _all_within(block: NDArray[Any], most: int) -> bool:
+    return not block.size or (int(block.min()) >= -most and int(block.max()) <= most)
 
 
 def integers(values: ArrayLike, size: int) -> NDArray[Any]:

@@ -32,6 +32,8 @@ from securefl.encoding import Decoded, Encoded, Noiseless, SumSpec
 from securefl.errors import UserError
 
 _ELEVEN = np.uint64(11)
+_AT_ONCE = 16 * 1024
+"""Values that are rounded at once: they stay in cache."""
 PRECISIONS = range(8, 49)
 """Bits of one party's signed coordinate that a plan accepts.  Above 48 a float64 has too few bits left to round without bias."""
 
@@ -139,6 +141,12 @@ class Plan(Noiseless):
         return dict(self.layout)
 
     @cached_property
+    def block_places(self) -> tuple[tuple[slice, int], ...]:
+        """For each block where it lies, and where its weight does."""
+        first = sum(self.blocks)
+        return tuple((self.places[f"block {i}"], first + i) for i in range(len(self.blocks)))
+
+    @cached_property
     def names(self) -> frozenset[str]:
         """Names of the sums."""
         return frozenset(spec.name for spec in self.sums)
@@ -190,15 +198,17 @@ def scale(
     if sums.keys() != plan.names:
         odd = sorted(sums.keys() ^ plan.names)
         raise UserError(f"the sums must be exactly those of the plan: {', '.join(odd)} missing or unknown")
-    places = plan.places
-    whole = [_weight(weight, i) for i, weight in enumerate(weights)]
-    kept = [min(w, plan.w_max) for w in whole]
-    clipped = [_scale_update(plan, updates[i], w, i, out[places[f"block {i}"]]) for i, w in enumerate(kept)]
-    if kept:
-        out[places["weights"]] = kept
+    clipped, cut = list[bool](), list[int]()
+    for i, (update, given, (place, weighs)) in enumerate(zip(updates, weights, plan.block_places, strict=True)):
+        weight = _weight(given, i)
+        if weight > plan.w_max:
+            weight = plan.w_max
+            cut.append(i)
+        clipped.append(_scale_update(plan, update, weight, i, out[place]))
+        out[weighs] = weight
     for spec in plan.sums:
-        out[places[spec.name]] = _scale_sum(spec, sums[spec.name], plan.limit)
-    return tuple(clipped), tuple(i for i, w in enumerate(whole) if w > plan.w_max)
+        out[plan.places[spec.name]] = _scale_sum(spec, sums[spec.name], plan.limit)
+    return tuple(clipped), tuple(cut)
 
 
 def decode(plan: Plan, total: NDArray[np.int64], contributors: int) -> Decoded:
@@ -318,6 +328,8 @@ def _clip(x: NDArray[np.float64], bound: float) -> tuple[NDArray[np.float64], bo
 
 
 def _weight(weight: int, block: int) -> int:
+    if type(weight) is int and weight >= 0:
+        return weight
     if isinstance(weight, bool | np.bool_) or not isinstance(weight, int | np.integer) or weight < 0:
         raise UserError(f"the weight of block {block} must be a whole number ≥ 0, not {weight!r}")
     return int(weight)
@@ -330,19 +342,36 @@ def round_unbiased(real: NDArray[np.float64], rand: Rand) -> NDArray[np.int64]:
         real: any shape.
         rand: the randomness.
     """
-    return round_each(real[np.newaxis], (rand,))[0]  # type: ignore[no-any-return]
+    flat, stream = real.reshape(-1), rand.stream("stochastic rounding")
+    rounded = np.empty(flat.size, dtype=np.int64)
+    draws, spare = np.empty(min(_AT_ONCE, flat.size), dtype=np.uint64), np.empty(min(_AT_ONCE, flat.size))
+    for start in range(0, flat.size, _AT_ONCE):
+        part = flat[start : start + _AT_ONCE]
+        stream.fill(drawn := draws[: part.size])
+        _round(part, drawn, spare[: part.size], rounded[start : start + part.size])
+    return rounded.reshape(real.shape)
 
 
 def round_each(real: NDArray[np.float64], rands: Sequence[Rand]) -> NDArray[np.int64]:
     """`round_unbiased` of every row, each by a ``rand`` of its own: what they give alone, in fewer passes."""
-    draws = np.empty(real.shape, dtype=np.uint64)
+    draws, rounded = np.empty(real.shape, dtype=np.uint64), np.empty(real.shape, dtype=np.int64)
     for row, rand in zip(draws, rands, strict=True):
         rand.stream("stochastic rounding").fill(row)
-    draws >>= _ELEVEN
-    down = np.floor(real)
-    rounded = down.astype(np.int64)  # exact, as is what follows: no |value| is above 2^48
-    rounded += draws * 2.0**-53 < np.subtract(real, down, out=down)
+    _round(real, draws, np.empty(real.shape), rounded)
     return rounded
+
+
+def _round(real: NDArray[np.float64], draws: NDArray[np.uint64], spare: NDArray[np.float64], rounded: NDArray[np.int64]) -> None:
+    """Write ⌊v⌋ + [U < v − ⌊v⌋] of each value into ``rounded``, U from the top 53 bits of ``draws``; both others are used up.
+
+    U and v − ⌊v⌋ are compared in units of 2^−53, and ⌊v⌋ is exact, as no |v| is above 2^48.
+    """
+    draws >>= _ELEVEN
+    np.floor(real, out=spare)
+    np.copyto(rounded, spare, casting="unsafe")
+    np.subtract(real, spare, out=spare)
+    spare *= 2.0**53
+    rounded += draws.view(np.int64) < spare
 
 
 def _real(values: NDArray[np.int64], unit: float) -> NDArray[np.float64]:

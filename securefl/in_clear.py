@@ -13,7 +13,7 @@ What it does not protect: anything.  It shows nothing of a protocol either: what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, TypeVar
@@ -31,7 +31,21 @@ from protocols.sums import InClear, Party, Scheme
 from protocols.vector import Sum, Vector
 from securefl.encode import Plan, all_finite, round_each, round_unbiased, scale
 from securefl.models import ModelFactory
-from securefl.round import broadcast, check_charged, decode_sum, encode_update, named, step, tell_limited, train
+from securefl.privacy.plain import PlainTraining
+from securefl.recycled import Lent
+from securefl.round import (
+    broadcast,
+    check_charged,
+    contribution,
+    decode_sum,
+    encode_update,
+    named,
+    step,
+    tell_limited,
+    train,
+    trained,
+    update_of,
+)
 from securefl.round_types import Contribution, Joined, Site, Starting, Task
 from securefl.server_side import ServerSide
 from securefl.site_side import SiteSide
@@ -138,31 +152,54 @@ class ClearRounds:
 
 
 def train_all(sites: Sequence[Site], models: Sequence[NDArray[np.float32]]) -> list[Contribution]:
-    """`securefl.round.train` of several sites; an algorithm's own part gets models of its own, as it could write into them."""
-    return [train(Task(site, tuple(models) if site.local is None else tuple(map(np.copy, models)))) for site in sites]
+    """`securefl.round.train` of several sites; an algorithm's own part gets models of its own, as it could write into them.
+
+    Where no code but the trainers' runs, all sites train before the first update is read: code that is used stays in cache.
+    """
+    tasks = [Task(site, tuple(models) if site.local is None else tuple(map(np.copy, models))) for site in sites]
+    if not all(map(_only_trains, sites)):
+        return [train(task) for task in tasks]
+    lent, error = list[list[Lent]](), None
+    try:
+        for task in tasks:
+            lent.append([trained(task, number) for number in range(len(task.site.folds))])
+    except Exception as failure:  # noqa: BLE001  (raised again, after what is wrong with a site before)
+        error = failure
+    made = [
+        contribution(task, [update_of(task, number, one) for number, one in enumerate(own)])
+        for task, own in zip(tasks, lent, strict=False)
+    ]
+    if error is not None:
+        raise error
+    return made
+
+
+def _only_trains(site: Site) -> bool:
+    """Whether nothing of a site is asked, told or kept between its training and the encoding of its update."""
+    beside = site.plan.sums or site.private or site.places is not None or site.local is not None
+    return not beside and all(type(training) is PlainTraining for training in site.training)
 
 
 def encode_all(contributions: Sequence[Contribution], joined: Joined) -> list[Vector]:
     """`securefl.round.encode_update` of several sites, rounded together."""
     plan, rands, own = joined.plan, list[Rand](), any(one.site.entropy is not fresh for one in contributions)
     if type(plan) is not Plan:
-        return [encode_update(contribution, joined) for contribution in contributions]
+        return [encode_update(one, joined) for one in contributions]
     real = np.empty((len(contributions), plan.size))
-    for contribution, out in zip(contributions, real, strict=True):
-        site = contribution.site
+    for one, out in zip(contributions, real, strict=True):
+        site = one.site
         with named(site.name):
             check_charged(site)
             rands += [site.entropy()] if own else []
-            clipped, cut = scale(plan, contribution.updates, contribution.weights, contribution.sums, out)
+            clipped, cut = scale(plan, one.updates, one.weights, one.sums, out)
         tell_limited(site, plan, clipped, cut)
     rounded = round_each(real, rands) if own else round_unbiased(real, fresh())  # one source of them all is as good as many
     return [*map(Vector, rounded)]
 
 
-def add_all(adding: InClear, vectors: Iterable[Vector]) -> None:
+def add_all(adding: InClear, vectors: Sequence[Vector]) -> None:
     """Add them up."""
-    for vector in vectors:
-        adding.add(vector)
+    adding.add(*vectors)
 
 
 def _total(adding: InClear) -> Sum:

@@ -19,7 +19,7 @@ from torch import nn
 from protocols.rand import Rand, Seed
 from securefl.errors import UserError
 from securefl.knobs import ModelKnobs
-from securefl.recycled import arrays_of
+from securefl.recycled import Lent, known
 
 
 class ModelFactory(Protocol):
@@ -30,6 +30,12 @@ class ModelFactory(Protocol):
 
     def read(self, model: nn.Module) -> NDArray[np.float32]:
         """As `to_vector`, of a model that this has made; possibly in its memory."""
+
+    def lend(self, vector: NDArray[np.float32]) -> Lent:
+        """As a call, of a model that goes to `take` when nobody uses it any more."""
+
+    def take(self, lent: Lent) -> NDArray[np.float32]:
+        """As `read`, of a model that was lent; nothing else holds it, or it is not given again."""
 
 
 SMALL = 100_000
@@ -88,8 +94,8 @@ def arrays(model: nn.Module) -> list[NDArray[np.float32]]:
     Raises:
         UserError: for a parameter that is not float32 on the CPU.
     """
-    if (known := arrays_of(model)) is not None:
-        return known
+    if (again := known(model)) is not None and (own := again.arrays()) is not None:
+        return own
     parts = [p.detach() for p in trainable(model)]
     if not all(p.is_cpu and p.dtype is torch.float32 for p in parts):
         raise UserError("only float32 parameters on the CPU are arrays")

@@ -15,8 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from protocols.errors import Misuse
+from securefl import recycled
 from securefl.models import from_vector, to_vector
-from securefl.recycled import Recycled
+from securefl.recycled import Lent, Recycled
 
 _ATOMS = (type(None), bool, int, float, str)
 _OWN = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__new__", "__setattr__")
@@ -41,6 +43,7 @@ class Copier:
         self._at_once = self._mould is not None and bool(trained) and all(p.dtype is torch.float32 and p.is_cpu for p in trained)
         self._again = self._at_once and len(trained) == len([*module.parameters(), *module.buffers()])
         self._last: Recycled | None = None
+        self._idle = list[Recycled]()
 
     def __call__(self, vector: NDArray[np.float32] | None = None) -> nn.Module:
         """A copy; with a ``vector`` of shape (d,), one whose trainable parameters hold a copy of it, as `from_vector` sets them.
@@ -48,24 +51,56 @@ class Copier:
         Raises:
             UserError: where there is a vector and the module has no trainable parameter.
         """
-        if vector is not None and self._at_once and self._mould is not None:
-            if self._last is not None and self._last.load(vector):
-                return self._last.model
-            flat = np.array(vector, dtype=np.float32)
-            if not self._again:
-                return self._mould.cast(torch.from_numpy(flat))
-            self._last = Recycled(self._mould.cast(torch.from_numpy(flat)), flat)
-            self._last.remember()
+        if vector is not None and self._again:
+            self._last = self._loaded(vector)
             return self._last.model
+        if vector is not None and self._at_once:
+            return self._cast(np.array(vector, dtype=np.float32))
         new = copy.deepcopy(self._module) if self._mould is None else self._mould.cast(None)
         if vector is not None:
             from_vector(new, vector)
         return new
 
+    def lend(self, vector: NDArray[np.float32]) -> Lent:
+        """As a call, of a copy that goes to `take` when nobody uses it any more: so several are out at a time."""
+        if not self._again:
+            return Lent(self(vector))
+        known = self._loaded(vector)
+        return Lent(known.model, known)
+
+    def take(self, lent: Lent) -> NDArray[np.float32]:
+        """As `read`, of a copy that was lent and is not used any more."""
+        known, model = lent.known, lent.model
+        del lent.model
+        if known is None:
+            return to_vector(model)
+        del model
+        if not known.come_back():
+            return self.read(known.model)
+        self._idle.append(known)
+        return known.flat
+
     def read(self, model: nn.Module) -> NDArray[np.float32]:
         """The trainable parameters of a copy, as `to_vector`: shape (d,), possibly in its memory, so to be read at once."""
-        last = self._last
-        return last.flat if last is not None and last.model is model and last.in_place() else to_vector(model)
+        known = recycled.known(model)
+        return known.flat if known is not None and known.in_place() else to_vector(model)
+
+    def _loaded(self, vector: NDArray[np.float32]) -> Recycled:
+        """A copy that nobody holds, or else a new one."""
+        last, self._last = self._last, None
+        for idle in (self._idle.pop() if self._idle else None, last):
+            if idle is not None and idle.load(vector):
+                return idle
+        flat = np.array(vector, dtype=np.float32)
+        new = Recycled(self._cast(flat), flat)
+        new.remember()
+        return new
+
+    def _cast(self, flat: NDArray[np.float32]) -> nn.Module:
+        """A new copy whose parameters lie in ``flat``."""
+        if self._mould is None:
+            raise Misuse("a module that is left to copy.deepcopy has no mould")
+        return self._mould.cast(torch.from_numpy(flat))
 
 
 def _plain(module: nn.Module) -> bool:

@@ -21,6 +21,7 @@ from securefl.algorithm_knobs import ADAPTIVE
 from securefl.errors import UserError
 from securefl.models import to_vector
 from securefl.modules import Copier
+from securefl.recycled import Lent
 
 if TYPE_CHECKING:
     from securefl.job import Job
@@ -84,11 +85,20 @@ class PrivateLayers:
 
     def __call__(self, vector: NDArray[np.float32] | None = None) -> nn.Module:
         """A new model as it was at the start, or with these shared parameters, shape (d,), and the private ones as they are now."""
-        if vector is None:
-            return self._copier()
+        return self._copier() if vector is None else self._copier(self._whole(vector))
+
+    def lend(self, vector: NDArray[np.float32]) -> Lent:
+        """As a call, of a model that goes to `take`."""
+        return self._copier.lend(self._whole(vector))
+
+    def take(self, lent: Lent) -> NDArray[np.float32]:
+        """As `read`, of a model that was lent and is not used any more."""
+        return np.compress(self._shared, self._copier.take(lent))
+
+    def _whole(self, vector: NDArray[np.float32]) -> NDArray[np.float32]:
         whole = np.empty(self._shared.size, dtype=np.float32)
         whole[self._shared], whole[~self._shared] = vector, self._own
-        return self._copier(whole)
+        return whole
 
     def read(self, model: nn.Module) -> NDArray[np.float32]:
         """The shared parameters of a model that this has made, shape (d,)."""

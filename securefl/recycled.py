@@ -29,10 +29,18 @@ _KNOWN: weakref.WeakValueDictionary[int, Recycled] = weakref.WeakValueDictionary
 """By the number of its module, which lives as long."""
 
 
-def arrays_of(model: nn.Module) -> list[NDArray[np.float32]] | None:
-    """The parameters of a module that is given again and again, as arrays in their memory; None of another."""
-    known = _KNOWN.get(id(model))
-    return None if known is None else known.arrays()
+def known(model: nn.Module) -> Recycled | None:
+    """What knows a module that is given again and again; None of another."""
+    return _KNOWN.get(id(model))
+
+
+class Lent:
+    """A model that is out, and what takes it back; nothing else may hold the model when it is taken."""
+
+    __slots__ = ("known", "model")
+
+    def __init__(self, model: nn.Module, known: Recycled | None = None) -> None:
+        self.model, self.known = model, known
 
 
 class Recycled:
@@ -60,7 +68,7 @@ class Recycled:
         self._held, self._branches = _values(self._full), _values(self._tree)
         self._names = [*chain(*self._full)]
         self._looks = [look for p in self._parameters for look in (p.data_ptr, p.stride, p.size)]
-        self._places, self._counts = self._where(), list[int]()
+        self._places, self._counts, self._returned = self._where(), list[int](), False
         _KNOWN[id(model)] = self
 
     def remember(self) -> None:
@@ -69,12 +77,18 @@ class Recycled:
 
     def load(self, vector: NDArray[np.float32]) -> bool:
         """Set the parameters to a vector, if the module is as a new copy would be; whether it is."""
-        if vector.shape != self.flat.shape or self._counts != self._count() or not self._as_new():
+        if vector.shape != self.flat.shape or not (self._returned or self.come_back()):
             return False
+        self._returned = False
         for parameter in self._parameters:
             parameter.grad = None
         self.flat[:] = vector
         return True
+
+    def come_back(self) -> bool:
+        """Whether the module is as a new copy would be: it stays so until `load`, as nobody holds it."""
+        self._returned = self._counts == self._count() and self._as_new()
+        return self._returned
 
     def in_place(self) -> bool:
         """Whether the module's parameters are those that it began with, where they were."""

@@ -29,6 +29,7 @@ from securefl.encoding import Encoding
 from securefl.errors import UserError
 from securefl.models import to_vector
 from securefl.privacy.plain import LocalTraining, summed, watched
+from securefl.recycled import Lent
 from securefl.round_types import (
     NOTHING,
     Averaging,
@@ -106,8 +107,12 @@ def receive(site: Site, model: GlobalModel) -> tuple[Joining, Joined, Task]:
 
 def train(task: Task) -> Contribution:
     """Train on the own rows, measure the global model on the held-out ones."""
+    return contribution(task, [local_update(task, number) for number in range(len(task.site.folds))])
+
+
+def contribution(task: Task, updates: list[NDArray[np.float64] | NDArray[np.int64]]) -> Contribution:
+    """What a site gives beside its updates."""
     site = task.site
-    updates = [local_update(task, number) for number in range(len(site.folds))]
     weights = [len(f.train) if site.weight is None else site.weight for f in site.folds]  # type: ignore[arg-type]
     made = Contribution(site, updates, weights, held_out(task) if site.plan.sums else {})
     if site.places is not None:
@@ -121,32 +126,44 @@ def train(task: Task) -> Contribution:
 
 
 def local_update(task: Task, number: int) -> NDArray[np.float64] | NDArray[np.int64]:
-    """Train the model of one fold: new parameters minus global ones, shape (d,); or the sum of one step's clipped gradients.
+    """Train the model of one fold; as `update_of`."""
+    return update_of(task, number, trained(task, number))
+
+
+def trained(task: Task, number: int) -> Lent:
+    """Train the model of one fold; it goes to `update_of`, and nothing of ours holds it meanwhile."""
+    site, data = task.site, task.site.folds[number].train
+    lent, training = site.factory(number).lend(task.models[number]), site.training[number]
+    with named(site.name):
+        _before_training(site.trainer, lent.model, data)
+        steps, given = (site.steps, training) if site.local is None else site.local.work(task, number, training)
+        site.trainer.train(lent.model, data, given, steps)
+        site.trainer.on_after_training(lent.model, data)
+    return lent
+
+
+def update_of(task: Task, number: int, lent: Lent) -> NDArray[np.float64] | NDArray[np.int64]:
+    """What a trained model holds: new parameters minus global ones, shape (d,); or the sum of one step's clipped gradients.
 
     Raises:
         UserError: where the update is not finite.
     """
-    site, training = task.site, task.site.training[number]
-    factory, data = site.factory(number), site.folds[number].train
-    model = factory(task.models[number])
+    site, training, factory = task.site, task.site.training[number], task.site.factory(number)
     with named(site.name):
-        _before_training(site.trainer, model, data)
-        steps, given = (site.steps, training) if site.local is None else site.local.work(task, number, training)
-        site.trainer.train(model, data, given, steps)
-        site.trainer.on_after_training(model, data)
         if watched(training):
-            training.check_untouched(model)
+            training.check_untouched(lent.model)
             if training.left_out:
                 site.notices(
                     f"{site.name}: records whose gradient is not finite were left out of training; look for extreme values"
                 )
         if summed(training):
             return training.take()
-        update = np.subtract(factory.read(model), task.models[number], dtype=np.float64)
-        if not all_finite(update) or (site.private and not all_finite(to_vector(model))):
-            raise UserError("the update has a value that is not finite: lower the learning rate")
+        finite = not site.private or all_finite(to_vector(lent.model))
         if site.private:
-            site.private[number].remember(model)
+            site.private[number].remember(lent.model)
+        update = np.subtract(factory.take(lent), task.models[number], dtype=np.float64)
+        if not (finite and all_finite(update)):
+            raise UserError("the update has a value that is not finite: lower the learning rate")
     return update
 
 

@@ -35,8 +35,15 @@ def begin() -> Weights:
 
 
 def passes(weights: Weights, x: NDArray[np.float32], y: NDArray[np.int64], seed: int) -> Weights:
-    """One pass over the rows, in numpy."""
-    w1, b1, w2, b2 = (part.copy() for part in weights)
+    """One pass over the rows, in numpy: new weights."""
+    new = [part.copy() for part in weights]
+    descend(new, x, y, seed)
+    return new
+
+
+def descend(weights: Weights, x: NDArray[np.float32], y: NDArray[np.int64], seed: int) -> None:
+    """The same in place."""
+    w1, b1, w2, b2 = weights
     order = np.random.default_rng(seed).permutation(len(y))
     for start in range(0, len(y), BATCH):
         rows = order[start : start + BATCH]
@@ -51,7 +58,6 @@ def passes(weights: Weights, x: NDArray[np.float32], y: NDArray[np.int64], seed:
         b1 -= RATE * back.sum(0)
         w2 -= RATE * (hidden.T @ out)
         b2 -= RATE * out.sum(0)
-    return [w1, b1, w2, b2]
 
 
 def flat(weights: Weights) -> NDArray[np.float32]:

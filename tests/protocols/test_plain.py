@@ -116,6 +116,30 @@ def test_what_is_no_input_of_the_flow_is_not_added(values: list[float]) -> None:
     assert str(first.value) == str(second.value)
 
 
+@given(st.lists(st.tuples(st.sampled_from([np.int8, np.uint8, np.int64, np.uint64]), st.integers(0, 100)), min_size=2, max_size=5))
+def test_vectors_added_together_are_those_added_alone(made: list[tuple[type, int]]) -> None:
+    """Whatever their dtypes; where one is refused, none was added, and its own value is told."""
+    parameters = SCHEME.parameters(5, 3, 100)
+    vectors = [Vector(np.full(3, value, dtype=dtype)) for dtype, value in made]
+    together, alone = InClear(parameters), InClear(parameters)
+    with pytest.raises(Misuse, match="-101 is past"):
+        together.add(*vectors, Vector(np.array([0, -101, 0])), Vector(np.array([0, 0, -102])))
+    with pytest.raises(Misuse, match=r"18446744073709551615 is past"):
+        together.add(*vectors, Vector(np.array([2**64 - 1] * 3, dtype=np.uint64)))
+    together.add()
+    together.add(*vectors)
+    for vector in vectors:
+        alone.add(vector)
+    found = []
+    for adding in (together, alone):
+        try:
+            found.append(adding.total().values.tolist())
+        except Abort as error:
+            found.append(error.check)
+    assert found[0] == found[1]
+    assert found[0] in ([sum(value for _, value in made)] * 3, "quorum")
+
+
 def test_its_message_is_as_long_as_every_party_s() -> None:
     made = terms(size=9)
     limits = Limits(3, SCHEME.layouts(made.parameters))

@@ -346,3 +346,14 @@ def test_rows_rounded_together_are_those_rounded_alone(k: int, n: int, seed: int
         for row in zip(real, words, strict=True)
     ]
     assert np.array(by_hand).tolist() == np.array(alone).tolist()
+
+
+@given(st.integers(0, 40), st.integers(0, 2**32))
+def test_values_rounded_block_by_block_are_those_of_one_stream(n: int, seed: int) -> None:
+    real = np.random.default_rng(seed).uniform(-100, 100, size=(2, n))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("securefl.encode._AT_ONCE", 7)
+        got = round_unbiased(real, Replay(f"{seed}")())
+    assert (got == round_unbiased(real, Replay(f"{seed}")())).all()
+    words = Replay(f"{seed}")().words("stochastic rounding", real.size).reshape(real.shape)
+    assert (got == np.floor(real) + ((words >> np.uint64(11)) < (real - np.floor(real)) * 2.0**53)).all()

@@ -25,6 +25,7 @@ from securefl.audit.recording import Recording
 from securefl.encode import Plan
 from securefl.errors import UserError
 from securefl.in_clear import ClearRounds, encode_all, notice
+from securefl.modules import Copier
 from securefl.parties import Consortium
 from securefl.results import RunResult
 from securefl.round import local_flow
@@ -185,7 +186,7 @@ class Failing(ClientTrainer):
     def train(self, model: torch.nn.Module, data: Any, training: Any, steps: int) -> None:
         super().train(model, data, training, steps)
         self.rounds += 1
-        if self.how != "sum" and self.rounds == 2 and len(data) == 25:  # site-2
+        if self.how in ("nan", "inf", "raise") and self.rounds == 2 and len(data) == 25:  # site-2
             if self.how == "raise":
                 raise ArithmeticError("by hand")
             with torch.no_grad():
@@ -213,6 +214,49 @@ def test_errors_are_those_of_sessions(how: str) -> None:
         found.append((type(caught.value), str(caught.value), notes, records, runner.warnings, runner.rounds.traffic.up, journals))
     assert found[0] == found[1]
     assert "site-" in found[0][1] + "".join(found[0][2])
+
+
+class Scoreless(Failing):
+    """Nothing is asked of a site between its training and its vector; another site fails after the first."""
+
+    def train(self, model: torch.nn.Module, data: Any, training: Any, steps: int) -> None:
+        super().train(model, data, training, steps)
+        if self.how == "both" and len(data) == 90:  # site-3
+            raise ArithmeticError("by hand")
+        if self.how in ("both", "one") and len(data) == 25:
+            with torch.no_grad():
+                next(model.parameters()).fill_(np.nan)
+
+    def sums(self) -> Any:
+        return ()
+
+    def read(self, sums: Any) -> dict[str, float]:
+        return {}
+
+
+@pytest.mark.parametrize("how", ["fine", "one", "both", "raise"])
+def test_sites_that_only_train_do_so_one_after_the_other_and_the_first_that_fails_is_told(how: str) -> None:
+    found = []
+    for sessions in (False, True):
+        runner = made(sessions=sessions, trainer=Scoreless(how), settings=job(protocol=PLAIN, rounds=3))
+        try:
+            told_of = told(runner, runner.run())
+        except (UserError, ArithmeticError) as error:
+            told_of = [type(error), str(error), getattr(error, "__notes__", []), runner.rounds.traffic.up]
+        found.append(told_of)
+    assert found[0] == found[1]
+    assert ("site-2" in str(found[0][:3])) == (how != "fine")
+
+
+def test_sites_that_only_train_all_do_before_the_first_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several copies are out at a time; where anything is measured, one."""
+    for trainer, most in ((Scoreless("fine"), 5), (Failing("fine"), 1)):
+        out, lend, take, seen = list[int](), Copier.lend, Copier.take, list[int]()
+        monkeypatch.setattr(Copier, "lend", lambda self, x, lend=lend, out=out: (out.append(1), lend(self, x))[1])
+        monkeypatch.setattr(Copier, "take", lambda self, x, t=take, o=out, s=seen: (s.append(len(o)), o.pop(), t(self, x))[2])
+        made(sessions=False, trainer=trainer).run()
+        monkeypatch.undo()
+        assert max(seen) == most
 
 
 # When sessions run

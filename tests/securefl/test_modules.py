@@ -339,6 +339,46 @@ def test_a_copy_that_was_changed_is_not_given_again_and_is_read_as_it_is(what):
     assert not any(p._backward_hooks or p._post_accumulate_grad_hooks for p in other.parameters())
 
 
+def test_copies_that_are_taken_back_are_given_again_as_new():
+    copies, before = Copier(net()), set()
+    for at in range(3):
+        lent = [copies.lend(vector) for vector in VECTORS]
+        given = {id(one.model) for one in lent}
+        assert len(given) == len(VECTORS)  # all are out at a time
+        assert at == 0 or given == before
+        for one, vector in zip(lent, VECTORS, strict=True):
+            assert shape_of(one.model) == shape_of(Copier(net())(vector))
+            train(one.model)
+        values = [to_vector(one.model).tolist() for one in lent]
+        assert [copies.take(one).tolist() for one in lent] == values
+        assert not any(hasattr(one, "model") for one in lent)
+        before = given
+    assert id(copies(VECTORS[0])) in before
+
+
+@pytest.mark.parametrize("what", [*HOLDS, *CHANGES])
+def test_a_copy_that_is_taken_back_held_or_changed_is_read_as_it_is_and_not_given_again(what):
+    copies = Copier(net())
+    lent = copies.lend(VECTORS[0])
+    seen = {**HOLDS, **CHANGES}[what](lent.model)
+    if any(p.requires_grad for p in lent.model.parameters()):
+        values = to_vector(lent.model).tolist()
+        assert copies.take(lent).tolist() == values
+    other = copies.lend(VECTORS[1]).model
+    assert shape_of(other) == shape_of(Copier(net())(VECTORS[1]))
+    assert not any(p._backward_hooks or p._post_accumulate_grad_hooks for p in other.parameters())
+    if isinstance(seen, nn.Module):
+        assert seen is not other
+
+
+@pytest.mark.parametrize("make", [tied, half_trained])
+def test_a_model_that_is_never_given_again_is_lent_and_read_too(make):
+    copies, start = Copier(make()), to_vector(make())
+    lent = copies.lend(start + 1)
+    assert copies.take(lent).tolist() == (start + 1).tolist()
+    assert to_vector(copies.lend(start).model).tolist() == start.tolist()
+
+
 def test_a_set_that_was_changed_and_gradients_do_not_come_back():
     copies, vector = Copier(bare()), np.arange(7, dtype=np.float32)
     model = copies(vector)
