@@ -159,7 +159,7 @@ def update_of(task: Task, number: int, lent: Lent) -> NDArray[np.float64] | NDAr
         if summed(training):
             return training.take()
         finite = not site.private or all_finite(to_vector(lent.model))
-        if site.private:
+        if site.private and finite:
             site.private[number].remember(lent.model)
         update = np.subtract(factory.take(lent), task.models[number], dtype=np.float64)
         if not (finite and all_finite(update)):
