@@ -30,7 +30,7 @@ _ROW = 256  # numpy's buffer, in values, within `by_rows`; rows of as many or mo
 
 @contextmanager
 def by_rows() -> Iterator[None]:
-    """Passes of numpy over arrays with gaps, or with a row for many, go row by row: it copies rows below its buffer's size first."""
+    """Within, passes over arrays with gaps, or with one row for many, go row by row: numpy copies rows shorter than its buffer."""
     with np.errstate():  # which has numpy's buffer as it was, at its end
         np.setbufsize(_ROW)
         yield
@@ -146,14 +146,15 @@ def pack_block(lanes: NDArray[Any], bits: int, out: NDArray[np.uint8]) -> None:
         return
     lanes, planes = _cycles(lanes, bits, word), _cycles(planes, bits, word)
     spill = np.empty(planes[:, 0].shape, planes.dtype)
-    for plane, lane, left, right, first in _cycle(bits, word):
-        target = planes[:, plane] if first else spill
-        if right:
-            np.right_shift(lanes[:, lane], shifts[right], target)
-        else:
-            np.left_shift(lanes[:, lane], shifts[left], target)
-        if not first:
-            np.bitwise_or(planes[:, plane], spill, planes[:, plane])
+    with by_rows():
+        for plane, lane, left, right, first in _cycle(bits, word):
+            target = planes[:, plane] if first else spill
+            if right:
+                np.right_shift(lanes[:, lane], shifts[right], target)
+            else:
+                np.left_shift(lanes[:, lane], shifts[left], target)
+            if not first:
+                np.bitwise_or(planes[:, plane], spill, planes[:, plane])
 
 
 def unpack_block(data: NDArray[np.uint8], bits: int, out: NDArray[Any]) -> None:
@@ -168,12 +169,13 @@ def unpack_block(data: NDArray[np.uint8], bits: int, out: NDArray[Any]) -> None:
         return
     out, planes = _cycles(out, bits, word), _cycles(planes, bits, word)
     spill = np.empty(out[:, 0].shape, out.dtype)
-    for plane, lane, left, right, _ in _cycle(bits, word):
-        if right:
-            np.left_shift(planes[:, plane], shifts[right], spill)
-            np.bitwise_or(out[:, lane], spill, out[:, lane])
-        else:
-            np.right_shift(planes[:, plane], shifts[left], out[:, lane])
+    with by_rows():
+        for plane, lane, left, right, _ in _cycle(bits, word):
+            if right:
+                np.left_shift(planes[:, plane], shifts[right], spill)
+                np.bitwise_or(out[:, lane], spill, out[:, lane])
+            else:
+                np.right_shift(planes[:, plane], shifts[left], out[:, lane])
 
 
 def _planes(data: NDArray[np.uint8], bits: int, dtype: np.dtype[Any]) -> NDArray[Any]:

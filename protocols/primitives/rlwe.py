@@ -239,9 +239,10 @@ def open_sum(
     """
     if total.shape != (shape.coefficients,) or total.dtype != shape.ring.dtype or key_sum.shape != (DEGREE,):
         raise Misuse(f"a sum of {shape.coefficients} coefficients under {DEGREE} of a key, not {total.shape} and {key_sum.shape}")
-    norm = sum(x * x for x in key_sum.tolist())
+    short = key_sum.astype(np.float64)
+    norm = float(short @ short)  # exact below 2^53
     if norm > MOST_NORM * contributors:
-        raise Abort("kahe-norm", f"the keys have the squared norm {norm}, past {MOST_NORM}·{contributors}")
+        raise Abort("kahe-norm", f"the keys have the squared norm {norm:.0f}, past {MOST_NORM}·{contributors}")
     opening, rows = _Opening(shape, key_sum, contributors), total.reshape(-1, DEGREE)
     out = np.empty(shape.values, np.int64)
     with by_rows():
@@ -298,7 +299,7 @@ class _Opening:
             )
 
     def _digits(self, v: NDArray[np.int64], w: NDArray[np.int64], out: NDArray[np.int64]) -> None:
-        """Digits from the lowest on, each centred: half of the next one's unit is added before that is cut; ``v``, ``w`` are used up."""
+        """Digits from the lowest on, each centred: before the next is cut out, half its unit is added; uses up ``v`` and ``w``."""
         shape = self._shape
         for j in range(shape.digits):
             low, digit = shape.spare + shape.width * j, out[:, j]
