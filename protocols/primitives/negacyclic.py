@@ -13,6 +13,7 @@ What it does not protect: products are computed at constant work, but floating-p
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -40,6 +41,7 @@ _HALF = DEGREE // 2
 _TWIST = np.exp(1j * np.pi * np.arange(_HALF) / DEGREE)
 _UNTWIST = _TWIST.conj()
 _MAGIC = 1.5 * 2**52  # x + _MAGIC is x rounded to an integer, for |x| < 2^51, and so are the lower bits of its representation
+_LOWEST = 0 if sys.byteorder == "little" else 7  # byte of a word
 _MAGIC_TOP = 0x4338  # of 16 bits, the upper ones of the representation; the others are zero
 
 
@@ -233,7 +235,7 @@ class Factor:
             np.left_shift(rounded[i], np.uint64(bits * i), out=rounded[i])
             if draw is not None and i == 1:  # the shift has cleared the lowest byte
                 draw(rounded[0])
-                np.bitwise_count(rounded[0], out=rounded[i].view(np.uint8)[:, ::8])
+                np.bitwise_count(rounded[0], out=rounded[i].view(np.uint8)[:, _LOWEST::8])
             np.add(out, rounded[i], out=out)
 
 

@@ -45,9 +45,9 @@ __all__ = [
 
 LARGEST, VARIANCE = 32, 16
 """Largest absolute value and variance of a coefficient of a key or an error."""
-_MANTISSA, _TWO_52 = 52, np.float64(2.0**52).view(np.uint64)
 MOST_NORM = 2**17
 """Bound of the squared norm of a sum of keys, per key: twice what is expected."""
+_MANTISSA, _TWO_52 = 52, np.float64(2.0**52).view(np.uint64)
 
 
 def most_norm(keys: int) -> float:
