@@ -274,7 +274,7 @@ class Unpacker:
             target[:] = values[: piece.size]
 
 
-PENDING = 4 * 2**20
+PENDING = 2 * 2**20
 """Bytes of packed vectors that an `Accumulator` keeps before it adds them."""
 
 
