@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from protocols.kahe_parameters import KaheParameters
+from protocols.lanes import by_rows
 from protocols.primitives import negacyclic, rlwe
 from protocols.rand import fresh
 from protocols.vector import Vector, signed
@@ -39,15 +40,15 @@ def kernel_floor(p: KaheParameters, public: negacyclic.Elements, side: str) -> C
     split = p.limbs[SIDES.index(side)]
     kept = transforms(public, split, p.shape.elements)
     short = kept[0][0, 0].copy()
-    work = np.empty((negacyclic.CHUNK, negacyclic.DEGREE // 2), np.complex128)
+    work = np.empty(kept[0].size, np.complex128)
     words, stream = np.empty((negacyclic.CHUNK, negacyclic.DEGREE), np.uint64), fresh().stream("floor")
 
+    @by_rows()
     def run() -> None:
         for limbs in kept:
-            for limb in limbs:
-                product = work[: len(limb)]
-                np.multiply(limb, short, out=product)
-                fft.ifft(product, axis=-1, norm="forward", overwrite_x=True)
+            products = work[: limbs.size].reshape(limbs.shape)
+            np.multiply(limbs, short, out=products)
+            fft.ifft(products, axis=-1, norm="forward", overwrite_x=True)
             if side == "party":
                 stream.fill(words[: limbs.shape[1]])
 

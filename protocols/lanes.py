@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -22,6 +23,17 @@ BLOCK = 256 * 1024
 SMALL = 8 * 1024  # values up to which few wide operations beat one a lane
 SPARE = 128 * 1024
 """Bytes that `add_block` unpacks at once: many lanes in one call, and still in cache."""
+
+
+_ROW = 256  # numpy's buffer, in values, within `by_rows`; rows of as many or more are not copied
+
+
+@contextmanager
+def by_rows() -> Iterator[None]:
+    """Within, passes over arrays with gaps, or with one row for many, go row by row: numpy copies rows shorter than its buffer."""
+    with np.errstate():  # which has numpy's buffer as it was, at its end
+        np.setbufsize(_ROW)
+        yield
 
 
 class Piece(NamedTuple):
@@ -134,14 +146,15 @@ def pack_block(lanes: NDArray[Any], bits: int, out: NDArray[np.uint8]) -> None:
         return
     lanes, planes = _cycles(lanes, bits, word), _cycles(planes, bits, word)
     spill = np.empty(planes[:, 0].shape, planes.dtype)
-    for plane, lane, left, right, first in _cycle(bits, word):
-        target = planes[:, plane] if first else spill
-        if right:
-            np.right_shift(lanes[:, lane], shifts[right], target)
-        else:
-            np.left_shift(lanes[:, lane], shifts[left], target)
-        if not first:
-            np.bitwise_or(planes[:, plane], spill, planes[:, plane])
+    with by_rows():
+        for plane, lane, left, right, first in _cycle(bits, word):
+            target = planes[:, plane] if first else spill
+            if right:
+                np.right_shift(lanes[:, lane], shifts[right], target)
+            else:
+                np.left_shift(lanes[:, lane], shifts[left], target)
+            if not first:
+                np.bitwise_or(planes[:, plane], spill, planes[:, plane])
 
 
 def unpack_block(data: NDArray[np.uint8], bits: int, out: NDArray[Any]) -> None:
@@ -156,12 +169,13 @@ def unpack_block(data: NDArray[np.uint8], bits: int, out: NDArray[Any]) -> None:
         return
     out, planes = _cycles(out, bits, word), _cycles(planes, bits, word)
     spill = np.empty(out[:, 0].shape, out.dtype)
-    for plane, lane, left, right, _ in _cycle(bits, word):
-        if right:
-            np.left_shift(planes[:, plane], shifts[right], spill)
-            np.bitwise_or(out[:, lane], spill, out[:, lane])
-        else:
-            np.right_shift(planes[:, plane], shifts[left], out[:, lane])
+    with by_rows():
+        for plane, lane, left, right, _ in _cycle(bits, word):
+            if right:
+                np.left_shift(planes[:, plane], shifts[right], spill)
+                np.bitwise_or(out[:, lane], spill, out[:, lane])
+            else:
+                np.right_shift(planes[:, plane], shifts[left], out[:, lane])
 
 
 def _planes(data: NDArray[np.uint8], bits: int, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -198,39 +212,47 @@ def _weave(bits: int, word: int) -> Weave:
     return Weave(right, left, tuple(divmod(lane * bits, word) for lane in whole), np.argsort([*cut, *whole]))
 
 
-def add_block(woven: NDArray[Any], data: NDArray[np.uint8], bits: int, spare: NDArray[Any]) -> None:
-    """Unpack ``data`` and add it to ``woven``, shape (padded,), whose lanes stand as `Weave` says until `unweave`.
+@by_rows()
+def add_block(woven: NDArray[Any], blocks: Sequence[NDArray[np.uint8]], bits: int, spare: NDArray[Any]) -> None:
+    """Unpack a block of each of some vectors and add them to ``woven``, whose lanes stand as `Weave` says until `unweave`.
 
-    Bits above a value's are left dirty: they are multiples of the modulus.  Of a lane that is cut in two both parts are added.
+    Bits above a value's are left dirty: they are multiples of the modulus.  Of a lane that is cut in two both parts are added; the
+    second ones, which end up at its top, are added up before they are shifted there.
 
     Args:
-        woven: the block's sum so far.
-        data: the packed block.
+        woven: the block's sum so far, shape (padded,).
+        blocks: the packed blocks, one or more.
         bits: width of a value.
         spare: room for what is unpacked, shape (`SPARE` bytes,) of the same dtype.
     """
     word = 8 * woven.itemsize
-    planes, lanes = _cycles(_planes(data, bits, woven.dtype), bits, word), _cycles(woven.reshape(word, -1), bits, word)
-    step = max(1, spare.size // planes.shape[2])
-    for at in range(0, len(planes), step):
-        _add_cycles(lanes[at : at + step], planes[at : at + step], _weave(bits, word), spare)
+    lanes = _cycles(woven.reshape(word, -1), bits, word)
+    planes = [_cycles(_planes(data, bits, woven.dtype), bits, word) for data in blocks]
+    step = max(1, spare.size // lanes.shape[2])
+    for at in range(0, len(lanes), step):
+        _add_cycles(lanes[at : at + step], [each[at : at + step] for each in planes], _weave(bits, word), spare)
 
 
-def _add_cycles(lanes: NDArray[Any], planes: NDArray[Any], weave: Weave, spare: NDArray[Any]) -> None:
-    """Add some cycles: lanes and planes have the shape (cycles, lanes or planes of one, m)."""
-    cycles, _, long = planes.shape
+def _add_cycles(lanes: NDArray[Any], planes: Sequence[NDArray[Any]], weave: Weave, spare: NDArray[Any]) -> None:
+    """Add some cycles: lanes, and planes of each vector, have the shape (cycles, lanes or planes of one, m)."""
+    cycles, _, long = lanes.shape
     cut, step, shifts = len(weave.right), max(1, spare.size // (cycles * long)), _shifts(8 * lanes.itemsize)
     for at in range(0, cut, step):
         end = min(cut, at + step)
         part, target = spare[: cycles * (end - at) * long].reshape(cycles, end - at, long), lanes[:, at:end]
-        np.right_shift(planes[:, at:end], weave.right[at:end], part)
-        np.add(target, part, target)
-        np.left_shift(planes[:, at + 1 : end + 1], weave.left[at:end], part)
-        np.add(target, part, target)
+        for each in planes:
+            np.right_shift(each[:, at:end], weave.right[at:end], part)
+            np.add(target, part, target)
+        tops, first = part, planes[0][:, at + 1 : end + 1]
+        for each in planes[1:]:
+            first = np.add(first, each[:, at + 1 : end + 1], tops)
+        np.left_shift(first, weave.left[at:end], tops)
+        np.add(target, tops, target)
     shifted = spare[: cycles * long].reshape(cycles, long)
     for lane, (plane, shift) in enumerate(weave.whole, cut):
-        values = np.right_shift(planes[:, plane], shifts[shift], shifted) if shift else planes[:, plane]
-        np.add(lanes[:, lane], values, lanes[:, lane])
+        for each in planes:
+            values = np.right_shift(each[:, plane], shifts[shift], shifted) if shift else each[:, plane]
+            np.add(lanes[:, lane], values, lanes[:, lane])
 
 
 def weave(block: NDArray[Any], bits: int) -> None:

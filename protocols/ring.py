@@ -274,15 +274,21 @@ class Unpacker:
             target[:] = values[: piece.size]
 
 
+PENDING = 2 * 2**20
+"""Bytes of packed vectors that an `Accumulator` keeps before it adds them."""
+
+
 class Accumulator:
-    """The running sum of vectors; holds one vector, and 128 KiB to unpack in.
+    """The running sum of vectors; holds one vector, 128 KiB to unpack in, and packed vectors of up to `PENDING` bytes.
+
+    Short packed vectors wait for others, so that a block of the sum is brought into the cache once for all of them.
 
     Args:
         ring: the ring of the values.
         size: number of values.
     """
 
-    __slots__ = ("_pieces", "_ring", "_size", "_spare", "_spent", "_sum", "_woven")
+    __slots__ = ("_pending", "_pieces", "_ring", "_size", "_spare", "_spent", "_sum", "_woven")
 
     def __init__(self, ring: Group, size: int) -> None:
         self._ring, self._size, self._spent = ring, size, False
@@ -290,6 +296,7 @@ class Accumulator:
         self._pieces = parts if parts and parts[0].padded > SMALL else ()
         self._woven = bool(self._pieces)
         self._sum = np.zeros(max(size, sum(piece.padded for piece in self._pieces)), dtype=ring.dtype)
+        self._pending = list[NDArray[np.uint8]]()
         self._spare = np.empty(SPARE if self._pieces else 0, dtype=np.uint8).view(ring.dtype)
 
     def add(self, vector: NDArray[Any]) -> None:
@@ -305,7 +312,10 @@ class Accumulator:
         self._ring.add_into(self._sum[: self._size], vector)
 
     def add_packed(self, data: bytes | bytearray | memoryview) -> None:
-        """Add a packed vector that is here whole, as it is unpacked; if it is refused, nothing was added.
+        """Add a packed vector that is here whole, as it is unpacked, now or later; if it is refused, nothing is added.
+
+        Args:
+            data: its bytes, which must not change.
 
         Raises:
             Refused: as `Ring.unpack`, or that of a field.
@@ -334,10 +344,18 @@ class Accumulator:
                 "vector-padding",
                 "the filling of the last block is not zero",
             )
+        self._pending.append(packed)
+        if (len(self._pending) + 1) * whole > PENDING:
+            self._add_pending()
+
+    def _add_pending(self) -> None:
+        if not self._pending:
+            return
         self._stand(woven=True)
         for start, _, padded in self._pieces:
-            used = start * ring.bits // 8
-            add_block(self._sum[start : start + padded], packed[used : used + padded * ring.bits // 8], ring.bits, self._spare)
+            part = slice(start * self._ring.bits // 8, (start + padded) * self._ring.bits // 8)
+            add_block(self._sum[start : start + padded], [packed[part] for packed in self._pending], self._ring.bits, self._spare)
+        self._pending.clear()
 
     def _stand(self, *, woven: bool) -> None:
         """Put the lanes of the blocks in the order in which `add_block` adds to them, or back in their own."""
@@ -353,6 +371,7 @@ class Accumulator:
     def total(self) -> NDArray[Any]:
         """The reduced sum, shape (size,), handed over without a copy."""
         self._spent = True
+        self._add_pending()
         self._stand(woven=False)
         total = self._sum[: self._size]
         self._ring.reduce(total)

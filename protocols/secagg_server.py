@@ -13,6 +13,7 @@ What it does not protect: a wrong share that no secret was made of goes unnotice
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Protocol
 
 import numpy as np
@@ -136,11 +137,12 @@ def _put_together(
             raise Abort("openings-few", detail, faults=list(faults.values()))
     order = terms.parameters.graph.along(list(openers), terms.ordering + srv.summing.L)
     found, misfits, survivors = dict[int, Seed | KeyPair](), list[int](), set(srv.u3)
+    held = cache(lambda u: _dealers(srv.summing, u))
     groups = list(_groups(order, openers, t))
     weights = Lagrange.for_each([helpers for _, helpers in groups])
     for dealers, helpers in groups:
         among = np.array(dealers, dtype=np.int16)
-        shares = np.stack([_shares(srv.summing, u, said[u], among) for u in helpers])
+        shares = np.stack([_shares(held(u), said[u], among) for u in helpers])
         for v, secret in zip(dealers, weights[helpers].combine_each(shares), strict=True):
             fitting = None if secret is None else _fitting(srv.summing, v, Seed(secret), survived=v in survivors)
             if fitting is None:
@@ -164,10 +166,10 @@ def _groups(order: Sequence[int], openers: Near, t: int) -> Iterator[tuple[list[
     yield group, tuple(np.flatnonzero(times == len(group))[:t].tolist())
 
 
-def _shares(summing: Summing, u: int, sent: Openings, dealers: NDArray[np.int16]) -> NDArray[np.uint8]:
-    """The shares that u sent of those dealers; shape (dealers, `SHARE_SIZE`)."""
+def _shares(held: NDArray[np.int16], sent: Openings, dealers: NDArray[np.int16]) -> NDArray[np.uint8]:
+    """What a party sent of these dealers' shares, where it sent one of each that it ``held``; shape (dealers, `SHARE_SIZE`)."""
     shares = np.frombuffer(sent.shares, dtype=np.uint8).reshape(-1, SHARE_SIZE)
-    return shares[np.searchsorted(_dealers(summing, u), dealers)]
+    return shares[held.searchsorted(dealers)]
 
 
 def _dealers(summing: Summing, u: int) -> NDArray[np.int16]:
@@ -191,7 +193,7 @@ def _fits(summing: Summing, v: int, secret: Seed | KeyPair) -> bool:
 def _fault(srv: Opened, v: int, u: int, sent: Openings) -> Refused | None:
     """What is wrong with the share of v's secret that u sent: it is not the one that v hashed and u accepted."""
     summing, survived = srv.summing, v in set(srv.u3)
-    share = _shares(summing, u, sent, np.array([v], dtype=np.int16)).tobytes()
+    share = _shares(_dealers(summing, u), sent, np.array([v], dtype=np.int16)).tobytes()
     if u == v:
         pinned = summing.dealt[v].own_hash
     else:

@@ -13,6 +13,8 @@ What it does not protect: products are computed at constant work, but floating-p
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -39,6 +41,7 @@ _HALF = DEGREE // 2
 _TWIST = np.exp(1j * np.pi * np.arange(_HALF) / DEGREE)
 _UNTWIST = _TWIST.conj()
 _MAGIC = 1.5 * 2**52  # x + _MAGIC is x rounded to an integer, for |x| < 2^51, and so are the lower bits of its representation
+_LOWEST = 0 if sys.byteorder == "little" else 7  # byte of a word
 _MAGIC_TOP = 0x4338  # of 16 bits, the upper ones of the representation; the others are zero
 
 
@@ -121,6 +124,10 @@ def elements(suite: str) -> Elements:
     return Elements(suite)
 
 
+Draw = Callable[[NDArray[np.uint64]], None]
+"""Fills an array with random words."""
+
+
 class Spectra(NamedTuple):
     """Transformed limbs of elements.
 
@@ -200,25 +207,35 @@ class Factor:
         self.scratch = self._work[:CHUNK].view(np.uint64)
         self.room = Room.of(self.split)
 
-    def times(self, spectra: Spectra, out: NDArray[np.uint64], *, offset: int = 0) -> None:
-        """The products modulo 2^64, each coefficient plus ``offset``, into ``out``, shape (count, N); |offset| ≤ 2^48.
+    def times(self, spectra: Spectra, out: NDArray[np.uint64], *, offset: int = 0, draw: Draw | None = None) -> None:
+        """The products modulo 2^64 into ``out``, shape (count, N).
+
+        Args:
+            spectra: of the other factors.
+            out: the products.
+            offset: what is added to each coefficient.
+            draw: fills an array with random words, one for each coefficient, to which the number of ones in its word is added.
 
         Raises:
             Misuse: where the limbs are too long for an exact product.
         """
         if not exact(spectra.norm, self.norm):
             raise Misuse(f"limbs of norm {spectra.norm:.4g} times a factor of norm {self.norm:.4g}: the product would not be exact")
-        count, bits = len(out), self.split.bits
-        work = self._work[: self.split.number * count].reshape(self.split.number, count, _HALF)
+        count, (bits, number) = len(out), self.split
+        work = self._work[: number * count].reshape(number, count, _HALF)
         np.multiply(spectra.limbs[:, :count], self._spectrum, out=work)
         products = _fft().ifft(work, axis=-1, norm="forward", overwrite_x=True)
         np.multiply(products, _UNTWIST, out=products)
         flat, rounded = products.view(np.float64), products.view(np.uint64)
-        np.add(flat[0], _MAGIC + offset, out=out.view(np.float64))
-        for i in range(1, self.split.number):
+        np.add(flat[0], _MAGIC + offset % 2**bits, out=out.view(np.float64))
+        for i in range(1, number):
             # limb 1 takes back what the rounding of limb 0 leaves in the upper bits; that of the others is shifted out
-            np.add(flat[i], _MAGIC - ((_MAGIC_TOP << (48 - bits)) if i == 1 else 0), out=flat[i])
+            share = (offset >> bits * i) % 2**bits - ((_MAGIC_TOP << (48 - bits)) if i == 1 else 0)
+            np.add(flat[i], _MAGIC + share, out=flat[i])
             np.left_shift(rounded[i], np.uint64(bits * i), out=rounded[i])
+            if draw is not None and i == 1:  # the shift has cleared the lowest byte
+                draw(rounded[0])
+                np.bitwise_count(rounded[0], out=rounded[i].view(np.uint8)[:, _LOWEST::8])
             np.add(out, rounded[i], out=out)
 
 

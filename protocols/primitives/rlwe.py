@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols.errors import Abort, Misuse
+from protocols.lanes import by_rows
 from protocols.primitives.negacyclic import CHUNK, DEGREE, MODULUS, Elements, Factor, Limbs, Spectra, elements, limbs_for
 from protocols.rand import Rand
 from protocols.ring import Read, Ring, Write
@@ -46,6 +47,7 @@ LARGEST, VARIANCE = 32, 16
 """Largest absolute value and variance of a coefficient of a key or an error."""
 MOST_NORM = 2**17
 """Bound of the squared norm of a sum of keys, per key: twice what is expected."""
+_MANTISSA, _TWO_52 = 52, np.float64(2.0**52).view(np.uint64)
 
 
 def most_norm(keys: int) -> float:
@@ -170,9 +172,9 @@ class _Encryption:
     def __init__(self, shape: Shape, public: Elements, key: Key, values: Read, rand: Rand) -> None:
         self._shape, self._public, self._values = shape, public, values
         self._factor, self._errors, self._at = Factor(key.spend()), rand.stream("errors"), 0
-        self._full, self._ones = np.empty((CHUNK, DEGREE), np.uint64), np.empty((CHUNK, DEGREE), np.uint8)
-        self._noise = self._factor.scratch  # what is in cache is used again
+        self._full = np.empty((CHUNK, DEGREE), np.uint64)
 
+    @by_rows()
     def write(self, start: int, out: NDArray[Any]) -> None:
         """Write the next coefficients."""
         if start != self._at * DEGREE or out.size % DEGREE:
@@ -198,15 +200,11 @@ class _Encryption:
         spectra = self._public.spectra(self._factor.split, first - inside, self._factor.room)
         if inside:
             spectra = Spectra(spectra.limbs[:, inside:], spectra.norm)
-        self._factor.times(spectra, out, offset=-LARGEST)
-        noise, ones = self._noise[:count], self._ones[:count]
-        self._errors.fill(noise)
-        np.bitwise_count(noise, out=ones)
-        np.add(out, ones, out=out)
-        term = noise.view(np.int64)
+        self._factor.times(spectra, out, offset=-LARGEST, draw=self._errors.fill)
+        term = self._factor.scratch[:count]  # what is in cache is used again
         for j, digits in enumerate(self._message(first, count)):
-            np.left_shift(digits, np.int64(shape.spare + shape.width * j), out=term)
-            np.add(out, noise, out=out)
+            np.left_shift(digits, np.int64(shape.spare + shape.width * j), out=term.view(np.int64))
+            np.add(out, term, out=out)
         self._at += count
 
     def _message(self, first: int, count: int) -> NDArray[np.int64]:
@@ -241,14 +239,16 @@ def open_sum(
     """
     if total.shape != (shape.coefficients,) or total.dtype != shape.ring.dtype or key_sum.shape != (DEGREE,):
         raise Misuse(f"a sum of {shape.coefficients} coefficients under {DEGREE} of a key, not {total.shape} and {key_sum.shape}")
-    norm = sum(x * x for x in key_sum.tolist())
+    short = key_sum.astype(np.float64)
+    norm = float(short @ short)  # exact below 2^53
     if norm > MOST_NORM * contributors:
-        raise Abort("kahe-norm", f"the keys have the squared norm {norm}, past {MOST_NORM}·{contributors}")
+        raise Abort("kahe-norm", f"the keys have the squared norm {norm:.0f}, past {MOST_NORM}·{contributors}")
     opening, rows = _Opening(shape, key_sum, contributors), total.reshape(-1, DEGREE)
     out = np.empty(shape.values, np.int64)
-    for first in range(0, len(rows), CHUNK):
-        spectra = public.spectra(opening.factor.split, first, opening.factor.room)
-        opening.chunk(rows[first : first + CHUNK], spectra, first, out[first * shape.digits * DEGREE :])
+    with by_rows():
+        for first in range(0, len(rows), CHUNK):
+            spectra = public.spectra(opening.factor.split, first, opening.factor.room)
+            opening.chunk(rows[first : first + CHUNK], spectra, first, out[first * shape.digits * DEGREE :])
     return out
 
 
@@ -257,17 +257,19 @@ class _Opening:
         self._shape, self.factor = shape, Factor(-key_sum)
         self._most = 2 * shape.expected(contributors)
         # the mean of the bits cut off, and the half with which cutting the lower bits is rounding
-        self._shift = np.uint64((contributors * ((1 << shape.cut) - 1) // 2 + (1 << (shape.spare - 1))) % 2**MODULUS)
+        self._shift = contributors * ((1 << shape.cut) - 1) // 2 + (1 << (shape.spare - 1))
         self._v, self._w = (np.empty((CHUNK, DEGREE), np.uint64) for _ in range(2))
         self._values = np.empty((CHUNK, shape.digits, DEGREE), np.int64)
 
     def chunk(self, total: NDArray[Any], spectra: Spectra, first: int, out: NDArray[np.int64]) -> None:
         shape, count = self._shape, len(total)
         v, w = self._v[:count], self._w[:count]
-        self.factor.times(spectra, v)
-        np.copyto(w, total)
-        np.left_shift(w, np.uint64(shape.cut), out=w)
-        np.add(w, self._shift, out=w)
+        self.factor.times(spectra, v, offset=self._shift)
+        if total.dtype == w.dtype:
+            np.left_shift(total, np.uint64(shape.cut), out=w)
+        else:
+            np.copyto(w, total)
+            np.left_shift(w, np.uint64(shape.cut), out=w)
         np.add(v, w, out=v)
         self._check(v, w, first)
         whole = count * shape.digits * DEGREE <= out.size
@@ -278,10 +280,14 @@ class _Opening:
 
     def _check(self, v: NDArray[np.uint64], w: NDArray[np.uint64], first: int) -> None:
         """The mean square of what is below the digits, element by element."""
-        np.bitwise_and(v, np.uint64((1 << self._shape.spare) - 1), out=w)
-        taken = w.view(np.float64)
-        np.copyto(taken, w, casting="unsafe")
-        taken -= 2.0 ** (self._shape.spare - 1)
+        spare, taken = self._shape.spare, w.view(np.float64)
+        np.bitwise_and(v, np.uint64((1 << spare) - 1), out=w)
+        if spare > _MANTISSA:
+            np.copyto(taken, w, casting="unsafe")
+            taken -= 2.0 ** (spare - 1)
+        else:  # the representation of 2^52, with these bits at its end
+            np.bitwise_or(w, _TWO_52, out=w)
+            taken -= 2.0**_MANTISSA + 2.0 ** (spare - 1)
         squares = np.einsum("ij,ij->i", taken, taken) / DEGREE
         worst = int(squares.argmax())
         if squares[worst] > self._most:
@@ -293,13 +299,14 @@ class _Opening:
             )
 
     def _digits(self, v: NDArray[np.int64], w: NDArray[np.int64], out: NDArray[np.int64]) -> None:
-        """Digits from the lowest on, each centred and taken away before the next; ``v`` and ``w`` are used up."""
+        """Digits from the lowest on, each centred: before the next is cut out, half its unit is added; uses up ``v`` and ``w``."""
         shape = self._shape
         for j in range(shape.digits):
             low, digit = shape.spare + shape.width * j, out[:, j]
             top = MODULUS - low - shape.width
-            np.left_shift(v, np.int64(top), out=w)
-            np.right_shift(w, np.int64(top + low), out=digit)
             if top:
-                np.left_shift(digit, np.int64(low), out=w)
-                np.subtract(v, w, out=v)
+                np.left_shift(v, np.int64(top), out=w)
+                np.right_shift(w, np.int64(top + low), out=digit)
+                np.add(v, np.int64(1 << (low + shape.width - 1)), out=v)
+            else:
+                np.right_shift(v, np.int64(low), out=digit)

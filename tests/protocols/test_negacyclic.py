@@ -97,6 +97,27 @@ def test_an_offset_is_added_to_every_coefficient() -> None:
     assert np.array_equal(out, multiply(a, s) - np.uint64(LARGEST))
 
 
+@pytest.mark.parametrize("split", SPLITS, ids=str)
+@pytest.mark.parametrize("offset", [1, -1, 2**31, 2**32 - 1, 2**48 + 2**22, -(2**63), 2**64 - 1])
+def test_offsets_are_of_any_size(split: Limbs, offset: int) -> None:
+    a, s = uniform("any", 2), keys("any", 8)
+    factor, out = Factor(s, split), np.empty_like(a)
+    factor.times(negacyclic.transformed(a, split), out, offset=offset)
+    assert np.array_equal(out, multiply(a, s) + np.uint64(offset % 2**64))
+
+
+@pytest.mark.parametrize("split", SPLITS, ids=str)
+def test_the_ones_of_words_that_are_drawn_are_added(split: Limbs) -> None:
+    """From none to all 64, over coefficients that carry."""
+    a, s = uniform("ones", 3), keys("ones", 8)
+    words = np.uint64(2**64 - 1) >> (uniform("words", 3) % np.uint64(64))
+    words[0, :3] = 0, 1, 2**64 - 1
+    factor, out = Factor(s, split), np.empty_like(a)
+    factor.times(negacyclic.transformed(a, split), out, offset=-LARGEST, draw=lambda room: np.copyto(room, words))
+    ones = [[word.bit_count() - LARGEST for word in row] for row in words.tolist()]
+    assert np.array_equal(out, multiply(a, s) + np.array(ones).astype(np.uint64))
+
+
 # The bound
 
 
