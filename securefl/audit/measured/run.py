@@ -62,6 +62,7 @@ class Measurement:
             "claimed": None if math.isinf(claimed) else claimed,
             "delta": self.setting.delta,
             "unit": self.setting.unit,
+            "noise": self.setting.job.privacy.noise if self.setting.in_sum and not self.setting.server else None,
             "quick": self.setting.quick,
             "passed": self.passed,
             "cannot_tell": [result.notice for result in self.untold],
