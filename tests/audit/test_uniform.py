@@ -111,3 +111,12 @@ def test_a_protocol_that_takes_no_long_inputs_is_not_judged(monkeypatch: pytest.
     narrow = replace(target, scheme=replace(target.scheme, parameters=refuse))
     verdict = masks.statistics(narrow)
     assert (verdict.status, verdict.why) == ("not applicable", "it takes no inputs of 20000 values (at most 100 values)")
+
+
+def test_all_three_are_tried_on_what_leaves_a_party() -> None:
+    """On vectors in clear each of them says so."""
+    target = Target.of("plain-insecure")
+    low, high = (target.long(SIZE, value) for value in (-1000, 1000))
+    sent = [masks.observe(fed).uploads(target.uploads)[1] for fed in (low, high)]
+    bad = {why.split()[0] for p, why in masks._tests(low, *sent) if p < FALSE_ALARM}
+    assert bad == {"byte", "neighbours", "a"}
