@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: run test check advisories mutation bench clean
+.PHONY: run test check audit advisories mutation bench clean
 .DEFAULT_GOAL := run
 
 .venv/ready: constraints.txt pyproject.toml
@@ -25,6 +25,10 @@ check: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tests/static_rules.py protocols securefl
+
+# Every attack and every mechanism, quickly; what came of them is in audit.json, and a broken row is exit code 1.
+audit: .venv/ready
+	$(BIN)/securefl audit --all --quick --json > audit.json
 
 # pip-audit in an environment of its own, as it brings libraries of its own.
 .venv-pip-audit/ready:
@@ -50,4 +54,4 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/targets.py
 
 clean:
-	rm -rf .venv .venv-pip-audit .venv-mutation build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf audit.json .venv .venv-pip-audit .venv-mutation build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -18,7 +18,9 @@ RUNNING = "Of a server that runs"
 
 def audit(
     protocols: Annotated[list[str] | None, typer.Argument(metavar="[PROTOCOL]...", help="Protocols, such as secagg.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="All protocols that claim to hide single vectors, plug-ins too.")] = False,  # noqa: FBT002
+    every: Annotated[  # noqa: FBT002  (a flag)
+        bool, typer.Option("--all", help="All protocols that claim to hide single vectors, plug-ins too, and all mechanisms.")
+    ] = False,
     job: Annotated[
         Path | None, typer.Option(metavar="JOB.toml", help="The protocol of a job, for as many parties as a round has.")
     ] = None,
@@ -99,7 +101,7 @@ def _of_protocols(
     from securefl.audit import command  # noqa: PLC0415
 
     configured = command.chosen(protocols, every=every, job=job, mechanism=mechanism)
-    measure = command.measured(mechanism, job, quick=not full, noise=noise)
+    measure = command.measured(mechanism, job, quick=not full, noise=noise, every=every)
     command.check_outputs(report, junit)
     with Console(stderr=True, highlight=False).status("auditing") as status, redirect_stdout(sys.stderr if json else sys.stdout):
         audits = command.run(configured, quick=not full, tell=status.update)

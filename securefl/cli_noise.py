@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -51,53 +51,23 @@ def noise(
     from securefl.errors import UserError  # noqa: PLC0415
 
     gaussian = mechanism in params_gaussian.GAUSSIAN
-    inside = {"--noise": law, "--corrupt": corrupt, "--dropouts": dropouts, "--plot": plot}
+    inside = {"--noise": law, "--corrupt": corrupt, "--dropouts": dropouts}
     for option, value in (inside if gaussian else {"--local-steps": local_steps, "--accountant": accountant}).items():
         if value is not None:
             belongs = "noise inside the sum" if gaussian else "local-record and central"
             raise UserError(f"{option} is refused with {mechanism}: it belongs to {belongs}")
-    if gaussian:
-        made = params_gaussian.answer(
-            epsilon,
-            delta,
-            clients,
-            rounds,
-            mechanism=mechanism,
-            size=dimension,
-            clip=clip,
-            rate=rate,
-            rows=rows,
-            local_steps=local_steps,
-            accountant=accountant or "rdp",
-        )
-        if json:
-            typer.echo(dumps(made.as_json(), ensure_ascii=False))
-        else:
-            for sheet in params_gaussian.sheets(made):
-                console.show_sheet(Console(highlight=False), sheet)
-        return
-
     picture = None if plot is None else pictures.picture_file(plot)
-    found = params_noise.answer(
-        epsilon,
-        delta,
-        clients,
-        rounds,
-        mechanism=mechanism,
-        kind=law or "skellam",
-        size=dimension,
-        clip=clip,
-        corrupt=corrupt,
-        dropouts=dropouts,
-        rate=rate,
-        rows=rows,
-    )
+    asked = {"mechanism": mechanism, "size": dimension, "clip": clip, "rate": rate, "rows": rows}
+    told: Any = params_gaussian if gaussian else params_noise
+    own = {"local_steps": local_steps, "accountant": accountant or "rdp"}
+    summed = {"kind": law or "skellam", "corrupt": corrupt, "dropouts": dropouts}
+    found = told.answer(epsilon, delta, clients, rounds, **asked, **(own if gaussian else summed))
     if picture is not None:
-        params_noise.draw(found, picture)
+        told.draw(found, picture)
     if json:
         typer.echo(dumps(found.as_json(), ensure_ascii=False))
     else:
-        for sheet in params_noise.sheets(found):
+        for sheet in told.sheets(found):
             console.show_sheet(Console(highlight=False), sheet)
     if picture is not None:
         typer.echo(f"written: {picture}", file=sys.stderr if json else None)

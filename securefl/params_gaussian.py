@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from protocols.suite import default_corrupt, default_threshold
 from securefl.errors import UserError
+from securefl.pictures import save
 from securefl.results import privacy_tree
 from securefl.tables import Sheet
 
@@ -30,12 +33,15 @@ class Row:
         site_error: root of the expected squared L2 norm of the error of one site's mean gradient; None with ``central``.
         mean_deviation: standard deviation of a value of the mean over all sites.
         error: root of the expected squared L2 norm of the error of the mean over all sites.
+        bits: of a value of the sum, which carries no noise; with ``local-record`` at a run's default precision; None where no
+            sum can be formed.
     """
 
     clients: int
     site_error: float | None
     mean_deviation: float
     error: float
+    bits: int | None
 
 
 @dataclass(frozen=True)
@@ -126,8 +132,8 @@ def answer(
         batch = sampled * rows
         of_site, whole = sigma * clip / batch, sigma * clip / (batch * sites)
         deviation = whole if mechanism == "central" else of_site / math.sqrt(sites)
-        root = math.sqrt(size)
-        return Row(sites, None if mechanism == "central" else of_site * root, deviation, deviation * root)
+        root, wide = math.sqrt(size), _bits(mechanism, sites, epsilon, delta, rounds, size, clip, sampled, rows or 0)
+        return Row(sites, None if mechanism == "central" else of_site * root, deviation, deviation * root, wide)
 
     counts = sorted({n for times in TIMES if (n := round(clients * times)) >= 1})
     spent = accounts.epsilon_of(sigma, sampled, rounds * steps, delta, accountant)
@@ -135,6 +141,48 @@ def answer(
         mechanism, epsilon, delta, accountant, rounds, steps, size, clip, sampled, rows, sigma, spent, row(clients),
         tuple(row(n) for n in counts if mechanism == "local-record" or delta < 1 / (rows * n)),
     )  # fmt: skip
+
+
+def _bits(
+    mechanism: str, sites: int, epsilon: float, delta: float, rounds: int, size: int, clip: float, rate: float, rows: int
+) -> int | None:
+    """Bits of a value of the sum, as a run with the default precision has them; None where there is no such sum."""
+    from securefl.encode import Plan  # noqa: PLC0415
+    from securefl.knobs import PrivacyKnobs  # noqa: PLC0415
+    from securefl.privacy.noise_plan import Cohort  # noqa: PLC0415
+    from securefl.privacy.record import central_plan  # noqa: PLC0415
+    from securefl.privacy.record_plan import RecordPlan  # noqa: PLC0415
+
+    knobs, corrupt = PrivacyKnobs(), default_corrupt(sites)
+    try:
+        if mechanism == "local-record":
+            return Plan(sites, (size,), knobs.update_clip, knobs.w_max, (), knobs.precision).bits
+        cohort = Cohort(sites, max(default_threshold(sites, corrupt), 1), corrupt)
+        return central_plan(RecordPlan(knobs.noise, cohort, epsilon, delta, rounds, size, clip, rate, rows)).bits
+    except UserError:
+        return None
+
+
+def draw(a: GaussianAnswer, path: Path) -> None:
+    """Error of the mean and bits of a value against the number of parties, as a picture."""
+    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    parties = [row.clients for row in a.rows]
+    left.loglog(parties, [row.error / a.clip for row in a.rows], marker=".", label="mean over all sites")
+    if a.asked.site_error is not None:
+        left.loglog(parties, [(row.site_error or 0.0) / a.clip for row in a.rows], ":", label="a site's own")
+    left.axhline(1, color="gray", linewidth=0.8)
+    left.set(xlabel="parties", ylabel="error / bound of a gradient (L2)")
+    left.legend()
+    formed = [row for row in a.rows if row.bits is not None]
+    right.semilogx([row.clients for row in formed], [row.bits or 0 for row in formed], marker=".")
+    right.set(xlabel="parties", ylabel="bits of a value")
+    right.yaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.suptitle(f"{a.mechanism}: ε = {a.epsilon:g}, δ = {a.delta:g} a record, {a.rounds} rounds, {a.size} values", fontsize=10)
+    save(figure, path)
 
 
 def sheets(a: GaussianAnswer) -> list[Sheet]:
@@ -145,6 +193,9 @@ def sheets(a: GaussianAnswer) -> list[Sheet]:
         ["a value of the mean", f"{a.asked.mean_deviation:.4g}", "standard deviation, over all sites"],
         ["error of the mean", f"{a.asked.error:.4g}", f"L2; {a.asked.error / a.clip:.4g} times the bound of a gradient"],
     ]
+    if a.asked.bits is not None:
+        default = ", at a run's default precision" if a.mechanism == "local-record" else ""
+        plan.append(["bits of a value", str(a.asked.bits), f"of the sum, which carries no noise{default}"])
     if a.asked.site_error is not None:
         plan.append(["error at a site", f"{a.asked.site_error:.4g}", "L2, of its own mean gradient"])
     plan.append(["ε of all steps", f"{a.spent:.4g}", f"by {a.accountant}"])
@@ -152,8 +203,11 @@ def sheets(a: GaussianAnswer) -> list[Sheet]:
         f"{a.mechanism}: ε = {a.epsilon:g}, δ = {a.delta:g} for every record over {a.rounds * a.local_steps} steps, "
         f"{a.asked.clients} parties of {a.rows_a_party} rows each, sampled at {a.rate:g}"
     )
-    heads = ["parties", "a value of the mean", "error / bound"]
-    cells = [[str(r.clients), f"{r.mean_deviation:.3g}", f"{r.error / a.clip:.3g}"] for r in a.rows]
+    heads = ["parties", "bits", "a value of the mean", "error / bound"]
+    cells = [
+        [str(r.clients), "–" if r.bits is None else str(r.bits), f"{r.mean_deviation:.3g}", f"{r.error / a.clip:.3g}"]
+        for r in a.rows
+    ]
     strong = next((i for i, r in enumerate(a.rows) if r.clients == a.asked.clients), None)
     explained = f"In units of the gradient, whose L2 norm is at most {a.clip:g}; of one step, with samples of the expected size."
     return [

@@ -3,6 +3,10 @@
     def test_mine_keeps_its_promises(audit):
         audit("mine")
 
+
+    def test_our_job(audit_job):
+        audit_job("job.toml")
+
 Installed with this package under the entry point ``pytest11``.
 """
 
@@ -15,9 +19,10 @@ import pytest
 
 if TYPE_CHECKING:
     from protocols import sums
-    from securefl.audit import Audit, CheatingServer, Target
+    from securefl.audit import Audit, CheatingServer, JobAudit, Target
 
     AuditIt = Callable[..., Audit]
+    AuditJob = Callable[..., JobAudit]
     ServerFor = Callable[[str | sums.Scheme | Target], CheatingServer]
 
 
@@ -36,6 +41,20 @@ def audit() -> AuditIt:
             pytest.fail("\n".join(f"row {r.row}, {r.name}: {r.verdict.line}" for r in surprising), pytrace=False)
         if missing := set(expect) - result.rows:
             pytest.fail(f"rows that should be broken are not: {sorted(missing)}", pytrace=False)
+        return result
+
+    return check
+
+
+@pytest.fixture
+def audit_job() -> AuditJob:
+    """`securefl.audit.audit_job`, which fails the test where the job's protocol is broken or its claim refuted."""
+    from securefl.audit import audit_job as audited  # noqa: PLC0415
+
+    def check(job: Any, **options: Any) -> JobAudit:
+        result = audited(job, **options)
+        if not result.passed:
+            pytest.fail(result.report, pytrace=False)
         return result
 
     return check

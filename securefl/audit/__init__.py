@@ -9,7 +9,7 @@ Each row of the catalogue (`securefl.audit.registry.ROWS`) has scripts that say 
 which check.  What comes of one is refused, harmless, stated (it works by design, and the documents say so) or broken, with the
 recovered secret beside the true one.  A protocol that crashes, hangs or floods under attack is broken, too.
 
-`measure_mechanism` does the same to the ε that training claims: `securefl.audit.measured`.
+`measure_mechanism` does the same to the ε that training claims: `securefl.audit.measured`.  `audit_job` does both for a job file.
 
 What it does not show: that what was not tried does not work.  A passed audit is not a proof.
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from securefl.audit.cheating import CheatingServer
     from securefl.audit.federation import Federation
     from securefl.audit.measured.run import Measurement, measure_mechanism
+    from securefl.audit.of_job import JobAudit, audit_job
     from securefl.audit.target import Bounds, Target
     from securefl.audit.verdict import Verdict
 
@@ -36,10 +37,12 @@ __all__ = [
     "Bounds",
     "CheatingServer",
     "Federation",
+    "JobAudit",
     "Measurement",
     "Result",
     "Target",
     "Verdict",
+    "audit_job",
     "audit_protocol",
     "measure_mechanism",
 ]
@@ -50,10 +53,12 @@ _HOMES = {
     "Bounds": "securefl.audit.target",
     "CheatingServer": "securefl.audit.cheating",
     "Federation": "securefl.audit.federation",
+    "JobAudit": "securefl.audit.of_job",
     "Measurement": "securefl.audit.measured.run",
     "Result": "securefl.audit.audit",
     "Target": "securefl.audit.target",
     "Verdict": "securefl.audit.verdict",
+    "audit_job": "securefl.audit.of_job",
     "audit_protocol": "securefl.audit.audit",
     "measure_mechanism": "securefl.audit.measured.run",
 }

@@ -112,17 +112,33 @@ def run(configured: Iterable[Configured], *, quick: bool, tell: Callable[[str], 
 
 
 def measured(
-    mechanism: str | None, job: Path | None, *, quick: bool, noise: str | None = None
+    mechanism: str | None, job: Path | None, *, quick: bool, noise: str | None = None, every: bool = False
 ) -> Callable[[Callable[[str], None]], list[Measurement]]:
-    """What measures a named mechanism, or a job's own, with a law of its noise; nothing where neither is given.
+    """What measures a named mechanism, a job's own, or with ``every`` all that claim an ε; nothing where none of them is given.
+
+    Args:
+        mechanism: its name.
+        job: whose other knobs hold.
+        quick: whether less is tried; else, of ``every``, the noise inside the sum is measured for both of its laws.
+        noise: law of the noise inside the sum.
+        every: whether all are measured where none is named.
 
     Raises:
         UserError: for a mechanism that does not exist yet, or a noise that cannot be, before anything is tried.
     """
-    if mechanism is None and job is None:
+    if mechanism is None and job is None and not every:
         return lambda _: []
-    setting = setting_of(mechanism, job, quick=quick, noise=noise)
-    return lambda tell: [measure_mechanism(setting, tell=tell)]
+    named = [(mechanism, noise)] if mechanism is not None or job is not None else _claiming(quick=quick)
+    settings = [setting_of(one, job, quick=quick, noise=law) for one, law in named]
+    return lambda tell: [measure_mechanism(setting, tell=tell) for setting in settings]
+
+
+def _claiming(*, quick: bool) -> list[tuple[str | None, str | None]]:
+    """Every mechanism that claims an ε, with a law of its noise: its default, and unless ``quick`` the other one."""
+    from securefl.audit.measured.registry import IN_SUM, MECHANISMS  # noqa: PLC0415  (loads torch)
+
+    claiming = [name for name in MECHANISMS if name != "none"]
+    return [(name, None) for name in claiming] + [(name, "discrete-gaussian") for name in IN_SUM if not quick]
 
 
 def as_json(audits: Sequence[Audit], measurements: Sequence[Measurement] = ()) -> str:

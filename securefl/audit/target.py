@@ -138,6 +138,15 @@ class Target:
             x[PAYLOAD + u - 1] = 1
         return fed
 
+    def long(self, size: int, value: int) -> Federation:
+        """Everybody as configured, with inputs of ``size`` coordinates that all have one value."""
+        chosen = None if self.shape == "secagg+" or self.parameters is None else self.parameters.threshold
+        parameters = self.scheme.parameters(self.parties, size, MAX_ABS, threshold=chosen)
+        fed = self._with_policy(federation(self.parties, size, parameters=parameters, scheme=self.scheme), None)
+        for x in fed.vectors.values():
+            x[:] = value
+        return fed
+
     def cohort(self, n: int = COHORT, *, parameters: SumParameters | None = None, policy: Policy | None = None) -> Federation:
         """A small cohort for an attack that is made for one family; the policy does not ask for more parties than there are."""
         return self._with_policy(federation(n, PAYLOAD, parameters=parameters, scheme=self.scheme), policy)

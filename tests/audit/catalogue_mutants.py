@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
+import numpy as np
 from mutating import ALL, Mutant, Patch, Scheme, declaring, everywhere, without
+from numpy.typing import NDArray
 
 from protocols import he_types, policy, rand, secagg, secagg_types, wire
 from protocols.bulk import Bulk, Packed
@@ -96,6 +99,31 @@ def scalar_mask(patch: Patch, _scheme: Scheme) -> None:
         return fill
 
     patch.setattr(prg, "_stream", flat)
+
+
+def stream_of(change: Callable[[NDArray[np.uint32]], NDArray[np.uint32]]) -> Callable[[Patch, Scheme], None]:
+    """Keystreams of which every block of words is changed."""
+
+    def apply(patch: Patch, _scheme: Scheme) -> None:
+        stream = prg._stream
+
+        def changed(key: Key) -> Any:
+            fill = stream(key)
+
+            def fewer(zeros: memoryview, out: bytearray) -> None:
+                fill(zeros, out)
+                words = np.frombuffer(out, np.uint32, len(zeros) // 4)
+                words[:] = change(words)
+
+            return fewer
+
+        patch.setattr(prg, "_stream", changed)
+
+    return apply
+
+
+mutant("masks of eight bits", 13, on=("secagg", "secagg+"))(stream_of(lambda words: words & 0xFF))
+mutant("neighbours under one mask value", 13)(stream_of(lambda words: np.repeat(words[::2], 2)[: words.size]))
 
 
 @mutant("shares sent in clear", 18, on=ALL)

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from opacus.optimizers import DPOptimizer
 
 from protocols import secagg
+from protocols.errors import require
 from protocols.primitives import prg
 from protocols.rand import Rand, Replay
+from securefl.encode import Plan
 from securefl.privacy import accountant, batches, dpsgd
 
 Patch = pytest.MonkeyPatch
@@ -161,3 +163,18 @@ def masks_off(patch: Patch) -> None:
     masks = prg.Masks.__init__
     patch.setattr(prg.Masks, "__init__", lambda self, _plus, _minus, dtype: masks(self, [], [], dtype))
     patch.setattr(secagg, "apply_masks", lambda *_args, **_options: None)
+
+
+def silent_with_few_rows(patch: Patch) -> None:
+    encode = Plan.encode
+
+    def silent(self: Plan, updates: Any, weights: Any, sums: Any, occasion: Any, rand: Rand) -> Any:
+        require(not weights or min(weights) > 1, "rows-few", "there is little to say")
+        return encode(self, updates, weights, sums, occasion, rand)
+
+    patch.setattr(Plan, "encode", silent)
+
+
+def amplified_by_who_takes_part(patch: Patch) -> None:
+    spent = dpsgd.site_epsilon
+    patch.setattr(dpsgd, "site_epsilon", lambda *args, **kind: 0.9 * spent(*args, **kind))

@@ -69,6 +69,45 @@ def test_all_are_those_that_claim_to_hide(monkeypatch: pytest.MonkeyPatch) -> No
     assert names == [name for name in sums.names() if name != "plain-insecure"]
 
 
+@pytest.mark.parametrize("depth", ["--quick", "--full"])
+def test_all_measures_every_mechanism_that_claims_an_epsilon(
+    depth: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And for both laws of the noise inside the sum in --full; with a mechanism that is named, that one alone."""
+    monkeypatch.setattr(command, "chosen", lambda *_, **__: [])
+    monkeypatch.setattr(command, "measure_mechanism", lambda setting, tell: measure_mechanism(setting, checks=(), tell=tell))
+
+    def measured(*words: str) -> list[tuple[str, str | None]]:
+        _, out, _ = told(capsys, "--all", "--json", depth, *words)
+        found = json.loads(out)["measured"]
+        assert {one["quick"] for one in found} == {depth == "--quick"}
+        return [(one["mechanism"], one["noise"]) for one in found]
+
+    inside = {name for name in MECHANISMS if name.startswith("distributed-")}
+    expected = {(name, "skellam" if name in inside else None) for name in MECHANISMS if name != "none"}
+    both = {(name, "discrete-gaussian") for name in inside if depth == "--full"}
+    found = measured()
+    assert set(found) == expected | both
+    assert len(found) == len(set(found))
+    named = ("distributed-party", "discrete-gaussian")
+    assert measured("--mechanism", named[0], "--noise", named[1]) == [named]
+
+
+def test_a_mechanism_that_is_refuted_fails_all(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from securefl.privacy import dpsgd
+
+    real = dpsgd.gaussian
+    monkeypatch.setattr(dpsgd, "gaussian", lambda rand, label, shape, std, **kind: real(rand, label, shape, 0.0, **kind))
+    monkeypatch.setattr(command, "chosen", lambda *_, **__: [])
+    monkeypatch.setattr(
+        command, "measure_mechanism", lambda setting, tell: measure_mechanism(setting, checks=("epsilon-gradients",), tell=tell)
+    )
+    code, out, err = told(capsys, "--all")
+    assert code == 1
+    assert "mechanism local-record" in out
+    assert "1 measurements refute the mechanism local-record" in err
+
+
 def test_junit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = told(capsys, "plain-insecure", "--junit", str(tmp_path / "audit.xml"))
     assert code == 1

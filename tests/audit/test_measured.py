@@ -90,6 +90,8 @@ MUTANTS: dict[str, tuple[Callable[[Patch], None], tuple[str, ...], tuple[str, ..
     ),
     "sampling: one batch for all steps": (mutants.drawn_by(mutants.the_same), ("batch-sampling",), ("noise-variance",)),
     "sampling: all records or none": (mutants.drawn_by(mutants.all_or_none), ("batch-sampling",), ("noise-variance",)),
+    "silent with few rows": (mutants.silent_with_few_rows, ("sum-sizes",), ("sum-account", "noise-variance")),
+    "amplification by sites that take part": (mutants.amplified_by_who_takes_part, ("sum-account",), ("sum-sizes", "epsilon-fit")),
     "masks left out": (mutants.masks_off, ("reconstruction-masked",), ("noise-variance",)),
 }
 """Mutant → patch, checks that flag it, checks that cannot."""
@@ -156,6 +158,29 @@ def test_all_that_is_measured_of_local_record_stays_within_the_claim() -> None:
         assert bound.lower <= min(bound.claimed, bound.cap)
     assert bounds["epsilon-fit"].lower < 3 < bounds["epsilon-fit"].upper
     assert bounds["epsilon-gradients"].lower > 0
+
+
+@pytest.mark.parametrize("mechanism", registry.MECHANISMS)
+def test_every_mechanism_is_asked_about_the_same_rows(mechanism: str) -> None:
+    """Measured, or said why not; and never both."""
+    made = {one.row for one in registered() if mechanism in one.on}
+    found = measure_mechanism(setting(mechanism), checks=())
+    assert not made & found.left_out.keys()
+    assert set(registry.ASKED) <= made | found.left_out.keys() <= {*registry.ASKED, *made}
+    assert all(found.left_out.values())
+
+
+def test_what_a_mechanism_is_not_asked_is_said_in_table_json_and_page() -> None:
+    from securefl.audit.page import html
+
+    found, inside = (measure_mechanism(setting(name), checks=()) for name in ("local-record", "distributed-party"))
+    screen = Console(file=io.StringIO(), width=2000)
+    show(screen, found, {})
+    assert "not applicable: 9 (a site's ε counts its own noise alone" in screen.file.getvalue()
+    assert {one["row"]: one["why"] for one in found.as_json()["not_applicable"]} == registry.UNASKED["local-record"]
+    assert "row 35, no ε rests on another party" in html([], {}, [found])
+    assert inside.as_json()["not_applicable"] == []
+    assert "Not tried" not in html([], {}, [inside])
 
 
 def test_without_a_mechanism_records_show_plainly() -> None:

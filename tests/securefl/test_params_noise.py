@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from securefl import params_noise
+from securefl import params_gaussian, params_noise
 from securefl.cli import main
 from securefl.job import Job
 from securefl.privacy.accountant import epsilon_of
 from securefl.privacy.noise_plan import Cohort, calibrate_distributed
-from securefl.privacy.prepared import noise_of
+from securefl.privacy.prepared import encoding_of, noise_of
 from securefl.privacy.record_plan import calibrate_records
 
 ASKED = {"--epsilon": "3", "--delta": "1e-5", "--mechanism": "distributed-party", "--clients": "50", "--rounds": "20"}
@@ -194,8 +195,29 @@ def test_gaussian_noise_is_that_of_a_run_and_its_error_that_of_draws(
     falls = [row["error"] * (math.sqrt(row["clients"]) if local else row["clients"]) for row in tree["rows"]]
     assert falls == pytest.approx([falls[0]] * len(falls))
     assert (tree["asked"]["site_error"] is None) != local
+    of_run = encoding_of(knobs if local else knobs.model_copy(update={"protocol": "secagg"}), 4, (64,), ())
+    assert tree["asked"]["bits"] == of_run.bits
+    assert [row["bits"] for row in tree["rows"] if row["clients"] > 1] == sorted(row["bits"] for row in tree["rows"] if row["bits"])
     text = run(capsys, **given)
     assert f"{mechanism}: ε = 3, δ = 1e-05 for every record over {10 * steps} steps" in text
+
+
+@pytest.mark.parametrize("mechanism", ["local-record", "central"])
+def test_the_picture_of_gaussian_noise_has_errors_and_bits_of_all_cohorts_of_the_table(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mechanism: str
+) -> None:
+    figures, save = list[Any](), params_gaussian.save
+    monkeypatch.setattr(params_gaussian, "save", lambda figure, path: (figures.append(figure), save(figure, path)))
+    given = {"mechanism": mechanism, "rows": "100", "sample-rate": "0.2", "clients": "5", "clip": "2"}
+    assert f"written: {tmp_path / 'a.svg'}" in run(capsys, "--plot", str(tmp_path / "a.svg"), **given).replace("\n", "")
+    assert "</svg>" in (tmp_path / "a.svg").read_text(encoding="utf-8")
+    rows = json.loads(run(capsys, "--json", **given))["rows"]
+    left, right = figures[0].axes
+    lines = [line.get_xydata().tolist() for line in (*left.lines, *right.lines)]
+    assert lines[0] == [[row["clients"], row["error"] / 2] for row in rows]
+    assert lines[-1] == [[row["clients"], row["bits"]] for row in rows if row["bits"] is not None]
+    own = [[row["clients"], row["site_error"] / 2] for row in rows if row["site_error"] is not None]
+    assert (own in lines) == (mechanism == "local-record")
 
 
 @pytest.mark.parametrize(
@@ -204,7 +226,7 @@ def test_gaussian_noise_is_that_of_a_run_and_its_error_that_of_draws(
         ({"mechanism": "local-record"}, "local-record needs the number of rows a party"),
         ({"mechanism": "central", "rows": "100", "local-steps": "3"}, "--local-steps is refused with central"),
         ({"mechanism": "central", "rows": "100", "noise": "skellam"}, "--noise is refused with central"),
-        ({"mechanism": "local-record", "rows": "100", "plot": "x.svg"}, "--plot is refused with local-record"),
+        ({"mechanism": "local-record", "rows": "100", "plot": "x.txt"}, "a picture ends in .svg, .png, .pdf"),
         ({"accountant": "prv"}, "--accountant is refused with distributed-party"),
         ({"mechanism": "local-record", "rows": "100", "delta": "0.01"}, "below 1 over the number of records, 0.01"),
         ({"mechanism": "central", "rows": "100", "delta": "0.001"}, "below 1 over the number of records, 0.0002"),

@@ -121,3 +121,12 @@ def test_a_probability_of_failure_goes_off_delta_and_adds_up() -> None:
         epsilon_of_events([SkellamEvent(500.0, 30.0, 10.0, rounds=6)], DELTA - 6e-6), rel=1e-9
     )
     assert spent([(event, 6)], DELTA).epsilon == math.inf
+
+
+def test_a_probability_of_failure_goes_off_delta_beside_steps_of_dp_sgd_too() -> None:
+    """σ = 4, q = 1, beside three discrete Gaussians of variance 16 and sensitivity 1: RDP(α) = 4·α/32, at δ less 3 · 3·10^−6."""
+    alpha, left = ORDERS.astype(float), DELTA - 9e-6
+    by_hand = float((4 * alpha / 32 + np.log1p(-1 / alpha) - (math.log(left) + np.log(alpha)) / (alpha - 1)).min())
+    step, event = (DpSgdEvent(4.0, 1.0), 1), DiscreteGaussianEvent(16.0, 1, 1, 1.0, 1.0, failure=3e-6)
+    assert spent([step, (event, 3)], DELTA).epsilon == pytest.approx(by_hand, rel=1e-9)
+    assert spent([step, (event, 4)], DELTA).epsilon == math.inf

@@ -1,7 +1,7 @@
 """The scripts of the catalogue.  Importing this package registers them all; another protocol's module joins by being imported here.
 
 `securefl.audit.attacks.traffic` and ``splitting`` hold what black-box attacks are made of; ``network``, ``sums``, ``secrets``,
-``randomness``, ``inference`` and ``noised`` attack any protocol; the others know the messages of one family.
+``randomness``, ``uniform``, ``inference`` and ``noised`` attack any protocol; the others know the messages of one family.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from securefl.audit.attacks import (
     sparse,
     steps,
     sums,
+    uniform,
 )
 
 __all__ = [
@@ -40,4 +41,5 @@ __all__ = [
     "sparse",
     "steps",
     "sums",
+    "uniform",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from protocols.sums import Party, Scheme
 from securefl.audit.measured.epsilon import Measured
 from securefl.audit.measured.inside import effective, halfway, largest
 from securefl.audit.measured.noise import smallest
-from securefl.audit.measured.registry import ANY_SUM, IN_SUM, ROWS, Setting, compared, flagged, measure
+from securefl.audit.measured.registry import ANY_SUM, IN_SUM, RECORDS, ROWS, Setting, compared, flagged, measure
 from securefl.audit.measured.summed import FALSE_ALARM, Summed, epsilon_of_variance, summed
 from securefl.audit.recording import Recording
 from securefl.audit.verdict import Verdict, combine, harmless, stated
@@ -200,7 +200,7 @@ def played(
     "sizes and counts of messages against rows, batches, an empty batch, long and short updates",
     how="every message of a round, by sender, recipient, kind and size, against those of another round; times of encoding are "
     "reported, not judged; never wrong",
-    on=ANY_SUM,
+    on=(*ANY_SUM, *RECORDS),
 )
 def sizes(setting: Setting) -> Verdict:
     """What a party has and does must not show in how much it says."""
@@ -223,11 +223,10 @@ def sizes(setting: Setting) -> Verdict:
         what = f"{differ[0][0]} from {differ[0][1]} to {differ[0][2]}: size or number is another" if differ else ""
         tries.append((name, flagged("sum-sizes", what) if differ else harmless("the same messages, of the same sizes")))
     verdict = combine(tries)
-    return (
-        verdict
-        if verdict.broken
-        else stated(f"sizes and counts are equal in {len(others)} pairs of rounds; {timed(summed(setting))}")
-    )
+    if verdict.broken:
+        return verdict
+    times = timed(summed(setting)) if setting.in_sum else "how long a site trains shows in when its vector comes"
+    return stated(f"sizes and counts are equal in {len(others)} pairs of rounds; {times}")
 
 
 def timed(made: Summed) -> str:
@@ -254,7 +253,7 @@ def timed(made: Summed) -> str:
     "who took part and who dropped out, against what each party is charged",
     how="rounds with everybody, with one party gone, and with a sum that is never opened; ε of each party against that of the sums "
     "that its input may be in, each with the noise of its honest survivors, without amplification; never wrong",
-    on=ANY_SUM,
+    on=(*ANY_SUM, "local-record"),
 )
 def account(setting: Setting) -> Verdict:
     """Cohorts are visible, by design; no party may be told a smaller ε than that of what left it."""
@@ -264,13 +263,12 @@ def account(setting: Setting) -> Verdict:
         return {2: {f"site-{SITES}": runner.stages[0]}, 3: last}
 
     run = played(setting, rounds=3, gone=gone)
-    plan: Any = run.runner.plan
     counts = [None if record.aborted else record.contributors for record in run.records]
     if counts != [SITES, SITES - 1, None]:
         raise UserError(f"the rounds of the played run came to {counts}")
     spent = run.runner.epsilon()
     for name, rounds in (("site-1", counts), (f"site-{SITES}", [counts[0], counts[2]])):
-        least = setting.epsilon_of(plan.multiplier, len(rounds)) if setting.name == "central" else charged(plan.plan, rounds)
+        least = _least(setting, run.runner, rounds)
         if spent[name] < least * (1 - 1e-9):
             what = ", ".join("none opened" if c is None else f"over {c}" for c in rounds)
             return flagged("sum-account", f"{name} is told ε = {spent[name]:.4g}; its sums ({what}) cost {least:.4g}")
@@ -279,6 +277,16 @@ def account(setting: Setting) -> Verdict:
         f"who takes part and who drops out is visible to the server, by design; no amplification is claimed from it, and each "
         f"party is charged for what left it: ε = {told} after three rounds, of which it missed none and one"
     )
+
+
+def _least(setting: Setting, runner: Runner, rounds: Sequence[int | None]) -> float:
+    """ε of a party's part in sums over so many parties; None: never opened."""
+    plan: Any = runner.plan
+    if setting.name == "central":
+        return setting.epsilon_of(plan.multiplier, len(rounds))
+    if not setting.in_sum:
+        return setting.epsilon_of(runner.noise_multiplier or 0.0, len(rounds))
+    return charged(plan.plan, rounds)
 
 
 def charged(plan: Any, survivors: Iterable[int | None]) -> float:

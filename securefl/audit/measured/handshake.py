@@ -1,4 +1,4 @@
-"""Many sums after one handshake, which mechanisms over records train by: what opens one step must not open another.
+"""Many sums after one handshake, which noised sums may share: what opens one step must not open another.
 
 Source: row 25 of the catalogue, played by the harness on the protocols that a job may take.
 
@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from protocols.batch_sums import NAMES as WITH_BATCHES
 from protocols.plugins import AUTO
-from securefl.audit.measured.registry import SUMMED, Setting, measure
+from securefl.audit.measured.registry import ANY_SUM, Setting, measure
 from securefl.audit.verdict import Verdict, combine, inapplicable
 
 ROW = 25
@@ -23,7 +23,7 @@ ROW = 25
     "one handshake for many steps: a party lost at one of them, to open its part of an earlier one",
     how="the server sums the steps before and after the loss, and tries all that was opened at one on the vectors of the others; "
     "never wrong",
-    on=SUMMED,
+    on=ANY_SUM,
 )
 def steps(setting: Setting) -> Verdict:
     """Keys, seeds or shares that serve two steps."""

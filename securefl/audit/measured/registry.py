@@ -40,6 +40,27 @@ SUMMED = ("distributed-record", "central")
 """Those whose sums are over records: a round is one step over all sites."""
 ANY_SUM = (*IN_SUM, "central")
 """Those whose noise is in the sum, or is added to it by the server."""
+ASKED = (9, 10, 25, 33, 34, 35)
+"""Rows that every mechanism is asked about: measured, or said why not."""
+UNASKED: dict[str, dict[int, str]] = {
+    "local-record": {
+        9: "a site's ε counts its own noise alone, so a difference of sums tells no more than the site's own steps, which "
+        "epsilon-gradients sees bare",
+        25: "it adds no noise in sums, and their keys are the protocol's: securefl audit PROTOCOL plays it",
+        35: "no ε rests on another party's noise",
+    },
+    "none": {
+        9: "no ε is claimed, and what two exact sums differ by lies open: securefl audit PROTOCOL shows it",
+        25: "its sums are the protocol's: securefl audit PROTOCOL plays it",
+        34: "no ε is claimed that could be charged",
+        35: "there is no noise",
+    },
+    "central": {
+        9: "the server opens exact sums, and is trusted with them (central-trust)",
+        35: "the noise is the server's own (central-variance), and exact sums go to it by design (central-trust)",
+    },
+}
+"""Mechanism → row of `ASKED` → why nothing is measured there."""
 PARTIES, BLOCKS, MODELS, ROWS = 12, (700, 324), (324, 324), 100
 """Parties, lengths of the blocks of an update, of the gradients of models side by side, and rows a site, where no job says so."""
 

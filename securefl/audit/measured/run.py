@@ -50,6 +50,13 @@ class Measurement:
         return tuple(result for result in self.results if result.verdict.status == "cannot tell")
 
     @property
+    def left_out(self) -> dict[int, str]:
+        """Rows of the catalogue that a mechanism is asked about and nothing is measured of, and why."""
+        from securefl.audit.measured.registry import UNASKED  # noqa: PLC0415  (loads torch)
+
+        return UNASKED.get(self.setting.name, {})
+
+    @property
     def passed(self) -> bool:
         """Whether some could have refuted it, and none does.  That is no proof of the claim."""
         return len(self.untold) < len(self.results) and not self.broken
@@ -62,9 +69,11 @@ class Measurement:
             "claimed": None if math.isinf(claimed) else claimed,
             "delta": self.setting.delta,
             "unit": self.setting.unit,
+            "noise": self.setting.job.privacy.noise if self.setting.in_sum and not self.setting.server else None,
             "quick": self.setting.quick,
             "passed": self.passed,
             "cannot_tell": [result.notice for result in self.untold],
+            "not_applicable": [{"row": row, "why": why} for row, why in self.left_out.items()],
             "seconds": round(self.seconds, 3),
             "results": [result.as_json() for result in self.results],
         }
@@ -183,6 +192,9 @@ def show(console: Console, measurement: Measurement, colours: dict[str, str]) ->
         text = Text(f"{r.verdict.status}: {r.verdict.why}", colours.get(r.verdict.status, ""))
         table.add_row(r.notice, text, interval, f"{r.seconds:.1f}")
     console.print(table)
+    if measurement.left_out:
+        rows = ", ".join(f"{row} ({why})" for row, why in measurement.left_out.items())
+        console.print(f"not applicable: {rows}", markup=False)
     found = f"{len(measurement.broken) or 'nothing'} refuted in {measurement.seconds:.0f} s"
     console.print("; ".join([found, *without_answer(measurement), "a bound from below proves no ε"]))
 
