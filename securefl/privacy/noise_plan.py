@@ -56,10 +56,10 @@ class Cohort:
     def __post_init__(self) -> None:
         if self.clients < 2:
             raise UserError(f"a secure sum needs at least 2 parties, not {self.clients}")
-        if not 0 <= self.corrupt < self.clients or not 1 <= self.smallest <= self.clients:
-            raise UserError(
-                f"{self.corrupt} corrupt parties and at least {self.smallest} survivors are impossible among {self.clients} parties"
-            )
+        if not 0 <= self.corrupt < self.clients:
+            raise UserError(f"of {self.clients} parties 0 to {self.clients - 1} may be corrupt, not {self.corrupt}")
+        if not 1 <= self.smallest <= self.clients:
+            raise UserError(f"of {self.clients} parties 1 to {self.clients} may be the fewest survivors, not {self.smallest}")
         if self.honest < 1:
             raise UserError(
                 f"{self.smallest} of {self.clients} parties survive at least and {self.corrupt} may be corrupt: "

@@ -260,9 +260,12 @@ def test_cohorts_that_leave_no_honest_noise_are_refused() -> None:
             Cohort.of(5, corrupt=corrupt, dropouts=dropouts)
     with pytest.raises(UserError, match="at least 3 must survive"):
         Cohort(5, 2, 2)
-    for smallest, corrupt in ((6, 0), (0, 0), (3, 5)):
-        with pytest.raises(UserError, match="impossible among 5"):
-            Cohort(5, smallest, corrupt)
+    for smallest in (6, 0):
+        with pytest.raises(UserError, match=f"of 5 parties 1 to 5 may be the fewest survivors, not {smallest}"):
+            Cohort(5, smallest)
+    for corrupt in (5, -1):
+        with pytest.raises(UserError, match=f"of 5 parties 0 to 4 may be corrupt, not {corrupt}"):
+            Cohort(5, 3, corrupt)
 
 
 def test_what_does_not_fit_the_plan_is_refused() -> None:
