@@ -28,7 +28,7 @@ check: .venv/ready
 
 # Every attack and every mechanism, quickly; what came of them is in audit.json, and a broken row is exit code 1.
 audit: .venv/ready
-	$(BIN)/securefl audit --all --quick --json > audit.json
+	$(BIN)/securefl audit --all --quick --json > audit.json || { cat audit.json; exit 1; }
 
 # pip-audit in an environment of its own, as it brings libraries of its own.
 .venv-pip-audit/ready:
