@@ -140,9 +140,10 @@ def test_vectors_added_together_are_those_added_alone(made: list[tuple[type, int
     assert found[0] in ([sum(value for _, value in made)] * 3, "quorum")
 
 
-def test_its_message_is_as_long_as_every_party_s() -> None:
+def test_its_message_is_as_long_as_every_party_s_and_can_be_read() -> None:
     made = terms(size=9)
     limits = Limits(3, SCHEME.layouts(made.parameters))
     sent = submit(Attending(1, made, Policy()), Vector(np.arange(9)))
     ours, theirs = (sum(map(len, encode(message, 0, limits))) for message in (InClear(made.parameters).message, sent))
     assert ours == theirs
+    assert InClear(made.parameters).message.x.values.tolist() == [0] * 10

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from protocols import vector
 from protocols.errors import Abort, Misuse
 from protocols.suite import Parameters
-from protocols.vector import Vector, checked_sum, counted, integers, signed, with_count
+from protocols.vector import Vector, bounded_each, checked_sum, counted, integers, signed, with_count
 
 MAX_ABS = 100
 DTYPES = st.sampled_from([np.int8, np.int16, np.int32, np.int64])
@@ -82,6 +82,34 @@ def test_values_that_are_not_lifted_are_refused_past_their_bound_or_past_64_bits
     ):
         with pytest.raises(Misuse, match="is past max_abs"):
             signed(Vector(np.array(bad)), 1, bound)(0, 2)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([np.int8, np.uint8, np.int64, np.uint64]), st.tuples(*[st.integers(0, MAX_ABS)] * 3)),
+        min_size=1,
+        max_size=5,
+    )
+)
+@example([(np.int8, (1, 2, 3))] * 2)
+@example([(np.uint8, (1, 2, 3)), (np.int8, (4, 5, 6))])
+def test_inputs_together_are_rows_of_their_integers(made: list[tuple[type, tuple[int, ...]]]) -> None:
+    rows = bounded_each([Vector(np.array(values, dtype=dtype)) for dtype, values in made], parameters(3))
+    assert rows.dtype == np.int64
+    assert rows.tolist() == [list(values) for _, values in made]
+
+
+@pytest.mark.parametrize("dtypes", [(np.int64, np.int64), (np.uint64, np.uint64), (np.int64, np.uint64), (np.uint64, np.int64)])
+def test_inputs_together_are_bounded_each(dtypes: tuple[type, type]) -> None:
+    """Up to the last value, and exactly: float64, the dtype that int64 and uint64 have in common, would round."""
+    p, most = parameters(1, tail=1), 2**62 - 1
+    for value in (most, 2**60 + 1):
+        good = [Vector(np.array([value], dtype=dtype)) for dtype in dtypes]
+        assert bounded_each(good, p).tolist() == [[value], [value]]
+    for at in (0, 1):
+        bad = [Vector(np.array([most + (i == at)], dtype=dtype)) for i, dtype in enumerate(dtypes)]
+        with pytest.raises(Misuse, match=f"an input value of {most + 1} is past max_abs = {most}"):
+            bounded_each(bad, p)
 
 
 @given(st.integers(1, 9), st.integers(0, 8), st.sampled_from([np.nan, np.inf, -np.inf]))
