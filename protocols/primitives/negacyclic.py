@@ -13,7 +13,6 @@ What it does not protect: products are computed at constant work, but floating-p
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -41,7 +40,7 @@ _HALF = DEGREE // 2
 _TWIST = np.exp(1j * np.pi * np.arange(_HALF) / DEGREE)
 _UNTWIST = _TWIST.conj()
 _MAGIC = 1.5 * 2**52  # x + _MAGIC is x rounded to an integer, for |x| < 2^51, and so are the lower bits of its representation
-_LOWEST = 0 if sys.byteorder == "little" else 7  # byte of a word
+_LOWEST = int(np.ones(1, np.uint64).view(np.uint8).argmax())  # byte of a word
 _MAGIC_TOP = 0x4338  # of 16 bits, the upper ones of the representation; the others are zero
 
 

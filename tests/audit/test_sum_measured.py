@@ -210,4 +210,5 @@ def test_the_document_has_every_mutant() -> None:
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("| ")][1:]
     told = {row[0]: tuple(re.findall(r"`([a-z-]+)`", cell) for cell in row[1:]) for row in rows}
     assert told == {name: (list(flagging), list(blind)) for name, (_, flagging, blind) in MUTANTS.items()}
-    assert {check for _, flagging, _ in MUTANTS.values() for check in flagging} == {one.check for one in MEASURES}
+    elsewhere = {"handshake-steps"}  # whose mutants are among those of sums over records
+    assert {check for _, flagging, _ in MUTANTS.values() for check in flagging} == {one.check for one in MEASURES} - elsewhere

@@ -94,12 +94,17 @@ def test_whatever_one_client_sends_the_others_finish_and_it_is_named(at: int, u:
     driver = Driver(CASE)
     driver.run(at, lambda d: d.feed(client(u), SERVER, sent))
     server = driver.check()
+    if len(server.accused) > 1:  # boxes that two or more cannot open drive them out, and too few are left: an abort that names it
+        assert isinstance(message, Boxes)
+        assert server.ended is not None
+        assert server.ended.check == "quorum"
+        assert set(server.accused.values()) == {u}
+        return
     assert server.ended is None
     assert {1, 2, 3, 4} - driver.survivors <= {u, *(v.index for v in server.accused)}
     assert {fault.sender for fault in server.faults} <= {f"client {u}"}
     for leaver, blamed in server.accused.items():  # who finds that the server tells other keys in its name blames nobody else
         assert blamed == (0 if leaver.index == u else u)
-    assert len(server.accused) <= 1
     if u not in driver.survivors:
         assert server.faults or client(u) in driver.slow  # its honest bytes were taken for the rest of a longer message: a dropout
 
