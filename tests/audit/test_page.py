@@ -29,6 +29,7 @@ def audited(name: str) -> Audit:
 
 def test_page_says_what_came_out_and_shows_the_proof() -> None:
     page = html([audited("secagg"), audited("plain-insecure")], {"securefl": "1"})
+    assert audited("secagg").passed, audited("secagg").report
     assert page.count("<h1>") == 2
     tried = sum(r.seconds > 0 for r in audited("secagg").results)
     assert f"None of {tried} attacks succeeds." in page
