@@ -61,12 +61,12 @@ def _tests(fed: Federation, low: list[NDArray[Any]], high: list[NDArray[Any]]) -
     for one, two in zip(low, high, strict=False):
         if one.dtype.kind not in "iu" or min(one.size, two.size) < FEWEST:
             continue
-        bits = width(fed, one)
-        for values in (_words(one), _words(two)):
+        bits, words = width(fed, one), (_words(one), _words(two))
+        for values in words:
             yield from uniform(values, bits)
             yield from serial(values, bits)
         if one.shape == two.shape:
-            yield told_apart(_words(one), _words(two), bits)
+            yield told_apart(*words, bits)
 
 
 def width(fed: Federation, values: NDArray[Any]) -> int:
