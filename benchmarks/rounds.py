@@ -21,7 +21,7 @@ import sys
 import time
 import tracemalloc
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -55,6 +55,7 @@ class Measured:
         server_peak: peak bytes that the server's steps allocated, or None.
         streams: keystreams as long as the vector that the server had to expand.
         masks: the same of every party.
+        beside: seconds a byte of bare keystream and of bare additions, a take of both before each mask step that was measured.
         exact: whether the sum is right.
     """
 
@@ -65,6 +66,7 @@ class Measured:
     server_peak: int | None = None
     streams: int = 0
     masks: int = 0
+    beside: list[tuple[float, float]] = field(default_factory=list)
     exact: bool = False
 
     def median(self, step: str) -> float:
@@ -111,7 +113,7 @@ class _Run:
         self.alone = alone
         self.scheme, self.terms, self.lost, self.stage = scheme, terms, lost, stage
         self.out, self.letters, self.now = Measured(), list[Letter](), 0.0
-        self.memory = _Memory(on=memory)
+        self.memory, self.floor = _Memory(on=memory), Floor()
         self.server = sums.server_session(scheme, terms)
         self.clients: dict[int, Session] = {}
         self.mail: list[tuple[str, int, bytes]] = []
@@ -119,7 +121,10 @@ class _Run:
 
     def turn(self, u: int, step: str, act: Callable[[], list[Letter]]) -> None:
         """One party acts; what it says waits for the server."""
-        began, own = time.process_time(), self.alone is None or u in self.alone
+        own = self.alone is None or u in self.alone
+        if own and step == "mask":  # beside it, as the speed of a machine that others use changes within a round
+            self.out.beside.append(self.floor.take(8))
+        began = time.process_time()
         with own_work() if own else nullcontext():
             frames = [(letter, list(letter.chunks())) for letter in act()]
         if own:
@@ -288,28 +293,40 @@ def _count_streams(out: Measured, terms: Terms[Any], L: bytes, lost: set[int]) -
     out.streams = len(everybody) - len(lost) + sum(u not in lost for v in lost for u in near[v])
 
 
-def keystream_s(nbytes: int) -> float:
-    """CPU seconds of AES-256-CTR for so many bytes: `update_into` on a reused buffer of 1 MiB, median of 7 takes of 32 MiB."""
-    stream = Cipher(algorithms.AES(bytes(32)), modes.CTR(bytes(16))).encryptor()
-    zeros, out = bytes(MIB), bytearray(MIB)
-    return nbytes * _rate(lambda: stream.update_into(zeros, out), MIB)
+class Floor:
+    """The floor of masking, bare, on reused buffers: AES-256-CTR by `update_into` into 1 MiB, and additions of uint32 in cache."""
 
+    def __init__(self) -> None:
+        self._stream = Cipher(algorithms.AES(bytes(32)), modes.CTR(bytes(16))).encryptor()
+        self._zeros, self._out = bytes(MIB), bytearray(MIB)
+        self._total, self._words = np.zeros(MIB // 32, np.uint32), np.ones(MIB // 32, np.uint32)
 
-def additions_s(nbytes: int) -> float:
-    """CPU seconds of adding so many bytes of uint32 in place, in blocks that stay in cache."""
-    total, words = np.zeros(MIB // 32, np.uint32), np.ones(MIB // 32, np.uint32)
-    return nbytes * _rate(lambda: np.add(total, words, out=total), total.nbytes)
+    def take(self, mib: int) -> tuple[float, float]:
+        """CPU seconds a byte of keystream and of additions, over so many MiB of both."""
+        return self._rate(self._encrypt, MIB, mib), self._rate(self._add, self._total.nbytes, mib)
 
+    def _encrypt(self) -> None:
+        self._stream.update_into(self._zeros, self._out)
 
-def _rate(act: Callable[[], object], nbytes: int, takes: int = 7) -> float:
-    act()
-    seconds = list[float]()
-    for _ in range(takes):
-        began, times = time.process_time(), max(1, 32 * MIB // nbytes)
+    def _add(self) -> None:
+        np.add(self._total, self._words, out=self._total)
+
+    @staticmethod
+    def _rate(act: Callable[[], object], nbytes: int, mib: int) -> float:
+        act()
+        began, times = time.process_time(), mib * MIB // nbytes
         for _ in range(times):
             act()
-        seconds.append((time.process_time() - began) / (times * nbytes))
-    return statistics.median(seconds)
+        return (time.process_time() - began) / (times * nbytes)
 
 
-__all__ = ["Abort", "Measured", "additions_s", "keystream_s", "measure"]
+def floor(streams: int, nbytes: int, takes: Sequence[tuple[float, float]] = ()) -> tuple[float, float]:
+    """Seconds of keystream and of additions for so many streams of so many bytes: medians of ``takes``, or of seven of 32 MiB now."""
+    if not takes:
+        bare = Floor()
+        takes = [bare.take(32) for _ in range(7)]
+    keystream, additions = (streams * nbytes * statistics.median(rates) for rates in zip(*takes, strict=True))
+    return keystream, additions
+
+
+__all__ = ["Abort", "Measured", "floor", "measure"]

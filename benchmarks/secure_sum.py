@@ -12,7 +12,7 @@ import json
 from typing import Annotated, Any
 
 import typer
-from rounds import Measured, additions_s, keystream_s, measure
+from rounds import Measured, floor, measure
 
 from protocols import degree, sums
 from protocols.primitives.graph import Harary
@@ -58,14 +58,15 @@ def report(out: Measured, parameters: SumParameters) -> dict[str, Any]:
     }
     if out.masks and isinstance(parameters, Parameters):
         width = 4 if parameters.ring.bits <= 32 else 8
-        mask, unmask = (width * parameters.size * streams for streams in (out.masks, out.streams))
+        mask = floor(out.masks, width * parameters.size, out.beside)
+        unmask = floor(out.streams, width * parameters.size)
         rows["floor"] = {
-            "mask_keystream_s": (floor := round(keystream_s(mask), 6)),
-            "mask_additions_s": round(additions_s(mask), 6),
-            "mask_ratio": round(out.median("mask") / floor, 3),
-            "unmask_keystream_s": (floor := round(keystream_s(unmask), 6)),
-            "unmask_additions_s": round(additions_s(unmask), 6),
-            "unmask_ratio": round(out.server_s["reveal"] / floor, 3),
+            "mask_keystream_s": round(mask[0], 6),
+            "mask_additions_s": round(mask[1], 6),
+            "mask_ratio": round(out.median("mask") / mask[0], 3),
+            "unmask_keystream_s": round(unmask[0], 6),
+            "unmask_additions_s": round(unmask[1], 6),
+            "unmask_ratio": round(out.server_s["reveal"] / unmask[0], 3),
         }
     return rows
 

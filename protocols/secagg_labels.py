@@ -7,28 +7,16 @@ round-0 list, and whom it concerns.  Symbols as in `protocols.secagg`.
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
 
 from protocols.primitives import agree
 from protocols.rand import Key, Seed
 from protocols.suite import Terms
-from protocols.wire import canonical, digest
+from protocols.wire import canonical, digest, labelled
 
 
 def share_hash(terms: Terms, L: bytes, dealer: int, holder: int, secret: str, value: bytes) -> bytes:
     """Hash that pins one share: of ``"s"`` (s_sk) or ``"b"``."""
-    parts = (_share_tag(terms.dealing, L), _integer(dealer), _integer(holder), canonical(secret), canonical(value))
-    return hashlib.sha256(b"".join(parts)).digest()
-
-
-@lru_cache(maxsize=16)
-def _share_tag(sid: bytes, L: bytes) -> bytes:
-    return b"\x87" + canonical("share") + canonical(sid) + canonical(L)  # of the list ["share", sid, L, v, u, secret, share]
-
-
-@lru_cache(maxsize=4096)
-def _integer(value: int) -> bytes:
-    return canonical(value)
+    return hashlib.sha256(labelled(("share", terms.dealing, L), dealer, holder, secret, value)).digest()
 
 
 def own_hash(terms: Terms, L: bytes, u: int, value: bytes | None) -> bytes:
@@ -64,7 +52,7 @@ def joint_hash(vector: bytes, beside: bytes) -> bytes:
 def pair_key(terms: Terms, L: bytes, pair: agree.KeyPair, theirs: bytes, u: int, v: int) -> Key:
     """The key of the mask that u and v share; the lower index adds it, the higher subtracts it."""
     keys = (pair.public, theirs) if u < v else (theirs, pair.public)
-    return agree.derive(pair.exchange(theirs), canonical(["pair", terms.sid, L, min(u, v), max(u, v), *keys]))
+    return agree.derive(pair.exchange(theirs), labelled(("pair", terms.sid, L), min(u, v), max(u, v), *keys))
 
 
 def opening_statement(terms: Terms, u: int, L: bytes, u3: tuple[int, ...], shares: bytes) -> bytes:
