@@ -321,7 +321,7 @@ class Floor:
 
 
 def floor(streams: int, nbytes: int, takes: Sequence[tuple[float, float]] = ()) -> tuple[float, float]:
-    """Seconds of keystream and of additions for so many streams of so many bytes: medians of ``takes``, or of seven of 32 MiB now."""
+    """Seconds of keystream and of additions for so many streams of so many bytes: medians of ``takes``, or of seven new ones."""
     if not takes:
         bare = Floor()
         takes = [bare.take(32) for _ in range(7)]

@@ -24,7 +24,7 @@ from protocols.rand import Key, Rand
 from protocols.said import Said
 from protocols.schema import Message
 from protocols.suite import P, Terms
-from protocols.wire import control_bytes, labelled
+from protocols.wire import canonical, control_bytes
 
 if TYPE_CHECKING:
     from protocols.evidence import Evidence
@@ -196,9 +196,9 @@ def check_sharing(invited: Invited[Any], u1: Sequence[int] | Mapping[int, object
 def box_key(terms: Terms[Any], L: bytes, pair: agree.KeyPair, theirs: bytes, u: int, v: int, *, mine: int) -> Key:
     """The key of the one box from u to v; its label holds both ids and both public keys, in that order."""
     keys = (pair.public, theirs) if mine == u else (theirs, pair.public)
-    return agree.derive(pair.exchange(theirs), labelled(("box", terms.sid, L), u, v, *keys))
+    return agree.derive(pair.exchange(theirs), canonical(["box", terms.sid, L, u, v, *keys]))
 
 
 def box_aad(terms: Terms[Any], L: bytes, u: int, v: int) -> bytes:
     """Associated data of the box from u to v."""
-    return labelled((terms.sid, L), u, v)
+    return canonical([terms.sid, L, u, v])

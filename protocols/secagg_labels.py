@@ -11,12 +11,12 @@ import hashlib
 from protocols.primitives import agree
 from protocols.rand import Key, Seed
 from protocols.suite import Terms
-from protocols.wire import canonical, digest, labelled
+from protocols.wire import canonical, digest
 
 
 def share_hash(terms: Terms, L: bytes, dealer: int, holder: int, secret: str, value: bytes) -> bytes:
     """Hash that pins one share: of ``"s"`` (s_sk) or ``"b"``."""
-    return hashlib.sha256(labelled(("share", terms.dealing, L), dealer, holder, secret, value)).digest()
+    return digest(["share", terms.dealing, L, dealer, holder, secret, value])
 
 
 def own_hash(terms: Terms, L: bytes, u: int, value: bytes | None) -> bytes:
@@ -52,7 +52,7 @@ def joint_hash(vector: bytes, beside: bytes) -> bytes:
 def pair_key(terms: Terms, L: bytes, pair: agree.KeyPair, theirs: bytes, u: int, v: int) -> Key:
     """The key of the mask that u and v share; the lower index adds it, the higher subtracts it."""
     keys = (pair.public, theirs) if u < v else (theirs, pair.public)
-    return agree.derive(pair.exchange(theirs), labelled(("pair", terms.sid, L), min(u, v), max(u, v), *keys))
+    return agree.derive(pair.exchange(theirs), canonical(["pair", terms.sid, L, min(u, v), max(u, v), *keys]))
 
 
 def opening_statement(terms: Terms, u: int, L: bytes, u3: tuple[int, ...], shares: bytes) -> bytes:

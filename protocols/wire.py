@@ -16,7 +16,6 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any, Literal
 
 import cbor2
@@ -66,27 +65,6 @@ def array(items: Sequence[Any]) -> bytes:
             start = at + 1
     parts.append(canonical(list(items[start:]))[1:])
     return b"".join(parts)
-
-
-def labelled(begin: tuple[bytes | str, ...], *items: int | bytes | str) -> bytes:
-    """`canonical` of the list of ``begin`` and ``items``: of many lists that begin alike, that part is encoded once."""
-    return b"".join([_beginning(begin, len(items)), *[_number(item) if type(item) is int else _string(item) for item in items]])
-
-
-@lru_cache(maxsize=64)
-def _beginning(begin: tuple[bytes | str, ...], more: int) -> bytes:
-    return _head(len(begin) + more) + canonical(list(begin))[1:]
-
-
-@lru_cache(maxsize=1 << 14)
-def _number(value: int) -> bytes:
-    return canonical(value)
-
-
-def _string(value: bytes | str) -> bytes:
-    if type(value) is bytes and 24 <= (size := len(value)) < 256:
-        return bytes([0x58, size]) + value  # RFC 8949, section 3.1: the length is the byte that follows
-    return canonical(value)
 
 
 def _head(count: int) -> bytes:

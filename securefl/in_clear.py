@@ -53,7 +53,7 @@ from securefl.timing import StepClock, Traffic
 
 T = TypeVar("T")
 TOGETHER = 64 * 1024
-"""Values that are rounded at once: they stay in cache."""
+"""Values of the vectors that are encoded in one call, and then added: they stay in cache."""
 
 
 @dataclass

@@ -15,7 +15,7 @@ from protocols.agreement import Dropped
 from protocols.errors import Misuse, Refused
 from protocols.schema import schema
 from protocols.secagg_types import Advert
-from protocols.wire import array, canonical, labelled, parse_control, read_canonical
+from protocols.wire import array, canonical, parse_control, read_canonical
 
 CBOR = st.recursive(
     st.none()
@@ -201,19 +201,9 @@ def test_a_statement_is_the_canonical_encoding_of_its_parts(items: list[Any]) ->
     assert array(items) == array(items) == canonical(items)
 
 
-STRINGS = st.binary(max_size=300) | st.text(max_size=300)
-
-
-@given(st.lists(STRINGS, max_size=5), st.lists(st.integers(0, 2**64 - 1) | STRINGS, max_size=18))
-def test_a_label_is_the_canonical_encoding_of_its_parts(begin: list[Any], items: list[Any]) -> None:
-    assert labelled(tuple(begin), *items) == labelled(tuple(begin), *items) == canonical([*begin, *items])
-
-
 def test_a_statement_of_many_parts_is_refused() -> None:
     with pytest.raises(Misuse, match="at most 23"):
         array([0] * 24)
-    with pytest.raises(Misuse, match="at most 23"):
-        labelled((b"sid",), *[0] * 23)
 
 
 @given(
