@@ -95,6 +95,7 @@ class LightParameters:
         U is n − D where only the tolerated dropouts D are given, the least that is safe where nothing is; D is n − U by default.
         ``bits`` is a lower bound of the field's width.
         """
+        check_sizes(parties, size, max_abs)
         check_tail(tail)
         c = default_corrupt(parties) if corrupt is None else corrupt
         least = default_threshold(parties, c) if dropouts is None else parties - dropouts

@@ -252,6 +252,7 @@ class Parameters:
         tail: int = 0,
     ) -> Parameters:
         """Parameters with the defaults filled in: |C| = ⌈n/3⌉ − 1, the least threshold, the least ring with headroom."""
+        check_sizes(parties, size, max_abs)
         c = default_corrupt(parties) if corrupt is None else corrupt
         t = default_threshold(parties, c) if threshold is None else threshold
         return cls(parties, size, max_abs, Ring(ring_bits(parties, max_abs, tail) if bits is None else bits), t, c, tail=tail)
@@ -276,6 +277,7 @@ class Parameters:
         |C| is ⌈n/3⌉ − 1 by default, dropouts are n/10.  The number that must agree is ⌊(n+|C|)/2⌋ + 1, the least that is safe;
         with a semi-honest server it is n − D, as the graph is connected for so many survivors.
         """
+        check_sizes(parties, size, max_abs)
         c = default_corrupt(parties) if corrupt is None else corrupt
         lost = parties // LOST if dropouts is None else dropouts
         graph = degree.graph(degree.Setting(parties, c, lost, security=security, semi_honest=semi_honest))

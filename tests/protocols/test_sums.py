@@ -50,6 +50,13 @@ def setting(
     return scheme, parties, scheme.terms(Occasion("sums", 3), roster, scheme.parameters(n, 2, 600))
 
 
+@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("wrong", [-1, 0, 1, 16385])
+def test_too_few_or_too_many_parties_are_refused_by_number(name: str, wrong: int) -> None:
+    with pytest.raises(Misuse, match=f"a secure sum needs 2 to 16384 parties, not {wrong}$"):
+        sums.scheme(name).parameters(wrong, 2, 600)
+
+
 def test_protocols_are_ours_by_name() -> None:
     assert list(sums.SCHEMES) == list(OURS)
     assert sums.names()[: len(OURS)] == tuple(OURS)
