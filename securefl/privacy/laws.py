@@ -139,10 +139,15 @@ class Poisson:
 
     def near(self, offset: NDArray[np.int64]) -> NDArray[np.float64]:
         """−D(k) + D(m) − ½ log(k/m) − s(k) + s(m), with deviance D at most 30 and s what Stirling's formula leaves out."""
-        m, k = np.array([float(self.mode)]), (offset + self.mode).astype(np.float64)
-        out: NDArray[np.float64] = self._far(m)[0] - self._far(k)
-        out -= 0.5 * np.log(k / m)
+        k = (offset + self.mode).astype(np.float64)
+        out: NDArray[np.float64] = self._far_of_mode - self._far(k)
+        out -= 0.5 * np.log(k / self.mode)
         return out
+
+    @cached_property
+    def _far_of_mode(self) -> np.float64:
+        far: np.float64 = self._far(np.array([float(self.mode)]))[0]
+        return far
 
     def _far(self, k: NDArray[np.float64]) -> NDArray[np.float64]:
         """D(k) + s(k), D(k) = k log(k/λ) + λ − k by the series in v = (k − λ)/(k + λ), |v| < 0.2; k at least 100."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -215,8 +216,10 @@ def _signs(seed: Seed, size: int) -> NDArray[np.float64]:
     return signs
 
 
+@cache
 def _walsh(bits: int) -> NDArray[np.float64]:
     matrix: NDArray[np.float64] = np.ones((1, 1))
     for _ in range(bits):
         matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    matrix.flags.writeable = False
     return matrix
