@@ -22,15 +22,31 @@ HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
 needs_data = pytest.mark.skipif("SECUREFL_DATA" not in os.environ, reason="SECUREFL_DATA names no folder with heart_disease/")
 
 
-@needs_data
-def test_four_hospitals_train_from_nothing_in_one_command(tmp_path: Path) -> None:
+def run(tmp_path: Path, **more: str) -> tuple[subprocess.CompletedProcess[str], Path, dict[str, str]]:
+    """The script, the command that it calls, and the environment of both."""
     command = tmp_path / "securefl"
     command.write_text(f"#!{sys.executable}\nimport sys\nfrom securefl.cli import main\nsys.exit(main())\n")
     command.chmod(0o755)
-    env = {**os.environ, "SECUREFL": str(command), "PYTHONPATH": str(PLACE.parents[1]), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "SECUREFL": str(command), "PYTHONPATH": str(PLACE.parents[1]), "OMP_NUM_THREADS": "1", **more}
     done = subprocess.run(
         [str(PLACE / "run.sh"), str(tmp_path / "all")], env=env, capture_output=True, encoding="utf-8", timeout=400, check=False
     )
+    return done, command, env
+
+
+def test_where_no_hospital_has_rows_the_script_ends_and_shows_why(tmp_path: Path) -> None:
+    (tmp_path / "heart_disease").mkdir()
+    done, _, _ = run(tmp_path, SECUREFL_DATA=str(tmp_path))
+    assert done.returncode == 2
+    assert "model and rounds" not in done.stdout
+    for name in HOSPITALS:
+        assert f"{name}.log" in done.stderr
+    assert done.stderr.count("processed.cleveland.data") >= 4
+
+
+@needs_data
+def test_four_hospitals_train_from_nothing_in_one_command(tmp_path: Path) -> None:
+    done, command, env = run(tmp_path)
     assert done.returncode == 0, done.stderr + done.stdout
     assert "20 of 20" in done.stdout
     rounds = json.loads((tmp_path / "all/result/metrics.json").read_text())["rounds"]

@@ -27,8 +27,10 @@ for name in "${hospitals[@]}"; do
     --job "$here/job.toml" --policy "$here/policy.toml" 2>"$folder/logs/$name.log" &
   parties+=($!)
 done
-code=0
-for process in "${parties[@]}" $server; do wait "$process" || code=$?; done
+code=0 finished=0
+for process in "${parties[@]}"; do wait "$process" && finished=$((finished + 1)) || code=$?; done
+if [ $finished = 0 ]; then kill $server 2>/dev/null || true; fi # it would wait for parties that do not come
+wait $server || { ended=$?; [ $code != 0 ] || code=$ended; }
 if [ $code != 0 ]; then tail -n 3 "$folder"/logs/*.log >&2; exit $code; fi
 
 "$securefl" status --keys "$folder/keys/server"
