@@ -109,7 +109,10 @@ class PrivateLayers:
         self._trained = self._copier.read(model)[~self._shared]
 
     def settle(self, *, opened: bool) -> None:
-        """The round is over: go on from what was trained in it if its sum was opened, else from what was before."""
+        """The round is over: go on from what was trained in it if a sum with its update was opened, else from what was before.
+
+        Steps of a round whose update has not left are in no ledger, so nothing that comes later may rest on them.
+        """
         if opened and self._trained is not None:
             self._own = self._trained
         self._trained = None

@@ -164,7 +164,9 @@ class SiteSide:
         """
         spent = self._guard is not None and self._guard.spent
         for layers in self._private:
-            layers.settle(opened=contributors is not None)
+            layers.settle(opened=spent and contributors is not None)
+        if self._local is not None:
+            self._local.over(left=spent)
         self.spending.charge([self.name] if spent else [], contributors)
         self._sums += [contributors] if spent else []
         self._charges.settle(self.about.plan.event(contributors))

@@ -97,6 +97,9 @@ class Local:
         """What goes into the sum, out of updates, weights and metrics."""
         return contribution
 
+    def over(self, *, left: bool) -> None:
+        """The round is over for the site.  What it keeps of a round whose input has not ``left`` would be in no account."""
+
 
 class Steered:
     """Training that adds a direction to the gradient of every optimizer step.

@@ -8,8 +8,9 @@ changes by −u_i − C, which is a vector like u_i and is clipped and encoded a
 
 Needs Σ w·u and Σ w·ΔC (d values each) and Σ w.  C travels beside the model, in the same hashed message; C_i never leaves its site.
 
-A site takes its new C_i over when it is shown another model or C than the last time: a round that was aborted changes nothing.
-A site whose vector was lost in a round that the others finished does not know that; C is then off by its last change.
+A site takes its new C_i over when its vector has left, as only then its steps are in its account, and it is shown another model or
+C than the last time: a round that was aborted changes nothing.  A site whose vector was lost on its way in a round that the others
+finished does not know that; C is then off by its last change.
 
 What it does not protect: as FedAvg, for two sums in place of one.
 """
@@ -101,6 +102,10 @@ class _Controlled(Local):
         elif self._next is not None and any((a != b).any() for a, b in zip(shown, self._shown, strict=True)):
             self._own = self._next
         self._shown, self._next = shown, None
+
+    def over(self, *, left: bool) -> None:
+        if not left:
+            self._next = None
 
     def contribute(self, task: Task, contribution: Contribution) -> Contribution:
         steered, self._steered = self._steered, []

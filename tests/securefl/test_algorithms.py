@@ -128,6 +128,26 @@ def test_scaffold_keeps_its_controls_through_an_aborted_round() -> None:
     assert np.abs(weights(broken) - weights(run(data, "scaffold"))).max() < 1e-5
 
 
+@pytest.mark.parametrize("stage", [0, 1])
+def test_scaffold_keeps_nothing_of_rounds_whose_vector_did_not_leave(stage: int) -> None:
+    """They are in no account: until the first round that it is in, a site's C_i is zero."""
+    data, w = sites(), start()
+    rows = plain_rows(data)
+    n, c, own = [float(len(y)) for _, y in rows], np.zeros_like(w), [np.zeros_like(w) for _ in rows]
+    for number in range(1, ROUNDS + 1):
+        here = [*range(number < ROUNDS, len(rows))]
+        ends = {i: descend(w, *rows[i], STEPS, lambda _v, d=c - own[i]: d) for i in here}
+        renewed = {i: own[i] - c + (w - ends[i]) / (STEPS * RATE) for i in here}
+        some = [n[i] for i in here]
+        w, c = (
+            w + mean([ends[i] - w for i in here], some),
+            c + len(here) / len(rows) * mean([renewed[i] - own[i] for i in here], some),
+        )
+        own = [renewed.get(i, own[i]) for i in range(len(rows))]
+    first = next(iter(data))
+    near(run(data, "scaffold", lambda number, stages: {first: stages[stage]} if number < ROUNDS else {}), w)
+
+
 @pytest.mark.parametrize("kind", ["fedadam", "fedyogi", "fedadagrad"])
 def test_adaptive_servers_are_algorithm_two_of_the_paper(kind: str) -> None:
     data, w = sites(), start()

@@ -146,6 +146,20 @@ def test_a_round_that_aborts_leaves_heads_as_they_were() -> None:
     assert (kept[2] != kept[3]).any()
 
 
+@pytest.mark.parametrize("mechanism", ["none", "local-record"])
+def test_a_head_keeps_nothing_of_rounds_whose_update_did_not_leave(mechanism: str) -> None:
+    """They are in no ledger."""
+    models = {name: Headed(outputs) for name, outputs in HEADS.items()}
+    start = {name: parameters(model, "head") for name, model in models.items()}
+    runner = Runner(
+        models, sites(), trainer=Several(), job=job(mechanism=mechanism, sample_rate=0.5, rounds=2), entropy=replayed,
+        shared="trunk.*", dropouts=lambda _number, stages: {"site-2": stages[1]},
+    )  # fmt: skip
+    runner.run()
+    for name in HEADS:
+        assert (parameters(runner.final_models(name)[0], "head") == start[name]).all() == (name == "site-2")
+
+
 def test_distributed_party_noise_covers_what_leaves_and_no_head() -> None:
     runner = headed(mechanism="distributed-party", epsilon=8.0, rounds=2, protocol="secagg")
     runner.run()
