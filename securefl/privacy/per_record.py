@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 from protocols.rand import Entropy, Rand
 from securefl.errors import UserError
 from securefl.privacy.batches import Batch, count_rows, sample
+from securefl.privacy.draws import secret_draws
 from securefl.privacy.models import check_model
 from securefl.privacy.plain import Trained, check_steps
 
@@ -117,10 +118,11 @@ class PerRecord(ABC):
         noisy = self.wrap(optimizer, model, rows, block)
         noisy.attach_step_hook(block.charge)
         self._blocks = [*(earlier for earlier in self._blocks if earlier.open), block]
+        rand = self._entropy()
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), secret_draws(rand):
                 warnings.filterwarnings("ignore", message="Full backward hook is firing")
-                yield wrapped, noisy, block.batches(data, self._entropy(), steps)
+                yield wrapped, noisy, block.batches(data, rand, steps)
             block.check_stepped()
             self.check_untouched(model)
         finally:
