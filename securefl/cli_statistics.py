@@ -287,6 +287,8 @@ def _show(
     from securefl.tables import counted  # noqa: PLC0415
 
     screen, protocol, results = Console(highlight=False), statistics.protocol, _flat(parts)
+    if source.notes:
+        screen.print(console.NOTES, style="dim", markup=False)
     for note in source.notes:
         screen.print(note, style="dim", markup=False)
     for sheet in (*sheets(results), *([own_sheet(own)] if own else [])):

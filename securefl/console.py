@@ -37,12 +37,19 @@ def _say(console: Console, heading: str, text: str, style: str = "") -> None:
     console.print(grid)
 
 
+NOTES = "known to this simulation alone, which has all rows in one place, and opened to nobody:"
+"""Before what is told of the sites' rows."""
+
+
 def show_data(console: Console, dataset: Dataset) -> None:
     """The data set in one line, then what the user should know about it before training."""
     rows = [*dataset.rows.values()]
     size = f"{counted(sum(rows), 'row')}, {counted(len(dataset.features), 'feature')}"
     _say(console, "Data", f"{dataset.name}: {size}, {len(rows)} sites of {min(rows)} to {counted(max(rows), 'row')}")
-    for note in (dataset.source, *dataset.notes):
+    _say(console, "", dataset.source, "dim")
+    if dataset.notes:
+        _say(console, "", NOTES, "dim")
+    for note in dataset.notes:
         _say(console, "", note, "dim")
 
 

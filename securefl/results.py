@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from securefl.gains import Gains
 
 NOTICE = "Nobody has audited this yet: treat it as research software until somebody independent has."
-SIMULATION_ONLY = ("metrics", "site_metrics", "baselines", "dataset.rows", "dataset.held_out", "gains")
+SIMULATION_ONLY = ("metrics", "site_metrics", "baselines", "dataset.notes", "dataset.rows", "dataset.held_out", "gains")
 """Keys of the JSON object that need the rows of all sites in one place: nobody could know them outside of a simulation."""
 
 

@@ -365,6 +365,10 @@ class Runner:
             site.recharge(found.sites[name])
         self.rounds.go_on(found.progress)
         self._notice(f"resumed after round {found.progress.begun}: bytes, messages and times are those since then")
+        if self.job.privacy.mechanism != "none":
+            self._notice(
+                "what rounds after the checkpoint spent before the run was stopped is not in ε: with --checkpoint 1 one at most"
+            )
 
     def _stopped(self) -> bool:
         """Whether the rounds that were asked for have brought nothing; the user is told.

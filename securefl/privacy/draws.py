@@ -1,8 +1,8 @@
 """What torch draws while single records are trained on, such as the masks of a dropout layer: from a state that nobody knows.
 
 Masks are drawn in the order of a batch.  With masks that somebody knows (a seed set in a script, or 32 bits of one that are tried
-out) a record more shifts those of all that follow, and their gradients change together by many clips.  With masks from a secret state
-each record's are the same in law whoever else is in the batch, and ε holds as for any fixed masks.
+out) a record more shifts those of all that follow, and their gradients change together by many clips.  With masks from a secret
+state each record's are the same in law whoever else is in the batch, and ε holds as for any fixed masks.
 
 What it does not protect: torch's generators are Mersenne Twister (here with all of its state drawn) and Philox (64 bits of a seed),
 good for statistics, not for secrets; nothing but masks and the like may come from them.

@@ -24,9 +24,7 @@ def summed(entropy: Any, seed: int) -> np.ndarray[Any, Any]:
     model = nn.Sequential(nn.Linear(FEATURES, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 1))
     initialise(model, 1)
     size = sum(p.numel() for p in model.parameters())
-    plan = calibrate_records(
-        epsilon=1.0, delta=1e-6, cohort=Cohort(4, 3, 1), rounds=10, size=size, clip=1.0, rate=1.0, rows=ROWS
-    )
+    plan = calibrate_records(epsilon=1.0, delta=1e-6, cohort=Cohort(4, 3, 1), rounds=10, size=size, clip=1.0, rate=1.0, rows=ROWS)
     training, optimizer = GradientSums(plan, entropy), torch.optim.SGD(model.parameters(), lr=1.0)
     rng = np.random.default_rng(0)
     x, y = torch.from_numpy(rng.random((ROWS, FEATURES), np.float32)), torch.arange(ROWS) % 2

@@ -65,6 +65,7 @@ def test_a_resumed_run_ends_with_the_models_of_one_that_was_not_stopped(tmp_path
     assert resumed.opened == whole.opened
     line = f"resumed after round {STOPPED}: bytes, messages and times are those since then"
     assert line in resumed.warnings
+    assert not [text for text in resumed.warnings if "spent before" in text]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +83,7 @@ def test_the_account_is_that_of_all_rounds(privacy, tmp_path):
     assert resumed.epsilon == pytest.approx(whole.epsilon)
     assert [max(r.epsilon.values()) for r in resumed.rounds] == pytest.approx([max(r.epsilon.values()) for r in whole.rounds])
     assert max(resumed.rounds[ROUNDS - STOPPED - 1].epsilon.values()) < max(resumed.epsilon)
+    assert [text for text in resumed.warnings if "spent before the run was stopped is not in ε" in text]
 
 
 def test_the_clipping_bound_that_follows_a_quantile_goes_on(tmp_path, monkeypatch):
