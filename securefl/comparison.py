@@ -65,7 +65,8 @@ def figures(results: Sequence[RunResult]) -> list[tuple[str, tuple[float | None,
     for key, label in SCORES.items():
         if key != "loss":
             take(label, lambda result, key=key: result.metrics.get(key), _score)  # type: ignore[misc]
-    take("ε, largest of a site", lambda result: max(result.epsilon, default=None), _three)
+    units = " and ".join(f"of a {unit}" for unit in dict.fromkeys(result.unit for result in results) if unit)
+    take(f"ε {units}, largest of a site", lambda result: max(result.epsilon, default=None), _three)
     take("rounds", lambda result: float(len(result.rounds)), _whole)
     take("aborted rounds", lambda result: float(result.aborted_rounds), _whole)
     take("sent by a party", lambda result: sum(result.up.values()) / max(1, len(result.up)), size)

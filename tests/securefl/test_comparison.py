@@ -33,7 +33,7 @@ def test_both_jobs_run_and_their_figures_stand_side_by_side(jobs, tmp_path, caps
     auroc = tree["figures"]["AUROC"]
     assert auroc["values"] == [first["metrics"]["auroc"], second["metrics"]["auroc"]]
     assert auroc["difference"] == pytest.approx(second["metrics"]["auroc"] - first["metrics"]["auroc"])
-    spent = tree["figures"]["ε, largest of a site"]
+    spent = tree["figures"]["ε of a record, largest of a site"]
     assert spent == {"values": [max(first["privacy"]["epsilon"]), None], "difference": None}
     picture = (tmp_path / "out" / "compare.svg").read_text()
     assert picture.count("<svg") == 1
@@ -60,7 +60,7 @@ def test_scores_of_other_rows_are_said_to_be_so(line, jobs, tmp_path, capsys):
 
 def test_the_time_is_without_what_only_the_first_run_of_a_process_loads():
     seconds = {"load_data": 1.0, "load_libraries": 2.0, "train": 3.0}
-    run = SimpleNamespace(metrics={}, epsilon=[], rounds=[], aborted_rounds=0, up={}, wall=6.5, seconds=seconds)
+    run = SimpleNamespace(metrics={}, epsilon=[], unit=None, rounds=[], aborted_rounds=0, up={}, wall=6.5, seconds=seconds)
     ((label, values, _),) = [found for found in figures([run, run]) if "time" in found[0]]
     assert (label, values) == ("time, loading aside", (3.5, 3.5))
 

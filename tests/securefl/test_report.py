@@ -80,7 +80,7 @@ def test_the_report_shows_every_table_curve_and_picture() -> None:
         for row in sheet.rows:
             for cell in row:
                 assert cell in page.text
-    for word in ("the flow", "AUROC, federated", "AUROC, pooled", "aborted round", "ε spent", "site east has one class"):
+    for word in ("the flow", "AUROC, federated", "AUROC, pooled", "aborted round", "ε of a record", "site east has one class"):
         assert word in page.text
 
 
