@@ -381,7 +381,8 @@ def rounds(result: RunResult) -> Sheet:
         ]
         for record in result.rounds
     ]
-    columns = ["round", "in the sum", "vanished (stage)", "aborted by", *(SCORES[key] for key in shown), f"ε of a {result.unit or 'record'}, largest"]
+    spent = f"ε of a {result.unit or 'record'}, largest"
+    columns = ["round", "in the sum", "vanished (stage)", "aborted by", *(SCORES[key] for key in shown), spent]
     return Sheet(
         "Round by round",
         columns,
