@@ -9,6 +9,7 @@ is put back forgets what came after it.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -93,6 +94,11 @@ class Store:
         self.path, self._lock = path, threading.RLock()
         if path is not None:
             keep_to_the_owner(f"the ledger {path}", path, create=create)
+            if create and not os.access(path.parent, os.W_OK):  # to be found before training, not with the first charge
+                raise UserError(
+                    f"the ledger {path} cannot be used: its folder {path.parent} may not be written, and every charge needs a "
+                    "journal beside the file"
+                )
         with self._named():
             self._base = sqlite3.connect(
                 str(path) if path is not None else ":memory:", timeout=PATIENCE, isolation_level=None, check_same_thread=False

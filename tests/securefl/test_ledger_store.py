@@ -217,6 +217,12 @@ def test_files_that_cannot_be_used_are_refused(path: Path, monkeypatch: pytest.M
     path.chmod(0o640)
     assert "chmod 600" in refused(path)
     path.unlink()
+    Store(path).close()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda place, how: not (place == path.parent and how == os.W_OK))
+        assert f"its folder {path.parent} may not be written" in refused(path)
+        Store(path, create=False).close()  # to look is allowed
+    path.unlink()
 
     def read_only(*_: object) -> int:
         raise OSError(30, "Read-only file system")
