@@ -37,7 +37,7 @@ def _say(console: Console, heading: str, text: str, style: str = "") -> None:
     console.print(grid)
 
 
-NOTES = "known to this simulation alone, which has all rows in one place, and opened to nobody:"
+NOTES = "known to this simulation alone, which has all rows in one place:"
 """Before what is told of the sites' rows."""
 
 

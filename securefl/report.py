@@ -197,7 +197,7 @@ def _draw_epsilon(axes: Axes, result: RunResult) -> None:
     axes.step(*zip(*points, strict=True), where="post", color=ACCENT)
     limit = result.job["privacy"]["epsilon"]
     axes.axhline(limit, color=WARN, linewidth=1, linestyle="--", label=f"limit: ε = {limit:g}")
-    axes.set_ylabel(f"ε of a {result.unit}, largest site")
+    axes.set_ylabel(f"{result.spent}, largest site")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
 

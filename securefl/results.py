@@ -218,6 +218,11 @@ class RunResult:
         return replace(self, seconds=added(self.seconds, seconds), wall=self.wall + sum(seconds.values()))
 
     @property
+    def spent(self) -> str:
+        """What ε is called beside its numbers: of whom it is."""
+        return "ε" if self.unit is None else f"ε of a {self.unit}"
+
+    @property
     def aborted_rounds(self) -> int:
         """How many rounds ended in an abort and left the model as it was."""
         return sum(record.aborted is not None for record in self.rounds)

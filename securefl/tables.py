@@ -381,8 +381,7 @@ def rounds(result: RunResult) -> Sheet:
         ]
         for record in result.rounds
     ]
-    spent = f"ε of a {result.unit or 'record'}, largest"
-    columns = ["round", "in the sum", "vanished (stage)", "aborted by", *(SCORES[key] for key in shown), spent]
+    columns = ["round", "in the sum", "vanished (stage)", "aborted by", *(SCORES[key] for key in shown), f"{result.spent}, largest"]
     return Sheet(
         "Round by round",
         columns,

@@ -69,9 +69,8 @@ class Cohort:
     @classmethod
     def of(cls, clients: int, *, corrupt: int = 0, dropouts: int = 0) -> Cohort:
         """At most ``dropouts`` of the parties vanish."""
-        for what, count in (("dropouts", dropouts), ("corrupt parties", corrupt)):
-            if count < 0:
-                raise UserError(f"the number of {what} is {count}: 0 to {max(clients - 1, 0)} of {clients} parties are allowed")
+        if dropouts < 0:
+            raise UserError(f"the number of dropouts is {dropouts}: 0 to {clients - 1} of {clients} parties are allowed")
         if clients >= 2 and dropouts + corrupt >= clients:
             raise UserError(
                 f"{corrupt} corrupt parties and {dropouts} dropouts leave no honest noise of {clients} parties: "

@@ -258,7 +258,7 @@ def test_cohorts_that_leave_no_honest_noise_are_refused() -> None:
     for corrupt, dropouts in ((3, 2), (0, 5), (5, 0)):
         with pytest.raises(UserError, match="leave no honest noise of 5 parties"):
             Cohort.of(5, corrupt=corrupt, dropouts=dropouts)
-    with pytest.raises(UserError, match="number of corrupt parties is -1: 0 to 4 of 5 parties are allowed"):
+    with pytest.raises(UserError, match="of 5 parties 0 to 4 may be corrupt, not -1"):
         Cohort.of(5, corrupt=-1)
     with pytest.raises(UserError, match="number of dropouts is -1: 0 to 4 of 5 parties are allowed"):
         Cohort.of(5, dropouts=-1)
