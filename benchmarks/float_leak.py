@@ -3,22 +3,28 @@
     python benchmarks/float_leak.py
 
 A table, in clips.  What is promised, and what noise is made for, is 1: gradients are clipped, turned into whole numbers and added
-exactly.  But they are float32 before, and their last bits depend on the batch (docs/privacy.md, sharp edges).  The made-up weights
-have two halves that cancel in the backward pass, so that nothing but those bits is left.
+exactly.  But they are float32 before, and their last bits depend on the shape of the batch and the place in it.  The made-up
+weights have two halves that cancel in the backward pass, so that nothing but those bits is left.  Batches come in chunks of one
+size, in which each record has a place of its own draw (docs/privacy.md, sharp edges); "in one piece" is what would be without.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 import typer
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
+from protocols.rand import Rand, Replay
 from securefl.models import initialise
+from securefl.privacy import per_record
+from securefl.privacy.batches import Chunk, take
 from securefl.privacy.gradients import GradientSums
 from securefl.privacy.noise_plan import Cohort
 from securefl.privacy.record_plan import RecordPlan, calibrate_records
@@ -62,7 +68,7 @@ def moved(model: nn.Module, plan: RecordPlan, x: torch.Tensor, y: torch.Tensor) 
     for rows in ROWS:
         sums = list[np.ndarray[tuple[int, ...], np.dtype[np.int64]]]()
         for count in (rows, rows + 1):
-            own, training = copy.deepcopy(model), GradientSums(plan)
+            own, training = copy.deepcopy(model), GradientSums(plan, Replay("the same draws"))
             data, optimizer = TensorDataset(x[:count], y[:count]), torch.optim.SGD(own.parameters(), lr=1.0)
             with training.private(own, optimizer, data, 1) as (wrapped, step, batches):
                 for features, labels in batches:
@@ -72,6 +78,12 @@ def moved(model: nn.Module, plan: RecordPlan, x: torch.Tensor, y: torch.Tensor) 
                     step.step()
             sums.append(training.take())
         yield float(np.linalg.norm((sums[1] - sums[0]).astype(np.float64))) / plan.fixed
+
+
+def in_one_piece(data: Dataset[Any], _rand: Rand, _label: str, _rate: float, _slots: int, _model: nn.Module) -> Iterator[Chunk]:
+    """All rows, packed: what `securefl.privacy.batches.chunks` is there to prevent."""
+    x, y = take(data, np.arange(len(data)))  # type: ignore[arg-type]
+    yield Chunk(x, y, torch.ones(len(x), dtype=torch.bool), last=True)
 
 
 def main() -> None:
@@ -86,6 +98,8 @@ def main() -> None:
     print("| rows, and one more |", " | ".join(map(str, ROWS)), "|\n|---|" + "---|" * len(ROWS))
     for name, model in (("at the start", net()), ("trained", trained(x, y)), ("made up by a server", made_up())):
         print(f"| {name} |", " | ".join(f"{far:.3g}" for far in moved(model, plan, x, y)), "|")
+        with mock.patch.object(per_record, "chunks", in_one_piece):
+            print(f"| {name}, in one piece |", " | ".join(f"{far:.3g}" for far in moved(model, plan, x, y)), "|")
 
 
 if __name__ == "__main__":

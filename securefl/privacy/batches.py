@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,51 @@ def sample(data: Dataset[Any], rand: Rand, label: str, rate: float, model: nn.Mo
     It lies where the parameters of ``model`` do.
     """
     return beside(model, *take(data, poisson_sample(rand, label, count_rows(data), rate)))
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """A part of a Poisson batch, always of the same number of rows.
+
+    Attributes:
+        x: features, shape (slots, …).
+        y: labels, shape (slots, …).
+        present: whether a slot holds a record of the batch, shape (slots,), bool; if not, what it holds counts for nothing.
+        last: whether the batch ends here.
+    """
+
+    x: torch.Tensor
+    y: torch.Tensor
+    present: torch.Tensor
+    last: bool
+
+
+def chunks(data: Dataset[Any], rand: Rand, label: str, rate: float, slots: int, model: nn.Module) -> Iterator[Chunk]:
+    """One Poisson batch in chunks of one shape, at least one.
+
+    The last bits of what floating point makes of a row depend on the shape of the batch and on the row's place in it.  Here the
+    shape is always the same, and the place, a uniform slot, is drawn for each record by itself: these bits, too, depend on no
+    other record.  Records that draw one slot go to successive chunks; empty slots hold the first row of the data.
+
+    Args:
+        data: map-style data set of pairs (features, label).
+        rand: where the bits come from.
+        label: name of the draws; good once per ``rand``.
+        rate: probability with which a row is in.
+        slots: rows of a chunk, a power of two.
+        model: the chunks lie where its parameters do.
+    """
+    rows = poisson_sample(rand, label, count_rows(data), rate)
+    slot = (rand.words(f"{label}, slots", len(rows)) & np.uint64(slots - 1)).astype(np.int64)
+    order = np.argsort(slot, kind="stable")
+    turn = np.empty_like(slot)
+    turn[order] = np.arange(len(rows)) - np.searchsorted(slot[order], slot[order])
+    places = np.zeros((int(turn.max(initial=0)) + 1, slots), dtype=np.int64)
+    places[turn, slot] = np.arange(1, len(rows) + 1)
+    x, y = beside(model, *take(data, np.concatenate([np.zeros(1, dtype=np.int64), rows])))
+    for number, place in enumerate(places, 1):
+        index = torch.from_numpy(place).to(x.device)
+        yield Chunk(x[index], y[index], index > 0, number == len(places))
 
 
 def beside(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Batch:

@@ -60,6 +60,7 @@ class SecureDPOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no t
         )
         self._entropy = entropy
         self._observer = observer
+        self._settings: str | None = None
 
     def pre_step(self, closure: Callable[[], float] | None = None) -> bool | None:
         """Check the gradients, then clip, add noise and scale.
@@ -67,30 +68,49 @@ class SecureDPOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no t
         Raises:
             UserError: for gradients that were not cleared, come from several batches, or are not one a record.
         """
-        self.admit()
+        last = self.admit()
+        self._check_settings()
+        super().signal_skip_step(do_skip=not last)
         prepared: bool | None = super().pre_step(closure)
         return prepared
 
-    def admit(self) -> None:
-        """Check the gradients of a batch, and leave out records whose gradient is not finite."""
+    def admit(self) -> bool:
+        """Check the gradients of a chunk, and leave out all but records with a finite gradient.
+
+        Returns:
+            Whether the batch ends here.
+        """
         seen = [len(p.grad_sample) for p in self.params if isinstance(p.grad_sample, torch.Tensor)]
-        rows = self._observer.admit() if self._observer else max(seen, default=0)
+        chunk = self._observer.admit() if self._observer else None
+        rows = len(chunk.present) if chunk else max(seen, default=0)
         for number, parameter in enumerate(self.params):
             self._check_gradient(f"parameter {number} of shape {tuple(parameter.shape)}", parameter, rows)
-        self._drop_unbounded()
+        present = torch.ones(rows, dtype=torch.bool) if chunk is None else chunk.present.cpu()
+        bounded = self._bounded(rows)
+        self._keep(present & bounded)
+        if self._observer is not None:
+            self._observer.left_out(int((present & ~bounded).sum()))
+        return chunk is None or chunk.last
 
-    def _drop_unbounded(self) -> None:
-        """Leave out records whose gradient is not finite: no factor clips them, and whether they were there would show."""
-        samples = [p.grad_sample for p in self.params]
-        if not len(samples[0]):
-            return
-        bounded = torch.stack([torch.isfinite(g.reshape(len(g), -1)).all(dim=1).cpu() for g in samples]).all(dim=0)
-        if not bool(bounded.all()):
+    def _bounded(self, rows: int) -> torch.Tensor:
+        """Which gradients are finite, shape (rows,), bool: no factor clips others, and whether they were there would show."""
+        finite = [torch.isfinite(p.grad_sample.reshape(rows, math.prod(p.shape))).all(dim=1).cpu() for p in self.params]
+        return torch.stack(finite).all(dim=0)
+
+    def _keep(self, kept: torch.Tensor) -> None:
+        if not bool(kept.all()):
             for p in self.params:
-                keep = bounded.to(p.grad_sample.device).reshape(-1, *[1] * (p.grad_sample.ndim - 1))
+                keep = kept.to(p.grad_sample.device).reshape(-1, *[1] * (p.grad_sample.ndim - 1))
                 p.grad_sample = torch.where(keep, p.grad_sample, torch.zeros_like(p.grad_sample))
-            if self._observer is not None:
-                self._observer.left_out(int((~bounded).sum()))
+
+    def _check_settings(self) -> None:
+        """What changes from one chunk to the next would tell how many there were, which depends on the records."""
+        settings = repr([{name: value for name, value in group.items() if name != "params"} for group in self.param_groups])
+        if self._settings not in (None, settings):
+            raise UserError(
+                "the optimizer's settings changed within a round: a step may take several batches, so change them by rounds"
+            )
+        self._settings = settings
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One noised step."""
@@ -109,8 +129,10 @@ class SecureDPOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no t
             p.summed_grad._processed = True  # noqa: SLF001  (Opacus' mark against using a sum twice)
 
     def signal_skip_step(self, do_skip: bool = True) -> None:  # noqa: ARG002, FBT001, FBT002  (Opacus' signature)
-        """Refused: a Poisson batch is taken in one piece."""
-        raise UserError("virtual batches (BatchMemoryManager) are not supported: lower sample_rate to fit a batch in memory")
+        """Refused: batches come in chunks as it is."""
+        raise UserError(
+            "virtual batches (BatchMemoryManager) are not supported: batches come in parts of a size that fits as it is"
+        )
 
     @staticmethod
     def _check_gradient(name: str, p: Any, rows: int) -> None:

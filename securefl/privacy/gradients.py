@@ -71,7 +71,7 @@ class SummingOptimizer(SecureDPOptimizer):
 
     def pre_step(self, closure: Any = None) -> bool:  # noqa: ARG002  (Opacus' signature)
         """Check the gradients, and add them up; False: there is nothing to step along."""
-        self.admit()
+        last = self.admit()
         held = {id(p): p.grad_sample for p in self.params}
         missing = sum(id(p) not in held for p in self._own)
         if missing:
@@ -83,7 +83,7 @@ class SummingOptimizer(SecureDPOptimizer):
             self.total += whole_gradients(np.concatenate(parts, axis=1), self.plan).sum(axis=0)
         for sample in samples:
             sample._processed = True  # noqa: SLF001  (Opacus' mark against using gradients twice)
-        if self.step_hook:
+        if last and self.step_hook:
             self.step_hook(self)
         return False
 

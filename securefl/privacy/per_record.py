@@ -1,4 +1,8 @@
-"""One gradient a record, batch by batch: what DP-SGD needs of training, whoever adds the noise.
+"""One gradient a record, chunk by chunk: what DP-SGD needs of training, whoever adds the noise.
+
+A Poisson batch is walked in chunks of one public size, and a record takes a random slot in one of them (`batches.chunks`): its
+gradient depends, to the last bit, on the weights, the record and the slot, and on no other record.  Without that a server could
+make up weights that turn the rounding of float32 into whole gradients (``benchmarks/float_leak.py``).
 
 Per-example gradients are Opacus'.  Opacus cannot see three mistakes that void ε, so they are refused here: a step without a batch
 of its own, a batch without a step (an empty batch has no loss, but its noise must be released), and layers that see something else
@@ -24,17 +28,26 @@ from torch.utils.data import Dataset
 
 from protocols.rand import Entropy, Rand
 from securefl.errors import UserError
-from securefl.privacy.batches import Batch, count_rows, sample
+from securefl.models import trainable
+from securefl.privacy.batches import Batch, Chunk, chunks, count_rows
 from securefl.privacy.draws import secret_draws
 from securefl.privacy.models import check_model
 from securefl.privacy.plain import Trained, check_steps
+
+MOST_SLOTS, FEWEST_SLOTS, AT_ONCE = 256, 8, 1 << 21
+"""Rows of a chunk, and values of gradients that are held together."""
+
+
+def slots_for(size: int) -> int:
+    """Rows of a chunk for a model of ``size`` trainable values, a power of two: public, and the same for all data."""
+    return int(min(max(1 << (AT_ONCE // max(size, 1)).bit_length() >> 1, FEWEST_SLOTS), MOST_SLOTS))
 
 
 class Observer(Protocol):
     """Watches the steps of a `SecureDPOptimizer`."""
 
-    def admit(self) -> int:
-        """Before a step: the number of records in its batch; raises where the step must not be taken."""
+    def admit(self) -> Chunk:
+        """Before a step: what it is of; raises where the step must not be taken."""
 
     def left_out(self, records: int) -> None:
         """So many records of the batch were left out, as their gradients are not finite."""
@@ -83,12 +96,18 @@ class PerRecord(ABC):
     def charge(self, optimizer: DPOptimizer) -> None:
         """A step is taken."""
 
+    @property
+    def chunk(self) -> Chunk | None:
+        """What the batch that waits for its step holds; None where none waits."""
+        return next((block.waiting for block in self._blocks if block.open and block.waiting), None)
+
     @contextmanager
     def private(self, model: nn.Module, optimizer: Optimizer, data: Dataset[Any], steps: int) -> Iterator[Trained]:
-        """Wrapped model and optimizer and exactly ``steps`` Poisson batches, empty ones included.
+        """Wrapped model and optimizer and exactly ``steps`` Poisson batches, empty ones included, each in one or more chunks.
 
-        Every batch is followed by one ``optimizer.step()``; the loss is a mean over the batch.  Afterwards ``model`` is
-        trained, in its earlier mode, without hooks or gradients.
+        Every chunk is followed by one ``optimizer.step()``, which moves the weights after the last one of a batch; the loss is a
+        mean over the chunk.  All chunks have the same number of rows; those that are no records of the batch count for nothing.
+        Afterwards ``model`` is trained, in its earlier mode, without hooks or gradients.
 
         Args:
             model: model to train in place.
@@ -154,38 +173,42 @@ class _Block:
 
     def __init__(self, training: PerRecord, model: nn.Module) -> None:
         self.training, self.model, self.open = training, model, True
-        self._waiting: int | None = None
-        self.stepped()
+        self.slots = slots_for(sum(p.numel() for p in trainable(model)))
+        self.waiting: Chunk | None = None
+        self._keep_weights()
 
-    def admit(self) -> int:
+    def admit(self) -> Chunk:
         self.check_untouched()
         if self.training.steps_taken >= self.training.planned_steps:
             raise self.training.over_plan(self.training.steps_taken + 1)
-        if self._waiting is None:
+        if self.waiting is None:
             raise UserError("an optimizer step without a new batch: every step needs a Poisson batch of its own")
-        return self._waiting
+        return self.waiting
 
     def left_out(self, records: int) -> None:
         self.training.left_out += records
 
     def charge(self, optimizer: DPOptimizer) -> None:
         self.training.charge(optimizer)
-        self._waiting = None
+        self.waiting = None
 
     def stepped(self) -> None:
+        self.waiting = None
+        self._keep_weights()
+
+    def _keep_weights(self) -> None:
         self._weights = [parameter.detach().clone() for parameter in self.model.parameters()]
 
     def batches(self, data: Dataset[Any], rand: Rand, steps: int) -> Iterator[Batch]:
         for number in range(steps):
-            self.check_stepped()
-            batch = sample(data, rand, f"batch {number}", self.training.sample_rate, self.model)
-            self._waiting = len(batch[0])
-            yield batch
-        self.check_stepped()
+            for chunk in chunks(data, rand, f"batch {number}", self.training.sample_rate, self.slots, self.model):
+                self.waiting = chunk
+                yield chunk.x, chunk.y
+                self.check_stepped()
 
     def check_stepped(self) -> None:
-        if self._waiting is not None:
-            raise UserError(f"a batch of {self._waiting} records got no optimizer step: every batch needs one, the empty one too")
+        if self.waiting is not None:
+            raise UserError("a batch got no optimizer step: every batch needs one, the empty one too")
 
     def check_untouched(self) -> None:
         same = (

@@ -24,18 +24,18 @@ Trained = tuple[nn.Module, Optimizer, Iterator[Batch]]
 class LocalTraining(Protocol):
     """How one site trains: with differential privacy (`LocalRecordDP`) or without (`PlainTraining`).
 
-    A trainer's loop, the same for both::
+    A trainer's loop, the same for both; with privacy a step takes several batches of one size, and `step` acts after the last::
 
         with training.private(model, optimizer, data, steps) as (model, optimizer, batches):
             for x, y in batches:
                 optimizer.zero_grad()
-                if len(x):  # a Poisson batch may be empty: it has no loss, but gets its step
+                if len(x):  # without privacy a batch may be empty: it has no loss, but gets its step
                     loss(model(x), y).backward()
                 optimizer.step()
     """
 
     def private(self, model: nn.Module, optimizer: Optimizer, data: Dataset[Any], steps: int) -> AbstractContextManager[Trained]:
-        """Model, optimizer and exactly ``steps`` batches, for the time of a ``with`` block."""
+        """Model, optimizer and the batches of exactly ``steps`` steps, for the time of a ``with`` block."""
 
 
 class Watched(Protocol):

@@ -87,13 +87,16 @@ class Served:
         import numpy as np  # noqa: PLC0415
         from opacus import GradSampleModule  # noqa: PLC0415
 
+        from protocols.rand import fresh  # noqa: PLC0415
         from securefl.models import trainable  # noqa: PLC0415
+        from securefl.privacy.draws import secret_draws  # noqa: PLC0415
 
         trainer, model = self._trainer(), self._model(arrays).train()
         model.zero_grad(set_to_none=True)
         wrapped = GradSampleModule(model, loss_reduction="mean")
         try:
-            trainer.loss(wrapped(_tensor(arrays["x"])), _tensor(arrays["y"])).backward()  # type: ignore[no-untyped-call]
+            with secret_draws(fresh()):
+                trainer.loss(wrapped(_tensor(arrays["x"])), _tensor(arrays["y"])).backward()  # type: ignore[no-untyped-call]
             rows = len(arrays["x"])
             each = [_sample(p, rows).detach().float().reshape(rows, -1).numpy() for p in trainable(model)]
         finally:
@@ -125,7 +128,7 @@ class Served:
 def _tensor(values: Any) -> torch.Tensor:
     import torch  # noqa: PLC0415
 
-    return torch.from_numpy(values.copy())
+    return torch.tensor(values)  # a copy that lies as torch's own do: how a value is rounded may depend on that
 
 
 def _sample(parameter: Any, rows: int) -> torch.Tensor:

@@ -189,7 +189,7 @@ class RemoteTrainer(ClientTrainer):
 
     def _whole(self, model: nn.Module, data: Dataset[Any], training: PlainTraining, steps: int) -> None:
         child = self._child("training", METRICS)
-        x, y = (part.numpy(force=True) for part in take(data, np.arange(count_rows(data))))
+        x, y = self._rows(data)
         start = to_vector(model)
         asked = {"steps": steps, "rate": training.sample_rate}
         found = child.ask("train", asked, {"vector": start, "x": x, "y": y}, {"vector": ("float32", start.shape)})["vector"]
@@ -199,26 +199,25 @@ class RemoteTrainer(ClientTrainer):
     def _by_record(self, model: nn.Module, data: Dataset[Any], training: PerRecord, steps: int) -> None:
         self.check(by_record=True)
         child = self._code.child("training")
+        if not self._tried and count_rows(data) > 1:
+            _refuse_mixing(child, to_vector(model), *self._rows(data, TRIED))
+            self._tried = True
         own = [p for p in model.parameters() if p.requires_grad]
         step = torch.optim.SGD(own, lr=self.learning_rate)
         with training.private(model, step, data, steps) as (_, optimizer, batches):
             for x, y in batches:
                 optimizer.zero_grad()
-                each = self._gradients(child, to_vector(model), x.numpy(force=True), y.numpy(force=True))
+                each = _gradients(child, to_vector(model), x.numpy(force=True), y.numpy(force=True))
                 parts = torch.split(torch.from_numpy(each), [p.numel() for p in own], dim=1)
                 for parameter, part in zip(own, parts, strict=True):
                     parameter.grad_sample = part.reshape(len(x), *parameter.shape).to(parameter.dtype)  # type: ignore[attr-defined]
                 optimizer.step()
 
-    def _gradients(self, child: Child, vector: NDArray[np.float32], x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float32]:
-        if not len(x):
-            return np.empty((0, vector.size), dtype=np.float32)
-        if not self._tried and len(x) > 1:
-            _refuse_mixing(child, vector, x[:TRIED], y[:TRIED])
-            self._tried = True
-        rows = max(1, AT_ONCE // vector.size)
-        parts = [_asked(child, vector, x[at : at + rows], y[at : at + rows]) for at in range(0, len(x), rows)]
-        return np.concatenate(parts)
+    @staticmethod
+    def _rows(data: Dataset[Any], most: int | None = None) -> tuple[NDArray[Any], NDArray[Any]]:
+        rows = count_rows(data)
+        x, y = take(data, np.arange(rows if most is None else min(rows, most)))
+        return x.numpy(force=True), y.numpy(force=True)
 
 
 def trainer_of(
@@ -244,6 +243,11 @@ def trainer_of(
 def _refuse_not_finite(values: NDArray[Any], what: str) -> None:
     if not all_finite(values):
         raise fault("code-finite", f"{what} of the job's code has a value that is not finite")
+
+
+def _gradients(child: Child, vector: NDArray[np.float32], x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float32]:
+    rows = max(1, AT_ONCE // vector.size)
+    return np.concatenate([_asked(child, vector, x[at : at + rows], y[at : at + rows]) for at in range(0, len(x), rows)])
 
 
 def _asked(child: Child, vector: NDArray[np.float32], x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float32]:

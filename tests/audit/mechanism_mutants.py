@@ -78,10 +78,15 @@ def noise_of_one_value(patch: Patch) -> None:
     patch.setattr(dpsgd, "gaussian", flat)
 
 
+def added_up(p: Any, more: torch.Tensor) -> None:
+    """To what the chunks before gave."""
+    p.summed_grad = more if p.summed_grad is None else p.summed_grad + more
+
+
 def no_clipping(patch: Patch) -> None:
     def summed(self: DPOptimizer) -> None:
         for p in self.params:
-            p.summed_grad = self._get_flat_grad_sample(p).sum(dim=0)
+            added_up(p, self._get_flat_grad_sample(p).sum(dim=0))
 
     patch.setattr(DPOptimizer, "clip_and_accumulate", summed)
 
@@ -92,7 +97,7 @@ def clip_of_each_layer(patch: Patch) -> None:
             g = self._get_flat_grad_sample(p)
             norms = g.reshape(len(g), -1).abs().max(dim=1).values if len(g) else g.new_zeros(0)
             factors = (self.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
-            p.summed_grad = torch.einsum("i,i...", factors, g)
+            added_up(p, torch.einsum("i,i...", factors, g))
 
     patch.setattr(DPOptimizer, "clip_and_accumulate", summed)
 
@@ -104,7 +109,9 @@ def clip_in_the_first_step(patch: Patch) -> None:
         clip = self.max_grad_norm
         self.max_grad_norm = 1e9 if hasattr(self, "begun") else clip
         real(self)
-        self.begun, self.max_grad_norm = True, clip
+        self.max_grad_norm = clip
+        if self._observer.admit().last:
+            self.begun = True
 
     patch.setattr(DPOptimizer, "clip_and_accumulate", first)
 
@@ -114,7 +121,7 @@ def clip_by_tensor(patch: Patch) -> None:
         for p in self.params:
             g = self._get_flat_grad_sample(p)
             norms = g.reshape(len(g), -1).norm(2, dim=1) if len(g) else g.new_zeros(0)
-            p.summed_grad = torch.einsum("i,i...", (self.max_grad_norm / (norms + 1e-6)).clamp(max=1.0), g)
+            added_up(p, torch.einsum("i,i...", (self.max_grad_norm / (norms + 1e-6)).clamp(max=1.0), g))
 
     patch.setattr(DPOptimizer, "clip_and_accumulate", summed)
 

@@ -89,16 +89,19 @@ def float_sums(patch: Patch) -> None:
     """Clipped and added up in float32, turned into whole numbers afterwards."""
 
     def added(self: Any, closure: Any = None) -> bool:
-        self.admit()
+        last = self.admit()
         parts = [p.grad_sample.detach().to(torch.float32).flatten(1) for p in self.params]
         for p in self.params:
             p.grad_sample._processed = True
         flat = torch.cat(parts, dim=1)
         factors = (self.plan.clip / (flat.norm(dim=1) + 1e-6)).clamp(max=1.0)
-        summed = (flat * factors[:, None]).sum(dim=0).to(torch.float64).numpy()
-        self.total += np.rint(summed / self.plan.clip * self.plan.inner).astype(np.int64)
-        if self.step_hook:
-            self.step_hook(self)
+        self.floats = getattr(self, "floats", 0.0) + (flat * factors[:, None]).sum(dim=0)
+        if last:
+            summed = self.floats.to(torch.float64).numpy()
+            self.total += np.rint(summed / self.plan.clip * self.plan.inner).astype(np.int64)
+            self.floats = 0.0
+            if self.step_hook:
+                self.step_hook(self)
         return False
 
     patch.setattr(gradients.SummingOptimizer, "pre_step", added)
@@ -108,10 +111,11 @@ def divided_by_the_true_size(patch: Patch) -> None:
     """A mean over the batch, times the size that is expected."""
 
     def mean(self: Any, closure: Any = None) -> bool:
-        size = len(self.params[0].grad_sample)
+        chunk = self._observer.admit()
+        self.size = getattr(self, "size", 0) + int(chunk.present.sum())
         taken = PRE_STEP(self, closure)
-        if size:
-            self.total = np.rint(self.total * (self.plan.rate * self.plan.rows / size)).astype(np.int64)
+        if chunk.last and self.size:
+            self.total = np.rint(self.total * (self.plan.rate * self.plan.rows / self.size)).astype(np.int64)
         return bool(taken)
 
     patch.setattr(gradients.SummingOptimizer, "pre_step", mean)

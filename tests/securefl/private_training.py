@@ -46,7 +46,6 @@ def fit(
     steps: int,
     *,
     rate: float = 1.0,
-    skip_empty: bool = True,
     seen: Callable[[torch.Tensor, torch.Tensor], object] = lambda _x, _y: None,
 ) -> None:
     sgd = torch.optim.SGD(model.parameters(), lr=rate)
@@ -54,7 +53,7 @@ def fit(
         for x, y in batches:
             seen(x, y)
             optimizer.zero_grad()
-            if len(x) or not skip_empty:
+            if len(x):
                 bce(wrapped(x), y).backward()
             optimizer.step()
 

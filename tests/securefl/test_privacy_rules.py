@@ -161,6 +161,15 @@ def virtual_batches(model: nn.Module, optimizer: Any, batches: Any) -> None:
     optimizer.signal_skip_step()
 
 
+def schedule_by_batches(model: nn.Module, optimizer: Any, batches: Any) -> None:
+    for x, y in batches:
+        optimizer.zero_grad()
+        bce(model(x), y).backward()
+        optimizer.step()
+        optimizer.param_groups[0]["lr"] *= 0.9
+
+
+@pytest.mark.parametrize(("rows", "batches"), [(1, 1), (400, 0)], ids=["one chunk", "several chunks"])
 @pytest.mark.parametrize(
     ("loop", "reason", "charged"),
     [
@@ -172,14 +181,15 @@ def virtual_batches(model: nn.Module, optimizer: Any, batches: Any) -> None:
         (gradients_not_cleared, "zero_grad", 1),
         (around_the_layers, "no gradient per record", 0),
         (virtual_batches, "virtual batches", 0),
+        (schedule_by_batches, "settings changed within a round", 1),
     ],
 )
-def test_a_loop_that_voids_epsilon_is_refused(loop: Loop, reason: str, charged: int) -> None:
+def test_a_loop_that_voids_epsilon_is_refused(loop: Loop, reason: str, charged: int, rows: int, batches: int) -> None:
     dp, model = account(sample_rate=0.9), logistic()
     sgd = torch.optim.SGD(model.parameters(), lr=1.0)
-    with pytest.raises(ValueError, match=reason), dp.private(model, sgd, table(20), 3) as parts:
+    with pytest.raises(ValueError, match=reason), dp.private(model, sgd, table(rows), 3) as parts:
         loop(*parts)
-    assert dp.steps_taken == charged
+    assert dp.steps_taken == min(charged, batches), "no batch of several chunks was over"
     assert_plain(model)
 
 
@@ -191,7 +201,9 @@ def test_a_layer_that_sees_words_instead_of_records_is_refused() -> None:
 
 def test_without_that_check_a_record_moves_the_sum_by_more_than_the_clip(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SecureDPOptimizer, "_check_gradient", staticmethod(lambda *_: None))
-    monkeypatch.setattr(SecureDPOptimizer, "_drop_unbounded", lambda _: None)  # it relies on one gradient a record
+    monkeypatch.setattr(SecureDPOptimizer, "_bounded", lambda _, rows: torch.ones(rows, dtype=torch.bool))
+    keep = SecureDPOptimizer._keep
+    monkeypatch.setattr(SecureDPOptimizer, "_keep", lambda self, kept: keep(self, kept.repeat_interleave(4)))
     model = Tokens()
     for parameter in model.parameters():  # from here every gradient is above the clip
         nn.init.zeros_(parameter)

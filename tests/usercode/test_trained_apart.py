@@ -237,6 +237,29 @@ def test_gradients_come_in_parts_where_they_are_many(honest: RemoteTrainer, monk
     assert np.abs(parts - at_once).max() <= 40 * PLAN.fixed * 2.0**-20  # a product over fewer rows rounds otherwise
 
 
+MASKED = """
+import torch
+from torch import nn
+
+def build():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Dropout(0.5), nn.Linear(3, 1))
+    torch.manual_seed(0)
+    return model
+"""
+
+
+def test_masks_in_a_child_do_not_follow_from_the_seed_of_its_code() -> None:
+    found = list[np.ndarray[Any, Any]]()
+    for _ in range(2):
+        trainer, model = trainer_of({"masked.py": MASKED}, "masked:build", Isolation())
+        try:
+            found.append(remote._gradients(trainer._code.child("training"), to_vector(model), X, np.ones(len(X), np.float32)))
+        finally:
+            trainer.close()
+    assert (found[0] != found[1]).any(axis=1).mean() > 0.5, "three masked neurons differ in 7 of 8 records"
+
+
 def test_code_is_looked_at_before_anything_leaves_and_a_closed_trainer_starts_no_child_again() -> None:
     trainer = code_of("own")
     columns = {f"c{at}": (-1.0, 1.0) for at in range(4)}

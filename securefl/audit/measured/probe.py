@@ -10,14 +10,17 @@ Everything else is what trains: `securefl.trainer.ClientTrainer`, on what `Setti
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 from securefl.audit.measured.registry import Setting
+from securefl.privacy.per_record import PerRecord
+from securefl.privacy.plain import LocalTraining
 from securefl.trainer import ClientTrainer
 
 
@@ -52,7 +55,7 @@ class Probe(ClientTrainer):
 
     Attributes:
         released: what each step took off the weights, shape (d,).
-        batches: labels of the records in each batch that was not empty, shape (records,).
+        batches: labels of the records in each step's batch, shape (records,).
     """
 
     def __init__(self, *, mean: bool) -> None:
@@ -60,10 +63,21 @@ class Probe(ClientTrainer):
         self.mean = mean
         self.released = list[NDArray[np.float64]]()
         self.batches = list[NDArray[np.int64]]()
+        self._training: LocalTraining | None = None
+        self._held = list[NDArray[np.int64]]()
+
+    def train(self, model: nn.Module, data: Dataset[Any], training: LocalTraining, steps: int) -> None:
+        """As any trainer, with an eye on what the batches hold."""
+        self._training = training
+        super().train(model, data, training, steps)
 
     def loss(self, output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Mean or sum of the outputs."""
-        self.batches.append(y.numpy().copy())
+        chunk = self._training.chunk if isinstance(self._training, PerRecord) else None
+        self._held.append((y if chunk is None else y[chunk.present]).numpy().copy())
+        if chunk is None or chunk.last:
+            self.batches.append(np.concatenate(self._held))
+            self._held.clear()
         return output.mean() if self.mean else output.sum()
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:

@@ -83,7 +83,7 @@ def sampling(setting: Setting) -> Verdict:
     records = min(MOST, max(FEWEST, math.ceil(wanted)))
     probe = probed(setting, np.zeros((records, 4), np.float32), steps, label="batches", rows=records)
     drawn, wrong = np.zeros((steps, records), np.bool_), ""
-    for number, batch in enumerate(probe.batches):  # without the empty ones, which come last here: no test looks at the order
+    for number, batch in enumerate(probe.batches):
         drawn[number, batch] = True
         if int(drawn[number].sum()) < len(batch):
             wrong = "a record is twice in one batch"
