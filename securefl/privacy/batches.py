@@ -67,7 +67,7 @@ def chunks(data: Dataset[Any], rand: Rand, label: str, rate: float, slots: int, 
 
     The last bits of what floating point makes of a row depend on the shape of the batch and on the row's place in it.  Here the
     shape is always the same, and the place, a uniform slot, is drawn for each record by itself: these bits, too, depend on no
-    other record.  Records that draw one slot go to successive chunks; empty slots hold the first row of the data.
+    other record.  Records that draw one slot go to successive chunks; empty slots hold zeros.
 
     Args:
         data: map-style data set of pairs (features, label).
@@ -84,7 +84,7 @@ def chunks(data: Dataset[Any], rand: Rand, label: str, rate: float, slots: int, 
     turn[order] = np.arange(len(rows)) - np.searchsorted(slot[order], slot[order])
     places = np.zeros((int(turn.max(initial=0)) + 1, slots), dtype=np.int64)
     places[turn, slot] = np.arange(1, len(rows) + 1)
-    x, y = beside(model, *take(data, np.concatenate([np.zeros(1, dtype=np.int64), rows])))
+    x, y = (torch.cat([part.new_zeros((1, *part.shape[1:])), part]) for part in beside(model, *take(data, rows)))
     for number, place in enumerate(places, 1):
         index = torch.from_numpy(place).to(x.device)
         yield Chunk(x[index], y[index], index > 0, number == len(places))

@@ -27,10 +27,10 @@ from securefl.privacy.accountant import History, check_accountant
 from securefl.privacy.composition import spent
 from securefl.privacy.events import Covered, DpSgdEvent
 from securefl.privacy.noise import gaussian
-from securefl.privacy.per_record import Observer, PerRecord
+from securefl.privacy.per_record import Noised, Observer, PerRecord
 
 
-class SecureDPOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no types
+class SecureDPOptimizer(Noised):
     """Opacus' optimizer with noise from AES-CTR, which also takes an empty batch and insists on one gradient a record.
 
     Args:
@@ -61,18 +61,33 @@ class SecureDPOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no t
         self._entropy = entropy
         self._observer = observer
         self._settings: str | None = None
+        self._sums: list[torch.Tensor] | None = None
 
-    def pre_step(self, closure: Callable[[], float] | None = None) -> bool | None:
-        """Check the gradients, then clip, add noise and scale.
+    def pre_step(self, closure: Callable[[], float] | None = None) -> bool:  # noqa: ARG002  (Opacus' signature)
+        """Check the gradients and clip them; after the last chunk of a batch, add noise and scale.
+
+        Sums over chunks are in float64, and here: what a loop does to the parameters' own does not reach them.
 
         Raises:
             UserError: for gradients that were not cleared, come from several batches, or are not one a record.
         """
         last = self.admit()
-        self._check_settings()
-        super().signal_skip_step(do_skip=not last)
-        prepared: bool | None = super().pre_step(closure)
-        return prepared
+        self.check_settings()
+        for p in self.params:
+            p.summed_grad = None
+        self.clip_and_accumulate()
+        parts = [p.summed_grad.to(torch.float64) for p in self.params]
+        self._sums = parts if self._sums is None else [total + part for total, part in zip(self._sums, parts, strict=True)]
+        if not last:
+            return False
+        for p, total in zip(self.params, self._sums, strict=True):
+            p.summed_grad = total
+        self._sums = None
+        self.add_noise()
+        self.scale_grad()
+        if self.step_hook:
+            self.step_hook(self)
+        return True
 
     def admit(self) -> bool:
         """Check the gradients of a chunk, and leave out all but records with a finite gradient.
@@ -103,9 +118,16 @@ class SecureDPOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no t
                 keep = kept.to(p.grad_sample.device).reshape(-1, *[1] * (p.grad_sample.ndim - 1))
                 p.grad_sample = torch.where(keep, p.grad_sample, torch.zeros_like(p.grad_sample))
 
-    def _check_settings(self) -> None:
-        """What changes from one chunk to the next would tell how many there were, which depends on the records."""
-        settings = repr([{name: value for name, value in group.items() if name != "params"} for group in self.param_groups])
+    def check_settings(self) -> None:
+        """What changes from one chunk to the next would tell how many there were, which depends on the records.
+
+        Raises:
+            UserError: where the optimizer's settings are others than in its first step.
+        """
+        own = (self.noise_multiplier, self.max_grad_norm, self.expected_batch_size)
+        groups = [{name: value for name, value in group.items() if name != "params"} for group in self.param_groups]
+        exact = [{name: value.tolist() if isinstance(value, torch.Tensor) else value for name, value in g.items()} for g in groups]
+        settings = repr((own, exact))
         if self._settings not in (None, settings):
             raise UserError(
                 "the optimizer's settings changed within a round: a step may take several batches, so change them by rounds"

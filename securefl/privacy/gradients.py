@@ -101,7 +101,7 @@ class GradientSums(PerRecord):
 
     def __init__(self, plan: RecordPlan, entropy: Entropy = fresh) -> None:
         super().__init__(sample_rate=plan.rate, planned_steps=plan.rounds, entropy=entropy)
-        self.plan, self._steps = plan, 0
+        self.plan, self._steps, self._whole = plan, 0, False
         self._summing: SummingOptimizer | None = None
 
     @property
@@ -122,12 +122,13 @@ class GradientSums(PerRecord):
         most = 2.0**52 / (self.plan.fixed * math.sqrt(self.plan.dimension))
         if rows > most:
             raise UserError(f"{rows} rows are more than sums over {self.plan.size} values can hold exactly: at most {int(most)}")
-        self._summing = SummingOptimizer(optimizer, model, self.plan, observer)
+        self._summing, self._whole = SummingOptimizer(optimizer, model, self.plan, observer), False
         return self._summing
 
     def charge(self, optimizer: DPOptimizer) -> None:  # noqa: ARG002
         """A step is taken."""
         self._steps += 1
+        self._whole = True
 
     def take(self) -> NDArray[np.int64]:
         """The sum of the last step's gradients, shape (plan.size,), int64; once.
@@ -135,7 +136,7 @@ class GradientSums(PerRecord):
         Raises:
             UserError: where no step was taken.
         """
-        if self._summing is None:
+        if self._summing is None or not self._whole:
             raise UserError("no step went through training.private: there is no gradient to send")
         summing, self._summing = self._summing, None
         return summing.total

@@ -16,13 +16,15 @@ import difflib
 import functools
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.rnn import PackedSequence
 
 from securefl.errors import UserError
 
@@ -91,11 +93,61 @@ def try_model(
 
     trial = copy.deepcopy(model).train()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), refuse_packed(trial):
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
-            loss(GradSampleModule(trial, loss_reduction="mean")(x), y).backward()  # type: ignore[no-untyped-call]
+            found = loss(GradSampleModule(trial, loss_reduction="mean")(x), y)
+            refuse_products(model, found)
+            found.backward()  # type: ignore[no-untyped-call]
+    except ModelUnsupported:
+        raise
     except Exception as error:
         raise ModelUnsupported(f"DP-SGD cannot train {type(model).__name__}: {_why(error)}") from error
+
+
+@contextmanager
+def refuse_packed(model: nn.Module) -> Iterator[None]:
+    """Within, packed sequences are refused.
+
+    Opacus gives the gradients of a recurrent layer on them in the order of their lengths, those of other layers in that of the
+    batch: one record's would be put together from several.
+
+    Raises:
+        ModelUnsupported: naming the layer.
+    """
+
+    def look(name: str, layer: nn.Module, inputs: tuple[object, ...]) -> None:
+        if any(isinstance(value, PackedSequence) for value in inputs):
+            raise ModelUnsupported(
+                f"DP-SGD cannot train {name or 'the model'} ({type(layer).__name__}) on packed sequences: "
+                "pad them, and take the output at each record's own length"
+            )
+
+    hooks = [layer.register_forward_pre_hook(functools.partial(look, name)) for name, layer in model.named_modules()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def refuse_products(model: nn.Module, loss: torch.Tensor) -> None:
+    """Refuse `torch.prod`: the way through its gradient is another one if any of its values is 0, in whichever record.
+
+    Raises:
+        ModelUnsupported: where the loss went through one.
+    """
+    waiting, seen = [loss.grad_fn], set[object]()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name().startswith(("ProdBackward", "CumprodBackward")):
+            raise ModelUnsupported(
+                f"DP-SGD cannot train {type(model).__name__}: torch.prod and cumprod round a record's gradient by what others "
+                "hold; write factor * factor, or exp of a sum of logarithms"
+            )
+        waiting += [following for following, _ in node.next_functions]
 
 
 def refuse_dead_norms(model: nn.Module, x: torch.Tensor) -> None:

@@ -8,7 +8,8 @@ Per-example gradients are Opacus'.  Opacus cannot see three mistakes that void Î
 of its own, a batch without a step (an empty batch has no loss, but its noise must be released), and layers that see something else
 than records in dimension 0, whose gradients would be clipped piecewise.
 
-What it does not protect: a forward pass or loss of the user's own that mixes records.
+What it does not protect: a forward pass or loss of the user's own that mixes records, that counts the batches it is called for, or
+whose shapes come from the data.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from securefl.errors import UserError
 from securefl.models import trainable
 from securefl.privacy.batches import Batch, Chunk, chunks, count_rows
 from securefl.privacy.draws import secret_draws
-from securefl.privacy.models import check_model
+from securefl.privacy.models import check_model, refuse_packed
 from securefl.privacy.plain import Trained, check_steps
 
 MOST_SLOTS, FEWEST_SLOTS, AT_ONCE = 256, 8, 1 << 21
@@ -54,6 +55,14 @@ class Observer(Protocol):
 
     def stepped(self) -> None:
         """After a step."""
+
+
+class Noised(DPOptimizer, ABC):  # type: ignore[misc]  # Opacus ships no types
+    """An optimizer that can tell whether it was left as it was."""
+
+    @abstractmethod
+    def check_settings(self) -> None:
+        """Raise `UserError` where its settings changed since its first step."""
 
 
 class PerRecord(ABC):
@@ -89,7 +98,7 @@ class PerRecord(ABC):
         """Count steps of an earlier part of the run."""
 
     @abstractmethod
-    def wrap(self, optimizer: Optimizer, model: nn.Module, rows: int, observer: Observer) -> DPOptimizer:
+    def wrap(self, optimizer: Optimizer, model: nn.Module, rows: int, observer: Observer) -> Noised:
         """The optimizer that takes the clipped gradients of a site of ``rows`` rows."""
 
     @abstractmethod
@@ -139,10 +148,11 @@ class PerRecord(ABC):
         self._blocks = [*(earlier for earlier in self._blocks if earlier.open), block]
         rand = self._entropy()
         try:
-            with warnings.catch_warnings(), secret_draws(rand):
+            with warnings.catch_warnings(), secret_draws(rand), refuse_packed(model):
                 warnings.filterwarnings("ignore", message="Full backward hook is firing")
                 yield wrapped, noisy, block.batches(data, rand, steps)
-            block.check_stepped()
+            block.check_walked()
+            noisy.check_settings()
             self.check_untouched(model)
         finally:
             block.open = False
@@ -172,7 +182,7 @@ class _Block:
     """One ``with training.private(â€¦)``: watches that every batch gets its one step, and that nothing else moves the weights."""
 
     def __init__(self, training: PerRecord, model: nn.Module) -> None:
-        self.training, self.model, self.open = training, model, True
+        self.training, self.model, self.open, self._walked = training, model, True, False
         self.slots = slots_for(sum(p.numel() for p in trainable(model)))
         self.waiting: Chunk | None = None
         self._keep_weights()
@@ -205,6 +215,12 @@ class _Block:
                 self.waiting = chunk
                 yield chunk.x, chunk.y
                 self.check_stepped()
+        self._walked = True
+
+    def check_walked(self) -> None:
+        self.check_stepped()
+        if not self._walked:
+            raise UserError("the loop left its batches before their end, and may have left a part of one: walk all of them")
 
     def check_stepped(self) -> None:
         if self.waiting is not None:

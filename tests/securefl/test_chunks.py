@@ -48,7 +48,7 @@ def test_chunks_hold_a_poisson_sample_each_record_once(rows: int, rate: float, s
     held = torch.cat([c.y[c.present] for c in found])
     assert sorted(held.tolist()) == poisson_sample(Replay("a")(), "b", rows, rate).tolist()
     assert all(torch.equal(c.x[:, 0], c.y) for c in found)
-    assert all((c.y[~c.present] == 0).all() for c in found), "an empty slot holds the first row"
+    assert all((c.y[~c.present] == 0).all() for c in found), "an empty slot holds zeros"
 
 
 def test_no_chunk_is_made_that_no_slot_needs() -> None:

@@ -89,7 +89,7 @@ def test_the_noise_check_fails_for_less_noise_and_without_noise(monkeypatch: pyt
 
     def no_noise(optimizer: SecureDPOptimizer) -> None:
         for p in optimizer.params:
-            p.grad = p.summed_grad
+            p.grad = p.summed_grad.to(p.dtype)
 
     monkeypatch.setattr(SecureDPOptimizer, "add_noise", no_noise)
     with pytest.raises(AssertionError):

@@ -8,17 +8,24 @@ from typing import Any
 
 import pytest
 import torch
+from opacus import GradSampleModule
 from opacus.accountants import RDPAccountant
+from opacus.layers import DPLSTM
 from private_training import DELTA, MODELS, TINY, Tokens, account, assert_plain, fit, flat, logistic, released, table
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
+from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.data import IterableDataset, TensorDataset
 
 from protocols.rand import Replay
 from securefl.errors import UserError
 from securefl.privacy.accountant import calibrate, epsilon_of
 from securefl.privacy.dpsgd import SecureDPOptimizer, site_epsilon
+from securefl.privacy.gradients import GradientSums
+from securefl.privacy.models import try_model
+from securefl.privacy.noise_plan import Cohort
 from securefl.privacy.plain import LocalTraining, PlainTraining
+from securefl.privacy.record_plan import calibrate_records
 
 
 def test_epsilon_is_that_of_opacus_on_the_same_history_and_grows() -> None:
@@ -169,6 +176,21 @@ def schedule_by_batches(model: nn.Module, optimizer: Any, batches: Any) -> None:
         optimizer.param_groups[0]["lr"] *= 0.9
 
 
+def schedule_of_the_clip(model: nn.Module, optimizer: Any, batches: Any) -> None:
+    for x, y in batches:
+        optimizer.zero_grad()
+        bce(model(x), y).backward()
+        optimizer.step()
+        optimizer.max_grad_norm *= 0.9
+
+
+def leave_early(model: nn.Module, optimizer: Any, batches: Any) -> None:
+    for x, y in batches:
+        bce(model(x), y).backward()
+        optimizer.step()
+        break
+
+
 @pytest.mark.parametrize(("rows", "batches"), [(1, 1), (400, 0)], ids=["one chunk", "several chunks"])
 @pytest.mark.parametrize(
     ("loop", "reason", "charged"),
@@ -182,6 +204,8 @@ def schedule_by_batches(model: nn.Module, optimizer: Any, batches: Any) -> None:
         (around_the_layers, "no gradient per record", 0),
         (virtual_batches, "virtual batches", 0),
         (schedule_by_batches, "settings changed within a round", 1),
+        (schedule_of_the_clip, "settings changed within a round", 1),
+        (leave_early, "left its batches before their end", 1),
     ],
 )
 def test_a_loop_that_voids_epsilon_is_refused(loop: Loop, reason: str, charged: int, rows: int, batches: int) -> None:
@@ -191,6 +215,116 @@ def test_a_loop_that_voids_epsilon_is_refused(loop: Loop, reason: str, charged: 
         loop(*parts)
     assert dp.steps_taken == min(charged, batches), "no batch of several chunks was over"
     assert_plain(model)
+
+
+@pytest.mark.parametrize("loop", [schedule_by_batches, schedule_of_the_clip])
+def test_settings_that_change_after_the_only_batch_are_refused_too(loop: Loop) -> None:
+    """Or the refusal would tell how many batches there were."""
+    model = logistic()
+    sgd = torch.optim.SGD(model.parameters(), lr=1.0)
+    with pytest.raises(UserError, match="settings changed"), account().private(model, sgd, table(1), 1) as parts:
+        loop(*parts)
+
+
+def test_sums_are_not_kept_over_steps_whatever_is_cleared() -> None:
+    """``model.zero_grad()`` leaves what Opacus keeps beside the gradients: the sum of a step would go into all that follow."""
+    found = list[torch.Tensor]()
+    for clear in ("optimizer", "model"):
+        model, data = logistic(), table(400)
+        sgd = torch.optim.SGD(model.parameters(), lr=1.0)
+        with account(noise_multiplier=TINY).private(model, sgd, data, 3) as (wrapped, optimizer, batches):
+            for x, y in batches:
+                (optimizer if clear == "optimizer" else wrapped).zero_grad()
+                bce(wrapped(x), y).backward()
+                optimizer.step()
+        found.append(flat(model))
+    assert torch.allclose(*found)
+
+
+def test_a_sum_that_somebody_takes_off_a_parameter_is_there_all_the_same() -> None:
+    found = list[torch.Tensor]()
+    for take in (False, True):
+        model = logistic()
+        sgd = torch.optim.SGD(model.parameters(), lr=1.0)
+        with account(noise_multiplier=TINY).private(model, sgd, table(400), 1) as (wrapped, optimizer, batches):
+            for x, y in batches:
+                optimizer.zero_grad()
+                bce(wrapped(x), y).backward()
+                optimizer.step()
+                if take:
+                    for p in model.parameters():
+                        p.summed_grad = None  # type: ignore[attr-defined]
+        found.append(flat(model))
+    assert torch.equal(*found)
+
+
+def test_a_part_of_a_batch_is_no_gradient_to_send() -> None:
+    plan = calibrate_records(
+        epsilon=1.0, delta=1e-6, cohort=Cohort(4, 3, 1), rounds=2, size=4, clip=1.0, rate=1.0, rows=400
+    )  # fmt: skip
+    training, model = GradientSums(plan, Replay("part")), logistic()
+    sgd = torch.optim.SGD(model.parameters(), lr=1.0)
+    with pytest.raises(UserError, match="before their end"), training.private(model, sgd, table(400), 1) as parts:
+        leave_early(*parts)
+    with pytest.raises(UserError, match="no gradient to send"):
+        training.take()
+
+
+class Packed(nn.Module):
+    """A recurrent net on sequences of different length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent, self.head = DPLSTM(1, 4, batch_first=True), nn.Linear(4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        lengths = 1 + (x[:, 0] > 0).long()
+        packed = pack_padded_sequence(x[:, :, None], lengths, batch_first=True, enforce_sorted=False)
+        out: torch.Tensor = self.head(self.recurrent(packed)[1][0][-1])
+        return out
+
+
+class Product(nn.Module):
+    """Noisy-or of what a layer gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(3, 4), nn.Linear(1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.outer(torch.sigmoid(self.inner(x)).prod(dim=1, keepdim=True))
+        return out
+
+
+def test_packed_sequences_are_refused() -> None:
+    """Opacus orders the gradients of the recurrent layer by length, and those of the head as the batch does."""
+    with pytest.raises(UserError, match=r"recurrent \(DPLSTM\) on packed sequences"):
+        fit(account(), Packed(), table(20), 1)
+    x, y = table(20).tensors
+    with pytest.raises(UserError, match="packed sequences"):
+        try_model(Packed(), bce, x, y)
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+def test_why_packed_sequences_are_refused() -> None:
+    model = Packed()
+    x = torch.tensor([[-1.0, 1.0], [1.0, 1.0]])  # the second is longer
+    wrapped = GradSampleModule(model)
+    bce(wrapped(x), torch.tensor([[0.0], [1.0]])).backward()
+    together = [p.grad_sample.clone() for p in model.parameters()]
+    wrapped.zero_grad()
+    bce(wrapped(x[:1]), torch.tensor([[0.0]])).backward()
+    alone = [p.grad_sample[0] for p in model.parameters()]
+    same = [torch.allclose(a[0], b, rtol=1e-4) for a, b in zip(together, alone, strict=True)]
+    assert same[-1], "the head's"
+    assert not all(same), "the recurrent layer's are another record's"
+
+
+def test_products_are_refused() -> None:
+    x, y = table(20).tensors
+    with pytest.raises(UserError, match="prod"):
+        try_model(Product(), bce, x, y)
+    try_model(logistic(), bce, x, y)
 
 
 def test_a_layer_that_sees_words_instead_of_records_is_refused() -> None:
