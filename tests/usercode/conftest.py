@@ -56,7 +56,7 @@ def datagram():
 def many():
     children = []
     try:
-        for _ in range(200):
+        for _ in range(40):
             child = os.fork()
             if child == 0:
                 time.sleep(60)
