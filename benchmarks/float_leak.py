@@ -11,7 +11,7 @@ size, in which each record has a place of its own draw (docs/privacy.md, sharp e
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest import mock
 
@@ -63,9 +63,9 @@ def made_up() -> nn.Module:
     return model
 
 
-def moved(model: nn.Module, plan: RecordPlan, x: torch.Tensor, y: torch.Tensor) -> Iterator[float]:
-    """For each of `ROWS`, how far one record more moves the sum over so many, in clips."""
-    for rows in ROWS:
+def moved(model: nn.Module, plan: RecordPlan, x: torch.Tensor, y: torch.Tensor, sizes: Sequence[int] = ROWS) -> Iterator[float]:
+    """For each size, how far one record more moves the sum over so many, in clips, with the same draws."""
+    for rows in sizes:
         sums = list[np.ndarray[tuple[int, ...], np.dtype[np.int64]]]()
         for count in (rows, rows + 1):
             own, training = copy.deepcopy(model), GradientSums(plan, Replay("the same draws"))

@@ -203,8 +203,9 @@ class _Block:
         self.waiting = None
 
     def stepped(self) -> None:
+        if self.waiting is None:  # charged: the weights moved
+            self._keep_weights()
         self.waiting = None
-        self._keep_weights()
 
     def _keep_weights(self) -> None:
         self._weights = [parameter.detach().clone() for parameter in self.model.parameters()]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from private_training import fit
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -25,15 +26,11 @@ def summed(entropy: Any, seed: int) -> np.ndarray[Any, Any]:
     initialise(model, 1)
     size = sum(p.numel() for p in model.parameters())
     plan = calibrate_records(epsilon=1.0, delta=1e-6, cohort=Cohort(4, 3, 1), rounds=10, size=size, clip=1.0, rate=1.0, rows=ROWS)
-    training, optimizer = GradientSums(plan, entropy), torch.optim.SGD(model.parameters(), lr=1.0)
+    training = GradientSums(plan, entropy)
     rng = np.random.default_rng(0)
     x, y = torch.from_numpy(rng.random((ROWS, FEATURES), np.float32)), torch.arange(ROWS) % 2
     torch.manual_seed(seed)
-    with training.private(model, optimizer, TensorDataset(x, y.float()), 1) as (wrapped, step, batches):
-        for features, labels in batches:
-            step.zero_grad()
-            nn.functional.binary_cross_entropy_with_logits(wrapped(features).squeeze(-1), labels).backward()  # type: ignore[no-untyped-call]
-            step.step()
+    fit(training, model, TensorDataset(x, y.float()[:, None]), 1)
     return training.take()
 
 
