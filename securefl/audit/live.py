@@ -53,6 +53,8 @@ GARBAGE = {
 HANDSHAKE = "the handshake"
 CUT = "Internal error from Core"
 """What gRPC says to a peer whose stream was ended while it was writing: the server's reason is lost then."""
+CALLS = 5
+"""How often a call that was cut like that is made, at most."""
 SHUT_OUT = {HANDSHAKE, "peer-unknown", "peer-revoked", "peer-expired", "peer-part", "net-uninvited", "net-job", "net-shut"}
 """What keeps out keys that are no party's of the run."""
 
@@ -121,9 +123,17 @@ class Peer:
                 call.cancel()
 
     async def says(self, tls: Tls, *messages: bytes) -> str:
-        """What the server answers: ``welcome``, the check by which it refuses, `HANDSHAKE`, or nothing in `PATIENCE` seconds."""
-        async with self.stream(tls) as call:
-            return await heard(call, *messages)
+        """What the server answers: ``welcome``, the check by which it refuses, `HANDSHAKE`, or nothing in `PATIENCE` seconds.
+
+        A call that is `CUT` is made again, up to `CALLS` times.
+        """
+        told = CUT
+        for _ in range(CALLS):
+            async with self.stream(tls) as call:
+                told = await heard(call, *messages)
+            if told != CUT:
+                break
+        return told
 
     async def alive(self) -> bool:
         """Whether the server has a word for a greeting."""

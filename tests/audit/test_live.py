@@ -120,6 +120,21 @@ def test_control_a_roster_that_is_not_asked_is_found(tmp_path: Path, monkeypatch
     assert asyncio.run(run()).status == "broken"
 
 
+@pytest.mark.parametrize("cut", [0, 2, live.CALLS - 1, live.CALLS])
+def test_a_call_whose_reason_was_lost_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int) -> None:
+    """A server that refuses before the greeting is written is heard at last; one that says nothing else is told so."""
+    heard, calls = live.heard, list[str]()
+
+    async def lossy(call: object, *messages: bytes) -> str:
+        calls.append(await heard(call, *messages))
+        return live.CUT if len(calls) <= cut else calls[-1]
+
+    monkeypatch.setattr(live, "heard", lossy)
+    verdict = one(tmp_path, Peer.shut_out, "b")
+    assert len(calls) == min(cut + 1, live.CALLS)
+    assert (verdict.status, verdict.check) == (("refused", "peer-revoked") if cut < live.CALLS else ("broken", ""))
+
+
 @pytest.mark.usefixtures("small")
 def test_a_server_that_is_gone_after_an_attack_is_told_as_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> list[Tried]:

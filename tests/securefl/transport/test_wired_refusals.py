@@ -19,6 +19,7 @@ from protocols.errors import Refused
 from protocols.policy import MemoryJournal
 from protocols.rand import fresh
 from protocols.wire import FRAME
+from securefl.audit.live import CALLS, CUT
 from securefl.transport import enrolment, hall, port
 from securefl.transport.enrolment import Credentials, RosterFile
 from securefl.transport.envelope import FROM_SERVER, WIRE, Adjourn, Convene, Dismiss, Hello, Ready, Welcome, control, read
@@ -37,8 +38,19 @@ async def end_of(stream: Any) -> str:
 
 
 async def call(net: Wired, own: Tls, *messages: bytes, target: str = "") -> str:
-    """What a call with these messages comes to: ``welcome``, a check that refuses it, or gRPC's word for it."""
-    async with asyncio.timeout(LIMIT), channel(target or net.target, net.authority, *own) as line:
+    """What a call with these messages comes to: ``welcome``, a check that refuses it, or gRPC's word for it.
+
+    Who is refused while it still writes may not hear why, and calls again.
+    """
+    for _ in range(CALLS):
+        found = await call_once(target or net.target, net.authority, own, *messages)
+        if found != CUT:
+            return found
+    return CUT
+
+
+async def call_once(target: str, authority: bytes, own: Tls, *messages: bytes) -> str:
+    async with asyncio.timeout(LIMIT), channel(target, authority, *own) as line:
         stream = line.stream_stream(f"/{SERVICE}/{METHOD}")()
         try:
             for message in messages:
