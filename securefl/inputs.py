@@ -25,7 +25,7 @@ from securefl.errors import UserError
 from securefl.job import Job
 from securefl.privacy.batches import BLOCK, Batch, beside, count_rows, in_blocks, take
 from securefl.privacy.mixing import TRIED, refuse_mixing, refuse_mixing_loss
-from securefl.privacy.models import refuse_dead_norms, try_model
+from securefl.privacy.trials import refuse_dead_norms, try_model
 from securefl.round import named
 from securefl.round_types import Fold
 from securefl.trainer import ClientTrainer

@@ -3,34 +3,22 @@
 Opacus' own check (`ModuleValidator`) looks at trainable layers of exactly the types it knows.  It lets through batch normalisation
 without trainable parameters, which mixes the records of a batch all the same; here it is refused.
 
-What a look at the layers cannot tell, `try_model` finds on one row: operations in place, random numbers drawn by a layer that owns
-parameters, layers with more than one input.
-
-What it does not find: a loss or a forward pass of the user's own that mixes records; `securefl.privacy.mixing` looks for those.
+What a look at the layers cannot tell, `securefl.privacy.trials` finds on a few rows.
 """
 
 from __future__ import annotations
 
 import copy
 import difflib
-import functools
 import math
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
-from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
-from torch.nn.utils.rnn import PackedSequence
 
 from securefl.errors import UserError
 
 _STATISTICS = ("running_mean", "running_var")
-SMALLEST_GROUP = 3
-"""Fewest values that a layer may normalise together: of one it makes 0, of two ±1, whatever the record."""
 FEWEST_FEATURES = 4
 """Fewest features of which `fix_model` normalises one record by itself: two less are free."""
 
@@ -75,142 +63,6 @@ def refuse_running_statistics(model: nn.Module) -> None:
         raise _refusal("training over several sites refuses", reasons, model)
 
 
-def try_model(
-    model: nn.Module, loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], x: torch.Tensor, y: torch.Tensor
-) -> None:
-    """One forward and backward pass of DP-SGD on a copy of ``model``.
-
-    Args:
-        model: passes `check_model`, and takes ``x`` in plain training.
-        loss: mean loss of a batch, from the model's output and labels.
-        x: features, shape (rows, …).
-        y: labels, shape (rows, …).
-
-    Raises:
-        ModelUnsupported: one line with the reason.
-    """
-    from opacus import GradSampleModule  # noqa: PLC0415  (loads in 3 s)
-
-    trial = copy.deepcopy(model).train()
-    try:
-        with warnings.catch_warnings(), refuse_packed(trial):
-            warnings.filterwarnings("ignore", message="Full backward hook is firing")
-            found = loss(GradSampleModule(trial, loss_reduction="mean")(x), y)
-            refuse_products(model, found)
-            found.backward()  # type: ignore[no-untyped-call]
-    except ModelUnsupported:
-        raise
-    except Exception as error:
-        raise ModelUnsupported(f"DP-SGD cannot train {type(model).__name__}: {_why(error)}") from error
-
-
-@contextmanager
-def refuse_packed(model: nn.Module) -> Iterator[None]:
-    """Within, packed sequences are refused.
-
-    Opacus gives the gradients of a recurrent layer on them in the order of their lengths, those of other layers in that of the
-    batch: one record's would be put together from several.
-
-    Raises:
-        ModelUnsupported: naming the layer.
-    """
-
-    def look(name: str, layer: nn.Module, inputs: tuple[object, ...]) -> None:
-        if any(isinstance(value, PackedSequence) for value in inputs):
-            raise ModelUnsupported(
-                f"DP-SGD cannot train {name or 'the model'} ({type(layer).__name__}) on packed sequences: "
-                "pad them, and take the output at each record's own length"
-            )
-
-    hooks = [layer.register_forward_pre_hook(functools.partial(look, name)) for name, layer in model.named_modules()]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def refuse_products(model: nn.Module, loss: torch.Tensor) -> None:
-    """Refuse `torch.prod`: the way through its gradient is another one if any of its values is 0, in whichever record.
-
-    Raises:
-        ModelUnsupported: where the loss went through one.
-    """
-    waiting, seen = [loss.grad_fn], set[object]()
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if node.name().startswith(("ProdBackward", "CumprodBackward")):
-            raise ModelUnsupported(
-                f"DP-SGD cannot train {type(model).__name__}: torch.prod and cumprod round a record's gradient by what others "
-                "hold; write factor * factor, or exp of a sum of logarithms"
-            )
-        waiting += [following for following, _ in node.next_functions]
-
-
-def refuse_dead_norms(model: nn.Module, x: torch.Tensor) -> None:
-    """Refuse layers that normalise so few values together that what they give says nothing of the record.
-
-    Args:
-        model: takes ``x``; it is left as it was.
-        x: features of one or more rows, shape (rows, …).
-
-    Raises:
-        ModelUnsupported: naming the first such layer.
-    """
-    small: list[str] = []
-
-    def look(name: str, layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        values = _normalised_together(layer, inputs[0])
-        if values < SMALLEST_GROUP:
-            small.append(
-                f"{name or 'the model'} ({layer}) normalises {values} of a record's values together, and so gives the same "
-                f"for every record: at least {SMALLEST_GROUP} are needed, as with fewer groups or without the layer"
-            )
-
-    hooks = [
-        layer.register_forward_pre_hook(functools.partial(look, name))
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.GroupNorm | nn.LayerNorm | _InstanceNorm)
-    ]
-    try:
-        with torch.no_grad():
-            model(x)
-    except ValueError:  # torch's own refusal of such a layer, which doesn't name it
-        if not small:
-            raise
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if small:
-        raise ModelUnsupported(small[0])
-
-
-def _normalised_together(layer: nn.Module, x: torch.Tensor) -> int:
-    if isinstance(layer, nn.LayerNorm):
-        return math.prod(layer.normalized_shape)
-    if isinstance(layer, nn.GroupNorm):
-        return x[0].numel() // layer.num_groups
-    return x[0, 0].numel() if x.ndim > 2 else x[0].numel()  # without a dimension of records, x is (channels, length)
-
-
-def _why(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    if "modified inplace" in text:
-        return "it changes the output of a layer in place: write x = x + y for x += y, and relu(x) for relu(x, inplace=True)"
-    if "random operation" in text:
-        return (
-            "a layer that owns parameters draws random numbers (dropout) in its forward pass, and gradients per record repeat that "
-            "pass with others: keep parameters and random numbers in layers of their own"
-        )
-    return (
-        f"one row does not pass ({_first_sentence(text)}): "
-        "a layer of your own that owns parameters must take one tensor and give one, with records in dimension 0"
-    )
-
-
 def fix_model(model: nn.Module) -> tuple[nn.Module, str]:
     """A copy of ``model`` that can be trained, and the unified diff of ``repr`` (empty if nothing had to change).
 
@@ -239,7 +91,7 @@ def _reasons(model: nn.Module) -> dict[str, str]:
     for name, layer in trainable_modules(model):
         found = ModuleValidator.VALIDATORS.get(type(layer), lambda _: [])(layer)
         if name not in reasons and found:
-            reasons[name] = f"{type(layer).__name__}: {_first_sentence(str(found[0]))}"
+            reasons[name] = f"{type(layer).__name__}: {first_sentence(str(found[0]))}"
         elif name not in reasons and any(True for _ in layer.buffers(recurse=False)):
             reasons[name] = f"{type(layer).__name__} has buffers beside trainable parameters"
     if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -330,7 +182,8 @@ def _headline(verdict: str, reasons: dict[str, str]) -> str:
     return f"{verdict} {'this layer' if len(reasons) == 1 else f'these {len(reasons)} layers'}: {layers}"
 
 
-def _first_sentence(text: str) -> str:
+def first_sentence(text: str) -> str:
+    """Of an error's text, without the full stop."""
     return " ".join(text.split()).partition(". ")[0].rstrip(".")
 
 

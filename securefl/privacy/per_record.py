@@ -32,8 +32,9 @@ from securefl.errors import UserError
 from securefl.models import trainable
 from securefl.privacy.batches import Batch, Chunk, chunks, count_rows
 from securefl.privacy.draws import secret_draws
-from securefl.privacy.models import check_model, refuse_packed
+from securefl.privacy.models import check_model
 from securefl.privacy.plain import Trained, check_steps
+from securefl.privacy.trials import refuse_packed
 
 MOST_SLOTS, FEWEST_SLOTS, AT_ONCE = 256, 8, 1 << 21
 """Rows of a chunk, and values of gradients that are held together."""

@@ -90,7 +90,7 @@ class Served:
         from protocols.rand import fresh  # noqa: PLC0415
         from securefl.models import trainable  # noqa: PLC0415
         from securefl.privacy.draws import secret_draws  # noqa: PLC0415
-        from securefl.privacy.models import refuse_packed, refuse_products  # noqa: PLC0415
+        from securefl.privacy.trials import refuse_packed, refuse_products  # noqa: PLC0415
 
         trainer, model = self._trainer(), self._model(arrays).train()
         model.zero_grad(set_to_none=True)

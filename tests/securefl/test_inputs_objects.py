@@ -14,7 +14,8 @@ from securefl import ClientTrainer, Fold, Job, Runner, ServerAggregator
 from securefl.cohort import expected_aborts
 from securefl.errors import UserError
 from securefl.privacy.mixing import refuse_mixing, refuse_mixing_loss
-from securefl.privacy.models import ModelUnsupported, fix_model, refuse_dead_norms
+from securefl.privacy.models import ModelUnsupported, fix_model
+from securefl.privacy.trials import refuse_dead_norms
 
 
 def linear() -> nn.Module:

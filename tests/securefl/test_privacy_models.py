@@ -12,7 +12,8 @@ from opacus.layers import DPLSTM
 from torch import nn
 
 from securefl.errors import UserError
-from securefl.privacy.models import ModelUnsupported, check_model, fix_model, refuse_running_statistics, try_model
+from securefl.privacy.models import ModelUnsupported, check_model, fix_model, refuse_running_statistics
+from securefl.privacy.trials import try_model
 
 
 class WithBuffer(nn.Module):

@@ -22,10 +22,10 @@ from securefl.errors import UserError
 from securefl.privacy.accountant import calibrate, epsilon_of
 from securefl.privacy.dpsgd import SecureDPOptimizer, site_epsilon
 from securefl.privacy.gradients import GradientSums
-from securefl.privacy.models import try_model
 from securefl.privacy.noise_plan import Cohort
 from securefl.privacy.plain import LocalTraining, PlainTraining
 from securefl.privacy.record_plan import calibrate_records
+from securefl.privacy.trials import try_model
 
 
 def test_epsilon_is_that_of_opacus_on_the_same_history_and_grows() -> None:
