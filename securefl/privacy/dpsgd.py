@@ -1,8 +1,8 @@
 """DP-SGD at one site with Opacus, on the package's own randomness, accounted over all rounds.
 
-Source: Abadi et al., CCS 2016 (arXiv 1607.00133); per-example gradients, clipping and scaling are Opacus'.  Noise and Poisson
-sampling come from AES-CTR (`securefl.privacy.noise`): torch's generators, which Opacus falls back to, can be predicted from
-their output.
+Source: Abadi et al., CCS 2016 (arXiv 1607.00133); per-example gradients and scaling are Opacus', clipping is in float64.  Noise and
+Poisson sampling come from AES-CTR (`securefl.privacy.noise`): torch's generators, which Opacus falls back to, can be predicted
+from their output.
 
 What it does not protect: ε covers the trained weights against adding or removing one record.  It does not cover the number of rows,
 the loss that a trainer prints, or a forward pass or loss of the user's own that mixes records.  The clipping of norms and the sums
@@ -27,7 +27,7 @@ from securefl.privacy.accountant import History, check_accountant
 from securefl.privacy.composition import spent
 from securefl.privacy.events import Covered, DpSgdEvent
 from securefl.privacy.noise import gaussian
-from securefl.privacy.per_record import Noised, Observer, PerRecord
+from securefl.privacy.per_record import AT_ONCE, Noised, Observer, PerRecord
 
 
 class SecureDPOptimizer(Noised):
@@ -60,6 +60,7 @@ class SecureDPOptimizer(Noised):
         )
         self._entropy = entropy
         self._observer = observer
+        self._noised = (noise_multiplier, max_grad_norm, expected_batch_size)
         self._settings: str | None = None
         self._sums: list[torch.Tensor] | None = None
 
@@ -76,7 +77,7 @@ class SecureDPOptimizer(Noised):
         for p in self.params:
             p.summed_grad = None
         self.clip_and_accumulate()
-        parts = [p.summed_grad.to(torch.float64) for p in self.params]
+        parts = [p.summed_grad for p in self.params]
         self._sums = parts if self._sums is None else [total + part for total, part in zip(self._sums, parts, strict=True)]
         if not last:
             return False
@@ -88,6 +89,20 @@ class SecureDPOptimizer(Noised):
         if self.step_hook:
             self.step_hook(self)
         return True
+
+    def clip_and_accumulate(self) -> None:
+        """Set ``p.summed_grad`` to the sum of the clipped gradients of a chunk: norms, factors and sums in float64.
+
+        In float32 a norm of 10^7 values is off by percents, and a sum rounds by all of its terms.
+        """
+        samples = [p.grad_sample.reshape(len(p.grad_sample), math.prod(p.shape)) for p in self.params]
+        norms = torch.stack([torch.linalg.vector_norm(g, dim=1, dtype=torch.float64).cpu() for g in samples]).norm(dim=0)
+        factors = (self.max_grad_norm / norms).clamp(max=1.0)  # 1 for a gradient of zeros
+        for p, sample in zip(self.params, samples, strict=True):
+            rows = max(1, AT_ONCE // max(1, sample.shape[1]))
+            parts = zip(factors.to(sample.device).split(rows), sample.split(rows), strict=True)
+            p.summed_grad = sum(f @ part.to(torch.float64) for f, part in parts).reshape(p.shape)
+            p.grad_sample._processed = True  # noqa: SLF001  (Opacus' mark against using gradients twice)
 
     def admit(self) -> bool:
         """Check the gradients of a chunk, and leave out all but records with a finite gradient.
@@ -122,12 +137,16 @@ class SecureDPOptimizer(Noised):
         """What changes from one chunk to the next would tell how many there were, which depends on the records.
 
         Raises:
-            UserError: where the optimizer's settings are others than in its first step.
+            UserError: where noise, clip or batch size are not those that the optimizer was made with, or other settings not those
+                of its first step.
         """
         own = (self.noise_multiplier, self.max_grad_norm, self.expected_batch_size)
+        if own != self._noised:
+            names = "(noise_multiplier, max_grad_norm, expected_batch_size)"
+            raise UserError(f"the optimizer's {names} were changed from {self._noised} to {own}: ε is computed from the first")
         groups = [{name: value for name, value in group.items() if name != "params"} for group in self.param_groups]
         exact = [{name: value.tolist() if isinstance(value, torch.Tensor) else value for name, value in g.items()} for g in groups]
-        settings = repr((own, exact))
+        settings = repr(exact)
         if self._settings not in (None, settings):
             raise UserError(
                 "the optimizer's settings changed within a round: a step may take several batches, so change them by rounds"

@@ -1,7 +1,7 @@
 """What a record does to the gradients of the others: nothing, or no clip bounds what it does to their sum.
 
 Found on a few rows, before training: a model whose output for one record changes with another, in its batch or in the one before,
-and a loss that is no mean of one term a record.
+a loss that is no mean of one term a record, and layers that see something else than records, or records in another order.
 
 What it does not find: weights that a loss has taken from the data before, a loss that changes while it trains, and a training
 loop of the user's own.
@@ -10,14 +10,18 @@ loop of the user's own.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
 from securefl.privacy.models import ModelUnsupported
 
+Loss = Callable[[Any, list[int]], torch.Tensor]
+"""Mean loss of a batch, from the model's output and the numbers of its rows."""
 TRIED = 4
 """Rows that a loss is tried on, alone and together."""
 _CLOSE = 1e-3
@@ -127,6 +131,96 @@ def refuse_mixing_loss(
                 f"the mean of theirs {mean.norm():.4g}; a record would change those of others, and ε would not hold: take the mean "
                 "over rows (reduction='mean'), with nothing in a row's term that comes from the batch"
             )
+
+
+def refuse_mixed_gradients(model: nn.Module, loss: Loss, x: torch.Tensor) -> None:
+    """Refuse a model whose gradients, one a record as Opacus takes them, change with the records beside it.
+
+    What Opacus takes for records is dimension 0 of what each layer gets.  With time there, or with records in another order than
+    in the batch, the gradient that is clipped would be put together from several records'.
+
+    Args:
+        model: takes ``x``; it is left as it was.  Where it draws random numbers, only the number of gradients is looked at.
+        loss: of its output.
+        x: features of some records, shape (rows, …).
+
+    Raises:
+        ModelUnsupported: naming the parameter, or the model with the difference.
+    """
+    calm, rows = _calm(model), [*range(len(x))] if len(x) > 1 else [0, 0]
+    together, alone = _each(calm, loss, x, rows), torch.cat([_each(calm, loss, x, [row]) for row in rows])
+    apart, size = together - alone, alone.norm(dim=1)
+    finite = bool(torch.isfinite(apart).all())
+    if finite and not _draws(calm, x) and float(apart.norm(dim=1).max()) > _CLOSE * float(size.max()) + 1e-9:
+        raise ModelUnsupported(
+            f"DP-SGD cannot train {type(model).__name__}: a record's gradient in its layers changes with the records beside it, "
+            "and ε would not hold: keep records in dimension 0 of every layer's input, in the order of the batch"
+        )
+
+
+def _each(model: nn.Module, loss: Loss, x: torch.Tensor, rows: list[int]) -> torch.Tensor:
+    """Gradients of these records by Opacus, shape (rows, d)."""
+    from opacus import GradSampleModule  # noqa: PLC0415  (loads in 3 s)
+
+    wrapped = GradSampleModule(copy.deepcopy(model), loss_reduction="mean")
+    with _repeated(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")
+        loss(wrapped(x[rows]), rows).backward()  # type: ignore[no-untyped-call]
+    found = []
+    for name, p in wrapped._module.named_parameters():  # noqa: SLF001  (names without Opacus' own)
+        if not p.requires_grad:
+            continue
+        sample = p.grad_sample if p.grad_sample is not None else p.new_zeros(len(rows), *p.shape)
+        if not isinstance(sample, torch.Tensor) or len(sample) != len(rows):
+            given = len(sample) if isinstance(sample, torch.Tensor) else "lists of"
+            raise ModelUnsupported(
+                f"DP-SGD cannot train {type(model).__name__}: {name} has {given} gradients for {len(rows)} records: "
+                "keep records in dimension 0 of every layer's input"
+            )
+        found.append(sample.detach().reshape(len(rows), -1))
+    return torch.cat(found, dim=1)
+
+
+def _calm(model: nn.Module) -> nn.Module:
+    """A copy whose dropout does nothing, though layers that own parameters are in training, as Opacus wants them."""
+    model = copy.deepcopy(model).eval()
+    for layer in model.modules():
+        if any(p.requires_grad for p in layer.parameters(recurse=False)):
+            layer.training = True
+    return model
+
+
+def _draws(model: nn.Module, x: torch.Tensor) -> bool:
+    """Whether the output for the same rows is another one with other random numbers."""
+
+    def found(seed: int) -> list[torch.Tensor]:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(seed)  # noqa: TID251
+            return [o for o in _tensors(copy.deepcopy(model)(x)) if o.ndim and len(o) == len(x)]
+
+    return not _alike(found(0), found(1), [*range(len(x))])
+
+
+def squares(output: object, rows: list[int]) -> torch.Tensor:
+    """A mean of one term a record of the tensors in an output that have a line a record: a loss of nobody's.
+
+    Raises:
+        ValueError: where there is no such tensor.
+    """
+    given = [o for o in _tensors(output) if o.requires_grad and o.is_floating_point() and o.ndim and len(o) == len(rows)]
+    terms = [(o - 1).square().reshape(len(rows), -1).mean(dim=1) for o in given]
+    if not terms:
+        raise ValueError("the output has no line a record")
+    return torch.stack(terms).sum(dim=0).mean()
+
+
+def with_weights(model: nn.Module, value: float | None = None) -> nn.Module:
+    """A copy with made-up weights: all of this value, or small ones that differ."""
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.fill_(0.0 if value is None else value)
+    return _stirred(model) if value is None else model
 
 
 def _stirred(model: nn.Module) -> nn.Module:

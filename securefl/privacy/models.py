@@ -113,7 +113,7 @@ def _reason(layer: nn.Module) -> str:
         return f"{kind} computes no gradient per record, Opacus' DP{kind} does"
     if _is_in_place(layer):
         return f"{kind}(inplace=True) overwrites an output that gradients per record are computed from"
-    return ""
+    return "compiled code may round a record's values by what others hold" if kind == "OptimizedModule" else ""
 
 
 def _fixed(model: nn.Module) -> nn.Module:

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
@@ -30,11 +31,12 @@ from torch.utils.data import Dataset
 from protocols.rand import Entropy, Rand
 from securefl.errors import UserError
 from securefl.models import trainable
-from securefl.privacy.batches import Batch, Chunk, chunks, count_rows
+from securefl.privacy.batches import Batch, Chunk, beside, chunks, count_rows, take
 from securefl.privacy.draws import secret_draws
+from securefl.privacy.mixing import TRIED
 from securefl.privacy.models import check_model
 from securefl.privacy.plain import Trained, check_steps
-from securefl.privacy.trials import refuse_packed
+from securefl.privacy.trials import refuse_packed, try_alone
 
 MOST_SLOTS, FEWEST_SLOTS, AT_ONCE = 256, 8, 1 << 21
 """Rows of a chunk, and values of gradients that are held together."""
@@ -88,6 +90,7 @@ class PerRecord(ABC):
         self.sample_rate, self.planned_steps, self.left_out = sample_rate, planned_steps, 0
         self._entropy = entropy
         self._blocks: list[_Block] = []
+        self._tried = False
 
     @property
     @abstractmethod
@@ -138,6 +141,7 @@ class PerRecord(ABC):
         if narrow:
             raise UserError(f"the model has {', '.join(sorted(narrow))} weights: sums of clipped gradients need float32 or float64")
         rows, was_training = count_rows(data), model.training
+        self._try(model, data, rows)
         optimizer.zero_grad(set_to_none=True)
         model.train()
         before = {id(layer) for layer in model.modules() if "activations" in vars(layer)}
@@ -162,14 +166,23 @@ class PerRecord(ABC):
             model.train(was_training)
 
     def check_untouched(self, model: nn.Module) -> None:
-        """The weights of ``model`` are those that the last noised step gave; a model that was not trained here passes.
+        """The weights of ``model`` are those that the last noised step gave, be it as a part or a copy of what was trained.
+
+        Where nothing was trained here, any pass.
 
         Raises:
             UserError: where something else changed them: ε would not cover that.
         """
-        for block in self._blocks:
-            if block.model is model:
-                block.check_untouched()
+        if self._blocks:
+            self._blocks[-1].check_untouched(model)
+
+    def _try(self, model: nn.Module, data: Dataset[Any], rows: int) -> None:
+        """Once, before the first step: with weights of nobody's, what `try_alone` refuses."""
+        if not self._tried:
+            x, _ = beside(model, *take(data, np.arange(min(rows, TRIED))))
+            if bool(torch.isfinite(x).all()):
+                try_alone(model, x)
+            self._tried = True
 
     def over_plan(self, wanted: int) -> UserError:
         """The error for a step that the noise was not calibrated for."""
@@ -189,7 +202,7 @@ class _Block:
         self._keep_weights()
 
     def admit(self) -> Chunk:
-        self.check_untouched()
+        self.check_untouched(self.model)
         if self.training.steps_taken >= self.training.planned_steps:
             raise self.training.over_plan(self.training.steps_taken + 1)
         if self.waiting is None:
@@ -228,13 +241,20 @@ class _Block:
         if self.waiting is not None:
             raise UserError("a batch got no optimizer step: every batch needs one, the empty one too")
 
-    def check_untouched(self) -> None:
-        same = (
-            torch.allclose(now, then, rtol=0, atol=0, equal_nan=True)
-            for now, then in zip(self.model.parameters(), self._weights, strict=True)
-        )
-        if not all(same):
+    def check_untouched(self, model: nn.Module) -> None:
+        """Every parameter is as it was kept, or, where it is another object, all of them together are."""
+        kept = {id(now): then for now, then in zip(self.model.parameters(), self._weights, strict=True)}
+        own = [*model.parameters()]
+        if any(id(p) in kept for p in own):
+            pairs = [(p, kept.get(id(p))) for p in own]
+        else:
+            pairs = [*zip(own, [*self._weights, *[None] * len(own)], strict=False)]
+        if not all(_same(now, then) for now, then in pairs):
             raise UserError("the weights were changed beside the noised steps: ε would not cover that change")
+
+
+def _same(now: torch.Tensor, then: torch.Tensor | None) -> bool:
+    return then is not None and now.shape == then.shape and torch.allclose(now, then.to(now), rtol=0, atol=0, equal_nan=True)
 
 
 def _check_parameters(model: nn.Module, optimizer: Optimizer) -> None:

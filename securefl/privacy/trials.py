@@ -1,9 +1,8 @@
 """What a look at the layers of a model cannot tell, and a pass over some rows can.
 
 Operations in place, random numbers drawn by a layer that owns parameters, layers with more than one input, packed sequences,
-products, and layers that normalise too few values together.
-
-What it does not find: a loss or a forward pass of the user's own that mixes records; `securefl.privacy.mixing` looks for those.
+operations whose rounding ties records together, exceptions that weights can bring about, and layers that normalise too few values
+together.  `securefl.privacy.mixing` looks for forward passes and losses that mix records.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from torch import nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils.rnn import PackedSequence
 
+from securefl.privacy.mixing import refuse_mixed_gradients, squares, with_weights
 from securefl.privacy.models import ModelUnsupported, first_sentence
 
 SMALLEST_GROUP = 3
@@ -29,7 +29,7 @@ SMALLEST_GROUP = 3
 def try_model(
     model: nn.Module, loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], x: torch.Tensor, y: torch.Tensor
 ) -> None:
-    """One forward and backward pass of DP-SGD on a copy of ``model``.
+    """One forward and backward pass of DP-SGD on a copy of ``model``, and forward passes with extreme weights.
 
     Args:
         model: passes `check_model`, and takes ``x`` in plain training.
@@ -43,12 +43,19 @@ def try_model(
     from opacus import GradSampleModule  # noqa: PLC0415  (loads in 3 s)
 
     trial = copy.deepcopy(model).train()
+    with _refused(model), warnings.catch_warnings(), refuse_packed(trial):
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")
+        found = loss(GradSampleModule(trial, loss_reduction="mean")(x), y)
+        refuse_operations(model, found)
+        found.backward()  # type: ignore[no-untyped-call]
+    refuse_raising(model, loss, x, y)
+
+
+@contextmanager
+def _refused(model: nn.Module) -> Iterator[None]:
+    """What Opacus cannot do is told in our words."""
     try:
-        with warnings.catch_warnings(), refuse_packed(trial):
-            warnings.filterwarnings("ignore", message="Full backward hook is firing")
-            found = loss(GradSampleModule(trial, loss_reduction="mean")(x), y)
-            refuse_products(model, found)
-            found.backward()  # type: ignore[no-untyped-call]
+        yield
     except ModelUnsupported:
         raise
     except Exception as error:
@@ -81,24 +88,79 @@ def refuse_packed(model: nn.Module) -> Iterator[None]:
             hook.remove()
 
 
-def refuse_products(model: nn.Module, loss: torch.Tensor) -> None:
-    """Refuse `torch.prod`: the way through its gradient is another one if any of its values is 0, in whichever record.
+def refuse_operations(model: nn.Module, output: torch.Tensor) -> None:
+    """Refuse operations that round a record's values by what others hold, in whichever record.
+
+    `torch.prod`: the way through its gradient is another one if any of its values is 0.  Compiled code, and without MKL sin and
+    cos: they take the way for large values where any of a register's 4 to 16 is large.
 
     Raises:
-        ModelUnsupported: where the loss went through one.
+        ModelUnsupported: where ``output`` went through one.
     """
-    waiting, seen = [loss.grad_fn], set[object]()
+    bad = {
+        ("ProdBackward", "CumprodBackward"): "torch.prod and cumprod round a record's gradient by what others hold; "
+        "write factor * factor, or exp of a sum of logarithms",
+        ("CompiledFunction",): "compiled functions may round a record's values by what others hold; leave torch.compile out",
+    }
+    if not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
+        bad["SinBackward", "CosBackward"] = "this build of torch has no MKL, and rounds sin and cos of a record by what others hold"
+    waiting, seen = [output.grad_fn], set[object]()
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        if node.name().startswith(("ProdBackward", "CumprodBackward")):
-            raise ModelUnsupported(
-                f"DP-SGD cannot train {type(model).__name__}: torch.prod and cumprod round a record's gradient by what others "
-                "hold; write factor * factor, or exp of a sum of logarithms"
-            )
+        for names, why in bad.items():
+            if node.name().startswith(names):
+                raise ModelUnsupported(f"DP-SGD cannot train {type(model).__name__}: {why}")
         waiting += [following for following, _ in node.next_functions]
+
+
+def refuse_raising(
+    model: nn.Module, loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], x: torch.Tensor, y: torch.Tensor
+) -> None:
+    """Refuse model and loss that raise where weights are large or not a number: whether a site fails would tell of its records.
+
+    Raises:
+        ModelUnsupported: with the error.
+    """
+    for value in (math.nan, 1e38):
+        tried = with_weights(model, value).train()
+        try:
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                loss(tried(x), y)
+        except Exception as error:
+            raise ModelUnsupported(
+                f"DP-SGD cannot train {type(model).__name__} with this loss: with extreme weights one of them raises "
+                f"({first_sentence(str(error))}), so a server that makes up weights would learn which records a site has: check no "
+                "values within them, and take a loss on logits (BCEWithLogitsLoss for BCELoss)"
+            ) from error
+
+
+def try_alone(model: nn.Module, x: torch.Tensor) -> None:
+    """What can be tried of a model without its loss, for training loops of the user's own; weights are made up.
+
+    Nothing is tried of a model that does not take ``x`` as it is, or whose output has no line a record.
+
+    Args:
+        model: it is left as it was.
+        x: features of a few records, shape (rows, …).
+
+    Raises:
+        ModelUnsupported: for operations and gradients that tie records together.
+    """
+    tried = with_weights(model)
+    with refuse_packed(tried):
+        try:
+            found = squares(copy.deepcopy(tried).eval()(x), [*range(len(x))])
+        except ModelUnsupported:
+            raise
+        except Exception:  # noqa: BLE001  (the loop calls it in a way of its own)
+            return
+        refuse_operations(model, found)
+        with _refused(model):
+            refuse_mixed_gradients(tried, squares, x)
 
 
 def refuse_dead_norms(model: nn.Module, x: torch.Tensor) -> None:

@@ -90,7 +90,7 @@ class Served:
         from protocols.rand import fresh  # noqa: PLC0415
         from securefl.models import trainable  # noqa: PLC0415
         from securefl.privacy.draws import secret_draws  # noqa: PLC0415
-        from securefl.privacy.trials import refuse_packed, refuse_products  # noqa: PLC0415
+        from securefl.privacy.trials import refuse_operations, refuse_packed  # noqa: PLC0415
 
         trainer, model = self._trainer(), self._model(arrays).train()
         model.zero_grad(set_to_none=True)
@@ -98,7 +98,7 @@ class Served:
         try:
             with secret_draws(fresh()), refuse_packed(model):
                 loss = trainer.loss(wrapped(_tensor(arrays["x"])), _tensor(arrays["y"]))
-                refuse_products(model, loss)
+                refuse_operations(model, loss)
                 loss.backward()  # type: ignore[no-untyped-call]
             rows = len(arrays["x"])
             each = [_sample(p, rows).detach().float().reshape(rows, -1).numpy() for p in trainable(model)]

@@ -88,7 +88,7 @@ def no_clipping(patch: Patch) -> None:
         for p in self.params:
             added_up(p, self._get_flat_grad_sample(p).sum(dim=0))
 
-    patch.setattr(DPOptimizer, "clip_and_accumulate", summed)
+    patch.setattr(dpsgd.SecureDPOptimizer, "clip_and_accumulate", summed)
 
 
 def clip_of_each_layer(patch: Patch) -> None:
@@ -99,11 +99,11 @@ def clip_of_each_layer(patch: Patch) -> None:
             factors = (self.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
             added_up(p, torch.einsum("i,i...", factors, g))
 
-    patch.setattr(DPOptimizer, "clip_and_accumulate", summed)
+    patch.setattr(dpsgd.SecureDPOptimizer, "clip_and_accumulate", summed)
 
 
 def clip_in_the_first_step(patch: Patch) -> None:
-    real = DPOptimizer.clip_and_accumulate
+    real = dpsgd.SecureDPOptimizer.clip_and_accumulate
 
     def first(self: Any) -> None:
         clip = self.max_grad_norm
@@ -113,7 +113,7 @@ def clip_in_the_first_step(patch: Patch) -> None:
         if self._observer.admit().last:
             self.begun = True
 
-    patch.setattr(DPOptimizer, "clip_and_accumulate", first)
+    patch.setattr(dpsgd.SecureDPOptimizer, "clip_and_accumulate", first)
 
 
 def clip_by_tensor(patch: Patch) -> None:
@@ -123,7 +123,7 @@ def clip_by_tensor(patch: Patch) -> None:
             norms = g.reshape(len(g), -1).norm(2, dim=1) if len(g) else g.new_zeros(0)
             added_up(p, torch.einsum("i,i...", (self.max_grad_norm / (norms + 1e-6)).clamp(max=1.0), g))
 
-    patch.setattr(DPOptimizer, "clip_and_accumulate", summed)
+    patch.setattr(dpsgd.SecureDPOptimizer, "clip_and_accumulate", summed)
 
 
 def drawn_by(pick: Callable[[Rand, int, int, float], NDArray[np.int64]]) -> Callable[[Patch], None]:

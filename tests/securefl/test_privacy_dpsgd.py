@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from opacus.layers import DPLSTM
+from opacus.optimizers import DPOptimizer
 from private_training import DELTA, MODELS, TINY, Scaled, account, assert_plain, fit, flat, logistic, released, table
 from scipy import stats
 from torch import nn
@@ -269,3 +270,18 @@ def test_an_optimizer_of_its_own_takes_noise_from_the_given_source() -> None:
     noise = gaussian(Replay("step 0")(), "noise 0", (4,), 6.0)
     assert len(sources) == 1
     assert torch.allclose(parameter.detach(), -(5 * torch.ones(4) + noise) / 10)
+
+
+def test_a_clip_holds_for_a_gradient_of_many_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32, as Opacus takes it, the norm of so many equal values is too small."""
+
+    def length() -> float:
+        weight = nn.Parameter(torch.zeros(1 << 22))
+        weight.grad_sample = torch.full((2, 1 << 22), 0.1)  # type: ignore[attr-defined]
+        sgd = torch.optim.SGD([weight], lr=1.0)
+        SecureDPOptimizer(sgd, noise_multiplier=0.0, max_grad_norm=1.0, expected_batch_size=2.0, entropy=Replay("dp")).step()
+        return float(weight.detach().double().norm())
+
+    assert abs(length() - 1.0) < 1e-7
+    monkeypatch.setattr(SecureDPOptimizer, "clip_and_accumulate", DPOptimizer.clip_and_accumulate)
+    assert length() > 1.0001

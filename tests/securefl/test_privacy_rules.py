@@ -19,6 +19,7 @@ from torch.utils.data import IterableDataset, TensorDataset
 
 from protocols.rand import Replay
 from securefl.errors import UserError
+from securefl.privacy import per_record
 from securefl.privacy.accountant import calibrate, epsilon_of
 from securefl.privacy.dpsgd import SecureDPOptimizer, site_epsilon
 from securefl.privacy.gradients import GradientSums
@@ -204,7 +205,7 @@ def leave_early(model: nn.Module, optimizer: Any, batches: Any) -> None:
         (around_the_layers, "no gradient per record", 0),
         (virtual_batches, "virtual batches", 0),
         (schedule_by_batches, "settings changed within a round", 1),
-        (schedule_of_the_clip, "settings changed within a round", 1),
+        (schedule_of_the_clip, "ε is computed from the first", 1),
         (leave_early, "left its batches before their end", 1),
     ],
 )
@@ -217,13 +218,59 @@ def test_a_loop_that_voids_epsilon_is_refused(loop: Loop, reason: str, charged: 
     assert_plain(model)
 
 
-@pytest.mark.parametrize("loop", [schedule_by_batches, schedule_of_the_clip])
-def test_settings_that_change_after_the_only_batch_are_refused_too(loop: Loop) -> None:
+@pytest.mark.parametrize(
+    ("loop", "reason"), [(schedule_by_batches, "settings changed"), (schedule_of_the_clip, "ε is computed from the first")]
+)
+def test_settings_that_change_after_the_only_batch_are_refused_too(loop: Loop, reason: str) -> None:
     """Or the refusal would tell how many batches there were."""
     model = logistic()
     sgd = torch.optim.SGD(model.parameters(), lr=1.0)
-    with pytest.raises(UserError, match="settings changed"), account().private(model, sgd, table(1), 1) as parts:
+    with pytest.raises(UserError, match=reason), account().private(model, sgd, table(1), 1) as parts:
         loop(*parts)
+
+
+@pytest.mark.parametrize("setting", ["noise_multiplier", "max_grad_norm", "expected_batch_size"])
+def test_what_epsilon_is_computed_from_is_not_for_the_loop_to_set(setting: str) -> None:
+    """Not before the first batch either: the account and the ledger would hold another noise than was added."""
+    dp, model = account(), logistic()
+    sgd, start = torch.optim.SGD(model.parameters(), lr=1.0), flat(model)
+
+    def change(model: nn.Module, optimizer: Any, batches: Any) -> None:
+        setattr(optimizer, setting, 0.01)
+        for x, y in batches:
+            bce(model(x), y).backward()
+            optimizer.step()
+
+    with pytest.raises(UserError, match="ε is computed from the first"), dp.private(model, sgd, table(10), 1) as parts:
+        change(*parts)
+    assert dp.steps_taken == 0
+    assert torch.equal(flat(model), start)
+
+
+class Outer(nn.Module):
+    """A model within another."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.inner(x / 10)
+        return out
+
+
+@pytest.mark.parametrize("how", ["itself", "as a part", "as a copy"])
+def test_weights_that_change_beside_the_steps_are_seen_whatever_was_trained(how: str) -> None:
+    """The model that is sent may be the one that was trained, a part of it, or hold a copy of its weights."""
+    dp, model = account(), logistic()
+    fit(dp, {"itself": model, "as a part": Outer(model), "as a copy": (copy := logistic())}[how], table(20), 2)
+    if how == "as a copy":
+        model.load_state_dict(copy.state_dict())
+    dp.check_untouched(model)
+    with torch.no_grad():
+        model.bias.add_(1e-6)
+    with pytest.raises(UserError, match="changed beside the noised steps"):
+        dp.check_untouched(model)
 
 
 def test_sums_are_not_kept_over_steps_whatever_is_cleared() -> None:
@@ -320,20 +367,76 @@ def test_why_packed_sequences_are_refused() -> None:
     assert not all(same), "the recurrent layer's are another record's"
 
 
+@pytest.mark.parametrize("name", ["sin", "cos"])
+def test_sin_and_cos_are_refused_where_they_round_by_neighbours(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wave(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.outer = nn.Linear(3, 4), nn.Linear(4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.outer(getattr(torch, name)(self.inner(x)))
+            return out
+
+    x, y = table(20).tensors
+    for there in (True, False):
+        monkeypatch.setattr(torch.backends.mkl, "is_available", lambda there=there: there)
+        for attempt in (lambda: try_model(Wave(), bce, x, y), lambda: fit(account(), Wave(), table(20), 1)):
+            if there:
+                attempt()
+            else:
+                with pytest.raises(UserError, match="no MKL"):
+                    attempt()
+
+
+def test_compiled_code_is_refused() -> None:
+    with pytest.raises(UserError, match="compiled code"):
+        fit(account(), torch.compile(logistic()), table(20), 1)
+
+
+def test_a_loss_that_raises_at_extreme_weights_is_refused() -> None:
+    """Which weights a server sends decides for which records a loss on probabilities raises, and a site that fails is seen."""
+
+    def on_probabilities(output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return nn.functional.binary_cross_entropy(torch.sigmoid(output), y)
+
+    x, y = table(20).tensors
+    with pytest.raises(UserError, match="a server that makes up weights"):
+        try_model(logistic(), on_probabilities, x, y)
+    model, rare = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 1)), torch.tensor([[1.0, 0.0, 0.0]])
+    with torch.no_grad():
+        for layer in (model[0], model[2]):
+            layer.weight.zero_(), layer.bias.zero_()
+        model[0].weight[:, 0] = 3e38
+        model[2].weight.copy_(torch.tensor([[3e38, -3e38]]))
+    others = torch.zeros(5, 3)
+    on_probabilities(model(others), torch.ones(5, 1))
+    with pytest.raises(RuntimeError, match="between 0 and 1"):
+        on_probabilities(model(torch.cat([others, rare])), torch.ones(6, 1))
+
+
 def test_products_are_refused() -> None:
     x, y = table(20).tensors
     with pytest.raises(UserError, match="prod"):
         try_model(Product(), bce, x, y)
+    with pytest.raises(UserError, match="prod"):
+        fit(account(), Product(), table(20), 1)
     try_model(logistic(), bce, x, y)
 
 
 def test_a_layer_that_sees_words_instead_of_records_is_refused() -> None:
-    x = torch.ones(20, 4, 3)
-    with pytest.raises(UserError, match=r"gradients for a batch of \d+ records: .* dimension 0"):
-        fit(account(), Tokens(), TensorDataset(x, torch.ones(20, 1)), 1)
+    """Before the first step; and in it, where nothing could be tried."""
+    data = TensorDataset(torch.ones(20, 4, 3), torch.ones(20, 1))
+    with pytest.raises(UserError, match=r"word.weight has 16 gradients for 4 records: .* dimension 0"):
+        fit(account(), Tokens(), data, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(per_record, "try_alone", lambda *_: None)
+        with pytest.raises(UserError, match=r"gradients for a batch of \d+ records: .* dimension 0"):
+            fit(account(), Tokens(), data, 1)
 
 
 def test_without_that_check_a_record_moves_the_sum_by_more_than_the_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(per_record, "try_alone", lambda *_: None)
     monkeypatch.setattr(SecureDPOptimizer, "_check_gradient", staticmethod(lambda *_: None))
     monkeypatch.setattr(SecureDPOptimizer, "_bounded", lambda _, rows: torch.ones(rows, dtype=torch.bool))
     keep = SecureDPOptimizer._keep
