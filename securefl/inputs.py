@@ -24,8 +24,8 @@ from securefl.data_knobs import DataKnobs
 from securefl.errors import UserError
 from securefl.job import Job
 from securefl.privacy.batches import BLOCK, Batch, beside, count_rows, in_blocks, take
-from securefl.privacy.mixing import TRIED, Loss, refuse_mixed_gradients, refuse_mixing, refuse_mixing_loss
-from securefl.privacy.trials import refuse_dead_norms, try_model
+from securefl.privacy.mixing import TRIED, refuse_mixing, refuse_mixing_loss
+from securefl.privacy.trials import refuse_dead_norms, try_model, try_without_loss
 from securefl.round import named
 from securefl.round_types import Fold
 from securefl.trainer import ClientTrainer
@@ -196,13 +196,9 @@ def try_step(sites: Sites, trainer: ClientTrainer, model: nn.Module, *, sample_r
                 if all(bool(torch.isfinite(one).all()) for one in rows):  # else `check_rows` names the row
                     refuse_mixing(model, rows[0])
                     refuse_mixing_loss(model, trainer.loss, *rows)
-                    refuse_mixed_gradients(model, _loss_of(trainer, rows[1]), rows[0])
+                    try_without_loss(model, rows[0])
             outputs, tried = (1 if len(shape) < 2 else shape[-1]) if shape is not None else None, True
     return outputs
-
-
-def _loss_of(trainer: ClientTrainer, y: torch.Tensor) -> Loss:
-    return lambda output, rows: trainer.loss(output, y[rows])
 
 
 def _different(data: Dataset[Any]) -> Batch:

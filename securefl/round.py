@@ -137,6 +137,8 @@ def trained(task: Task, number: int) -> Lent:
     with named(site.name):
         _before_training(site.trainer, lent.model, data)
         steps, given = (site.steps, training) if site.local is None else site.local.work(task, number, training)
+        if watched(training):
+            training.begin(lent.model)
         site.trainer.train(lent.model, data, given, steps)
         site.trainer.on_after_training(lent.model, data)
     return lent

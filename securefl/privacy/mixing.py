@@ -10,18 +10,19 @@ loop of the user's own.
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
 
+from protocols.rand import Replay
+from securefl.privacy.draws import secret_draws
 from securefl.privacy.models import ModelUnsupported
+from securefl.privacy.noise import gaussian
 
-Loss = Callable[[Any, list[int]], torch.Tensor]
-"""Mean loss of a batch, from the model's output and the numbers of its rows."""
 TRIED = 4
 """Rows that a loss is tried on, alone and together."""
 _CLOSE = 1e-3
@@ -61,10 +62,9 @@ def refuse_mixing(model: nn.Module, x: torch.Tensor) -> None:
 
 
 @contextmanager
-def _repeated() -> Iterator[None]:
-    """A trial run that is thrown away: each draws the same, and leaves torch's generator as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # noqa: TID251
+def repeated(name: str = "trial") -> Iterator[None]:
+    """A trial run that is thrown away: all of one name draw the same, and leave all generators as they were."""
+    with secret_draws(Replay(name)()):
         yield
 
 
@@ -72,7 +72,7 @@ def _outputs(model: nn.Module, *batches: torch.Tensor) -> list[torch.Tensor]:
     """What a copy of the model gives for the last of several batches: the tensors that have a line a record."""
     model = copy.deepcopy(model)
     for batch in batches:
-        with _repeated(), torch.no_grad():
+        with repeated(), torch.no_grad():
             found = model(batch)
     return [value for value in _tensors(found) if value.ndim and len(value) == len(batches[-1])]
 
@@ -115,7 +115,7 @@ def refuse_mixing_loss(
     own = [p for p in model.parameters() if p.requires_grad]
 
     def gradient(rows: list[int]) -> torch.Tensor:
-        with _repeated():
+        with repeated():
             found = torch.autograd.grad(loss(model(x[rows]), y[rows]), own, allow_unused=True, materialize_grads=True)
         return torch.cat([g.detach().reshape(-1) for g in found])
 
@@ -133,55 +133,67 @@ def refuse_mixing_loss(
             )
 
 
-def refuse_mixed_gradients(model: nn.Module, loss: Loss, x: torch.Tensor) -> None:
+def refuse_mixed_gradients(model: nn.Module, x: torch.Tensor) -> None:
     """Refuse a model whose gradients, one a record as Opacus takes them, change with the records beside it.
 
     What Opacus takes for records is dimension 0 of what each layer gets.  With time there, or with records in another order than
     in the batch, the gradient that is clipped would be put together from several records'.
 
     Args:
-        model: takes ``x``; it is left as it was.  Where it draws random numbers, only the number of gradients is looked at.
-        loss: of its output.
+        model: takes ``x``, and gives tensors with a line a record; it is left as it was.  Where it draws random numbers other than
+            for dropout, only the number of gradients is looked at.
         x: features of some records, shape (rows, …).
 
     Raises:
-        ModelUnsupported: naming the parameter, or the model with the difference.
+        ModelUnsupported: naming the parameter, or the model.
     """
-    calm, rows = _calm(model), [*range(len(x))] if len(x) > 1 else [0, 0]
-    together, alone = _each(calm, loss, x, rows), torch.cat([_each(calm, loss, x, [row]) for row in rows])
-    apart, size = together - alone, alone.norm(dim=1)
-    finite = bool(torch.isfinite(apart).all())
-    if finite and not _draws(calm, x) and float(apart.norm(dim=1).max()) > _CLOSE * float(size.max()) + 1e-9:
-        raise ModelUnsupported(
-            f"DP-SGD cannot train {type(model).__name__}: a record's gradient in its layers changes with the records beside it, "
-            "and ε would not hold: keep records in dimension 0 of every layer's input, in the order of the batch"
-        )
+    calm, rows = _without_dropout(model), [*range(len(x))] if len(x) > 1 else [0, 0]
+    for batch in (x, x.flip(0)):
+        together, alone = _each(calm, batch[rows]), torch.cat([_each(calm, batch[[row]]) for row in rows])
+        apart, size = (together - alone).norm(dim=1).max(), alone.norm(dim=1).max()
+        if bool(torch.isfinite(size)) and not float(apart) <= _CLOSE * float(size) + 1e-9 and not _draws(calm, batch):
+            raise ModelUnsupported(
+                f"DP-SGD cannot train {type(model).__name__}: a record's gradient in its layers changes with the records beside "
+                "it, and ε would not hold: keep records in dimension 0 of every layer's input, in the order of the batch"
+            )
 
 
-def _each(model: nn.Module, loss: Loss, x: torch.Tensor, rows: list[int]) -> torch.Tensor:
-    """Gradients of these records by Opacus, shape (rows, d)."""
+def squares(output: object, rows: int) -> torch.Tensor:
+    """A stand-in for a loss: a mean of one term a record, of the tensors in an output that have a line a record.
+
+    Raises:
+        ValueError: where there is no such tensor.
+    """
+    given = [o for o in _tensors(output) if o.requires_grad and o.is_floating_point() and o.ndim and len(o) == rows]
+    if not given:
+        raise ValueError("the output has no line a record")
+    return torch.stack([(o - 1).square().reshape(rows, -1).mean(dim=1) for o in given]).sum(dim=0).mean()
+
+
+def _each(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Gradients of these records by Opacus, shape (rows, d), float64."""
     from opacus import GradSampleModule  # noqa: PLC0415  (loads in 3 s)
 
     wrapped = GradSampleModule(copy.deepcopy(model), loss_reduction="mean")
-    with _repeated(), warnings.catch_warnings():
+    with repeated(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
-        loss(wrapped(x[rows]), rows).backward()  # type: ignore[no-untyped-call]
+        squares(wrapped(x), len(x)).backward()  # type: ignore[no-untyped-call]
     found = []
     for name, p in wrapped._module.named_parameters():  # noqa: SLF001  (names without Opacus' own)
         if not p.requires_grad:
             continue
-        sample = p.grad_sample if p.grad_sample is not None else p.new_zeros(len(rows), *p.shape)
-        if not isinstance(sample, torch.Tensor) or len(sample) != len(rows):
+        sample = p.grad_sample if p.grad_sample is not None else p.new_zeros(len(x), *p.shape)
+        if not isinstance(sample, torch.Tensor) or len(sample) != len(x):
             given = len(sample) if isinstance(sample, torch.Tensor) else "lists of"
             raise ModelUnsupported(
-                f"DP-SGD cannot train {type(model).__name__}: {name} has {given} gradients for {len(rows)} records: "
-                "keep records in dimension 0 of every layer's input"
+                f"DP-SGD cannot train {type(model).__name__}: {name} has {given} gradients for {len(x)} records: "
+                "keep records in dimension 0 of every layer's input, and of the model's"
             )
-        found.append(sample.detach().reshape(len(rows), -1))
+        found.append(sample.detach().reshape(len(x), -1).to(torch.float64))
     return torch.cat(found, dim=1)
 
 
-def _calm(model: nn.Module) -> nn.Module:
+def _without_dropout(model: nn.Module) -> nn.Module:
     """A copy whose dropout does nothing, though layers that own parameters are in training, as Opacus wants them."""
     model = copy.deepcopy(model).eval()
     for layer in model.modules():
@@ -193,34 +205,22 @@ def _calm(model: nn.Module) -> nn.Module:
 def _draws(model: nn.Module, x: torch.Tensor) -> bool:
     """Whether the output for the same rows is another one with other random numbers."""
 
-    def found(seed: int) -> list[torch.Tensor]:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(seed)  # noqa: TID251
+    def found(name: str) -> list[torch.Tensor]:
+        with repeated(name), torch.no_grad():
             return [o for o in _tensors(copy.deepcopy(model)(x)) if o.ndim and len(o) == len(x)]
 
-    return not _alike(found(0), found(1), [*range(len(x))])
+    return not _alike(found("one"), found("another"), [*range(len(x))])
 
 
-def squares(output: object, rows: list[int]) -> torch.Tensor:
-    """A mean of one term a record of the tensors in an output that have a line a record: a loss of nobody's.
-
-    Raises:
-        ValueError: where there is no such tensor.
-    """
-    given = [o for o in _tensors(output) if o.requires_grad and o.is_floating_point() and o.ndim and len(o) == len(rows)]
-    terms = [(o - 1).square().reshape(len(rows), -1).mean(dim=1) for o in given]
-    if not terms:
-        raise ValueError("the output has no line a record")
-    return torch.stack(terms).sum(dim=0).mean()
-
-
-def with_weights(model: nn.Module, value: float | None = None) -> nn.Module:
-    """A copy with made-up weights: all of this value, or small ones that differ."""
-    model = copy.deepcopy(model)
+def made_up(model: nn.Module) -> nn.Module:
+    """A copy with weights that come from nobody, and keep the scale of what passes through (He et al. 2015, arXiv 1502.01852)."""
+    model, rand = copy.deepcopy(model), Replay("made up")()
     with torch.no_grad():
-        for p in model.parameters():
-            p.fill_(0.0 if value is None else value)
-    return _stirred(model) if value is None else model
+        for name, p in model.named_parameters():
+            wide = p.ndim > 1
+            std = math.sqrt(2 / max(math.prod(p.shape[1:]), 1)) if wide else 0.1
+            p.copy_(gaussian(rand, name, p.shape, std) + (0.0 if wide else 0.5))
+    return model
 
 
 def _stirred(model: nn.Module) -> nn.Module:

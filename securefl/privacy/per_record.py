@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -36,7 +36,7 @@ from securefl.privacy.draws import secret_draws
 from securefl.privacy.mixing import TRIED
 from securefl.privacy.models import check_model
 from securefl.privacy.plain import Trained, check_steps
-from securefl.privacy.trials import refuse_packed, try_alone
+from securefl.privacy.trials import refuse_packed, try_without_loss
 
 MOST_SLOTS, FEWEST_SLOTS, AT_ONCE = 256, 8, 1 << 21
 """Rows of a chunk, and values of gradients that are held together."""
@@ -45,6 +45,11 @@ MOST_SLOTS, FEWEST_SLOTS, AT_ONCE = 256, 8, 1 << 21
 def slots_for(size: int) -> int:
     """Rows of a chunk for a model of ``size`` trainable values, a power of two: public, and the same for all data."""
     return int(min(max(1 << (AT_ONCE // max(size, 1)).bit_length() >> 1, FEWEST_SLOTS), MOST_SLOTS))
+
+
+Kept = dict[int, tuple[nn.Parameter, torch.Tensor]]
+"""Parameters by their ``id``, each with its weights at the last step."""
+CHANGED = "the weights were changed beside the noised steps: ε would not cover that change"
 
 
 class Observer(Protocol):
@@ -90,7 +95,9 @@ class PerRecord(ABC):
         self.sample_rate, self.planned_steps, self.left_out = sample_rate, planned_steps, 0
         self._entropy = entropy
         self._blocks: list[_Block] = []
-        self._tried = False
+        self._kept: Kept = {}
+        self._begun: list[torch.Tensor] | None = None
+        self._tried: set[str] = set()
 
     @property
     @abstractmethod
@@ -108,6 +115,12 @@ class PerRecord(ABC):
     @abstractmethod
     def charge(self, optimizer: DPOptimizer) -> None:
         """A step is taken."""
+
+    def begin(self, model: nn.Module) -> None:
+        """A round begins with these weights: from here on only noised steps may change what it sends."""
+        self._blocks = [block for block in self._blocks if block.open]
+        self._kept = {}
+        self._begun = keep(self._kept, [*model.parameters()])
 
     @property
     def chunk(self) -> Chunk | None:
@@ -142,15 +155,20 @@ class PerRecord(ABC):
             raise UserError(f"the model has {', '.join(sorted(narrow))} weights: sums of clipped gradients need float32 or float64")
         rows, was_training = count_rows(data), model.training
         self._try(model, data, rows)
+        if self._begun is None:  # what came before is another round's
+            self._blocks = [block for block in self._blocks if block.open]
+            self._kept = {id(p): self._kept[id(p)] for block in self._blocks for p in block.own}
+        if not _as_kept([*model.parameters()], self._kept):
+            raise UserError("the weights were changed before the noised steps: ε would not cover that change")
         optimizer.zero_grad(set_to_none=True)
         model.train()
         before = {id(layer) for layer in model.modules() if "activations" in vars(layer)}
-        block = _Block(self, model)
+        block = _Block(self, model, self._kept, self._begun)
         wrapped = GradSampleModule(model, loss_reduction="mean")
         wrapped.forbid_grad_accumulation()
         noisy = self.wrap(optimizer, model, rows, block)
         noisy.attach_step_hook(block.charge)
-        self._blocks = [*(earlier for earlier in self._blocks if earlier.open), block]
+        self._blocks.append(block)
         rand = self._entropy()
         try:
             with warnings.catch_warnings(), secret_draws(rand), refuse_packed(model):
@@ -158,7 +176,7 @@ class PerRecord(ABC):
                 yield wrapped, noisy, block.batches(data, rand, steps)
             block.check_walked()
             noisy.check_settings()
-            self.check_untouched(model)
+            block.check_untouched()
         finally:
             block.open = False
             wrapped.to_standard_module()
@@ -166,23 +184,29 @@ class PerRecord(ABC):
             model.train(was_training)
 
     def check_untouched(self, model: nn.Module) -> None:
-        """The weights of ``model`` are those that the last noised step gave, be it as a part or a copy of what was trained.
+        """The weights of ``model`` are those that the last noised step gave, or the round began with.
 
-        Where nothing was trained here, any pass.
+        They may also be a copy of what was trained, or of a part of it in one piece, if that began with the round's.
 
         Raises:
             UserError: where something else changed them: ε would not cover that.
         """
-        if self._blocks:
-            self._blocks[-1].check_untouched(model)
+        if not self._blocks:
+            return  # no step: the account shows it
+        own = [*model.parameters()]
+        known = [p for p in own if id(p) in self._kept]
+        if known and (self._begun is None or len(known) == len(own)) and _as_kept(known, self._kept):
+            return
+        trained = [block for block in self._blocks if block.from_the_start]
+        if not any(_within(own, block.weights) for block in trained):
+            raise UserError(CHANGED)
 
     def _try(self, model: nn.Module, data: Dataset[Any], rows: int) -> None:
-        """Once, before the first step: with weights of nobody's, what `try_alone` refuses."""
-        if not self._tried:
+        """Once for each kind of model, before its first step."""
+        if repr(model) not in self._tried:
             x, _ = beside(model, *take(data, np.arange(min(rows, TRIED))))
-            if bool(torch.isfinite(x).all()):
-                try_alone(model, x)
-            self._tried = True
+            try_without_loss(model, x)
+            self._tried.add(repr(model))
 
     def over_plan(self, wanted: int) -> UserError:
         """The error for a step that the noise was not calibrated for."""
@@ -195,14 +219,22 @@ class PerRecord(ABC):
 class _Block:
     """One ``with training.private(…)``: watches that every batch gets its one step, and that nothing else moves the weights."""
 
-    def __init__(self, training: PerRecord, model: nn.Module) -> None:
-        self.training, self.model, self.open, self._walked = training, model, True, False
+    def __init__(self, training: PerRecord, model: nn.Module, kept: Kept, begun: list[torch.Tensor] | None) -> None:
+        self.training, self.model, self.open, self._walked, self._kept = training, model, True, False, kept
         self.slots = slots_for(sum(p.numel() for p in trainable(model)))
         self.waiting: Chunk | None = None
+        self.own = [*model.parameters()]
+        known = all(id(p) in kept for p in self.own)
+        self.from_the_start = begun is None or known or _within(begun, keep({}, self.own))
         self._keep_weights()
 
+    @property
+    def weights(self) -> list[torch.Tensor]:
+        """As the last step left them."""
+        return [self._kept[id(p)][1] for p in self.own]
+
     def admit(self) -> Chunk:
-        self.check_untouched(self.model)
+        self.check_untouched()
         if self.training.steps_taken >= self.training.planned_steps:
             raise self.training.over_plan(self.training.steps_taken + 1)
         if self.waiting is None:
@@ -222,7 +254,7 @@ class _Block:
         self.waiting = None
 
     def _keep_weights(self) -> None:
-        self._weights = [parameter.detach().clone() for parameter in self.model.parameters()]
+        keep(self._kept, self.own)
 
     def batches(self, data: Dataset[Any], rand: Rand, steps: int) -> Iterator[Batch]:
         for number in range(steps):
@@ -241,20 +273,31 @@ class _Block:
         if self.waiting is not None:
             raise UserError("a batch got no optimizer step: every batch needs one, the empty one too")
 
-    def check_untouched(self, model: nn.Module) -> None:
-        """Every parameter is as it was kept, or, where it is another object, all of them together are."""
-        kept = {id(now): then for now, then in zip(self.model.parameters(), self._weights, strict=True)}
-        own = [*model.parameters()]
-        if any(id(p) in kept for p in own):
-            pairs = [(p, kept.get(id(p))) for p in own]
-        else:
-            pairs = [*zip(own, [*self._weights, *[None] * len(own)], strict=False)]
-        if not all(_same(now, then) for now, then in pairs):
-            raise UserError("the weights were changed beside the noised steps: ε would not cover that change")
+    def check_untouched(self) -> None:
+        if not _as_kept(self.own, self._kept):
+            raise UserError(CHANGED)
 
 
-def _same(now: torch.Tensor, then: torch.Tensor | None) -> bool:
-    return then is not None and now.shape == then.shape and torch.allclose(now, then.to(now), rtol=0, atol=0, equal_nan=True)
+def keep(kept: Kept, parameters: list[nn.Parameter]) -> list[torch.Tensor]:
+    """Put copies of the weights into ``kept``, and return them."""
+    copies = [p.detach().clone() for p in parameters]
+    kept |= {id(p): (p, then) for p, then in zip(parameters, copies, strict=True)}
+    return copies
+
+
+def _as_kept(parameters: list[nn.Parameter], kept: Kept) -> bool:
+    """Whether all of them that were kept are as they were."""
+    return all(_same(p, kept[id(p)][1]) for p in parameters if id(p) in kept)
+
+
+def _within(weights: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> bool:
+    """Whether these stand among the others, one after another."""
+    starts = range(len(others) - len(weights) + 1)
+    return any(all(map(_same, weights, others[start : start + len(weights)])) for start in starts)
+
+
+def _same(now: torch.Tensor, then: torch.Tensor) -> bool:
+    return now.shape == then.shape and torch.allclose(now, then.to(now), rtol=0, atol=0, equal_nan=True)
 
 
 def _check_parameters(model: nn.Module, optimizer: Optimizer) -> None:

@@ -47,6 +47,9 @@ class Watched(Protocol):
 
     left_out: int
 
+    def begin(self, model: nn.Module) -> None:
+        """A round begins with the weights of ``model``."""
+
     def check_untouched(self, model: nn.Module) -> None:
         """Raise `UserError` where the weights of ``model`` are others."""
 

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils.rnn import PackedSequence
 
-from securefl.privacy.mixing import refuse_mixed_gradients, squares, with_weights
+from securefl.privacy.mixing import made_up, refuse_mixed_gradients, repeated, squares
 from securefl.privacy.models import ModelUnsupported, first_sentence
 
 SMALLEST_GROUP = 3
@@ -91,8 +91,8 @@ def refuse_packed(model: nn.Module) -> Iterator[None]:
 def refuse_operations(model: nn.Module, output: torch.Tensor) -> None:
     """Refuse operations that round a record's values by what others hold, in whichever record.
 
-    `torch.prod`: the way through its gradient is another one if any of its values is 0.  Compiled code, and without MKL sin and
-    cos: they take the way for large values where any of a register's 4 to 16 is large.
+    `torch.prod`: the way through its gradient is another one if any of its values is 0.  Compiled code, and without MKL sin, cos
+    and tan: they take the way for large values where any of a register's 4 to 16 is large.
 
     Raises:
         ModelUnsupported: where ``output`` went through one.
@@ -103,7 +103,9 @@ def refuse_operations(model: nn.Module, output: torch.Tensor) -> None:
         ("CompiledFunction",): "compiled functions may round a record's values by what others hold; leave torch.compile out",
     }
     if not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
-        bad["SinBackward", "CosBackward"] = "this build of torch has no MKL, and rounds sin and cos of a record by what others hold"
+        bad["SinBackward", "CosBackward", "TanBackward"] = (
+            "this build of torch has no MKL, and may round sin, cos and tan of a record by what others hold"
+        )
     waiting, seen = [output.grad_fn], set[object]()
     while waiting:
         node = waiting.pop()
@@ -124,10 +126,9 @@ def refuse_raising(
     Raises:
         ModelUnsupported: with the error.
     """
-    for value in (math.nan, 1e38):
-        tried = with_weights(model, value).train()
+    for tried in _extreme(model):
         try:
-            with torch.no_grad(), warnings.catch_warnings():
+            with torch.no_grad(), repeated(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 loss(tried(x), y)
         except Exception as error:
@@ -138,8 +139,18 @@ def refuse_raising(
             ) from error
 
 
-def try_alone(model: nn.Module, x: torch.Tensor) -> None:
-    """What can be tried of a model without its loss, for training loops of the user's own; weights are made up.
+def _extreme(model: nn.Module) -> Iterator[nn.Module]:
+    """Copies in training: weights not a number, large and positive, large and negative, and large of either sign."""
+    for value in (math.nan, 1e38, -1e38, None):
+        tried = made_up(model).train()
+        with torch.no_grad():
+            for p in tried.parameters():
+                p.copy_(p.sign() * 1e38) if value is None else p.fill_(value)
+        yield tried
+
+
+def try_without_loss(model: nn.Module, x: torch.Tensor) -> None:
+    """What can be tried of a model by itself, with weights that come from nobody; in float64 where the model takes that.
 
     Nothing is tried of a model that does not take ``x`` as it is, or whose output has no line a record.
 
@@ -150,17 +161,33 @@ def try_alone(model: nn.Module, x: torch.Tensor) -> None:
     Raises:
         ModelUnsupported: for operations and gradients that tie records together.
     """
-    tried = with_weights(model)
-    with refuse_packed(tried):
-        try:
-            found = squares(copy.deepcopy(tried).eval()(x), [*range(len(x))])
-        except ModelUnsupported:
-            raise
-        except Exception:  # noqa: BLE001  (the loop calls it in a way of its own)
+    try:
+        made = made_up(model)
+    except Exception as error:
+        why = first_sentence(str(error))
+        raise ModelUnsupported(f"{type(model).__name__} cannot be copied ({why}): keep no outputs in its attributes") from error
+    x = _of_two_lengths(torch.nan_to_num(x))
+    for tried, rows in ((copy.deepcopy(made).double(), x.double() if x.is_floating_point() else x), (made, x)):
+        with refuse_packed(tried):
+            try:
+                with repeated():
+                    found = squares(copy.deepcopy(tried).eval()(rows), len(rows))
+            except ModelUnsupported:
+                raise
+            except Exception:  # noqa: BLE001, S112  (the loop calls it in a way of its own)
+                continue
+            refuse_operations(model, found)
+            with _refused(model):
+                refuse_mixed_gradients(tried, rows)
             return
-        refuse_operations(model, found)
-        with _refused(model):
-            refuse_mixed_gradients(tried, squares, x)
+
+
+def _of_two_lengths(x: torch.Tensor) -> torch.Tensor:
+    """The rows, one of which ends at once in zeros, as the padding of sequences is: models that sort do so by length."""
+    x = x.clone()
+    if len(x) > 1 and x.ndim > 1:
+        x[1, 1:] = 0
+    return x
 
 
 def refuse_dead_norms(model: nn.Module, x: torch.Tensor) -> None:

@@ -18,10 +18,11 @@ from securefl.errors import UserError
 from securefl.inputs import try_step
 from securefl.privacy import per_record
 from securefl.privacy.gradients import GradientSums
-from securefl.privacy.mixing import refuse_mixed_gradients, squares
+from securefl.privacy.mixing import refuse_mixed_gradients, refuse_mixing
 from securefl.privacy.noise_plan import Cohort
 from securefl.privacy.per_record import slots_for
 from securefl.privacy.record_plan import calibrate_records
+from securefl.privacy.trials import try_without_loss
 from securefl.round_types import Fold
 from securefl.trainer import ClientTrainer
 
@@ -107,11 +108,61 @@ def test_gradients_of_several_records_are_refused_and_without_that_one_moves_the
         try_step(sites, ClientTrainer(), model, sample_rate=0.5, private=True)
     with pytest.raises(UserError, match="keep records in dimension 0"):  # a loop of one's own tries nothing before
         fit(account(), model, TensorDataset(x, y), 1)
-    monkeypatch.setattr(inputs, "refuse_mixed_gradients", lambda *_: None)
+    monkeypatch.setattr(inputs, "try_without_loss", lambda *_: None)
     try_step(sites, ClientTrainer(), model, sample_rate=0.5, private=True)
-    monkeypatch.setattr(per_record, "try_alone", lambda *_: None)
+    monkeypatch.setattr(per_record, "try_without_loss", lambda *_: None)
     assert moved(model, x, y) > 2.0, "clips"
     assert moved(mlp(), x.reshape(len(x), -1)[:, :3], y) <= 1.0 + 1e-9
+
+
+@pytest.mark.parametrize("layers", [1, 4, 12])
+@pytest.mark.parametrize("width", [32, 256])
+@pytest.mark.parametrize("order", ["as they come", "ascending", "descending", "equal"])
+def test_sorting_is_found_in_deep_nets_and_among_sorted_rows(order: str, width: int, layers: int) -> None:
+    x = sorting()[1][:4]
+    lengths = (x != 0).sum(1)
+    rows = {"ascending": lengths.argsort(), "descending": lengths.argsort(descending=True), "equal": torch.tensor([0, 0, 0, 0])}
+    x = x[rows.get(order, torch.arange(4))] + torch.arange(4)[:, None] * 0.1 * (x[rows.get(order, torch.arange(4))] != 0)
+    model = Sorting()
+    model.mid = nn.Sequential(nn.Linear(8, width), nn.ReLU(), *[nn.Linear(width, width), nn.ReLU()] * layers, nn.Linear(width, 8))  # type: ignore[assignment]
+    with pytest.raises(UserError, match="in the order of the batch"):
+        try_without_loss(model, x)
+
+
+def test_every_kind_of_model_is_tried_not_only_the_first() -> None:
+    dp, (model, x) = account(), sorting()
+    data = TensorDataset(x, torch.ones(len(x), 1))
+    fit(dp, nn.Linear(8, 1), data, 1)
+    with pytest.raises(UserError, match="in the order of the batch"):
+        fit(dp, model, data, 1)
+
+
+def test_a_model_that_cannot_be_copied_is_named() -> None:
+    class Keeps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(3, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.last: torch.Tensor = self.inner(x)
+            return self.last
+
+    model = Keeps()
+    model(torch.ones(2, 3))
+    with pytest.raises(UserError, match=r"Keeps cannot be copied .*: keep no outputs in its attributes"):
+        fit(account(), model, TensorDataset(torch.ones(4, 3), torch.ones(4, 1)), 1)
+
+
+class Wave(nn.Module):
+    """A sine of large values turns the rounding of float32 into whole differences."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(13, 32), nn.Linear(32, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.outer(torch.sin(self.inner(x)))
+        return out
 
 
 class Noisy(nn.Module):
@@ -124,6 +175,18 @@ class Noisy(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.drop(self.inner(x))
         out: torch.Tensor = self.outer(h + torch.randn_like(h))
+        return out
+
+
+class OfNumpy(nn.Module):
+    """Draws from numpy, and counts in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.inner(x.float() + torch.from_numpy(np.random.normal(size=x.shape)).float())  # noqa: NPY002
         return out
 
 
@@ -142,8 +205,11 @@ class Pair(nn.Module):
 def test_what_draws_or_is_called_otherwise_is_trained() -> None:
     x = torch.linspace(-1, 1, 12).reshape(4, 3)
     for model in (Noisy(), nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.9), nn.Linear(4, 1)), mlp()):
-        refuse_mixed_gradients(model, squares, x)
-        refuse_mixed_gradients(model, squares, x[:1])
+        refuse_mixed_gradients(model, x)
+        refuse_mixed_gradients(model, x[:1])
+    try_without_loss(Wave(), 1e6 + 1e6 * torch.linspace(-1, 1, 52).reshape(4, 13))
+    try_without_loss(OfNumpy(), x)
+    refuse_mixing(OfNumpy(), x)
     data, model = TensorDataset(x[:, :1], torch.ones(4, 1)), Pair()
     sgd = torch.optim.SGD(model.parameters(), lr=1.0)
     with account().private(model, sgd, data, 1) as (wrapped, optimizer, batches):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 from opacus import GradSampleModule
 from opacus.accountants import RDPAccountant
 from opacus.layers import DPLSTM
-from private_training import DELTA, MODELS, TINY, Tokens, account, assert_plain, fit, flat, logistic, released, table
+from private_training import DELTA, MODELS, TINY, Tokens, account, assert_plain, fit, flat, logistic, mlp, released, table
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -21,7 +23,7 @@ from protocols.rand import Replay
 from securefl.errors import UserError
 from securefl.privacy import per_record
 from securefl.privacy.accountant import calibrate, epsilon_of
-from securefl.privacy.dpsgd import SecureDPOptimizer, site_epsilon
+from securefl.privacy.dpsgd import LocalRecordDP, SecureDPOptimizer, site_epsilon
 from securefl.privacy.gradients import GradientSums
 from securefl.privacy.noise_plan import Cohort
 from securefl.privacy.plain import LocalTraining, PlainTraining
@@ -259,18 +261,109 @@ class Outer(nn.Module):
         return out
 
 
-@pytest.mark.parametrize("how", ["itself", "as a part", "as a copy"])
-def test_weights_that_change_beside_the_steps_are_seen_whatever_was_trained(how: str) -> None:
-    """The model that is sent may be the one that was trained, a part of it, or hold a copy of its weights."""
-    dp, model = account(), logistic()
-    fit(dp, {"itself": model, "as a part": Outer(model), "as a copy": (copy := logistic())}[how], table(20), 2)
-    if how == "as a copy":
-        model.load_state_dict(copy.state_dict())
+class Personal(nn.Module):
+    """A layer of one's own before what is shared."""
+
+    def __init__(self, shared: nn.Module) -> None:
+        super().__init__()
+        self.own, self.shared = nn.Linear(3, 3), shared
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.shared(torch.tanh(self.own(x)))
+        return out
+
+
+def itself(dp: LocalRecordDP, model: nn.Module) -> None:
+    fit(dp, model, table(20), 2)
+
+
+def as_a_part(dp: LocalRecordDP, model: nn.Module) -> None:
+    fit(dp, Outer(model), table(20), 2)
+
+
+def as_a_copy(dp: LocalRecordDP, model: nn.Module) -> None:
+    own = copy.deepcopy(model)
+    fit(dp, own, table(20), 2)
+    model.load_state_dict(own.state_dict())
+
+
+def behind_a_personal_layer(dp: LocalRecordDP, model: nn.Module) -> None:
+    own = Personal(copy.deepcopy(model))
+    fit(dp, own, table(20), 2)
+    model.load_state_dict(own.shared.state_dict())
+
+
+def and_another_afterwards(dp: LocalRecordDP, model: nn.Module) -> None:
+    fit(dp, model, table(20), 1)
+    fit(dp, mlp(), table(20), 1)
+
+
+def twice(dp: LocalRecordDP, model: nn.Module) -> None:
+    for _ in range(2):
+        fit(dp, model, table(20), 1)
+
+
+def beside_another(dp: LocalRecordDP, model: nn.Module) -> None:
+    other = mlp()
+    blocks = [dp.private(m, torch.optim.SGD(m.parameters(), lr=1.0), table(20), 1) for m in (model, other)]
+    with blocks[0] as one, blocks[1] as two:
+        for wrapped, optimizer, batches in (one, two):
+            for x, y in batches:
+                optimizer.zero_grad()
+                bce(wrapped(x), y).backward()
+                optimizer.step()
+
+
+def a_part_of_it(dp: LocalRecordDP, model: nn.Module) -> None:
+    fit(dp, model[-1] if isinstance(model, nn.Sequential) else model, table(20, 5 if isinstance(model, nn.Sequential) else 3), 2)
+
+
+WAYS = [itself, as_a_part, as_a_copy, behind_a_personal_layer, and_another_afterwards, twice, beside_another, a_part_of_it]
+
+
+@pytest.mark.parametrize(
+    ("way", "begun"), [*product(WAYS, [True]), *product([w for w in WAYS if w is not and_another_afterwards], [False])]
+)
+@pytest.mark.parametrize("kind", ["logistic", "mlp"])
+def test_weights_that_change_beside_the_steps_are_seen_however_they_were_trained(kind: str, way: Any, begun: bool) -> None:
+    dp, model = account(), MODELS[kind]()
+    if begun:
+        dp.begin(model)
+    way(dp, model)
     dp.check_untouched(model)
     with torch.no_grad():
-        model.bias.add_(1e-6)
+        [*model.parameters()][-1].add_(1e-6)
     with pytest.raises(UserError, match="changed beside the noised steps"):
         dp.check_untouched(model)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_weights_that_change_before_the_steps_are_seen(way: Any) -> None:
+    """As with a bias that is set to the log-odds of a site's labels: the difference to the global model would be sent."""
+    dp, model = account(), logistic()
+    dp.begin(model)
+    with torch.no_grad():
+        model.bias.add_(1e-6)
+
+    def trained() -> None:
+        way(dp, model)
+        dp.check_untouched(model)
+
+    with pytest.raises(UserError, match="the weights were changed"):
+        trained()
+
+
+def test_weights_that_change_between_two_blocks_of_a_round_are_seen() -> None:
+    dp, model = account(), logistic()
+    dp.begin(model)
+    twice(dp, model)
+    with torch.no_grad():
+        model.bias.add_(1e-6)
+    with pytest.raises(UserError, match="changed before the noised steps"):
+        itself(dp, model)
+    dp.begin(model)  # the next round has other weights
+    itself(dp, model)
+    dp.check_untouched(model)
 
 
 def test_sums_are_not_kept_over_steps_whatever_is_cleared() -> None:
@@ -400,9 +493,15 @@ def test_a_loss_that_raises_at_extreme_weights_is_refused() -> None:
     def on_probabilities(output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return nn.functional.binary_cross_entropy(torch.sigmoid(output), y)
 
+    def gaussian(output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:  # refuses what is below zero, and takes nan
+        return nn.functional.gaussian_nll_loss(output[:, :1], y, output[:, 1:])
+
     x, y = table(20).tensors
-    with pytest.raises(UserError, match="a server that makes up weights"):
-        try_model(logistic(), on_probabilities, x, y)
+    variance = nn.Linear(3, 2)
+    nn.init.constant_(variance.weight, 0.1), nn.init.constant_(variance.bias, 0.1)
+    for model, loss in ((logistic(), on_probabilities), (variance, gaussian)):
+        with pytest.raises(UserError, match="a server that makes up weights"):
+            try_model(model, loss, x.abs(), y)
     model, rare = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 1)), torch.tensor([[1.0, 0.0, 0.0]])
     with torch.no_grad():
         for layer in (model[0], model[2]):
@@ -430,13 +529,13 @@ def test_a_layer_that_sees_words_instead_of_records_is_refused() -> None:
     with pytest.raises(UserError, match=r"word.weight has 16 gradients for 4 records: .* dimension 0"):
         fit(account(), Tokens(), data, 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(per_record, "try_alone", lambda *_: None)
+        patch.setattr(per_record, "try_without_loss", lambda *_: None)
         with pytest.raises(UserError, match=r"gradients for a batch of \d+ records: .* dimension 0"):
             fit(account(), Tokens(), data, 1)
 
 
 def test_without_that_check_a_record_moves_the_sum_by_more_than_the_clip(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(per_record, "try_alone", lambda *_: None)
+    monkeypatch.setattr(per_record, "try_without_loss", lambda *_: None)
     monkeypatch.setattr(SecureDPOptimizer, "_check_gradient", staticmethod(lambda *_: None))
     monkeypatch.setattr(SecureDPOptimizer, "_bounded", lambda _, rows: torch.ones(rows, dtype=torch.bool))
     keep = SecureDPOptimizer._keep

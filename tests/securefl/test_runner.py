@@ -229,6 +229,24 @@ def test_a_trainer_that_changes_the_global_model_before_training_is_refused(own:
         Runner(linear, sites(), trainer=trainer, job=job(rounds=1)).run()
 
 
+class LogOdds(ClientTrainer):
+    """Begins with what the labels say, which no noise covers."""
+
+    def train(self, model: nn.Module, data: Any, training: Any, steps: int) -> None:
+        with torch.no_grad():
+            [*model.parameters()][-1].add_(data[:][1].float().mean())
+        super().train(model, data, training, steps)
+
+
+@pytest.mark.parametrize("mechanism", ["local-record", "distributed-record"])
+def test_a_loop_that_changes_the_weights_before_the_noised_steps_is_refused(mechanism: str) -> None:
+    knobs = job(mechanism=mechanism, sample_rate=0.3, rounds=2, **({"rows": 60} if mechanism != "local-record" else {}))
+    Runner(linear, sites(), job=knobs).run()
+    with pytest.raises(UserError, match="changed before the noised steps"):
+        Runner(linear, sites(), trainer=LogOdds(), job=knobs).run()
+    Runner(linear, sites(), trainer=LogOdds(), job=job(rounds=1)).run()  # without ε a loop does as it likes
+
+
 def test_terms_are_made_once_for_all_parties_of_a_round_and_anew_in_each(monkeypatch: pytest.MonkeyPatch) -> None:
     made, usual = [], Scheme.terms
     monkeypatch.setattr(Scheme, "terms", lambda self, at, *rest: (made.append(at.round), usual(self, at, *rest))[1])
