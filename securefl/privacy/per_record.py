@@ -224,9 +224,9 @@ class _Block:
         self.slots = slots_for(sum(p.numel() for p in trainable(model)))
         self.waiting: Chunk | None = None
         self.own = [*model.parameters()]
-        known = all(id(p) in kept for p in self.own)
-        self.from_the_start = begun is None or known or _within(begun, keep({}, self.own))
-        self._keep_weights()
+        new = [p for p in self.own if id(p) not in kept]
+        self.from_the_start = begun is None or not new or _within(begun, self.own)
+        keep(kept, new)
 
     @property
     def weights(self) -> list[torch.Tensor]:

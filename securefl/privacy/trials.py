@@ -141,8 +141,9 @@ def refuse_raising(
 
 def _extreme(model: nn.Module) -> Iterator[nn.Module]:
     """Copies in training: weights not a number, large and positive, large and negative, and large of either sign."""
+    made = made_up(model).train()
     for value in (math.nan, 1e38, -1e38, None):
-        tried = made_up(model).train()
+        tried = copy.deepcopy(made)
         with torch.no_grad():
             for p in tried.parameters():
                 p.copy_(p.sign() * 1e38) if value is None else p.fill_(value)

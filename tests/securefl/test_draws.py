@@ -27,18 +27,23 @@ from securefl.privacy.record_plan import calibrate_records
 ROWS, FEATURES = 60, 5
 
 
+def one_step(model: nn.Module, data: Dataset[Any], entropy: Any) -> np.ndarray[Any, Any]:
+    """The sum of one step over all rows, in clips."""
+    size = sum(p.numel() for p in model.parameters())
+    plan = calibrate_records(epsilon=1.0, delta=1e-6, cohort=Cohort(4, 3, 1), rounds=10, size=size, clip=1.0, rate=1.0, rows=ROWS)
+    training = GradientSums(plan, entropy)
+    fit(training, model, data, 1)
+    return np.asarray(training.take() / plan.fixed)
+
+
 def summed(entropy: Any, seed: int) -> np.ndarray[Any, Any]:
     """The sum of one step over all rows, of a model with a dropout layer, in a script that sets a seed."""
     model = nn.Sequential(nn.Linear(FEATURES, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 1))
     initialise(model, 1)
-    size = sum(p.numel() for p in model.parameters())
-    plan = calibrate_records(epsilon=1.0, delta=1e-6, cohort=Cohort(4, 3, 1), rounds=10, size=size, clip=1.0, rate=1.0, rows=ROWS)
-    training = GradientSums(plan, entropy)
     rng = np.random.default_rng(0)
     x, y = torch.from_numpy(rng.random((ROWS, FEATURES), np.float32)), torch.arange(ROWS) % 2
     torch.manual_seed(seed)
-    fit(training, model, TensorDataset(x, y.float()[:, None]), 1)
-    return np.asarray(training.take() / plan.fixed)
+    return one_step(model, TensorDataset(x, y.float()[:, None]), entropy)
 
 
 def apart(one: np.ndarray[Any, Any], two: np.ndarray[Any, Any]) -> float:
@@ -70,14 +75,10 @@ def augmented(entropy: Any, rows: slice, seed: int = 0) -> np.ndarray[Any, Any]:
     """The sum of a step over rows, each with noise of its own, in a script that sets seeds."""
     model = nn.Sequential(nn.Linear(FEATURES, 8), nn.Tanh(), nn.Linear(8, 1))
     initialise(model, 1)
-    size = sum(p.numel() for p in model.parameters())
-    plan = calibrate_records(epsilon=1.0, delta=1e-6, cohort=Cohort(4, 3, 1), rounds=10, size=size, clip=1.0, rate=1.0, rows=ROWS)
-    training = GradientSums(plan, entropy)
     x, y = torch.linspace(-1, 1, ROWS * FEATURES).reshape(ROWS, FEATURES), (torch.arange(ROWS) % 2).float()[:, None]
     np.random.seed(seed)
     random.seed(seed)
-    fit(training, model, Augmented(x[rows], y[rows]), 1)
-    return np.asarray(training.take() / plan.fixed)
+    return one_step(model, Augmented(x[rows], y[rows]), entropy)
 
 
 def test_augmentation_does_not_follow_from_the_seed_of_a_script(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,7 +122,8 @@ def test_sorting_is_found_in_deep_nets_and_among_sorted_rows(order: str, width: 
     x = sorting()[1][:4]
     lengths = (x != 0).sum(1)
     rows = {"ascending": lengths.argsort(), "descending": lengths.argsort(descending=True), "equal": torch.tensor([0, 0, 0, 0])}
-    x = x[rows.get(order, torch.arange(4))] + torch.arange(4)[:, None] * 0.1 * (x[rows.get(order, torch.arange(4))] != 0)
+    x = x[rows.get(order, torch.arange(4))]
+    x = x + torch.arange(4)[:, None] * 0.1 * (x != 0)
     model = Sorting()
     model.mid = nn.Sequential(nn.Linear(8, width), nn.ReLU(), *[nn.Linear(width, width), nn.ReLU()] * layers, nn.Linear(width, 8))  # type: ignore[assignment]
     with pytest.raises(UserError, match="in the order of the batch"):
