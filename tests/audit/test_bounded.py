@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
+import resource
+import signal
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -14,7 +18,7 @@ import pytest
 from protocols.errors import Abort, Misuse, Refused
 from protocols.session import Letter
 from securefl.audit import Adversary, Bounds, Target, Verdict, audit_protocol
-from securefl.audit.bounded import bounded
+from securefl.audit.bounded import bounded, outcome
 from securefl.audit.verdict import SEVERITY, broken, combine, harmless
 
 SHORT, ENOUGH = Bounds(seconds=1.0), Bounds(seconds=120.0, memory=64 << 20)
@@ -97,6 +101,56 @@ def test_what_an_attack_does_to_its_process_does_not_stay() -> None:
 
     assert bounded(play, ENOUGH)[0].why == "[1]"
     assert changed == []
+
+
+class Served:
+    """As a server that was stopped: whoever takes it down in another process waits for threads that are not there."""
+
+    home = os.getpid()
+
+    def __init__(self) -> None:
+        self.itself = self
+
+    def __del__(self) -> None:
+        while os.getpid() != self.home:
+            pass
+
+
+def collects() -> Verdict:
+    gc.collect()
+    return harmless("it came to its end")
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_what_the_process_left_behind_is_not_taken_down_in_the_copy(*, collecting: bool) -> None:
+    (gc.enable if collecting else gc.disable)()
+    try:
+        Served()
+        assert bounded(collects, SHORT)[0].why == "it came to its end"
+        assert gc.isenabled() == collecting
+        Served()
+        child = os.fork()
+        if not child:  # the control: without what `bounded` does the copy comes to no end
+            resource.setrlimit(resource.RLIMIT_CPU, (1, 1))
+            outcome(collects)
+            os._exit(0)
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) in (signal.SIGXCPU, signal.SIGKILL)
+    finally:
+        gc.enable()
+        gc.collect()
+
+
+def test_an_attack_collects_what_it_leaves_itself() -> None:
+    def play() -> Verdict:
+        class Held:
+            def __init__(self) -> None:
+                self.itself = self
+
+        gone = weakref.ref(Held())
+        gc.collect()
+        return harmless(str(gone() is None))
+
+    assert bounded(play, ENOUGH)[0].why == "True"
 
 
 def test_what_an_attack_prints_goes_nowhere(capfd: pytest.CaptureFixture[str]) -> None:
