@@ -31,7 +31,8 @@ from protocols import cost, secagg
 from protocols.bulk import Bulk
 from protocols.kahe_parameters import KaheParameters
 from protocols.primitives import rlwe
-from protocols.suite import Parameters, SumParameters
+from protocols.secagg_parameters import Parameters
+from protocols.suite import SumParameters
 
 SIZES = {5: (1000, 100_000, 1_000_000), 20: (1000, 20_000, 200_000, 1_000_000), 100: (1000, 10_000, 50_000, 200_000)}
 MOST, DROPOUTS = 32767, (0.0, 0.1, 0.3)

@@ -16,7 +16,7 @@ import matplotlib as mpl
 import typer
 from rounds import measure
 
-from protocols.suite import Parameters
+from protocols.secagg_parameters import Parameters
 
 mpl.use("svg")
 from matplotlib import pyplot as plt

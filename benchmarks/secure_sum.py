@@ -17,7 +17,8 @@ from rounds import Measured, floor, measure
 from protocols import degree, sums
 from protocols.primitives.graph import Harary
 from protocols.ring import Ring
-from protocols.suite import Parameters, SumParameters, default_threshold, ring_bits
+from protocols.secagg_parameters import Parameters
+from protocols.suite import SumParameters, default_threshold, ring_bits
 
 
 def build(

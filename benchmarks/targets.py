@@ -31,8 +31,9 @@ from rounds import PERMISSIVE, Measured, measure
 from secure_sum import build, report
 
 from protocols import simulate, sums
+from protocols.secagg_parameters import Parameters
 from protocols.session import SERVER, client
-from protocols.suite import Occasion, Parameters
+from protocols.suite import Occasion
 from protocols.vector import Vector
 
 

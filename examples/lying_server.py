@@ -9,9 +9,10 @@ from protocols.agreement import Agree, Agreed, Dropped, Signed
 from protocols.policy import Policy
 from protocols.primitives.shamir import SHARE_SIZE
 from protocols.schema import strings
+from protocols.secagg_parameters import Parameters
 from protocols.secagg_types import BOX, PINS, Advert, Boxes, Entry, Listed, Openings, Sealed
 from protocols.session import SERVER, Letter, client
-from protocols.suite import Occasion, Parameters
+from protocols.suite import Occasion
 from protocols.vector import Vector
 
 ALL = (1, 2, 3, 4, 5)

@@ -67,9 +67,9 @@ from protocols.ring import Accumulator
 from protocols.schema import strings
 from protocols.secagg import check_neighbours, holders_of
 from protocols.secagg_labels import box_content, commit, own_hash, receipt_of, share_hash, share_statement
+from protocols.secagg_parameters import Parameters
 from protocols.secagg_server import delivered
 from protocols.secagg_types import PINS, Consenting, Covered, Held, Invited, Masked, Opened, Openings, Pledge, Summing, Unsealed
-from protocols.suite import Parameters
 from protocols.vector import Sum, Vector
 
 handshake = Flow("secagg-handshake")

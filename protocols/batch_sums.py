@@ -28,9 +28,10 @@ from protocols.flow import Flow
 from protocols.kahe_parameters import KaheParameters
 from protocols.policy import OccasionGuard, StepGuard
 from protocols.rand import Entropy, fresh
+from protocols.secagg_parameters import Parameters
 from protocols.secagg_types import Invited
 from protocols.session import SERVER, Address, Session, client
-from protocols.suite import Occasion, Parameters, Roster, SumParameters, Terms
+from protocols.suite import Occasion, Roster, SumParameters, Terms
 from protocols.sums import Party, Scheme, scheme
 from protocols.vector import Sum, Vector
 from protocols.wire import Limits

@@ -19,8 +19,8 @@ from protocols.primitives import agree, seal
 from protocols.primitives.shamir import SHARE_SIZE
 from protocols.rand import Seed
 from protocols.schema import PARTIES, STEPS, Count, Index, Message, PublicKey, Record, Signature, Strings, strings
+from protocols.secagg_parameters import Parameters
 from protocols.secagg_types import PINS, Invited, Pledge
-from protocols.suite import Parameters
 
 EMPTY_BOX = 2 * 4 + seal.OVERHEAD
 """Bytes of a box beside its shares: both ids, sealed."""

@@ -23,7 +23,7 @@ from typing import Any
 from protocols.errors import Misuse
 from protocols.kahe_parameters import KaheParameters
 from protocols.primitives.graph import Harary
-from protocols.suite import LOST, Parameters
+from protocols.secagg_parameters import LOST, Parameters
 
 EXPECTED = 1 / LOST
 """Share of the parties that is expected to vanish where nothing else is said."""

@@ -12,7 +12,8 @@ from typing import Any
 from protocols.errors import Misuse
 from protocols.primitives.graph import Complete, Harary
 from protocols.ring import Ring
-from protocols.suite import Parameters, SumParameters, tail_of
+from protocols.secagg_parameters import Parameters
+from protocols.suite import SumParameters, tail_of
 from protocols.sums import Scheme
 
 GIVEN = (

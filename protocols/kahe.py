@@ -37,8 +37,9 @@ from protocols.kahe_types import Adding, Enciphered, Folded, KeyParameters, KeyS
 from protocols.primitives import rlwe
 from protocols.rand import Rand
 from protocols.ring import Accumulator
+from protocols.secagg_parameters import Parameters
 from protocols.secagg_types import Asking, Covered, Masked, Sealed, Shared, Summing, Unsealed
-from protocols.suite import Parameters, Terms
+from protocols.suite import Terms
 from protocols.vector import Sum, Vector, checked_sum, signed
 
 _own = Flow("kahe")

@@ -25,7 +25,8 @@ from protocols.errors import Misuse
 from protocols.primitives.graph import Graph
 from protocols.primitives.rlwe import DEGREE, LARGEST, MODULUS, VARIANCE, Limbs, Shape, limbs_for, most_norm
 from protocols.ring import Ring
-from protocols.suite import Parameters, check_sizes, check_tail, ring_bits
+from protocols.secagg_parameters import Parameters
+from protocols.suite import check_sizes, check_tail, ring_bits
 
 SUITE = f"Kahe_RLWE{DEGREE}_Z{MODULUS}_Binomial{2 * LARGEST}_AES256CTR_"
 """Beginning of the suite string; that of the secure sum of the keys follows."""
@@ -164,7 +165,7 @@ class KaheParameters:
         corrupt: int | None = None,
         tail: int = 0,
     ) -> KaheParameters:
-        """Parameters with the defaults filled in, the keys summed on the graph that is cheaper (`suite.Parameters.cheapest`).
+        """Parameters with the defaults filled in, the keys summed on the graph that is cheaper.
 
         ``bits`` is a lower bound of W.
         """

@@ -13,8 +13,9 @@ from protocols.bulk import Bulk
 from protocols.kahe_parameters import SUITE, KaheParameters
 from protocols.ring import Accumulator
 from protocols.schema import Digest, Message, Raw, Signature
+from protocols.secagg_parameters import Parameters
 from protocols.secagg_types import Summing
-from protocols.suite import Parameters, Terms
+from protocols.suite import Terms
 from protocols.vector import Sum
 
 

@@ -17,7 +17,8 @@ from protocols.flow import Arrived, Flow, Input, Output
 from protocols.policy import Policy
 from protocols.ring import Accumulator
 from protocols.schema import Message, Raw
-from protocols.suite import PLAIN, Parameters, Terms
+from protocols.secagg_parameters import Parameters
+from protocols.suite import PLAIN, Terms
 from protocols.vector import Sum, Vector, bounded_each, checked_sum, counted
 
 flow = Flow("plain-insecure")

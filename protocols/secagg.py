@@ -67,6 +67,7 @@ from protocols.secagg_labels import (
     share_hash,
     share_statement,
 )
+from protocols.secagg_parameters import Parameters
 from protocols.secagg_server import delivered, list_of, rebuild, signed_dealing
 from protocols.secagg_types import (
     BOX,
@@ -92,7 +93,7 @@ from protocols.secagg_types import (
     Summing,
     Unsealed,
 )
-from protocols.suite import Parameters, Terms
+from protocols.suite import Terms
 from protocols.vector import Sum, Vector, checked_sum, counted
 from protocols.wire import canonical
 

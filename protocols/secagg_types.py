@@ -20,7 +20,8 @@ from protocols.primitives.shamir import SHARE_SIZE
 from protocols.rand import Seed
 from protocols.ring import Accumulator
 from protocols.schema import PARTIES, Count, Digest, Index, Message, PublicKey, Raw, Record, Signature, Size, Strings
-from protocols.suite import Parameters, Terms
+from protocols.secagg_parameters import Parameters
+from protocols.suite import Terms
 
 BOX = 2 * 4 + 2 * SHARE_SIZE + seal.OVERHEAD
 """Bytes of a box: both ids, a share of s_sk, a share of b, sealed."""

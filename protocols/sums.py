@@ -41,8 +41,9 @@ from protocols.primitives.sign import SigningKey
 from protocols.rand import Entropy, fresh
 from protocols.ring import Accumulator
 from protocols.schema import Message
+from protocols.secagg_parameters import LOST, Parameters
 from protocols.session import SERVER, Address, Session, client
-from protocols.suite import LOST, Member, Occasion, Parameters, Roster, SumParameters, Terms
+from protocols.suite import Member, Occasion, Roster, SumParameters, Terms
 from protocols.vector import Sum, Vector, integers
 from protocols.wire import Limits
 

@@ -17,7 +17,8 @@ from protocols.primitives import agree, prg, seal, shamir, sign
 from protocols.primitives.graph import Harary, ring_order
 from protocols.rand import Key, Rand, Replay, Seed
 from protocols.ring import Ring
-from protocols.suite import Member, Occasion, Parameters, Roster, session_id
+from protocols.secagg_parameters import Parameters
+from protocols.suite import Member, Occasion, Roster, session_id
 from protocols.wire import Decoder, Limits
 
 Given = dict[str, Any]

@@ -24,8 +24,9 @@ from protocols.bulk import Bulk, Packed
 from protocols.flow import Flow, Output, Step
 from protocols.primitives.graph import Harary
 from protocols.schema import Message, schema
+from protocols.secagg_parameters import LOST
 from protocols.session import SERVER, Address, Letter, Session, client
-from protocols.suite import LOST, Occasion, SumParameters
+from protocols.suite import Occasion, SumParameters
 from protocols.sums import Scheme, client_session, enrol, foreign, names, notice, scheme, server_session
 from protocols.vector import Sum, Vector
 from securefl.errors import UserError

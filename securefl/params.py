@@ -19,8 +19,9 @@ from protocols.primitives.graph import Complete, Harary
 from protocols.primitives.shamir import SHARE_SIZE
 from protocols.ring import Ring
 from protocols.schema import MAX_PARTIES, Message
+from protocols.secagg_parameters import SPARSE_FROM, Parameters
 from protocols.secagg_types import BOX, PINS, Advert, Boxes, Entry, Listed, Masked, Openings, Sealed
-from protocols.suite import SPARSE_FROM, Parameters, ring_bits
+from protocols.suite import ring_bits
 from protocols.wire import Limits, encode
 from securefl.errors import UserError
 from securefl.tables import Sheet, size

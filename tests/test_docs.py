@@ -28,7 +28,8 @@ from protocols.primitives import shamir
 from protocols.primitives.graph import Harary
 from protocols.rand import Rand
 from protocols.schema import MAX_PARTIES
-from protocols.suite import LIGHTSECAGG, LOST, SECAGG, SECAGG_PLUS, SPARSE_FROM, Parameters, default_corrupt, default_threshold
+from protocols.secagg_parameters import LOST, SPARSE_FROM, Parameters
+from protocols.suite import LIGHTSECAGG, SECAGG, SECAGG_PLUS, default_corrupt, default_threshold
 from protocols.sums import SCHEMES, Scheme
 from protocols.vectors import PRIMITIVES
 from protocols.vectors_run import run

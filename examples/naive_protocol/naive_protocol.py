@@ -16,7 +16,8 @@ from protocols.primitives import agree, prg
 from protocols.rand import Key, fresh
 from protocols.ring import Accumulator
 from protocols.schema import PARTIES, Count, Digest, Index, Message, PublicKey, Raw, Span
-from protocols.suite import Parameters, Terms
+from protocols.secagg_parameters import Parameters
+from protocols.suite import Terms
 from protocols.sums import Party, Scheme
 from protocols.vector import Sum, Vector, checked_sum, with_count
 from protocols.wire import canonical

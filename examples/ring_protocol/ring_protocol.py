@@ -16,7 +16,8 @@ from protocols.primitives import agree, prg, sign
 from protocols.rand import Rand
 from protocols.ring import Accumulator
 from protocols.schema import Message, PublicKey, Raw, Signature
-from protocols.suite import Parameters, Terms, default_corrupt
+from protocols.secagg_parameters import Parameters
+from protocols.suite import Terms, default_corrupt
 from protocols.sums import Party, Scheme
 from protocols.vector import Sum, Vector, checked_sum, with_count
 from protocols.wire import canonical

@@ -15,7 +15,8 @@ from protocols.primitives.graph import Harary
 from protocols.rand import Replay
 from protocols.ring import Ring
 from protocols.schema import Message
-from protocols.suite import Occasion, Parameters, SumParameters
+from protocols.secagg_parameters import Parameters
+from protocols.suite import Occasion, SumParameters
 from securefl.audit.federation import MAX_ABS, Federation, federation
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from protocols.bulk import Bulk, Packed
 from protocols.primitives import agree, prg, seal
 from protocols.rand import Key, Secret, Seed
 from protocols.schema import Raw, Signature, Size, Span
-from protocols.suite import Parameters, Terms
+from protocols.secagg_parameters import Parameters
+from protocols.suite import Terms
 from protocols.vector import with_count
 from securefl import encode
 from securefl.audit.target import PAYLOAD

@@ -15,7 +15,7 @@ import mutating
 import pytest
 from mutating import everywhere
 
-from protocols import handshake, policy, secagg, secagg_labels, suite, sums
+from protocols import handshake, policy, secagg, secagg_labels, secagg_parameters, sums
 from protocols.primitives import agree, seal
 from protocols.suite import Terms
 from protocols.wire import canonical
@@ -63,7 +63,7 @@ def nothing(_patch: Patch) -> None:
 
 def any_threshold(patch: Patch) -> None:
     """Parameters that no party would accept."""
-    patch.setattr(suite.Parameters, "__post_init__", lambda self: None)
+    patch.setattr(secagg_parameters.Parameters, "__post_init__", lambda self: None)
     patch.setattr(policy.Policy, "check", lambda self, terms: None)
 
 

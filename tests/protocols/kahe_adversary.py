@@ -16,8 +16,9 @@ from protocols.kahe_types import Enciphered, key_terms
 from protocols.primitives import rlwe
 from protocols.rand import Rand, Replay
 from protocols.secagg_labels import joint_hash
+from protocols.secagg_parameters import Parameters
 from protocols.secagg_types import Masked
-from protocols.suite import Parameters, Terms
+from protocols.suite import Terms
 from securefl.audit import kahe_server
 from securefl.audit.kahe_server import ELEMENT, Forge, Values
 

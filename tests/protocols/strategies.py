@@ -22,8 +22,9 @@ from protocols.primitives.sign import SigningKey
 from protocols.rand import Entropy, Replay
 from protocols.ring import Ring
 from protocols.schema import Count, Message, Raw, Record, Size, Span, Strings, schema, strings
+from protocols.secagg_parameters import Parameters
 from protocols.session import SERVER, Address, Letter, Session, client
-from protocols.suite import Member, Occasion, Parameters, Roster, Terms
+from protocols.suite import Member, Occasion, Roster, Terms
 from protocols.sums import Party, client_session, scheme, server_session
 from protocols.vector import Sum, Vector
 from protocols.wire import Limits, encode

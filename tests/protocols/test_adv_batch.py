@@ -25,9 +25,9 @@ from protocols.primitives.shamir import SHARE_SIZE
 from protocols.schema import Message, strings
 from protocols.secagg import holders_of
 from protocols.secagg_labels import box_content, opening_statement, share_statement
+from protocols.secagg_parameters import Parameters
 from protocols.secagg_types import PINS, Masked, Openings
 from protocols.session import SERVER, Address, Letter, Session, client
-from protocols.suite import Parameters
 
 LIAR = 6
 CASE = small(parties=6, steps=3)

@@ -35,8 +35,8 @@ from protocols.kahe_types import Adding, Enciphered, Folded
 from protocols.primitives import negacyclic, rlwe
 from protocols.primitives.agree import KeyPair
 from protocols.ring import Accumulator
+from protocols.secagg_parameters import Parameters
 from protocols.session import SERVER, client
-from protocols.suite import Parameters
 from protocols.vector import Vector
 
 RESIDUAL = pytest.raises(Abort, match="kahe-residual")

@@ -27,9 +27,10 @@ from protocols import simulate, suite, sums
 from protocols.agreement import Agree, Dropped
 from protocols.errors import Refused
 from protocols.policy import MemoryJournal, OccasionGuard, Policy
+from protocols.secagg_parameters import Parameters
 from protocols.secagg_types import Advert, Boxes, Masked, Openings
 from protocols.session import SERVER, client
-from protocols.suite import Occasion, Parameters, Roster, Terms
+from protocols.suite import Occasion, Roster, Terms
 from protocols.vector import Vector
 from protocols.wire import digest
 from securefl.audit.attacks.secagg import open_twice

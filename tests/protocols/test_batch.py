@@ -24,9 +24,10 @@ from protocols.rand import Key, Replay
 from protocols.reference import _add, _stream
 from protocols.ring import Ring
 from protocols.schema import strings
+from protocols.secagg_parameters import Parameters
 from protocols.secagg_types import Masked
 from protocols.session import Address, client
-from protocols.suite import Occasion, Parameters, SumParameters
+from protocols.suite import Occasion, SumParameters
 from protocols.sums import Party
 from protocols.vector import Sum, Vector
 from protocols.wire import canonical, digest

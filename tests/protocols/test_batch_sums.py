@@ -14,8 +14,9 @@ from protocols.errors import Abort, Misuse
 from protocols.kahe_parameters import KaheParameters
 from protocols.policy import Policy
 from protocols.rand import Entropy, Replay, fresh
+from protocols.secagg_parameters import Parameters
 from protocols.session import SERVER, Address, client
-from protocols.suite import Occasion, Parameters, Terms
+from protocols.suite import Occasion, Terms
 from protocols.vector import Vector
 
 N, STEPS = 4, 3

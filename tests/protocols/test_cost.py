@@ -22,8 +22,8 @@ from protocols.kahe_parameters import KaheParameters
 from protocols.kahe_types import Enciphered
 from protocols.policy import Policy
 from protocols.primitives.graph import Harary
+from protocols.secagg_parameters import LOST, Parameters
 from protocols.secagg_types import Masked
-from protocols.suite import LOST, Parameters
 
 MEASURED: list[dict[str, Any]] = json.loads((Path(__file__).parent / "cost.json").read_text(encoding="utf-8"))
 WHERE = [f"n={row['parties']} d={row['size']} {row['dropout']:.0%}" for row in MEASURED]

@@ -15,7 +15,8 @@ from protocols.declared import declaration, declared
 from protocols.errors import Misuse
 from protocols.primitives.graph import Harary
 from protocols.ring import Ring
-from protocols.suite import Parameters, SumParameters
+from protocols.secagg_parameters import Parameters
+from protocols.suite import SumParameters
 
 SIZES: dict[str, Any] = {"parties": 6, "size": 4, "max_abs": 9}
 

@@ -21,8 +21,8 @@ from protocols.primitives import homomorphic
 from protocols.primitives.agree import KeyPair
 from protocols.primitives.sign import SigningKey
 from protocols.rand import Key, Rand, Replay, Seed
+from protocols.secagg_parameters import Parameters
 from protocols.session import SERVER
-from protocols.suite import Parameters
 from protocols.sums import SCHEMES
 from protocols.vector import Vector
 

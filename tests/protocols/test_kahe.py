@@ -26,9 +26,10 @@ from protocols.primitives.agree import KeyPair
 from protocols.primitives.graph import Harary
 from protocols.primitives.sign import SigningKey
 from protocols.rand import Key, Rand, Seed
+from protocols.secagg_parameters import Parameters
 from protocols.secagg_types import Consenting, Covered, Finished, Shared
 from protocols.session import SERVER, Letter
-from protocols.suite import Parameters, ring_bits
+from protocols.suite import ring_bits
 from protocols.sums import Party, client_session, scheme, server_session
 from protocols.vector import Vector
 

@@ -23,7 +23,7 @@ from protocols.primitives.negacyclic import DEGREE, MODULUS, Limbs
 from protocols.primitives.rlwe import LARGEST, VARIANCE, Shape
 from protocols.ring import Ring
 from protocols.schema import MAX_PARTIES
-from protocols.suite import Parameters
+from protocols.secagg_parameters import Parameters
 
 
 @pytest.mark.parametrize("size", [10**6, 10**8])

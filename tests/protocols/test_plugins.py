@@ -22,8 +22,9 @@ from protocols.flow import Flow, Inbox, Output, Port
 from protocols.plugins import Origin
 from protocols.policy import Policy
 from protocols.schema import Message, Span
+from protocols.secagg_parameters import Parameters
 from protocols.session import SERVER, client
-from protocols.suite import SECAGG, Occasion, Parameters
+from protocols.suite import SECAGG, Occasion
 from protocols.vector import Sum, Vector
 
 MODULES = ("ring_protocol", "other_protocol")

@@ -14,7 +14,8 @@ from strategies import SEEDS, client, play, roster, simple_case
 from protocols.errors import Misuse, Refused
 from protocols.once import shared_work
 from protocols.policy import MemoryJournal, OccasionGuard, Policy
-from protocols.suite import SECAGG, Occasion, Parameters, Terms
+from protocols.secagg_parameters import Parameters
+from protocols.suite import SECAGG, Occasion, Terms
 
 P = Parameters.of(10, 3, 100)  # |C| = 3, t = 7
 KEYS = [member.identity for member in roster(10).members]

@@ -20,8 +20,9 @@ from protocols import reference, secagg, secure_sum
 from protocols.errors import Abort, Misuse
 from protocols.primitives import prg
 from protocols.rand import Key, Replay
+from protocols.secagg_parameters import Parameters
 from protocols.session import SERVER
-from protocols.suite import Occasion, Parameters
+from protocols.suite import Occasion
 from protocols.sums import SCHEMES
 from protocols.vector import Vector, checked_sum, with_count
 from protocols.wire import Decoder

@@ -21,9 +21,10 @@ from protocols.policy import Policy
 from protocols.primitives.graph import Complete, Harary
 from protocols.primitives.shamir import SHARE_SIZE
 from protocols.ring import Ring
+from protocols.secagg_parameters import Parameters
 from protocols.secagg_types import BOX, PINS, Boxes, Openings
 from protocols.session import SERVER, Letter, client
-from protocols.suite import Parameters, Terms
+from protocols.suite import Terms
 from protocols.sums import secure_sum
 
 SCHEME = sums.scheme("secagg+")

@@ -24,12 +24,12 @@ from protocols.primitives.graph import Complete, Harary
 from protocols.rand import Seed
 from protocols.ring import Ring
 from protocols.schema import MAX_PARTIES
+from protocols.secagg_parameters import Parameters
 from protocols.suite import (
     PLAIN,
     SECAGG,
     Member,
     Occasion,
-    Parameters,
     Roster,
     Terms,
     default_corrupt,

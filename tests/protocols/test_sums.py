@@ -26,8 +26,9 @@ from protocols.bulk import Packed
 from protocols.errors import Abort, Misuse
 from protocols.policy import Policy
 from protocols.rand import Replay
+from protocols.secagg_parameters import Parameters
 from protocols.session import SERVER, Address, Session, client
-from protocols.suite import Occasion, Parameters, Terms
+from protocols.suite import Occasion, Terms
 from protocols.vector import Vector
 
 ROWS = [[1, -2], [30, 4], [-5, 600]]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from protocols import vector
 from protocols.errors import Abort, Misuse
-from protocols.suite import Parameters
+from protocols.secagg_parameters import Parameters
 from protocols.vector import Vector, bounded_each, checked_sum, counted, integers, signed, with_count
 
 MAX_ABS = 100

@@ -22,8 +22,8 @@ from protocols.flow import Arrived, Flow, Input, Output
 from protocols.primitives import homomorphic
 from protocols.ring import Accumulator
 from protocols.schema import Message, Raw, Signature, has_vector, schema
+from protocols.secagg_parameters import Parameters
 from protocols.secagg_types import Advert
-from protocols.suite import Parameters
 from protocols.sums import SCHEMES, Scheme, scheme
 from protocols.vector import Sum, Vector, checked_sum, with_count
 from protocols.vectors import Mismatch, check, trees

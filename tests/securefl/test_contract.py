@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from protocols.policy import Policy
 from protocols.rand import Replay
 from protocols.ring import Ring
-from protocols.suite import Occasion, Parameters, session_id
+from protocols.secagg_parameters import Parameters
+from protocols.suite import Occasion, session_id
 from securefl import UserError
 from securefl.cli import main
 from securefl.data import load

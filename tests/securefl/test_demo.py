@@ -15,8 +15,8 @@ from protocols.draw import chart
 from protocols.flow import is_message
 from protocols.rand import Rand, Seed
 from protocols.ring import Ring
+from protocols.secagg_parameters import Parameters
 from protocols.session import client
-from protocols.suite import Parameters
 from protocols.sums import SCHEMES
 from securefl import demo
 from securefl.errors import UserError

@@ -22,8 +22,8 @@ from sklearn.preprocessing import StandardScaler
 from protocols import simulate
 from protocols.policy import Policy
 from protocols.primitives.graph import Harary
+from protocols.secagg_parameters import Parameters
 from protocols.session import SERVER
-from protocols.suite import Parameters
 from securefl import UserError
 from securefl import data as datasets
 from securefl.cohort import expected_aborts

@@ -16,8 +16,9 @@ from protocols import agreement, degree, handshake, secagg, simulate, sums
 from protocols.policy import Policy
 from protocols.primitives.agree import KeyPair
 from protocols.primitives.graph import Harary
+from protocols.secagg_parameters import Parameters
 from protocols.session import SERVER, client
-from protocols.suite import Occasion, Parameters
+from protocols.suite import Occasion
 from protocols.vector import Vector
 from securefl import params
 from securefl.cli import main

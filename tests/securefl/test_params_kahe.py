@@ -15,7 +15,7 @@ from protocols import lattice
 from protocols.errors import Misuse
 from protocols.kahe_parameters import KaheParameters, tail, widest
 from protocols.ring import Ring
-from protocols.suite import Parameters
+from protocols.secagg_parameters import Parameters
 from securefl import params
 from securefl.cli import main
 

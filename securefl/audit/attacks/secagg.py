@@ -12,8 +12,8 @@ from dataclasses import replace
 from protocols.agreement import Agree, Agreed, Dropped, Signed
 from protocols.handshake import list_hash
 from protocols.primitives.agree import KeyPair
+from protocols.secagg_parameters import Parameters
 from protocols.secagg_types import Advert, Boxes, Masked, Openings
-from protocols.suite import Parameters
 from securefl.audit.federation import MAX_ABS, Federation
 from securefl.audit.judging import by_party, stolen
 from securefl.audit.registry import attack

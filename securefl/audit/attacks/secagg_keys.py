@@ -14,9 +14,9 @@ from protocols.primitives.agree import KeyPair
 from protocols.primitives.shamir import SHARE_SIZE
 from protocols.rand import Replay
 from protocols.secagg_labels import box_content, share_hash
+from protocols.secagg_parameters import Parameters
 from protocols.secagg_types import Advert, Boxes, Covered, Masked, Sealed, Shared
 from protocols.session import Session
-from protocols.suite import Parameters
 from securefl.audit.attacks.secagg import COLLUDER, EVERYBODY, VICTIM
 from securefl.audit.federation import MAX_ABS, Federation
 from securefl.audit.judging import by_party, stolen

@@ -15,8 +15,8 @@ from protocols.policy import Policy
 from protocols.primitives.agree import KeyPair
 from protocols.primitives.graph import Harary
 from protocols.ring import Ring
+from protocols.secagg_parameters import Parameters
 from protocols.secagg_types import Advert, Masked
-from protocols.suite import Parameters
 from protocols.sums import SCHEMES, Scheme
 from securefl.audit.federation import MAX_ABS, Federation, federation
 from securefl.audit.judging import of_set, stolen

@@ -15,8 +15,9 @@ from protocols import secagg
 from protocols.policy import Policy
 from protocols.primitives.agree import KeyPair
 from protocols.rand import Rand, Replay
+from protocols.secagg_parameters import Parameters
 from protocols.secagg_types import Advert, Advertised, Entry, Invited, Listed
-from protocols.suite import Parameters, default_corrupt, default_threshold
+from protocols.suite import default_corrupt, default_threshold
 from securefl.audit.cheating import pair
 from securefl.audit.federation import MAX_ABS, Federation, federation
 
