@@ -94,7 +94,8 @@ class Policy:
         """Refuse to train at a price above the own bound.  No sum knows its ε: who trains calls this before anything leaves.
 
         Args:
-            epsilon: what all rounds together cost by the party's own account; infinite without differential privacy.
+            epsilon: what all rounds together cost by the party's own account; infinite without differential privacy, and where the
+                server is trusted with the sums and adds the noise.
             delta: the δ that ``epsilon`` is stated at; 0 without differential privacy.
 
         Raises:

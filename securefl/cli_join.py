@@ -115,8 +115,8 @@ def take_part(
             journal = stack.enter_context(FileJournal(keys / "journal.json"))
             store = stack.enter_context(Store(keys / "ledger.db"))
             about = own_data_name(checked, where, signed)
-            rules.set_lifetime(store, (name, about))
             ledger = PartyLedger(store, name, about, digest_of((rows.x, rows.y)))
+            rules.set_lifetime(store, ledger.place)
             attending = Attending(
                 checked,
                 name,

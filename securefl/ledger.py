@@ -36,6 +36,7 @@ def opened_in_training(
     public_rows: bool = False,
     event: Mapping[str, Any] | None = None,
     beside: Mapping[str, str] | None = None,
+    counted: Mapping[str, str] | None = None,
     groups: int | None = None,
 ) -> list[Opened]:
     """The events of ``rounds`` finished rounds of training.
@@ -49,6 +50,7 @@ def opened_in_training(
         event: of one round, as plain data, for what ε covers.
         beside: what an algorithm opens beside the updates, and what it tells; without noise in the sum it is exact, with it inside
             the one vector that is covered, and with local-record made of what is.
+        counted: what sites count of themselves in the same sum, held-out rows among it, and what that tells; always exact.
         groups: how many random groups have sums of their own; None: one sum over all.
     """
     if mechanism in NOISED:
@@ -83,6 +85,7 @@ def opened_in_training(
         note = "the noise on the mean gradient of a site is divided by its rows, which its size can tell"
         events.append(Opened("row count of each site, through the size of its noise", rounds, EXACT, note))
     events += [Opened(told, rounds, how, tells, unit) for told, tells in (beside or {}).items()]
+    events += [Opened(told, rounds, EXACT, tells) for told, tells in (counted or {}).items()]
     if sums:
         events.append(Opened(f"held-out metrics ({', '.join(sums)})", rounds, EXACT, "sums over all sites of held-out rows"))
     if hidden:

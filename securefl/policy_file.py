@@ -68,7 +68,8 @@ class Rules(Knobs):
         min_security: least bits of statistical security of a sparse graph.
         protocols: names of the protocols that may run.
         mechanisms: of differential privacy that a job may have.
-        max_epsilon: largest ε of a run, by the party's own account; jobs without differential privacy are refused then.
+        max_epsilon: largest ε of a run, by the party's own account; jobs without differential privacy are refused then, and those
+            whose noise a trusted server adds.
         max_delta: largest δ at which it may be stated.
         max_rounds: most rounds of a run.
         max_values: most values of the vector that is summed.
@@ -180,6 +181,8 @@ class PolicyFile:
         invited = knobs.clients_per_round  # of others the sessions ask
         few, fewer = (invited is not None and invited < least for least in self._least_cohorts(registered))
         private = knobs.mechanism != "none"
+        hidden = private and knobs.mechanism != "central"
+        why = "its server has the sums without noise" if private else "the job has no differential privacy"
         at = rules.max_delta is None or not private or knobs.delta <= rules.max_delta
         found: dict[str, tuple[bool, str]] = {
             "jobs": (rules.jobs is None or digest in rules.jobs, f"the job {digest} is not among them"),
@@ -189,10 +192,10 @@ class PolicyFile:
             "min_cohort_share": (not fewer, f"the job invites {invited} of {registered} parties to a round"),
             "max_rounds": (rules.max_rounds is None or knobs.rounds <= rules.max_rounds, f"the job has {knobs.rounds} rounds"),
             "max_values": (rules.max_values is None or values <= rules.max_values, f"a sum of the job has {values} values"),
-            "max_epsilon": (rules.max_epsilon is None or private, "the job has no differential privacy"),
+            "max_epsilon": (rules.max_epsilon is None or hidden, why),
             "max_delta": (at, f"the job's δ is {knobs.delta:g}"),
         }
-        if rules.max_epsilon is not None and private and knobs.epsilon > rules.max_epsilon:
+        if rules.max_epsilon is not None and hidden and knobs.epsilon > rules.max_epsilon:
             found["max_epsilon"] = (False, f"the job's ε is {knobs.epsilon:g}")
         for key, (fits, why) in found.items():
             if not fits:
@@ -235,11 +238,9 @@ class PolicyFile:
         return f"{start}{refused.check}: {refused.detail}"
 
     def set_lifetime(self, store: Store, place: Place) -> None:
-        """Put the budget of the file into the party's ledger; what stands there gets smaller, never larger."""
-        life = self.rules.lifetime
-        if life is not None:
-            there = store.budget(place, life.unit) or Budget(life.epsilon, life.delta)
-            store.set_budget(place, life.unit, Budget(min(there.epsilon, life.epsilon), min(there.delta, life.delta)))
+        """Put the budget of the file into the party's ledger, as `Store.lower_budget` does: it starts none for a new name."""
+        if (life := self.rules.lifetime) is not None:
+            store.lower_budget(place, life.unit, Budget(life.epsilon, life.delta))
 
     @contextmanager
     def bounded(self) -> Iterator[None]:

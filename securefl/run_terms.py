@@ -161,7 +161,8 @@ class RunTerms:
             rounds,
             mechanism=self.job.privacy.mechanism,
             sums=[spec.name for spec in self.plan.sums if spec.name not in own],
-            beside={**self.algorithm.opened(), **(places.TOLD if self.job.privacy.places else {})},
+            beside=self.algorithm.opened(),
+            counted=places.TOLD if self.job.privacy.places else {},
             groups=self.job.privacy.groups,
             hidden=self.protocol.hides,
             public_rows=self.weight is not None,
@@ -175,7 +176,7 @@ def _check_delta(knobs: PrivacyKnobs, registered: int) -> None:
     Raises:
         UserError: where it is not below one over the registered parties, or their records.
     """
-    if knobs.clients_per_round is None or knobs.mechanism not in ("distributed-party", "distributed-record"):
+    if knobs.clients_per_round is None or knobs.mechanism not in ("distributed-party", "distributed-record", "central"):
         return
     units = registered * (knobs.rows or 1 if knobs.summed else 1)
     if knobs.delta * units >= 1:

@@ -367,7 +367,7 @@ class Runner:
         self._notice(f"resumed after round {found.progress.begun}: bytes, messages and times are those since then")
         if self.job.privacy.mechanism != "none":
             self._notice(
-                "what rounds after the checkpoint spent before the run was stopped is not in ε: with --checkpoint 1 one at most"
+                "what rounds after a checkpoint spent before the run was stopped is not in ε: with --checkpoint 1 one a stop"
             )
 
     def _stopped(self) -> bool:

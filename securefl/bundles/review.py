@@ -181,7 +181,8 @@ def _opened(job: Job) -> list[str]:
         sums=names,
         hidden=hidden,
         public_rows=public,
-        beside={**beside, **(TOLD if knobs.places else {})},
+        beside=beside,
+        counted=TOLD if knobs.places else {},
         groups=knobs.groups,
     )
     return [*map(_line, events)]

@@ -83,7 +83,9 @@ class Spending:
         return {name: self._site(name, planned=False) for name in self._training} if self._local else {}
 
     def planned(self, name: str) -> float:
-        """ε of a party once all rounds have run; infinite without differential privacy."""
+        """ε of a party once all rounds have run; infinite without differential privacy, or where the server has the exact sums."""
+        if self._knobs.mechanism == "central":
+            return math.inf
         if self._accounts:
             return self._knobs.epsilon
         return self._site(name, planned=True) if self._local else math.inf

@@ -182,9 +182,27 @@ class Store:
         if not all(place):
             raise UserError("a budget needs the name of a party and of a data set: north/heart")
         with self.transaction():
-            self._base.execute(
-                "INSERT OR REPLACE INTO budgets VALUES (?, ?, ?, ?, ?)", (*place, unit, float(budget.epsilon), float(budget.delta))
-            )
+            self._set_budget(place, unit, budget)
+
+    def _set_budget(self, place: Place, unit: Unit, budget: Budget) -> None:
+        self._base.execute(
+            "INSERT OR REPLACE INTO budgets VALUES (?, ?, ?, ?, ?)", (*place, unit, float(budget.epsilon), float(budget.delta))
+        )
+
+    def lower_budget(self, place: Place, unit: Unit, most: Budget) -> None:
+        """Make a budget at most so large; where the party has none for any data set yet, this is its first.
+
+        A party that has one for another data set alone gets none here: a job may name the data, and a new name starts nothing anew.
+
+        Raises:
+            UserError: as `set_budget`.
+        """
+        with self.transaction():
+            there = self.budget(place, unit)
+            if there is None and any(party == place[0] and data != place[1] for party, data in self.budgeted()):
+                return
+            there = there or most
+            self._set_budget(place, unit, Budget(min(there.epsilon, most.epsilon), min(there.delta, most.delta)))
 
     def places(self) -> list[Place]:
         """Every party and data set that has a budget or an event, in order."""

@@ -20,7 +20,9 @@ from torch import nn
 from securefl import ClientTrainer, Job, Runner, places
 from securefl.cli import main
 from securefl.models import to_vector
+from securefl.privacy.budget import PartyLedger
 from securefl.privacy.plain import PlainTraining
+from securefl.privacy.store import Budget, Store
 
 KNOBS = {"rounds": 3, "sample_rate": 1.0, "places": True}
 
@@ -105,6 +107,21 @@ def test_it_runs_beside_differential_privacy_of_every_site_and_costs_nothing():
     one, other = runner(**privacy).run(), runner(places=False, **privacy).run()
     assert one.epsilon == pytest.approx(other.epsilon)
     assert sum(places.counts(one.rounds[0].metrics, places.NORM)) == len(one.sites)
+
+
+def test_no_epsilon_covers_it_and_every_ledger_has_it():
+    """One held-out row more can move a site to another range with certainty: the counts are exact, whatever covers the updates."""
+    (what,) = places.TOLD
+    names, privacy = list(sites()), {"mechanism": "local-record", "epsilon": 3.0, "sample_rate": 0.2}
+    with Store() as store:
+        ledgers = {name: PartyLedger(store, name, "made") for name in names}
+        for name in names:
+            store.set_budget((name, "made"), "record", Budget(3.0, 1e-5))
+        knobs = Job.parse({"privacy": {"protocol": "secagg", **KNOBS, **privacy}})
+        result = Runner(linear, sites(), job=knobs, ledgers=ledgers).run()
+        assert [(one.exact, one.unit) for one in result.opened if one.what == what] == [(True, None)]
+        for ledger in ledgers.values():
+            assert [entry.times for entry in ledger.exact() if entry.what == what] == [3]
 
 
 def test_the_table_and_the_json_object_have_them(capsys, monkeypatch):

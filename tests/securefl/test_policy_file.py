@@ -18,6 +18,8 @@ from protocols.policy import Policy
 from protocols.suite import default_corrupt
 from securefl import UserError
 from securefl.policy_file import PolicyFile, Rules
+from securefl.privacy.budget import Charge, PartyLedger
+from securefl.privacy.events import DpSgdEvent
 from securefl.privacy.store import Budget, Store
 
 JOB, OTHER = "ab" * 32, "cd" * 32
@@ -85,6 +87,15 @@ def test_a_largest_epsilon_refuses_training_without_any() -> None:
         PolicyFile("max_epsilon = 3").check_job(job(), digest=JOB, protocol="kahe", values=9)
 
 
+def test_a_largest_epsilon_refuses_a_server_that_has_the_sums_without_noise() -> None:
+    trusting = job(mechanism="central", epsilon=3.0, rows=20)
+    line = r"policy:1 \(max_epsilon = 3.0\) refuses the job: its server has the sums without noise"
+    for more in ("", '\nmechanisms = ["central"]'):
+        with pytest.raises(UserError, match=line):
+            PolicyFile("max_epsilon = 3" + more).check_job(trusting, digest=JOB, protocol="kahe", values=9)
+    PolicyFile('mechanisms = ["central"]').check_job(trusting, digest=JOB, protocol="kahe", values=9)  # who trusts it says so
+
+
 POLICIES = st.builds(
     Policy,
     min_cohort=st.integers(2, 9),
@@ -149,6 +160,29 @@ def test_the_lifetime_goes_into_the_ledger_and_only_gets_smaller() -> None:
             assert store.budget(place, "record") == then
         PolicyFile("").set_lifetime(store, ("south", "heart"))
         assert store.budget(("south", "heart"), "record") is None
+
+
+def test_the_lifetime_starts_nothing_for_another_name_of_the_data() -> None:
+    """A job can name the data anew; the party's own budget, set by hand, is the way for other people."""
+    policy, charge = PolicyFile(FULL), Charge("sum of updates", DpSgdEvent(2.0, 0.1, 3), "record")
+    with Store() as store:
+        for name, place in (("north", ("north", "heart")), ("south", ("south", "heart-b"))):
+            policy.set_lifetime(store, place)
+            assert PartyLedger(store, name, place[1]).refusal([charge]) == ""
+        policy.set_lifetime(store, ("north", "heart-b"))
+        assert store.budget(("north", "heart-b"), "record") is None
+        why = PartyLedger(store, "north", "heart-b").refusal([charge])
+        assert "north has a budget for heart and none for the data set heart-b" in why
+        store.set_budget(("north", "heart-b"), "record", Budget(9.0, 1e-5))
+        policy.set_lifetime(store, ("north", "heart-b"))
+        assert store.budget(("north", "heart-b"), "record") == Budget(8.0, 1e-5)
+
+
+def test_the_lifetime_starts_a_second_unit_of_the_same_data() -> None:
+    with Store() as store:
+        store.set_budget(("north", "heart"), "party", Budget(1.0, 1e-5))
+        PolicyFile(FULL).set_lifetime(store, ("north", "heart"))
+        assert store.budget(("north", "heart"), "record") == Budget(8.0, 1e-5)
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,17 @@ def test_the_others_go_on_and_the_refusing_site_spends_nothing(bounds: dict[str,
         assert all(epsilon > 0 for epsilon in spent.values())
 
 
+@pytest.mark.parametrize(("bounds", "expected"), [({"max_epsilon": 1000.0}, 4), ({}, 5)])
+def test_a_bound_refuses_a_server_that_is_trusted_with_the_sums(bounds: dict[str, float], expected: int) -> None:
+    """Towards the server, which has the sums before it adds noise, no ε holds."""
+    trusting = job(mechanism="central", epsilon=3.0, rows=70)
+    result = Runner(linear, sites(), job=trusting, consortium=consortium(**bounds)).run()
+    assert {record.contributors for record in result.rounds} == {expected}
+    told = [line for line in result.warnings if line.startswith(f"{VICTIM} does not take part, by its own policy: policy-epsilon")]
+    assert len(told) == bool(bounds)
+    assert (dict(zip(result.sites, result.epsilon, strict=True))[VICTIM] == 0.0) == bool(bounds)
+
+
 def test_control_without_the_bound_the_site_spends_what_the_server_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Policy, "check_epsilon", lambda *_: None)
     result = Runner(linear, sites(), job=job(**PRIVATE, epsilon=50.0), consortium=consortium(max_epsilon=1.0)).run()

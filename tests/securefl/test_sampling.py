@@ -235,6 +235,10 @@ def test_sums_over_everybody_beside_the_rounds_have_the_protocols_own_threshold(
             {"mechanism": "distributed-record", "rows": 10, "delta": 0.025, "epsilon": 8.0},
             "privacy.delta is 0.025: it must lie below 1 over all parties or records, 0.02",
         ),
+        (
+            {"mechanism": "central", "rows": 10, "delta": 0.025, "epsilon": 8.0},
+            "privacy.delta is 0.025: it must lie below 1 over all parties or records, 0.02",
+        ),
     ],
     ids=str,
 )
