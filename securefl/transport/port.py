@@ -40,6 +40,11 @@ ALIVE = (
     ("grpc.http2.max_pings_without_data", 0),
 )
 """A peer that is gone without a word is found after 40 s at the latest, by either side."""
+WINDOW = 1 << 20
+"""Bytes that gRPC takes of a stream before they are asked for.
+
+By itself it takes as many as the peer makes the line look long: one that answers pings late would have a server hold all it sends.
+"""
 LATER = {"net-shut": grpc.StatusCode.UNAVAILABLE, "net-full": grpc.StatusCode.RESOURCE_EXHAUSTED}
 """Checks after which a party calls again."""
 OPTIONS = (
@@ -50,6 +55,8 @@ OPTIONS = (
     ("grpc.max_concurrent_streams", 4),
     ("grpc.max_metadata_size", 16 << 10),
     ("grpc.so_reuseport", 0),
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", WINDOW),
 )
 
 
