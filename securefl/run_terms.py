@@ -26,7 +26,7 @@ from securefl.algorithms.wrapped import Shapes, wrapped
 from securefl.cohort import cohort_size, smallest_cohort
 from securefl.encoding import Encoding, SumSpec
 from securefl.errors import UserError
-from securefl.ledger import opened_in_training
+from securefl.ledger import NOISED, opened_in_training
 from securefl.privacy.composition import ALONE, Before
 from securefl.privacy.prepared import encoding_of, event_of, noise_of
 
@@ -176,7 +176,7 @@ def _check_delta(knobs: PrivacyKnobs, registered: int) -> None:
     Raises:
         UserError: where it is not below one over the registered parties, or their records.
     """
-    if knobs.clients_per_round is None or knobs.mechanism not in ("distributed-party", "distributed-record", "central"):
+    if knobs.clients_per_round is None or knobs.mechanism not in NOISED:
         return
     units = registered * (knobs.rows or 1 if knobs.summed else 1)
     if knobs.delta * units >= 1:

@@ -177,14 +177,14 @@ class Store:
         Raises:
             UserError: for an unknown unit, an empty name, or as `Store`.
         """
-        if unit not in events.UNITS:
-            raise UserError(f"the unit of a budget is {unit!r}: it must be one of {', '.join(events.UNITS)}")
-        if not all(place):
-            raise UserError("a budget needs the name of a party and of a data set: north/heart")
         with self.transaction():
             self._set_budget(place, unit, budget)
 
     def _set_budget(self, place: Place, unit: Unit, budget: Budget) -> None:
+        if unit not in events.UNITS:
+            raise UserError(f"the unit of a budget is {unit!r}: it must be one of {', '.join(events.UNITS)}")
+        if not all(place):
+            raise UserError("a budget needs the name of a party and of a data set: north/heart")
         self._base.execute(
             "INSERT OR REPLACE INTO budgets VALUES (?, ?, ?, ?, ?)", (*place, unit, float(budget.epsilon), float(budget.delta))
         )
